@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo   real documents through Airflow and Prefect, on the sandbox
+# make test   linters, type checker and all tests
+# Both install what they need into .venv first. After that they need no network.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := airflow,prefect,sandbox,test
+
+# The first Python that this package and both orchestrators run on. Set PYTHON to choose another.
+CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
+SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
+
+.PHONY: demo test lint types pytest install clean
+
+demo: install
+	@exec $(BIN)/python demo/run.py $(DEMO)
+
+test: lint types pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+pytest: install
+	$(BIN)/python -m pytest $(PYTEST)
+
+install: $(VENV)/.installed
+
+# The stamp is written last: an installation that was cut short is made anew.
+$(VENV)/.installed: pyproject.toml constraints.txt Makefile
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv and pip is needed (on Debian: python3-venv). Set PYTHON=/path/to/python3." >&2; exit 1; }
+	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

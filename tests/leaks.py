@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Searches files, databases, texts and objects for secrets, in each form in which they may show."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import sqlite3
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+
+def forms(secret: str) -> set[bytes]:
+    """Return the forms in which a secret may show: plain, encoded, escaped, base64."""
+    if len(secret) < 6:
+        raise ValueError("a secret this short is found everywhere: use a longer one in tests")
+    raw = secret.encode()
+    found = {
+        raw,
+        quote(secret, safe="").encode(),
+        quote_plus(secret).encode(),
+        json.dumps(secret)[1:-1].encode(),
+        repr(secret)[1:-1].encode(),
+        raw.hex().encode(),
+        secret.encode("utf-16-le"),
+    }
+    # Base64 of the secret at each of the three places in a longer text.
+    for shift in range(3):
+        encoded = base64.b64encode(b"\0" * shift + raw)
+        begin = 4 if shift else 0
+        core = encoded[begin:-4]
+        if len(core) >= 8:
+            found.add(core)
+    return found
+
+
+def as_bytes(thing: Any) -> bytes:
+    """Return what a reader could get out of an object: its text, repr, dict, pickle, traceback."""
+    if isinstance(thing, bytes):
+        return thing
+    if isinstance(thing, str):
+        return thing.encode("utf-8", "surrogatepass")
+    parts = [repr(thing), str(thing), f"{thing!s:>1}"]
+    if hasattr(thing, "__dict__"):
+        parts.append(repr(vars(thing)))
+    if isinstance(thing, BaseException):
+        shown = traceback.TracebackException.from_exception(thing, capture_locals=True)
+        parts += list(shown.format())
+        for inner in (thing.__cause__, thing.__context__):
+            if inner is not None:
+                parts.append(as_bytes(inner).decode("utf-8", "replace"))
+    data = "\n".join(parts).encode("utf-8", "surrogatepass")
+    try:
+        data += pickle.dumps(thing)
+    except Exception:  # noqa: BLE001 - what can't be pickled can't leak so
+        pass
+    return data
+
+
+def database_bytes(path: Path) -> bytes:
+    """Return the content of a SQLite database as text, row by row."""
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        lines = list(connection.iterdump())
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def find_leaks(secrets: Iterable[str], places: dict[str, Any]) -> list[str]:
+    """Return the names of the places in which a secret shows.
+
+    Args:
+        secrets: Secrets, of 6 characters or more.
+        places: Name to object, text, bytes, or Path (a file, or a folder with all below it; files
+            whose name ends in .db are also read as SQLite databases).
+    """
+    needles = {form for secret in secrets for form in forms(secret)}
+    if not needles:
+        raise ValueError("there is nothing to search for")
+    found = []
+    for name, place in places.items():
+        contents: list[tuple[str, bytes]] = []
+        if isinstance(place, Path):
+            files = [place] if place.is_file() else sorted(p for p in place.rglob("*"))
+            for file in files:
+                if file.is_file():
+                    contents.append((f"{name}: {file.name}", file.read_bytes()))
+                    if file.suffix == ".db":
+                        contents.append((f"{name}: {file.name} (rows)", database_bytes(file)))
+        else:
+            contents.append((name, as_bytes(place)))
+        found += [
+            where for where, data in contents if any(needle in data for needle in needles)
+        ]
+    return found

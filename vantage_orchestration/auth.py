@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Authorises requests, and renews the token once where the server rejects it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase
+from requests.utils import rewind_body
+
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import ConfigurationError, VantageError, translating
+from vantage_orchestration.token.access import AccessToken
+from vantage_orchestration.token.source import TokenSource, token_source
+
+__all__ = ["VantageAuth"]
+
+
+class VantageAuth(AuthBase):
+    """``requests`` authorisation with a token that is valid when it is used.
+
+    On a 401 it drops exactly the token that was used, reads the credential again from where it is
+    stored, and sends the request once more, once. A request whose body can't be sent again keeps
+    its 401. A 403 renews nothing: rights come from roles, not from tokens.
+
+    Args:
+        load: Reads the stored credential afresh.
+        on_token: Told each token before it is used for the first time, so that an orchestrator
+            can mask it in its logs.
+        translate: Turns an error into the exception to raise.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], VantageConfig],
+        *,
+        on_token: Callable[[str], object] | None = None,
+        translate: Callable[[VantageError], Exception] | None = None,
+    ) -> None:
+        self._load = load
+        self._on_token = on_token
+        self._translate = translate
+        self.config = load()
+        self._told: AccessToken | None = None
+
+    @property
+    def source(self) -> TokenSource:
+        """The process's token source for the credential."""
+        return token_source(self.config)
+
+    def token(self) -> AccessToken:
+        """Return a valid token.
+
+        Raises:
+            AuthError: There is none to be had.
+        """
+        token = self.source.get()
+        self._tell(token)
+        return token
+
+    async def atoken(self) -> AccessToken:
+        """Return a valid token as :meth:`token` does, without blocking the event loop."""
+        token = await self.source.aget()
+        self._tell(token)
+        return token
+
+    def _tell(self, token: AccessToken) -> None:
+        if self._on_token is not None and token is not self._told:
+            self._on_token(token.reveal())
+            self._told = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the ``Authorization`` header to a request to the configured server."""
+        with translating(self._translate):
+            self._check_address(request.url or "")
+            token = self.token()
+        request.headers["Authorization"] = f"Bearer {token.reveal()}"
+        tell = getattr(request.body, "tell", None)
+        position = tell() if tell is not None else None
+        request.hooks["response"].append(functools.partial(self._renew, token, position))
+        return request
+
+    def _check_address(self, url: str) -> None:
+        base = urlsplit(self.config.credentials.base_url)
+        asked = urlsplit(url)
+        if (asked.scheme, asked.netloc.lower()) != (base.scheme, base.netloc.lower()):
+            raise ConfigurationError(
+                "This session is authorised for ABBYY Vantage only, and the request goes elsewhere",
+                hint="Use a session of your own for other addresses: the token must not reach them",
+                host=asked.hostname,
+            )
+
+    def _renew(
+        self,
+        token: AccessToken,
+        position: int | None,
+        response: requests.Response,
+        **kwargs: Any,
+    ) -> requests.Response:
+        """Answer a 401 with a new token, once."""
+        if response.status_code != 401:
+            return response
+        with translating(self._translate):
+            return self._send_again(token, position, response, **kwargs)
+
+    def _send_again(
+        self,
+        token: AccessToken,
+        position: int | None,
+        response: requests.Response,
+        **kwargs: Any,
+    ) -> requests.Response:
+        self.source.invalidate(token)
+        old, new = self.config, self._load()
+        if new != old:
+            self.config = new
+            if new.credentials.base_url != old.credentials.base_url:
+                return response  # The request was made for another server.
+        body = response.request.body
+        if body is not None and not isinstance(body, (bytes, str)) and position is None:
+            return response
+        renewed = self.token()
+        if renewed.is_same(token):
+            return response
+        _ = response.content  # Read to its end, so that the connection can be used again.
+        response.close()
+        again = response.request.copy()
+        again.hooks = {"response": []}
+        again.headers["Authorization"] = f"Bearer {renewed.reveal()}"
+        if position is not None:
+            again._body_position = position  # type: ignore[attr-defined]
+            rewind_body(again)
+        second: requests.Response = response.connection.send(again, **kwargs)
+        second.history.append(response)
+        second.request = again
+        return second

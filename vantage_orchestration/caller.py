@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One API call: send it with a token, repeat it where that is safe, read the reply or say what
+went wrong. Knows no operation of the API."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import requests
+
+from vantage_orchestration import errors
+from vantage_orchestration.auth import VantageAuth
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import VantageError, translating
+from vantage_orchestration.http import HttpSession, network_error, request_id_of
+from vantage_orchestration.retrying import API_RETRIES, RetryPolicy, call, parse_retry_after
+from vantage_orchestration.text import clean, message_of
+from vantage_orchestration.token.access import AccessToken
+from vantage_orchestration.upload import MultipartBody
+
+__all__ = ["ApiCaller", "may_repeat", "may_repeat_unsent"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BY_STATUS: dict[int, type[errors.ApiError]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.PayloadTooLarge,
+    429: errors.RateLimited,
+}
+_HINTS = {
+    401: "The server rejects a token that it has just given: check region or base URL and tenant"
+    " id of the connection",
+    403: "The transaction belongs to another tenant, or the user or API client lacks the right;"
+    " rights come from roles in the tenant, not from the scope",
+    404: "It is unknown, deleted (transactions are deleted 14 days after they are made) or, for a"
+    " skill, not published",
+    409: "A file of that name is in the transaction already, or there are too many files",
+    413: "The upload is larger than a front end of the server allows",
+    429: "Run fewer tasks at a time, for example with an Airflow pool or a Prefect concurrency"
+    " limit",
+}
+_CHUNK = 256 * 1024
+
+
+class ApiCaller:
+    """Sends authorised requests to one ABBYY Vantage tenant. Usable from several threads.
+
+    Args:
+        config: The credential, or a function that reads it from where it is stored. With a
+            function a credential that was changed meanwhile is used as soon as the server rejects
+            a token.
+        on_token: Told each token before its first use, to mask it in logs.
+        translate: Turns every error into the exception to raise, so that an orchestrator can mark
+            those that no retry can cure.
+        retries: Tries and waits on passing trouble, for calls that are safe to repeat.
+        pool_size: Connections kept open at the same time.
+
+    Raises:
+        ConfigurationError: The stored credential can't be used. Nothing was sent.
+    """
+
+    def __init__(
+        self,
+        config: VantageConfig | Callable[[], VantageConfig],
+        *,
+        on_token: Callable[[str], object] | None = None,
+        translate: Callable[[VantageError], Exception] | None = None,
+        retries: RetryPolicy = API_RETRIES,
+        pool_size: int = 10,
+    ) -> None:
+        load = (lambda: config) if isinstance(config, VantageConfig) else config
+        self._translate = translate
+        self._retries = retries
+        with translating(translate):
+            self._auth = VantageAuth(load, on_token=on_token, translate=translate)
+        self._pool_size = pool_size
+        self._session: HttpSession | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_env(cls, **options: Any) -> ApiCaller:
+        """Make a client from the environment, ``ABBYY_VANTAGE_REGION`` and so on.
+
+        Args:
+            options: Further arguments of the constructor.
+        """
+        return cls(VantageConfig.from_env, **options)
+
+    # -- the connection
+
+    @property
+    def config(self) -> VantageConfig:
+        """The credential in use."""
+        return self._auth.config
+
+    @property
+    def session(self) -> HttpSession:
+        """An authorised ``requests.Session``; relative paths are taken below the API's address.
+
+        It sends the token to the configured server only, follows no redirect, and renews a
+        rejected token once. It repeats nothing else and raises no error for a status.
+        """
+        with self._lock:
+            if self._session is None:
+                self._session = HttpSession(
+                    self.config.http,
+                    base_url=self.config.credentials.api_url,
+                    auth=self._auth,
+                    pool_size=self._pool_size,
+                )
+            return self._session
+
+    def get_token(self) -> AccessToken:
+        """Return a valid token. Do not store, log or return it.
+
+        Raises:
+            AuthError: There is none to be had.
+        """
+        with self.translating():
+            return self._auth.token()
+
+    async def aget_token(self) -> AccessToken:
+        """Return a valid token as :meth:`get_token` does, without blocking the event loop."""
+        with self.translating():
+            return await self._auth.atoken()
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+                self._session = None
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"VantageClient({self.config.credentials.api_url!r})"
+
+    def translating(self) -> AbstractContextManager[None]:
+        """Return a context in which errors become those that the orchestrator wants."""
+        return translating(self._translate)
+
+    def _read(
+        self,
+        path: str,
+        read: Callable[[Any], T],
+        *,
+        method: str = "GET",
+        params: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        transaction_id: str | None = None,
+        repeat: bool = True,
+    ) -> T:
+        """Send a request and read its JSON reply."""
+        response = self._repeat(
+            lambda: self._send(
+                method, path, params=params, json_body=json_body, transaction_id=transaction_id
+            ),
+            may_repeat if repeat else may_repeat_unsent,
+        )
+        with self.translating():
+            return self._parse(response, read, method, path, transaction_id)
+
+    def _stream(self, path: str, transaction_id: str, write: Callable[[bytes], object]) -> int:
+        response = self._send("GET", path, transaction_id=transaction_id, stream=True)
+        received = 0
+        failure: VantageError | None = None
+        with response:
+            try:
+                for chunk in response.iter_content(_CHUNK):
+                    received += len(chunk)
+                    write(chunk)
+            except requests.RequestException:
+                failure = errors.ConnectionFailed(
+                    f"The download broke off after {received} bytes",
+                    **self._where("GET", path, transaction_id),
+                )
+        if failure is not None:
+            raise failure
+        announced = response.headers.get("Content-Length", "")
+        if (
+            announced.isdigit()
+            and "Content-Encoding" not in response.headers
+            and int(announced) != received
+        ):
+            raise errors.ConnectionFailed(
+                f"The download has {received} bytes; {announced} were announced",
+                **self._where("GET", path, transaction_id),
+            )
+        return received
+
+    def _repeat(
+        self,
+        attempt: Callable[[], T],
+        check: Callable[[VantageError], bool] | None = None,
+    ) -> T:
+        with self.translating():
+            return call(attempt, self._retries, may_repeat=check or may_repeat)
+
+    # -- internals: one request
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        upload: MultipartBody | None = None,
+        transaction_id: str | None = None,
+        stream: bool = False,
+    ) -> requests.Response:
+        """Send one request once and return the reply if its status is 2xx."""
+        headers = {"Content-Type": upload.content_type} if upload is not None else None
+        failure: VantageError
+        try:
+            response = self.session.request(
+                method,
+                path,
+                params=params,
+                json=json_body,
+                data=upload,
+                headers=headers,
+                stream=stream,
+            )
+        except requests.RequestException as error:
+            # Made here and raised below: the exception of requests holds the request's headers.
+            failure = network_error(
+                error,
+                errors.ConnectionFailed,
+                **self._where(method, path, transaction_id),
+            )
+        else:
+            if 200 <= response.status_code < 300:
+                return response
+            failure = self._error_of(response, method, path, transaction_id)
+        raise failure
+
+    def _error_of(
+        self, response: requests.Response, method: str, path: str, transaction_id: str | None
+    ) -> VantageError:
+        status = response.status_code
+        try:
+            body = next(response.iter_content(65536), b"")
+        except requests.RequestException:
+            body = b""
+        response.close()
+        secrets = self.config.credentials.secrets
+        kind = _BY_STATUS.get(status)
+        if kind is None:
+            kind = (
+                errors.ServiceUnavailable
+                if status >= 500 or status == 408
+                else errors.BadRequest
+                if status >= 400
+                else errors.ProtocolError
+            )
+        hint = _HINTS.get(status)
+        if status < 400:
+            hint = "Redirects are not followed; check the base URL of the connection"
+        return kind(
+            f"ABBYY Vantage answered {status} {clean(response.reason or '')}".rstrip(),
+            status=status,
+            hint=hint,
+            server_message=message_of(body, secrets),
+            request_id=request_id_of(response),
+            retry_after=parse_retry_after(response.headers.get("Retry-After")),
+            doubtful=status >= 500 or status == 408,
+            **self._where(method, path, transaction_id),
+        )
+
+    def _parse(
+        self,
+        response: requests.Response,
+        read: Callable[[Any], T],
+        method: str,
+        path: str,
+        transaction_id: str | None = None,
+    ) -> T:
+        try:
+            # By content: the reply may be labelled as text (contract, section 3).
+            return read(json.loads(response.content))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            # json's messages quote no content; other kinds are named only.
+            reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise errors.ProtocolError(
+            f"The reply does not fit the contract: {clean(reason)}",
+            hint="A proxy or login page may have answered; else report this with the path",
+            status=response.status_code,
+            request_id=request_id_of(response),
+            doubtful=method == "POST",
+            **self._where(method, path, transaction_id),
+        )
+
+    def _where(self, method: str, path: str, transaction_id: str | None) -> dict[str, Any]:
+        credentials = self.config.credentials
+        return {
+            "method": method,
+            "path": credentials.api_path + path,
+            "host": credentials.host,
+            "transaction_id": transaction_id,
+        }
+
+
+def may_repeat(error: VantageError) -> bool:
+    # A token that could not be had was asked for several times already.
+    return error.retryable and not isinstance(error, errors.AuthError)
+
+
+def may_repeat_unsent(error: VantageError) -> bool:
+    return may_repeat(error) and not error.doubtful

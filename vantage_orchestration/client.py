@@ -1,0 +1,563 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed calls of the ABBYY Vantage processing API (contract, sections 3.1 to 3.3).
+
+What is safe to repeat is repeated with growing waits (contract, section 6): reading and deleting
+always; creating a transaction, since an unused one costs nothing; adding a file, since a second
+arrival is refused; starting, after the status was read; launching only where the request can't
+have arrived. Everything else fails with an error that says whether it is ``doubtful``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import requests
+
+from vantage_orchestration import errors
+from vantage_orchestration.caller import ApiCaller, may_repeat, may_repeat_unsent
+from vantage_orchestration.errors import ConfigurationError, VantageError
+from vantage_orchestration.models import (
+    ListedTransaction,
+    NewTransaction,
+    Page,
+    Skill,
+    SkillParameter,
+    Transaction,
+    TransactionDocument,
+    items,
+    pairs,
+)
+from vantage_orchestration.retrying import call
+from vantage_orchestration.secret import Secret
+from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["VantageClient"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PAGE = 1000
+_MOST_PASSES = 5
+
+
+class VantageClient(ApiCaller):
+    """Client of one ABBYY Vantage tenant. Usable from several threads.
+
+    Arguments and errors are those of :class:`vantage_orchestration.caller.ApiCaller`.
+    """
+
+    # -- skills (3.1)
+
+    def list_skills(self) -> tuple[Skill, ...]:
+        """Return the published skills that the caller may use (``GET /skills``)."""
+        return self._read("/skills", lambda data: items(data, Skill.read))
+
+    def get_skill(self, skill_id: str) -> Skill:
+        """Return a skill with its fields, classes or skills (``GET /skills/{skillId}``).
+
+        Raises:
+            NotFound: It is unknown or was never published.
+        """
+        return self._read(_path("/skills/{}", skill_id=skill_id), Skill.read)
+
+    # -- transactions (3.2)
+
+    def create_transaction(
+        self,
+        skill_id: str,
+        *,
+        registration_parameters: Mapping[str, str] | None = None,
+        skill_parameters: Mapping[str, str] | None = None,
+        mobile_input_link: bool = False,
+    ) -> NewTransaction:
+        """Make an empty transaction (``POST /transactions``). Nothing runs before the start.
+
+        Args:
+            skill_id: Skill; an id is not always a UUID.
+            registration_parameters: Up to 10 of one's own; keys up to 128 and values up to 256
+                characters. They can't be changed later.
+            skill_parameters: Up to 10; they win over the skill's defaults.
+            mobile_input_link: Also make a link with which a phone can add files.
+
+        Raises:
+            NotFound: The skill is unknown or was never published.
+            ConfigurationError: A parameter breaks a limit; nothing was sent.
+        """
+        body: dict[str, Any] = {"skillId": _id("skill_id", skill_id)}
+        if mobile_input_link:
+            body["generateMobileInputLink"] = True
+        body.update(_parameter_members(registration_parameters, skill_parameters))
+        return self._read(
+            "/transactions", NewTransaction.read, method="POST", json_body=body, repeat=True
+        )
+
+    def add_files(
+        self,
+        transaction_id: str,
+        files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
+        *,
+        first_index: int = 0,
+    ) -> None:
+        """Add files to a transaction before its start (``POST /transactions/{id}/files``).
+
+        Each file is sent in a request of its own and may be repeated: a second arrival is refused
+        by the server, so it is never doubled.
+
+        Args:
+            transaction_id: Transaction.
+            files: Paths or :class:`SourceFile`.
+            first_index: Place of the first file among the documents.
+
+        Raises:
+            ConfigurationError: A file is missing, empty, too large or has the name of another.
+            Conflict: A file of that name was there before.
+        """
+        path = _path("/transactions/{}/files", transaction_id=transaction_id)
+        sources = [SourceFile.of(file) for file in files]
+        check_files(sources)
+        for index, source in enumerate(sources, first_index):
+            model = {"files": [source.metadata(index)]}
+            self._add_file(path, model, source, transaction_id)
+
+    def start_transaction(self, transaction_id: str) -> None:
+        """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
+
+        Where it is doubtful whether the start arrived, the status is read before it is sent again.
+
+        Raises:
+            BadRequest: It has no files, or was started before.
+        """
+        path = _path("/transactions/{}/start", transaction_id=transaction_id)
+
+        unsure = False
+
+        def attempt() -> None:
+            nonlocal unsure
+            if unsure and self._get_transaction(transaction_id).status != "New":
+                return  # An earlier try had arrived.
+            try:
+                self._send("POST", path, transaction_id=transaction_id)
+            except VantageError as error:
+                unsure = unsure or error.doubtful
+                raise
+
+        self._repeat(attempt)
+
+    def get_transaction(self, transaction_id: str) -> Transaction:
+        """Return status, review link and results (``GET /transactions/{id}``).
+
+        Ask once a second at the most.
+
+        Raises:
+            NotFound: It is unknown or deleted.
+            Forbidden: It is another tenant's.
+        """
+        with self.translating():
+            return self._get_transaction(transaction_id)
+
+    def delete_transaction(self, transaction_id: str) -> None:
+        """Delete a transaction (``DELETE /transactions/{id}``); one that is gone counts as done.
+
+        The service carries it out within minutes. Charged pages stay charged.
+        """
+        path = _path("/transactions/{}", transaction_id=transaction_id)
+        self._delete(path, transaction_id)
+
+    def launch_transaction(
+        self,
+        skill_id: str,
+        files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
+        *,
+        registration_parameters: Mapping[str, str] | None = None,
+        skill_parameters: Mapping[str, str] | None = None,
+    ) -> str:
+        """Create, add files and start in one request (``POST /transactions/launch``).
+
+        The vendor advises it for one file below 30 MB. It is never repeated where it may have
+        arrived: that would be charged twice. Prefer create, add, start.
+
+        Returns:
+            The transaction's id.
+
+        Raises:
+            ConnectionFailed: With ``doubtful`` set, the transaction may have been made; a
+                registration parameter of one's own finds it in the lists.
+        """
+        sources = [SourceFile.of(file) for file in files]
+        check_files(sources)
+        model: dict[str, Any] = {
+            "files": [source.metadata(index) for index, source in enumerate(sources)]
+        }
+        model.update(_parameter_members(registration_parameters, skill_parameters))
+        params = {"skillId": _id("skill_id", skill_id)}
+        response = self._repeat(
+            lambda: self._post_files("/transactions/launch", model, sources, params=params),
+            may_repeat_unsent,
+        )
+        with self.translating():
+            return self._parse(response, NewTransaction.read, "POST", "/transactions/launch").id
+
+    def list_active_transactions(
+        self,
+        *,
+        stage_type: str | None = None,
+        stage_name: str | None = None,
+        limit: int = _PAGE,
+        offset: int = 0,
+        **filters: Any,
+    ) -> Page:
+        """Return one page of running transactions (``GET /transactions/active``).
+
+        Args:
+            stage_type: ``ManualReview``, ``CustomActivity`` or ``Automatic``.
+            stage_name: Name of a review stage.
+            limit: 1 to 1000.
+            offset: Items to skip.
+            filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of the
+                making; pendulum or other date-times with a zone), ``parameters`` and
+                ``file_parameters`` (all must match; how the server wants these two encoded is
+                uncertain, so check what comes back).
+        """
+        query = {"StageType": stage_type, "StageName": stage_name}
+        return self._list("active", query, limit, offset, filters)
+
+    def list_completed_transactions(
+        self,
+        *,
+        status: str | None = None,
+        limit: int = _PAGE,
+        offset: int = 0,
+        **filters: Any,
+    ) -> Page:
+        """Return one page of ended transactions (``GET /transactions/completed``).
+
+        Args:
+            status: ``Processed``, ``Failed`` or ``Canceled``.
+            limit: 1 to 1000.
+            offset: Items to skip.
+            filters: As for :meth:`list_active_transactions`.
+        """
+        spelled = "Cancelled" if status == "Canceled" else status  # Two l's in the lists.
+        return self._list("completed", {"TransactionStatus": spelled}, limit, offset, filters)
+
+    def iter_active_transactions(self, **filters: Any) -> Iterator[ListedTransaction]:
+        """Yield all running transactions; arguments as :meth:`list_active_transactions`."""
+        return _all_pages(self.list_active_transactions, filters)
+
+    def iter_completed_transactions(self, **filters: Any) -> Iterator[ListedTransaction]:
+        """Yield all ended transactions; arguments as :meth:`list_completed_transactions`."""
+        return _all_pages(self.list_completed_transactions, filters)
+
+    def get_registration_parameters(self, transaction_id: str) -> dict[str, str]:
+        """Return them (``GET /transactions/{id}/registrationParameters``)."""
+        path = _path("/transactions/{}/registrationParameters", transaction_id=transaction_id)
+        return self._read(path, pairs, transaction_id=transaction_id)
+
+    def get_skill_parameters(self, transaction_id: str) -> tuple[SkillParameter, ...]:
+        """Return those in force (``GET /transactions/{id}/skillParameters``)."""
+        path = _path("/transactions/{}/skillParameters", transaction_id=transaction_id)
+        return self._read(
+            path, lambda data: items(data, SkillParameter.read), transaction_id=transaction_id
+        )
+
+    def create_mobile_input_link(self, transaction_id: str) -> Secret:
+        """Make a link with which a phone can add files (``POST .../mobileInputLink``).
+
+        Raises:
+            BadRequest: The transaction is running or over.
+        """
+        path = _path("/transactions/{}/mobileInputLink", transaction_id=transaction_id)
+
+        def read(data: Any) -> Secret:
+            link = NewTransaction.read(data).mobile_input_link
+            if link is None:
+                raise ValueError("the member mobileInputLink is missing")
+            return link
+
+        return self._read(path, read, method="POST", transaction_id=transaction_id, repeat=True)
+
+    # -- documents (3.3)
+
+    def create_document(self, transaction_id: str, *, index: int | None = None) -> str:
+        """Make an empty document for several source files; Process skills allow more than one.
+
+        Args:
+            transaction_id: Transaction that has not been started.
+            index: Place among the documents.
+
+        Returns:
+            The document's id (``POST /transactions/{id}/documents``).
+        """
+        path = _path("/transactions/{}/documents", transaction_id=transaction_id)
+        return self._read(
+            path,
+            lambda data: str(data["documentId"]),
+            method="POST",
+            json_body={} if index is None else {"index": index},
+            transaction_id=transaction_id,
+            repeat=False,
+        )
+
+    def list_documents(self, transaction_id: str) -> tuple[TransactionDocument, ...]:
+        """Return the documents with their source files (``GET /transactions/{id}/documents``)."""
+        path = _path("/transactions/{}/documents", transaction_id=transaction_id)
+        return self._read(
+            path, lambda data: items(data, TransactionDocument.read), transaction_id=transaction_id
+        )
+
+    def get_document(self, transaction_id: str, document_id: str) -> TransactionDocument:
+        """Return one document (``GET /transactions/{id}/documents/{documentId}``)."""
+        path = _path(
+            "/transactions/{}/documents/{}", transaction_id=transaction_id, document_id=document_id
+        )
+        return self._read(path, TransactionDocument.read, transaction_id=transaction_id)
+
+    def delete_document(self, transaction_id: str, document_id: str) -> None:
+        """Remove a document before the start; one that is gone counts as done."""
+        path = _path(
+            "/transactions/{}/documents/{}", transaction_id=transaction_id, document_id=document_id
+        )
+        self._delete(path, transaction_id)
+
+    def add_document_files(
+        self,
+        transaction_id: str,
+        document_id: str,
+        files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
+        *,
+        first_index: int = 0,
+    ) -> None:
+        """Add source files to one document, each in a request of its own.
+
+        Arguments and errors as :meth:`add_files` (``POST .../documents/{id}/sourceFiles``).
+        """
+        path = _path(
+            "/transactions/{}/documents/{}/sourceFiles",
+            transaction_id=transaction_id,
+            document_id=document_id,
+        )
+        sources = [SourceFile.of(file) for file in files]
+        check_files(sources)
+        for index, source in enumerate(sources, first_index):
+            entry = source.metadata(index)
+            if entry.pop("imageProcessingOptions", None):
+                raise ConfigurationError(
+                    "Image processing can't be set for a file of a document",
+                    hint="Leave auto_crop and auto_orientation out",
+                )
+            self._add_file(path, {"files": [entry]}, source, transaction_id)
+
+    # -- downloads
+
+    def download_result(
+        self, transaction_id: str, file_id: str, target: str | os.PathLike[str]
+    ) -> int:
+        """Stream a result file to ``target`` (``GET .../files/{fileId}/download``).
+
+        The target appears when the file is complete, under its name at once.
+
+        Args:
+            transaction_id: Transaction.
+            file_id: Id from :attr:`Transaction.documents`.
+            target: Path to write; replaced if it is there.
+
+        Returns:
+            Number of bytes.
+
+        Raises:
+            ConnectionFailed: The download broke off, also when repeated.
+        """
+        path = _path(
+            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
+        )
+        return self._download_to(path, transaction_id, Path(target))
+
+    def read_result(self, transaction_id: str, file_id: str) -> bytes:
+        """Return a result file's content; for files that fit into memory, such as fields."""
+        path = _path(
+            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
+        )
+
+        def attempt() -> bytes:
+            chunks: list[bytes] = []
+            self._stream(path, transaction_id, chunks.append)
+            return b"".join(chunks)
+
+        return self._repeat(attempt)
+
+    def download_source_file(
+        self,
+        transaction_id: str,
+        document_id: str,
+        file_id: str,
+        target: str | os.PathLike[str],
+    ) -> int:
+        """Stream a source file as it was sent; arguments as :meth:`download_result`."""
+        path = _path(
+            "/transactions/{}/documents/{}/sourceFiles/{}/download",
+            transaction_id=transaction_id,
+            document_id=document_id,
+            file_id=file_id,
+        )
+        return self._download_to(path, transaction_id, Path(target))
+
+    # -- internals: from the call to the request
+
+    def _get_transaction(self, transaction_id: str) -> Transaction:
+        path = _path("/transactions/{}", transaction_id=transaction_id)
+        response = call(
+            lambda: self._send("GET", path, transaction_id=transaction_id),
+            self._retries,
+            may_repeat=may_repeat,
+        )
+        return self._parse(response, Transaction.read, "GET", path, transaction_id)
+
+    def _list(
+        self,
+        which: str,
+        query: dict[str, Any],
+        limit: int,
+        offset: int,
+        filters: dict[str, Any],
+    ) -> Page:
+        if not 1 <= limit <= _PAGE or offset < 0:
+            raise ConfigurationError(f"A page has 1 to {_PAGE} items and begins at 0 or later")
+        known = {
+            "skill_id": "SkillId",
+            "skill_version": "SkillVersion",
+            "start_date": "StartDate",
+            "end_date": "EndDate",
+            "parameters": "TransactionParameters",
+            "file_parameters": "DocumentParameters",
+        }
+        for name, value in filters.items():
+            if name not in known:
+                raise ConfigurationError(f"{name!r} is no filter of the lists of transactions")
+            if value is None:
+                continue
+            if name.endswith("_date"):
+                value = _utc(name, value)
+            elif name.endswith("parameters"):
+                value = [json.dumps({"key": key, "value": text}) for key, text in value.items()]
+            query[known[name]] = value
+        query |= {"Limit": limit, "Offset": offset}
+        params = {name: value for name, value in query.items() if value is not None}
+        return self._read(f"/transactions/{which}", Page.read, params=params)
+
+    def _delete(self, path: str, transaction_id: str) -> None:
+        try:
+            self._repeat(lambda: self._send("DELETE", path, transaction_id=transaction_id))
+        except errors.NotFound:
+            log.info("%s is gone already", path)
+
+    def _add_file(
+        self, path: str, model: Mapping[str, Any], source: SourceFile, transaction_id: str
+    ) -> None:
+        """Send one file; a 409 after a doubtful try means that the first one arrived."""
+        unsure = False
+
+        def attempt() -> None:
+            nonlocal unsure
+            try:
+                self._post_files(path, model, [source], transaction_id=transaction_id)
+            except errors.Conflict:
+                if not unsure:
+                    raise
+                log.info("%s: the file had arrived with an earlier try", path)
+            except VantageError as error:
+                unsure = unsure or error.doubtful
+                raise
+
+        self._repeat(attempt)
+
+    def _post_files(
+        self, path: str, model: Mapping[str, Any], sources: Sequence[SourceFile], **options: Any
+    ) -> requests.Response:
+        with closing(MultipartBody(model, sources)) as body:
+            return self._send("POST", path, upload=body, **options)
+
+    def _download_to(self, path: str, transaction_id: str, target: Path) -> int:
+        part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
+
+        def attempt() -> int:
+            with part.open("wb") as stream:
+                return self._stream(path, transaction_id, stream.write)
+
+        try:
+            size = self._repeat(attempt)
+            part.replace(target)
+            return size
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _id(name: str, value: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"The {name} is empty")
+    return value
+
+
+def _path(template: str, **ids: str) -> str:
+    """Put percent-encoded ids into a path; a file id may begin with a dot."""
+    encoded = []
+    for name, value in ids.items():
+        text = quote(_id(name, value), safe="")
+        if text in (".", ".."):
+            raise ConfigurationError(f"{value!r} is no {name}")
+        encoded.append(text)
+    return template.format(*encoded)
+
+
+def _parameter_members(
+    registration: Mapping[str, str] | None, skill: Mapping[str, str] | None
+) -> dict[str, Any]:
+    members = {}
+    if registration:
+        members["registrationParameters"] = parameters(registration)
+    if skill:
+        members["skillParameters"] = parameters(skill, limited=False)
+    return members
+
+
+def _utc(name: str, value: Any) -> str:
+    import pendulum
+
+    if getattr(value, "tzinfo", None) is None:
+        raise ConfigurationError(f"The {name} has no time zone", hint="Give a pendulum DateTime")
+    instant = pendulum.instance(value).in_timezone("UTC")
+    return str(instant.format("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]"))
+
+
+def _all_pages(
+    list_page: Callable[..., Page], filters: dict[str, Any]
+) -> Iterator[ListedTransaction]:
+    seen: set[str] = set()
+    for _ in range(_MOST_PASSES):
+        offset, first_total, total = 0, None, 0
+        while True:
+            page = list_page(offset=offset, **filters)
+            total = page.total
+            first_total = total if first_total is None else first_total
+            for item in page.items:
+                # The list moves while it is read: an item may come twice.
+                if item.id not in seen:
+                    seen.add(item.id)
+                    yield item
+            offset += len(page.items)
+            if not page.items or offset >= total:
+                break
+        if offset <= _PAGE or total >= first_total:
+            return
+        # It became shorter between two pages, and what moved up was skipped: once more.

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The credential as one immutable value, checked when it is made."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NoReturn, final
+from urllib.parse import quote, urlsplit
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.fields import (
+    DEFAULT_API_PATH,
+    DEFAULT_AUTH_PATH,
+    DEFAULT_GRANT_TYPE,
+    DEFAULT_SCOPE,
+    DEFAULT_TENANT_AUTH_PATH,
+    REGIONS,
+)
+from vantage_orchestration.secret import MASK, Secret, refuse_pickling
+
+__all__ = ["Credentials", "is_loopback"]
+
+_UNSAFE = re.compile(r"[\s\x00-\x1f\x7f\\]")
+_TENANT = "{tenantId}"
+
+
+@final
+class Credentials:
+    """Who logs in, where, and how (contract, sections 1 and 2).
+
+    Args:
+        region: ``us``, ``eu`` or ``au``; ``custom`` or empty where ``base_url`` is given.
+        base_url: Address of a private cloud, with or without ``/api/publicapi/v1`` at its end.
+            https only, but for the machine itself. Takes the place of the region's address.
+        tenant_id: Tenant, if the user belongs to several; the token path then names it.
+        username: User name (an e-mail address), for the grant ``password``.
+        password: That user's password.
+        client_id: Id of the API client.
+        client_secret: Secret of the API client.
+        grant_type: OAuth 2.0 grant type.
+        scope: OAuth 2.0 scope.
+        auth_path: Path of the token endpoint below the base address. May hold ``{tenantId}``.
+            Empty for the documented path.
+        api_path: Path of the processing API below the base address.
+
+    Raises:
+        ConfigurationError: A part is missing or wrong. Nothing was sent.
+
+    The value shows neither password nor client secret in any form, and can't be pickled.
+    """
+
+    __slots__ = (
+        "_auth_path",
+        "api_path",
+        "base_url",
+        "client_id",
+        "client_secret",
+        "grant_type",
+        "password",
+        "region",
+        "scope",
+        "tenant_id",
+        "username",
+    )
+    region: str
+    base_url: str
+    tenant_id: str
+    username: str
+    password: Secret
+    client_id: str
+    client_secret: Secret
+    grant_type: str
+    scope: str
+    api_path: str
+    _auth_path: str
+
+    def __init__(
+        self,
+        *,
+        region: str = "",
+        base_url: str = "",
+        tenant_id: str = "",
+        username: str = "",
+        password: str | Secret = "",
+        client_id: str = "",
+        client_secret: str | Secret = "",
+        grant_type: str = DEFAULT_GRANT_TYPE,
+        scope: str = DEFAULT_SCOPE,
+        auth_path: str = "",
+        api_path: str = DEFAULT_API_PATH,
+    ) -> None:
+        # Rebound first: a traceback that shows local variables must not show them.
+        password, client_secret = Secret(password), Secret(client_secret)
+        api_path = _path("api_path", api_path or DEFAULT_API_PATH)
+        region = region.strip().lower()
+        values = {
+            "region": region,
+            "base_url": _base_url(region, base_url.strip(), api_path),
+            "tenant_id": tenant_id.strip(),
+            "username": username.strip(),
+            "password": password,
+            "client_id": client_id.strip(),
+            "client_secret": client_secret,
+            "grant_type": grant_type.strip() or DEFAULT_GRANT_TYPE,
+            "scope": " ".join(scope.split()) or DEFAULT_SCOPE,
+            "api_path": api_path,
+            "_auth_path": _auth_path(auth_path.strip(), tenant_id.strip()),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        needed = ["client_id", "client_secret"]
+        if self.grant_type == "password":
+            needed = ["username", "password", *needed]
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise ConfigurationError(
+                f"The ABBYY Vantage credential has no {', '.join(missing)}",
+                hint=f"The grant type {self.grant_type!r} needs {', '.join(needed)}",
+            )
+        for name in ("password", "client_secret"):
+            secret: Secret = getattr(self, name)
+            if secret and secret.reveal() == MASK:
+                raise ConfigurationError(
+                    f"The {name} of the ABBYY Vantage credential reads {MASK}: it was stored from"
+                    " a masked display",
+                    hint=f"Enter the real {name} and save again",
+                )
+
+    @property
+    def token_url(self) -> str:
+        """Address of the token endpoint."""
+        return self.base_url + self.token_path
+
+    @property
+    def token_path(self) -> str:
+        """Path of the token endpoint, below the base address."""
+        return self._auth_path.replace(_TENANT, quote(self.tenant_id, safe=""))
+
+    @property
+    def api_url(self) -> str:
+        """Address of the processing API, without a slash at its end."""
+        return self.base_url + self.api_path
+
+    @property
+    def host(self) -> str:
+        """Host (and port) of the base address, for messages."""
+        return urlsplit(self.base_url).netloc
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The parts that must not be shown."""
+        return (self.password, self.client_secret)
+
+    def identity(self) -> tuple[str, ...]:
+        """Return all that decides which token comes back, the secrets included.
+
+        Only for keyed hashes and comparison; never show it.
+        """
+        return (
+            self.token_url,
+            self.api_url,
+            self.grant_type,
+            self.scope,
+            self.client_id,
+            self.client_secret.reveal(),
+            self.username,
+            self.password.reveal(),
+        )
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("Credentials can't be changed; make a new value")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("Credentials can't be changed; make a new value")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Credentials):
+            return NotImplemented
+        return self.identity() == other.identity()
+
+    def __hash__(self) -> int:
+        return hash(self.identity())
+
+    def __repr__(self) -> str:
+        return (
+            f"Credentials(token_url={self.token_url!r}, grant_type={self.grant_type!r},"
+            f" username={self.username!r}, client_id={self.client_id!r},"
+            f" password={str(self.password)!r}, client_secret={str(self.client_secret)!r})"
+        )
+
+    def __copy__(self) -> Credentials:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Credentials:
+        return self
+
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling
+
+
+def is_loopback(host: str | None) -> bool:
+    """Tell whether ``host`` is this machine itself: ``localhost`` or a loopback address."""
+    if host is None:
+        return False
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _base_url(region: str, base_url: str, api_path: str) -> str:
+    if not base_url:
+        if region in REGIONS:
+            return REGIONS[region]
+        raise ConfigurationError(
+            "The ABBYY Vantage credential has no region"
+            if region in ("", "custom")
+            else f"{region!r} is no region of ABBYY Vantage",
+            hint="Choose us, eu or au (a tenant exists in one of them only), or custom with a"
+            " base URL",
+        )
+    if region in REGIONS and base_url.rstrip("/") != REGIONS[region]:
+        raise ConfigurationError(
+            f"The ABBYY Vantage credential has both region {region!r} and a base URL",
+            hint="Keep one of them: a base URL goes with region custom",
+        )
+    if "://" not in base_url:
+        base_url = f"https://{base_url}"
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    problem = None
+    if not host or _UNSAFE.search(base_url):
+        problem = "is no valid address"
+    elif parts.username is not None or parts.password is not None:
+        problem = "holds a user name or password"
+    elif parts.query or parts.fragment or base_url.endswith(("?", "#")):
+        problem = "holds a query or fragment"
+    elif parts.scheme not in ("https", "http"):
+        problem = "is no https address"
+    elif parts.scheme == "http" and not is_loopback(host):
+        problem = "is not https: passwords and tokens would travel in the clear"
+    if problem:
+        # The address is not quoted: it may hold a password.
+        raise ConfigurationError(
+            f"The base URL of ABBYY Vantage {problem}",
+            hint="Give an address such as https://vantage.example.com; http is for this machine"
+            " (127.0.0.1) only",
+        )
+    path = parts.path.rstrip("/")
+    _refuse_deprecated(path)
+    for ending in (api_path, DEFAULT_API_PATH):
+        if path.lower().endswith(ending.lower()):
+            path = path[: -len(ending)].rstrip("/")
+            break
+    name = f"[{host}]" if host and ":" in host else host
+    address = f"{parts.scheme}://{name}"
+    return f"{address}:{port}{path}" if port is not None else f"{address}{path}"
+
+
+def _path(name: str, path: str) -> str:
+    path = path.strip().rstrip("/")
+    if not path.startswith("/"):
+        path = f"/{path}"
+    if _UNSAFE.search(path) or "?" in path or "#" in path or "//" in path or ".." in path:
+        raise ConfigurationError(
+            f"The {name} of the ABBYY Vantage credential is no path",
+            hint="Give a path below the base URL, such as " + DEFAULT_AUTH_PATH
+            if name == "auth_path"
+            else "Give a path below the base URL, such as " + DEFAULT_API_PATH,
+        )
+    return path
+
+
+def _auth_path(path: str, tenant_id: str) -> str:
+    if not path:
+        return DEFAULT_TENANT_AUTH_PATH if tenant_id else DEFAULT_AUTH_PATH
+    path = _path("auth_path", path)
+    _refuse_deprecated(path)
+    if _TENANT in path and not tenant_id:
+        raise ConfigurationError(
+            f"The authentication path holds {_TENANT}, but there is no tenant id",
+            hint="Set the tenant id",
+        )
+    return path
+
+
+def _refuse_deprecated(path: str) -> None:
+    if re.search(r"(^|/)auth(/|$)", path, re.IGNORECASE):
+        raise ConfigurationError(
+            "The /auth/ paths of ABBYY Vantage are deprecated",
+            hint=f"Use {DEFAULT_AUTH_PATH}, or {DEFAULT_TENANT_AUTH_PATH} with a tenant id",
+        )

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one family of errors of this package.
+
+Every class says by ``retryable`` whether trying the same thing again later can help, so that an
+orchestrator can decide between a retry and a final failure without knowing the classes. An error
+carries what a reader needs (method, path, status, transaction id, the server's own words, what to
+do) and never what must not be seen: no header, token, secret, review link, query string or body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
+
+__all__ = [
+    "ApiError",
+    "AuthError",
+    "AuthProtocolError",
+    "AuthUnavailable",
+    "BadRequest",
+    "ClientRejected",
+    "ConfigurationError",
+    "Conflict",
+    "ConnectionFailed",
+    "CredentialsRejected",
+    "DocumentMismatch",
+    "Forbidden",
+    "GrantNotAllowed",
+    "NotFound",
+    "PayloadTooLarge",
+    "ProcessingError",
+    "ProtocolError",
+    "RateLimited",
+    "ScopeRejected",
+    "ServiceUnavailable",
+    "Throttled",
+    "TransactionCanceled",
+    "TransactionFailed",
+    "Unauthorized",
+    "VantageError",
+    "WaitTimeout",
+    "translated",
+    "translating",
+]
+
+
+class VantageError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        what: What failed, as a sentence without a full stop.
+        hint: What the reader can do about it, as a sentence.
+        method: HTTP method of the request that failed.
+        path: Path of that request, without host and query.
+        status: HTTP status of the reply, if there was one.
+        transaction_id: The transaction concerned.
+        server_message: The server's own words, cleaned and shortened.
+        host: Host (and port) that was asked.
+        request_id: Value of the reply's ``x-request-id`` header, if the server sent one.
+        retry_after: Seconds that the server asked to wait before the next try.
+        doubtful: True if the server may have carried out the request although it failed.
+    """
+
+    #: Whether trying again later, with nothing changed, can help.
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        hint: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        status: int | None = None,
+        transaction_id: str | None = None,
+        server_message: str | None = None,
+        host: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        doubtful: bool = False,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+        self.method = method
+        self.path = path
+        self.status = status
+        self.transaction_id = transaction_id
+        self.server_message = server_message
+        self.host = host
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.doubtful = doubtful
+
+    def details(self) -> dict[str, Any]:
+        """Return every detail as keyword arguments for the constructor."""
+        return {name: value for name, value in vars(self).items() if name in _DETAILS}
+
+    def __str__(self) -> str:
+        where = []
+        if self.method and self.path:
+            where.append(f"{self.method} {self.path}")
+        if self.status is not None:
+            where.append(f"status {self.status}")
+        if self.transaction_id:
+            where.append(f"transaction {self.transaction_id}")
+        if self.host:
+            where.append(f"host {self.host}")
+        if self.request_id:
+            where.append(f"request id {self.request_id}")
+        text = self.what
+        if where:
+            text += f" ({', '.join(where)})"
+        if self.server_message:
+            text += f'. The server says: "{self.server_message}"'
+        if self.hint:
+            text += f". {self.hint}"
+        return text if text.endswith(".") else text + "."
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Only the cleaned details travel, so a pickle holds exactly what the text shows.
+        return (_rebuild, (type(self), self.what, self.details()))
+
+    def copy(self) -> VantageError:
+        """Return an equal error without traceback, cause or context.
+
+        One failed login is reported to many threads. An exception that several threads raise
+        would collect the frames of all of them.
+        """
+        return _rebuild(type(self), self.what, self.details())
+
+
+_DETAILS = frozenset(
+    {
+        "hint",
+        "method",
+        "path",
+        "status",
+        "transaction_id",
+        "server_message",
+        "host",
+        "request_id",
+        "retry_after",
+        "doubtful",
+    }
+)
+
+
+def _rebuild(cls: type[VantageError], what: str, details: dict[str, Any]) -> VantageError:
+    return cls(what, **details)
+
+
+@contextmanager
+def translating(translate: Callable[[VantageError], Exception] | None) -> Iterator[None]:
+    """Turn errors of this package that are raised inside into those that an orchestrator wants.
+
+    Args:
+        translate: Returns the exception to raise in place of an error, or the error itself.
+    """
+    try:
+        yield
+    except VantageError as error:
+        failure = translate(error) if translate else error
+        if failure is error:
+            raise
+        raise failure.with_traceback(error.__traceback__) from None
+
+
+class _Translator(Protocol):
+    def translating(self) -> AbstractContextManager[None]: ...
+
+
+C = TypeVar("C", bound=_Translator)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def translated(function: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:
+    """Decorate a function whose first argument is a client, so that its errors are translated."""
+
+    @wraps(function)
+    def wrapper(client: C, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with client.translating():
+            return function(client, *args, **kwargs)
+
+    return wrapper
+
+
+class ConfigurationError(VantageError, ValueError):
+    """The input or a setting is wrong. Nothing was sent."""
+
+
+# ------------------------------------------------------------------ token
+
+
+class AuthError(VantageError):
+    """No access token could be had."""
+
+
+class CredentialsRejected(AuthError):
+    """User name or password is wrong, or the account is locked. Never tried again by itself."""
+
+
+class ClientRejected(AuthError):
+    """The API client is unknown, or its secret is wrong or has expired."""
+
+
+class GrantNotAllowed(AuthError):
+    """The tenant or API client does not allow this grant type."""
+
+
+class ScopeRejected(AuthError):
+    """The token endpoint does not grant the configured scope."""
+
+
+class AuthProtocolError(AuthError):
+    """The token endpoint answered with something that is no token reply."""
+
+
+class Throttled(AuthError):
+    """The token endpoint asks to slow down."""
+
+    retryable = True
+
+
+class AuthUnavailable(AuthError):
+    """The token endpoint can't be reached or is out of order."""
+
+    retryable = True
+
+
+# -------------------------------------------------------------------- API
+
+
+class ApiError(VantageError):
+    """An API call failed."""
+
+
+class BadRequest(ApiError):
+    """400: the server does not accept the request, or not in this state."""
+
+
+class Unauthorized(ApiError):
+    """401 for a fresh token, after one renewal."""
+
+    retryable = True
+
+
+class Forbidden(ApiError):
+    """403: another tenant's transaction, or a right is missing."""
+
+
+class NotFound(ApiError):
+    """404: unknown, deleted or unpublished."""
+
+
+class Conflict(ApiError):
+    """409: a file of that name is there already, or there are too many files."""
+
+
+class PayloadTooLarge(ApiError):
+    """413: a front end refuses a body of this size."""
+
+
+class RateLimited(ApiError):
+    """429, also after the client's own retries."""
+
+    retryable = True
+
+
+class ServiceUnavailable(ApiError):
+    """5xx, also after the client's own retries where those are safe."""
+
+    retryable = True
+
+
+class ConnectionFailed(ApiError):
+    """The connection could not be made, or broke before the whole reply was there.
+
+    ``doubtful`` tells whether the request may have arrived.
+    """
+
+    retryable = True
+
+
+class ProtocolError(ApiError):
+    """The reply does not fit the contract."""
+
+
+# ------------------------------------------------------------- processing
+
+
+class ProcessingError(VantageError):
+    """A transaction did not end with results."""
+
+
+class TransactionFailed(ProcessingError):
+    """The transaction ended as Failed. Its pages may have been charged."""
+
+
+class TransactionCanceled(ProcessingError):
+    """The transaction was cancelled in the product."""
+
+
+class DocumentMismatch(ProcessingError):
+    """The transaction holds other files than those that were sent."""
+
+
+class WaitTimeout(ProcessingError, TimeoutError):
+    """The transaction has not ended in time. It goes on; the next try finds it again."""
+
+    retryable = True

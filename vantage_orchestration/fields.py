@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stored credential holds: the one list from which every form is made.
+
+The Airflow connection form, the Prefect block, the environment variables and the reader in
+:mod:`vantage_orchestration.config` all follow this list, so that they can't drift apart. It is
+plain data: importing it loads nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+__all__ = [
+    "DEFAULT_API_PATH",
+    "DEFAULT_AUTH_PATH",
+    "DEFAULT_GRANT_TYPE",
+    "DEFAULT_SCOPE",
+    "DEFAULT_TENANT_AUTH_PATH",
+    "FIELDS",
+    "REGIONS",
+    "Field",
+]
+
+#: Base address per region, [OAS25]. A tenant exists in one region only.
+REGIONS: Final = {
+    "us": "https://vantage-us.abbyy.com",
+    "eu": "https://vantage-eu.abbyy.com",
+    "au": "https://vantage-au.abbyy.com",
+}
+#: Paths and values of contract section 2.1. The vendor says that all may change.
+DEFAULT_AUTH_PATH: Final = "/auth2/connect/token"
+DEFAULT_TENANT_AUTH_PATH: Final = "/auth2/{tenantId}/connect/token"
+DEFAULT_API_PATH: Final = "/api/publicapi/v1"
+DEFAULT_GRANT_TYPE: Final = "password"
+DEFAULT_SCOPE: Final = "openid permissions global.wildcard"
+
+
+class Field(NamedTuple):
+    """One field of a stored credential.
+
+    Attributes:
+        name: Its name in the connection's extra, in the block and, in capitals and after
+            ``ABBYY_VANTAGE_``, in the environment.
+        label: Its label in a form.
+        description: Help for the form, as sentences.
+        kind: How its value is read.
+        default: Its value where none is given.
+        choices: The values of a dropdown.
+    """
+
+    name: str
+    label: str
+    description: str
+    kind: Literal["text", "secret", "flag", "seconds"] = "text"
+    default: str | bool | float = ""
+    choices: tuple[str, ...] = ()
+
+
+FIELDS: Final = (
+    Field(
+        "region",
+        "Region",
+        "Region of the tenant: us, eu or au; custom for an address of your own (base URL).",
+        choices=(*REGIONS, "custom"),
+    ),
+    Field(
+        "base_url",
+        "Base URL",
+        "Address of a private cloud, such as https://vantage.example.com. Only with region custom.",
+    ),
+    Field(
+        "tenant_id",
+        "Tenant ID",
+        "Needed if the user's e-mail address belongs to more than one tenant.",
+    ),
+    Field("username", "Username", "E-mail address of the ABBYY Vantage user (grant password)."),
+    Field("password", "Password", "Password of that user (grant password).", "secret"),
+    Field("client_id", "Client ID", "Id of the API client, from the tenant's administrator."),
+    Field(
+        "client_secret",
+        "Client secret",
+        "Secret of the API client. It expires, six months after its making by default.",
+        "secret",
+    ),
+    Field(
+        "grant_type",
+        "Grant type",
+        "OAuth 2.0 grant: password, or client_credentials for services and for tenants with single"
+        " sign-on.",
+        default=DEFAULT_GRANT_TYPE,
+    ),
+    Field(
+        "scope",
+        "Scope",
+        "OAuth 2.0 scope. Change it only if the vendor's documentation does.",
+        default=DEFAULT_SCOPE,
+    ),
+    Field(
+        "auth_path",
+        "Authentication path",
+        "Path of the token endpoint, if not the documented /auth2/connect/token or"
+        " /auth2/{tenantId}/connect/token.",
+    ),
+    Field(
+        "api_path",
+        "API path",
+        "Path of the processing API.",
+        default=DEFAULT_API_PATH,
+    ),
+    Field(
+        "ca_bundle",
+        "CA bundle",
+        "File with the certificate authorities to trust, if not the system's.",
+    ),
+    Field(
+        "verify",
+        "Verify certificates",
+        "Check the server's certificate. Turn it off for a trial only.",
+        "flag",
+        True,
+    ),
+    Field(
+        "proxy",
+        "Proxy",
+        "Address of an HTTP proxy, such as http://proxy.example.com:3128. Without it, the"
+        " environment's.",
+        "secret",
+    ),
+    Field("connect_timeout", "Connect timeout", "Seconds to make a connection.", "seconds", 5.0),
+    Field(
+        "read_timeout",
+        "Read timeout",
+        "Seconds to wait for the server's next bytes.",
+        "seconds",
+        30.0,
+    ),
+)

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API answers, as immutable values.
+
+Reading is tolerant where the contract says that servers differ (null or missing members, unknown
+members and enumeration values, two spellings, numbers as text) and strict about what the rest
+depends on: an id that is missing is an error at once, not a None that fails later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vantage_orchestration.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pendulum import DateTime
+
+__all__ = [
+    "ENDED",
+    "BusinessRuleError",
+    "ClassConfidence",
+    "Classification",
+    "ExtractedDocument",
+    "FileRef",
+    "ListedTransaction",
+    "NewTransaction",
+    "Page",
+    "ResultFile",
+    "Skill",
+    "SkillField",
+    "SkillParameter",
+    "Transaction",
+    "TransactionDocument",
+]
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+#: Statuses after which a transaction changes no more (contract, section 4).
+ENDED = frozenset({"Processed", "Failed", "Canceled"})
+
+
+def _object(data: Any) -> Json:
+    if not isinstance(data, Mapping):
+        raise ValueError("an object is expected")
+    return data
+
+
+def _text(data: Any) -> str | None:
+    """Return a text, or None where it is missing, null or empty."""
+    return str(data) if data not in (None, "") else None
+
+
+def _needed(data: Json, *names: str) -> str:
+    for name in names:
+        value = data.get(name)
+        if isinstance(value, str) and value:
+            return value
+    raise ValueError(f"the member {names[0]} is missing")
+
+
+def _number(data: Any) -> int | None:
+    try:
+        return int(data)
+    except (TypeError, ValueError):
+        return None
+
+
+def items(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
+    """Read an array; null and missing count as empty.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if data is None:
+        return ()
+    if not isinstance(data, list):
+        raise ValueError("an array is expected")
+    return tuple(read(item) for item in data)
+
+
+def _pairs(data: Any) -> dict[str, str]:
+    pairs = {}
+    for item in data or ():
+        key = _text(_object(item).get("key"))
+        if key is not None:
+            pairs[key] = str(item.get("value") or "")
+    return pairs
+
+
+def pairs(data: Any) -> dict[str, str]:
+    """Read an array of {key, value} into a dictionary.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if data is not None and not isinstance(data, list):
+        raise ValueError("an array is expected")
+    return _pairs(data)
+
+
+def status_of(text: str) -> str:
+    """Return a status in the spelling of single transactions (``Canceled``)."""
+    return "Canceled" if text.lower() == "cancelled" else text
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file that the service keeps. ``id`` is opaque."""
+
+    id: str
+    name: str
+
+    @classmethod
+    def read(cls, data: Any) -> FileRef:
+        """Read a File of the API."""
+        data = _object(data)
+        return cls(_needed(data, "id"), _needed(data, "name"))
+
+
+@dataclass(frozen=True, slots=True)
+class SkillField:
+    """A field that a Document skill extracts, with its columns or members."""
+
+    name: str | None
+    type: str | None
+    text_format: str | None
+    is_repeatable: bool
+    children: tuple[SkillField, ...]
+
+    @classmethod
+    def read(cls, data: Any) -> SkillField:
+        """Read a Field of the API."""
+        data = _object(data)
+        return cls(
+            _text(data.get("name")),
+            _text(data.get("type")),
+            _text(data.get("textFormat")),
+            bool(data.get("isRepeatable")),
+            items(data.get("children"), SkillField.read),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """A skill. ``id`` is not always a UUID. The last three members come with one skill only.
+
+    Attributes:
+        id: Id for all calls.
+        name: Name in the product.
+        type: ``Classification``, ``Document``, ``Process``, ``Ocr``, ``Assembling`` or unknown.
+        fields: Fields of a Document skill.
+        classes: Ids and names of the classes of a Classification skill.
+        skills: Ids of the skills in a Process skill.
+    """
+
+    id: str
+    name: str
+    type: str | None
+    fields: tuple[SkillField, ...] = ()
+    classes: tuple[tuple[str | None, str | None], ...] = ()
+    skills: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, data: Any) -> Skill:
+        """Read a Skill or SkillListItem of the API."""
+        data = _object(data)
+        skill_id = _needed(data, "id")
+        return cls(
+            skill_id,
+            _text(data.get("name")) or skill_id,
+            _text(data.get("type")),
+            items(data.get("fields"), SkillField.read),
+            items(
+                data.get("classes"),
+                lambda item: (_text(_object(item).get("id")), _text(item.get("name"))),
+            ),
+            items(data.get("skills"), lambda item: str(_object(item).get("id") or "")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewTransaction:
+    """A transaction just made. The link is a secret: it can add files and start."""
+
+    id: str
+    mobile_input_link: Secret | None = None
+
+    @classmethod
+    def read(cls, data: Any) -> NewTransaction:
+        """Read a NewTransaction, CreatedTransaction or MobileInputLink of the API."""
+        data = _object(data)
+        link = _text(data.get("mobileInputLink"))
+        return cls(_needed(data, "transactionId", "id"), Secret(link) if link else None)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A file with results. Choose it by ``type``: the order says nothing."""
+
+    id: str
+    name: str
+    type: str
+
+    @classmethod
+    def read(cls, data: Any) -> ResultFile:
+        """Read a ResultFile of the API."""
+        data = _object(data)
+        return cls(_needed(data, "fileId"), _needed(data, "fileName"), _needed(data, "type"))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassConfidence:
+    """How well a class fits, from 0 to 100."""
+
+    id: str | None
+    name: str | None
+    confidence: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The class of a document."""
+
+    class_id: str | None
+    class_name: str | None
+    is_confident: bool
+    confidences: tuple[ClassConfidence, ...]
+
+    @classmethod
+    def read(cls, data: Any) -> Classification | None:
+        """Read a Classification of the API; the class may be an object or a text."""
+        if data is None:
+            return None
+        data = _object(data)
+        found = data.get("resultClass")
+        if isinstance(found, Mapping):
+            class_id, name = _text(found.get("id")), _text(found.get("name"))
+        else:
+            class_id, name = None, _text(found)
+        return cls(
+            class_id,
+            name,
+            bool(data.get("isResultClassConfident")),
+            items(
+                data.get("classConfidences"),
+                lambda item: ClassConfidence(
+                    _text(_object(item).get("classId")),
+                    _text(item.get("className")),
+                    _number(item.get("confidence")),
+                ),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessRuleError:
+    """A rule of the skill that does not hold. Not a failure of the transaction."""
+
+    error_type: str | None
+    message: str | None
+    rule_id: str | None
+    field_id: str | None
+
+    @classmethod
+    def read(cls, data: Any) -> BusinessRuleError:
+        """Read a BusinessRuleError of the API; every member may be missing."""
+        data = _object(data)
+        return cls(
+            _text(data.get("errorType")),
+            _text(data.get("customMessage")),
+            _text(data.get("ruleId")),
+            _text(data.get("currentFieldId")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedDocument:
+    """One document that the service found, with its result files."""
+
+    id: str
+    result_files: tuple[ResultFile, ...]
+    classification: Classification | None
+    business_rule_errors: tuple[BusinessRuleError, ...]
+
+    @classmethod
+    def read(cls, data: Any) -> ExtractedDocument:
+        """Read an ExtractedDocument of the API."""
+        data = _object(data)
+        return cls(
+            _needed(data, "id"),
+            items(data.get("resultFiles"), ResultFile.read),
+            Classification.read(data.get("classification")),
+            items(data.get("businessRulesErrors"), BusinessRuleError.read),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """State of a transaction.
+
+    Attributes:
+        id: UUID.
+        status: ``New``, ``Processing``, ``Processed``, ``Failed``, ``Canceled``, or a word that
+            this version does not know; that counts as not ended.
+        manual_review_link: Set while the transaction waits for a person. It holds a token.
+        documents: Complete only when the status is ``Processed``.
+        error: Why it failed.
+        source_files: The files that were sent.
+    """
+
+    id: str
+    status: str
+    manual_review_link: Secret | None = field(default=None, repr=False)
+    documents: tuple[ExtractedDocument, ...] = ()
+    error: str | None = None
+    source_files: tuple[FileRef, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status in ENDED
+
+    @property
+    def waits_for_review(self) -> bool:
+        """Whether a person has to look at it. Manual review is not a status."""
+        return not self.ended and self.manual_review_link is not None
+
+    @classmethod
+    def read(cls, data: Any) -> Transaction:
+        """Read a Transaction of the API."""
+        data = _object(data)
+        link = _text(data.get("manualReviewLink"))
+        return cls(
+            _needed(data, "id", "transactionId"),
+            status_of(_needed(data, "status")),
+            Secret(link) if link else None,
+            items(data.get("documents"), ExtractedDocument.read),
+            _text(data.get("error")),
+            items(data.get("sourceFiles"), FileRef.read),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionDocument:
+    """A document with its source files; never with results."""
+
+    id: str
+    source_files: tuple[FileRef, ...]
+
+    @classmethod
+    def read(cls, data: Any) -> TransactionDocument:
+        """Read a TransactionDocument of the API."""
+        data = _object(data)
+        return cls(_needed(data, "documentId"), items(data.get("sourceFiles"), FileRef.read))
+
+
+@dataclass(frozen=True, slots=True)
+class SkillParameter:
+    """A skill parameter in force: ``type`` is ``String``, ``Catalog`` or ``Bool``."""
+
+    key: str | None
+    value: str | None
+    type: str | None
+
+    @classmethod
+    def read(cls, data: Any) -> SkillParameter:
+        """Read a SkillParameterResult of the API."""
+        data = _object(data)
+        return cls(_text(data.get("key")), _text(data.get("value")), _text(data.get("type")))
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTransaction:
+    """A transaction in the lists of active and completed ones.
+
+    Attributes:
+        id: UUID.
+        status: Of a completed one, spelled as for single transactions; None for active ones.
+        stage: Of an active one: ``ManualReview``, ``CustomActivity`` or ``Automatic``.
+        stage_name: Name of that stage.
+        created_at: When it was made.
+        parameters: Its registration parameters.
+        file_parameters: Those of its files.
+        skill_id: Skill.
+        skill_version: Version of the skill.
+        document_count: Number of documents.
+        page_count: Of a completed one: pages, which are what is charged.
+    """
+
+    id: str
+    status: str | None
+    stage: str | None
+    stage_name: str | None
+    created_at: DateTime | None
+    parameters: Mapping[str, str]
+    file_parameters: tuple[tuple[str, str], ...]
+    skill_id: str | None
+    skill_version: int | None
+    document_count: int | None
+    page_count: int | None
+
+    @classmethod
+    def read(cls, data: Any) -> ListedTransaction:
+        """Read an ActiveTransaction or CompletedTransaction of the API."""
+        data = _object(data)
+        status = _text(data.get("status"))
+        stage = data.get("stage")
+        return cls(
+            _needed(data, "transactionId", "id"),
+            status_of(status) if status else None,
+            stage if isinstance(stage, str) else None,
+            _text(data.get("stageName")),
+            _instant(data.get("createTimeUtc")),
+            _pairs(data.get("transactionParameters")),
+            items(
+                data.get("fileParameters"),
+                lambda item: (
+                    str(_object(item).get("key") or ""),
+                    str(item.get("value") or ""),
+                ),
+            ),
+            _text(data.get("skillId")),
+            _number(data.get("skillVersion")),
+            _number(data.get("documentCount")),
+            _number(data.get("pageCount")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list, and how many items there are altogether."""
+
+    items: tuple[ListedTransaction, ...]
+    total: int
+
+    @classmethod
+    def read(cls, data: Any) -> Page:
+        """Read an ActiveTransactionPage or CompletedTransactionPage of the API."""
+        data = _object(data)
+        found = items(data.get("items"), ListedTransaction.read)
+        total = _number(data.get("totalItemCount"))
+        return cls(found, len(found) if total is None else total)
+
+
+def _instant(data: Any) -> DateTime | None:
+    if not isinstance(data, str):
+        return None
+    import pendulum
+    from pendulum.parsing.exceptions import ParserError
+
+    try:
+        instant = pendulum.parse(data, tz="UTC")
+    except (ParserError, ValueError):
+        return None
+    return instant if isinstance(instant, pendulum.DateTime) else None

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the fields out of result files (contract, section 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.errors import ProtocolError, translated
+from vantage_orchestration.models import BusinessRuleError
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ExtractedDocument, Transaction
+
+__all__ = ["DocumentFields", "fetch_fields", "fields_of_json", "fields_of_values"]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFields:
+    """The fields of one document.
+
+    Attributes:
+        document_id: UUID of the document in its transaction.
+        fields: Field name to text, to an object (group) or to a list of them (repeated).
+        class_name: Class of the document, if a Classification skill was applied.
+        business_rule_errors: Rules that do not hold.
+    """
+
+    document_id: str
+    fields: Mapping[str, Any]
+    class_name: str | None
+    business_rule_errors: tuple[BusinessRuleError, ...]
+
+
+@translated
+def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[DocumentFields, ...]:
+    """Download the fields of every document of a processed transaction.
+
+    Args:
+        client: Client.
+        transaction: A transaction whose status is ``Processed``.
+
+    Returns:
+        One entry for each document, in the server's order. A document whose skill exports neither
+        ``FieldsJson`` nor ``Json`` (a Classification or OCR skill) has no fields.
+
+    Raises:
+        ProtocolError: A result file is not what its type says.
+    """
+    return tuple(
+        DocumentFields(
+            document.id,
+            _fields_of(client, transaction.id, document),
+            document.classification.class_name if document.classification else None,
+            document.business_rule_errors,
+        )
+        for document in transaction.documents
+    )
+
+
+def _fields_of(
+    client: VantageClient, transaction_id: str, document: ExtractedDocument
+) -> dict[str, Any]:
+    # By type, never by position: the order of result files is not defined.
+    for kind, read in (("FieldsJson", fields_of_values), ("Json", fields_of_json)):
+        for file in document.result_files:
+            if file.type != kind:
+                continue
+            try:
+                return read(json.loads(client.read_result(transaction_id, file.id)))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                reason = type(error).__name__
+            raise ProtocolError(
+                f"The result file {file.name!r} can't be read as {kind} ({reason})",
+                transaction_id=transaction_id,
+            )
+    return {}
+
+
+def fields_of_values(data: Any) -> dict[str, Any]:
+    """Return the fields of a ``FieldsJson`` file (contract, section 7.2).
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    fields = data.get("Fields") if isinstance(data, Mapping) else None
+    if not isinstance(fields, Mapping):
+        raise ValueError("the member Fields is missing")
+    return dict(fields)
+
+
+def fields_of_json(data: Any) -> dict[str, Any]:
+    """Return the fields of the first document in a ``Json`` file (contract, section 7.3).
+
+    The object may be wrapped in ``Transaction``. Values come out as :func:`fields_of_values` gives
+    them: a group as an object, a field with several values as a list.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    if isinstance(data, Mapping) and isinstance(data.get("Transaction"), Mapping):
+        data = data["Transaction"]
+    documents = data.get("Documents") if isinstance(data, Mapping) else None
+    if not documents:
+        raise ValueError("the member Documents is missing")
+    extracted = documents[0].get("ExtractedData") or {}
+    return _object_fields(extracted.get("RootObject") or {})
+
+
+def _object_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for entry in data.get("Fields") or ():
+        values = [_value(item.get("Value")) for item in entry.get("List") or ()]
+        if len(values) == 1:
+            fields[str(entry["Name"])] = values[0]
+        else:
+            fields[str(entry["Name"])] = values or None
+    return fields
+
+
+def _value(value: Any) -> Any:
+    return _object_fields(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A text that does not show itself."""
+
+from __future__ import annotations
+
+import hmac
+from typing import NoReturn, final
+
+__all__ = ["MASK", "Secret", "refuse_pickling"]
+
+MASK = "**********"
+
+
+def refuse_pickling(self: object, protocol: object = None) -> NoReturn:
+    """Stand in for ``__reduce__`` and ``__reduce_ex__`` of what holds a secret.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(
+        f"{type(self).__name__} holds a secret of ABBYY Vantage and can't be pickled. Send the"
+        " connection id or the block's name, and load the credentials where they are used."
+    )
+
+
+@final
+class Secret:
+    """Holds a password, client secret, token or link with a token in it.
+
+    ``repr``, ``str``, ``format`` and ``vars`` show a mask, and pickling is refused. The text comes
+    out by :meth:`reveal` alone, so that every place that uses it can be found by that name.
+
+    Args:
+        value: The text, or another Secret.
+    """
+
+    __slots__ = ("_value",)
+    _value: str
+
+    def __init__(self, value: str | Secret = "") -> None:
+        text = value._value if isinstance(value, Secret) else value
+        # Rebound first: a traceback that shows local variables must not show the text.
+        value = self
+        object.__setattr__(self, "_value", text)
+
+    def reveal(self) -> str:
+        """Return the text itself."""
+        return self._value
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Secret can't be changed")
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})" if self._value else "Secret('')"
+
+    def __str__(self) -> str:
+        return MASK if self._value else ""
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The access token as one immutable value, and the clocks it is judged by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, final
+
+from vantage_orchestration.secret import Secret, refuse_pickling
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+__all__ = ["SYSTEM_CLOCK", "AccessToken", "Clock"]
+
+
+def _steady_clock() -> Callable[[], float]:
+    """Return a clock that nobody can set and that also counts while the machine sleeps.
+
+    ``time.monotonic`` stands still while a Linux machine is suspended, and a token would look
+    valid for as long again.
+    """
+    # CLOCK_BOOTTIME is Linux's; on macOS CLOCK_MONOTONIC is the one that counts sleep.
+    number = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    if number is not None:
+        try:
+            time.clock_gettime(number)
+        except OSError:  # pragma: no cover - a kernel without this clock
+            pass
+        else:
+            return lambda: time.clock_gettime(number)
+    return time.monotonic  # pragma: no cover - Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks, both in seconds.
+
+    Args:
+        steady: Decides about validity in this process; can't be set.
+        wall: Time since 1970, for what is shown or outlives the process.
+    """
+
+    steady: Callable[[], float]
+    wall: Callable[[], float]
+
+
+SYSTEM_CLOCK = Clock(steady=_steady_clock(), wall=time.time)
+
+
+@final
+class AccessToken:
+    """An access token with its end. Shows its end and nothing else.
+
+    Args:
+        value: The token.
+        lifetime: Seconds from ``begun`` for which it is valid.
+        margin: Seconds before its end from which on it is renewed.
+        begun: Steady time before the token was asked for.
+        begun_wall: Wall time at the same moment.
+    """
+
+    __slots__ = ("_begun_wall", "_value", "ends_at", "lifetime", "renew_at")
+    _value: Secret
+    _begun_wall: float
+    lifetime: float
+    ends_at: float
+    renew_at: float
+
+    def __init__(
+        self, value: Secret, *, lifetime: float, margin: float, begun: float, begun_wall: float
+    ) -> None:
+        for name, item in (
+            ("_value", value),
+            ("_begun_wall", begun_wall),
+            ("lifetime", lifetime),
+            ("ends_at", begun + lifetime),
+            ("renew_at", begun + lifetime - margin),
+        ):
+            object.__setattr__(self, name, item)
+
+    def reveal(self) -> str:
+        """Return the token itself. Do not store, log or return it."""
+        return self._value.reveal()
+
+    @property
+    def expires_at(self) -> DateTime:
+        """End of the token as wall time in UTC, for display."""
+        import pendulum
+
+        return pendulum.from_timestamp(self._begun_wall + self.lifetime)
+
+    def is_same(self, other: AccessToken | str) -> bool:
+        """Tell whether ``other`` is the same token."""
+        return self._value == (other._value if isinstance(other, AccessToken) else Secret(other))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("an AccessToken can't be changed")
+
+    def __repr__(self) -> str:
+        return f"AccessToken(expires_at={self.expires_at.to_iso8601_string()!r})"
+
+    def __copy__(self) -> AccessToken:
+        return self
+
+    def __deepcopy__(self, memo: object) -> AccessToken:
+        return self
+
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries one token request over the network. Returns errors instead of raising them, so that no
+traceback has a frame in which the password is a local variable."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import requests
+
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import AuthProtocolError, AuthUnavailable, VantageError
+from vantage_orchestration.http import HttpSession, NoAuth, network_error, request_id_of
+from vantage_orchestration.retrying import parse_retry_after
+from vantage_orchestration.token.request import LONGEST_REPLY, Grant, read_reply, token_form
+
+__all__ = ["log_in"]
+
+
+def log_in(config: VantageConfig) -> Grant | VantageError:
+    """Ask for a token once (contract, section 2.1).
+
+    Args:
+        config: Who logs in and how.
+
+    Returns:
+        The grant, or the error that describes why there is none.
+    """
+    credentials = config.credentials
+    where: dict[str, Any] = {
+        "method": "POST",
+        "path": credentials.token_path,
+        "host": credentials.host,
+    }
+    try:
+        with (
+            HttpSession(config.http, base_url=credentials.base_url, auth=NoAuth()) as session,
+            session.post(
+                credentials.token_url,
+                data=token_form(credentials),
+                headers={
+                    "Content-Type": "application/x-www-form-urlencoded",
+                    # No compression: a small reply must not unpack to a huge one.
+                    "Accept-Encoding": "identity",
+                },
+                stream=True,
+            ) as response,
+        ):
+            body = _read(response, config.http.read_timeout)
+            if body is None:
+                return AuthProtocolError(
+                    "The token endpoint's reply is too long, too slow or compressed",
+                    hint="Check the base URL",
+                    status=response.status_code,
+                    **where,
+                )
+            return read_reply(
+                response.status_code,
+                body,
+                credentials,
+                retry_after=parse_retry_after(response.headers.get("Retry-After")),
+                request_id=request_id_of(response),
+            )
+    except requests.RequestException as error:
+        return network_error(error, AuthUnavailable, **where)
+    except (OSError, ValueError) as error:
+        # For example a CA bundle that is no PEM file. The text may quote the request: only its
+        # kind is kept.
+        return AuthUnavailable(f"The login failed with {type(error).__name__}", **where)
+
+
+def _read(response: requests.Response, seconds: float) -> bytes | None:
+    """Return the body, or None if it is longer, slower or otherwise than a token reply is."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return None
+    end = time.monotonic() + seconds
+    body = bytearray()
+    # Each socket read has its own timeout; this end is for a server that drips byte by byte.
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) > LONGEST_REPLY or time.monotonic() > end:
+            return None
+    return bytes(body)

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files on their way to the server: checked before, streamed, and able to be sent again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from vantage_orchestration.errors import ConfigurationError
+
+__all__ = [
+    "LONGEST_UPLOAD",
+    "MOST_FILES",
+    "MultipartBody",
+    "SourceFile",
+    "check_files",
+    "parameters",
+    "stored_name",
+]
+
+#: Limits of contract section 5.
+LONGEST_UPLOAD = 2 * 1024**3
+MOST_FILES = 1000
+MOST_PARAMETERS = 10
+LONGEST_KEY = 128
+LONGEST_VALUE = 256
+
+_REPLACED = str.maketrans(dict.fromkeys(":/?#[]@!$&'()*+,;=\\", "_"))
+_CHUNK = 1024 * 1024
+
+Switch = Literal["Default", "Yes", "No"]
+
+
+def stored_name(name: str) -> str:
+    """Return the name under which the service keeps a file called ``name``.
+
+    It replaces certain characters by ``_`` (contract, section 5). Two names may become one.
+    """
+    return name.translate(_REPLACED)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file to send.
+
+    Make it with :meth:`of`. ``name`` is what the service shows and must have the extension of its
+    format; ``open`` gives the content from its start, each time anew.
+
+    Attributes:
+        name: File name.
+        size: Size in bytes.
+        open: Opens the content for reading; may be called several times.
+        registration_parameters: Parameters of this file, 10 at the most.
+        auto_crop: Image processing: crop.
+        auto_orientation: Image processing: turn upright.
+    """
+
+    name: str
+    size: int
+    open: Callable[[], BinaryIO] = field(repr=False)
+    registration_parameters: Mapping[str, str] = field(default_factory=dict)
+    auto_crop: Switch | None = None
+    auto_orientation: Switch | None = None
+
+    @classmethod
+    def of(
+        cls,
+        source: str | os.PathLike[str] | bytes | SourceFile,
+        *,
+        name: str | None = None,
+        registration_parameters: Mapping[str, str] | None = None,
+        auto_crop: Switch | None = None,
+        auto_orientation: Switch | None = None,
+    ) -> SourceFile:
+        """Take a path, or bytes with a name, as a file to send.
+
+        Args:
+            source: Path of a file, its bytes, or a SourceFile (returned as it is).
+            name: Name for the service; the path's own by default.
+            registration_parameters: Parameters of this file.
+            auto_crop: ``Default``, ``Yes`` or ``No``.
+            auto_orientation: ``Default``, ``Yes`` or ``No``.
+
+        Raises:
+            ConfigurationError: There is no such file, it is empty, or it has no name.
+        """
+        if isinstance(source, SourceFile):
+            return source
+        opener: Callable[[], BinaryIO]
+        if isinstance(source, bytes):
+            data, size = source, len(source)
+
+            def opener() -> BinaryIO:
+                return io.BytesIO(data)
+        else:
+            path = Path(source)
+            if not path.is_file():
+                raise ConfigurationError(f"There is no file {str(path)!r} to send")
+            name, size = name or path.name, path.stat().st_size
+
+            def opener() -> BinaryIO:
+                return path.open("rb")
+
+        if not name or any(ord(c) < 32 or c in '"\x7f' for c in name):
+            raise ConfigurationError(
+                "A file to send has no usable name",
+                hint="Give a name with the extension of its format, such as invoice.pdf",
+            )
+        if size == 0:
+            raise ConfigurationError(
+                f"The file {name!r} is empty", hint="It may still be being written; try later"
+            )
+        return cls(
+            name,
+            size,
+            opener,
+            dict(registration_parameters or {}),
+            auto_crop,
+            auto_orientation,
+        )
+
+    def sha256(self) -> str:
+        """Return the hex SHA-256 of the content, read in pieces."""
+        digest = hashlib.sha256()
+        with self.open() as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the FileMetadata of this file (contract, section 3.2).
+
+        Args:
+            index: Its place among the documents, from 0.
+        """
+        entry: dict[str, Any] = {"index": index}
+        options = {"autoCrop": self.auto_crop, "autoOrientation": self.auto_orientation}
+        if given := {name: value for name, value in options.items() if value}:
+            entry["imageProcessingOptions"] = given
+        if self.registration_parameters:
+            entry["registrationParameters"] = parameters(self.registration_parameters)
+        return entry
+
+
+def parameters(values: Mapping[str, str], *, limited: bool = True) -> list[dict[str, str]]:
+    """Return parameters as the API takes them, checked against its limits.
+
+    Args:
+        values: Key to value, both texts that are not empty.
+        limited: Whether the lengths of registration parameters hold (128 and 256 characters).
+
+    Raises:
+        ConfigurationError: There are more than 10, or one is empty, too long or no text.
+    """
+    if len(values) > MOST_PARAMETERS:
+        raise ConfigurationError(
+            f"{len(values)} parameters were given; ABBYY Vantage takes {MOST_PARAMETERS}"
+        )
+    for key, value in values.items():
+        for what, text, most in (("key", key, LONGEST_KEY), ("value", value, LONGEST_VALUE)):
+            if not isinstance(text, str) or not text:
+                raise ConfigurationError(
+                    f"The {what} of parameter {key!r} is empty or no text",
+                    hint="Leave the parameter out where it has no value",
+                )
+            if limited and len(text) > most:
+                raise ConfigurationError(
+                    f"The {what} of parameter {key[:LONGEST_KEY]!r} has {len(text)} characters;"
+                    f" ABBYY Vantage takes {most}"
+                )
+    return [{"key": key, "value": value} for key, value in values.items()]
+
+
+def check_files(files: Sequence[SourceFile]) -> None:
+    """Refuse files that the service would refuse, before anything is sent.
+
+    Raises:
+        ConfigurationError: None or too many, too large together, or two whose names are the same
+            for the service.
+    """
+    if not 0 < len(files) <= MOST_FILES:
+        raise ConfigurationError(
+            f"{len(files)} files were given; a transaction takes 1 to {MOST_FILES}"
+        )
+    total = sum(file.size for file in files)
+    if total > LONGEST_UPLOAD:
+        raise ConfigurationError(
+            f"The files have {total} bytes together; a transaction takes {LONGEST_UPLOAD}"
+        )
+    seen: dict[str, str] = {}
+    for file in files:
+        stored = stored_name(file.name)
+        if stored in seen:
+            raise ConfigurationError(
+                f"The files {seen[stored]!r} and {file.name!r} have the same name for ABBYY"
+                f" Vantage, {stored!r}",
+                hint="Names must be unique in a transaction; give one of them another name",
+            )
+        seen[stored] = file.name
+
+
+class MultipartBody:
+    """A multipart body that streams, and begins again on ``seek(0)``.
+
+    The streaming encoder of requests-toolbelt can be read once; a request that is sent again after
+    a 401 or a dropped connection needs its body from the start.
+
+    Args:
+        model: The part ``Model``.
+        files: The parts ``Files``, in this order.
+    """
+
+    def __init__(self, model: Mapping[str, Any], files: Sequence[SourceFile]) -> None:
+        self._model = json.dumps(model, ensure_ascii=False).encode()
+        self._files = files
+        self._streams: list[BinaryIO] = []
+        self._encoder: Any = None
+        self._start()
+
+    def _start(self) -> None:
+        from requests_toolbelt.multipart.encoder import MultipartEncoder
+
+        self.close()
+        parts: list[tuple[str, tuple[str | None, Any, str]]] = [
+            ("Model", (None, self._model, "application/json"))
+        ]
+        for file in self._files:
+            stream = file.open()
+            self._streams.append(stream)
+            parts.append(("Files", (file.name, stream, "application/octet-stream")))
+        boundary = self._encoder.boundary_value if self._encoder is not None else None
+        self._encoder = MultipartEncoder(parts, boundary=boundary)
+        self._length = self._encoder.len
+        self._read = 0
+
+    @property
+    def content_type(self) -> str:
+        """Value of the ``Content-Type`` header, with the boundary."""
+        value: str = self._encoder.content_type
+        return value
+
+    def __len__(self) -> int:
+        return int(self._length)
+
+    def tell(self) -> int:
+        """Return how many bytes have been read."""
+        return self._read
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to the start (the only place that can be gone to), or report the size at the end.
+
+        Raises:
+            OSError: Another place was asked for.
+        """
+        if offset == 0 and whence == io.SEEK_SET:
+            if self._read:
+                self._start()
+            return 0
+        raise OSError("a multipart body can begin again, and nothing else")
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes of the body."""
+        data: bytes = self._encoder.read(size)
+        self._read += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the files."""
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
