@@ -92,7 +92,5 @@ def find_leaks(secrets: Iterable[str], places: dict[str, Any]) -> list[str]:
                         contents.append((f"{name}: {file.name} (rows)", database_bytes(file)))
         else:
             contents.append((name, as_bytes(place)))
-        found += [
-            where for where, data in contents if any(needle in data for needle in needles)
-        ]
+        found += [where for where, data in contents if any(needle in data for needle in needles)]
     return found

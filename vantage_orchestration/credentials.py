@@ -186,6 +186,8 @@ class Credentials:
         return hash(self.identity())
 
     def __repr__(self) -> str:
+        if not hasattr(self, "base_url"):
+            return "Credentials(refused)"  # In the traceback of its own making.
         return (
             f"Credentials(token_url={self.token_url!r}, grant_type={self.grant_type!r},"
             f" username={self.username!r}, client_id={self.client_id!r},"

@@ -114,7 +114,7 @@ class VantageError(Exception):
         if where:
             text += f" ({', '.join(where)})"
         if self.server_message:
-            text += f'. The server says: "{self.server_message}"'
+            text += f'. The server says: "{self.server_message.rstrip(".")}"'
         if self.hint:
             text += f". {self.hint}"
         return text if text.endswith(".") else text + "."

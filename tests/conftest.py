@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from vantage_orchestration.sandbox import SandboxServer
+
+
+@pytest.fixture(scope="session")
+def sandbox_factory() -> Iterator[Callable[..., SandboxServer]]:
+    """Start sandboxes: ``sandbox_factory(processing_polls=0)``. All end with the session.
+
+    A start takes a few milliseconds, so most tests can have a server of their own.
+    """
+    started: list[SandboxServer] = []
+
+    def start(**settings: Any) -> SandboxServer:
+        server = SandboxServer(**settings).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[SandboxServer]:
+    """A fresh sandbox with the default settings."""
+    with SandboxServer() as server:
+        yield server

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The credential as a value: addresses, refusals, and secrets that do not show."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import traceback
+
+import pytest
+from leaks import find_leaks
+
+from vantage_orchestration.config import HttpSettings, VantageConfig
+from vantage_orchestration.credentials import Credentials, is_loopback
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.secret import MASK, Secret
+
+PASSWORD = "p+a s%&=:e-ü-secret"
+CLIENT_SECRET = "client/secret+of=length"
+
+
+def make(**changes) -> Credentials:
+    values = {
+        "region": "eu",
+        "username": "user@example.com",
+        "password": PASSWORD,
+        "client_id": "client",
+        "client_secret": CLIENT_SECRET,
+    }
+    return Credentials(**{**values, **changes})
+
+
+@pytest.mark.parametrize("region", ["us", "eu", "au", " EU "])
+def test_regions_have_their_documented_addresses(region):
+    credentials = make(region=region)
+    host = f"https://vantage-{region.strip().lower()}.abbyy.com"
+    assert credentials.token_url == f"{host}/auth2/connect/token"
+    assert credentials.api_url == f"{host}/api/publicapi/v1"
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ("https://vantage.example.com", "https://vantage.example.com"),
+        ("https://vantage.example.com/", "https://vantage.example.com"),
+        ("vantage.example.com", "https://vantage.example.com"),
+        ("https://vantage.example.com:8443/idp/", "https://vantage.example.com:8443/idp"),
+        ("https://vantage.example.com/api/publicapi/v1", "https://vantage.example.com"),
+        ("https://vantage.example.com/api/publicapi/v1/", "https://vantage.example.com"),
+        ("https://Vantage.Example.com/x/API/publicapi/v1/", "https://vantage.example.com/x"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("http://localhost:8080", "http://localhost:8080"),
+    ],
+)
+def test_base_url_may_be_written_in_several_ways(given, base):
+    credentials = make(region="custom", base_url=given)
+    assert credentials.base_url == base
+    assert credentials.token_url == f"{base}/auth2/connect/token"
+    assert credentials.api_url == f"{base}/api/publicapi/v1"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://vantage.example.com", "not https"),
+        ("http://127.0.0.1.evil.example", "not https"),
+        ("http://localhost.evil.example", "not https"),
+        ("http://127.0.0.1@evil.example", "user name"),
+        ("https://user:pass@vantage.example.com", "user name"),
+        ("https://vantage.example.com?x=1", "query"),
+        ("https://vantage.example.com#x", "query or fragment"),
+        ("ftp://vantage.example.com", "no https"),
+        ("https://", "no valid address"),
+        ("https://vantage example.com", "no valid address"),
+        ("https://vantage.example.com:port", "no valid address"),
+        ("https://vantage.example.com\\@evil.example", "no valid address"),
+        ("https://vantage.example.com/auth/connect/token", "deprecated"),
+    ],
+)
+def test_addresses_that_would_endanger_the_password_are_refused(address, why):
+    with pytest.raises(ConfigurationError, match=why):
+        make(region="custom", base_url=address)
+
+
+def test_loopback_is_meant_literally():
+    assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST"]))
+    assert not any(
+        map(is_loopback, ["127.0.0.1.evil.example", "0.0.0.0", "10.0.0.1", "", None, "local"])
+    )
+
+
+def test_the_tenant_goes_into_the_path():
+    assert make(tenant_id="t 1/x").token_path == "/auth2/t%201%2Fx/connect/token"
+
+
+def test_paths_grant_and_scope_are_configuration():
+    credentials = make(
+        grant_type="urn:new",
+        scope="a  b",
+        auth_path="/auth3/{tenantId}/token",
+        tenant_id="t1",
+        api_path="api/publicapi/v2/",
+    )
+    assert credentials.token_path == "/auth3/t1/token"
+    assert credentials.api_url.endswith("/api/publicapi/v2")
+    assert (credentials.grant_type, credentials.scope) == ("urn:new", "a b")
+
+
+@pytest.mark.parametrize(
+    "path", ["/auth/connect/token", "auth/{tenantId}/connect/token", "/AUTH/x"]
+)
+def test_deprecated_token_paths_are_refused_and_the_right_one_is_named(path):
+    with pytest.raises(ConfigurationError, match="/auth2/connect/token"):
+        make(auth_path=path, tenant_id="t")
+
+
+@pytest.mark.parametrize("path", ["//evil.example/x", "/a?b", "/a#b", "/a/../b", "/a b", "/a\\b"])
+def test_a_path_is_a_path(path):
+    with pytest.raises(ConfigurationError, match="no path"):
+        make(auth_path=path)
+
+
+def test_a_placeholder_needs_a_tenant():
+    with pytest.raises(ConfigurationError, match="tenant id"):
+        make(auth_path="/auth2/{tenantId}/connect/token")
+
+
+@pytest.mark.parametrize("missing", ["username", "password", "client_id", "client_secret"])
+def test_the_password_grant_needs_all_four(missing):
+    with pytest.raises(ConfigurationError, match=missing):
+        make(**{missing: ""})
+
+
+def test_client_credentials_need_no_user():
+    credentials = make(grant_type="client_credentials", username="", password="")
+    assert credentials.grant_type == "client_credentials"
+
+
+def test_a_region_must_be_chosen_and_only_one_place():
+    with pytest.raises(ConfigurationError, match="no region"):
+        make(region="")
+    with pytest.raises(ConfigurationError, match="no region"):
+        make(region="custom")
+    with pytest.raises(ConfigurationError, match="'mars' is no region"):
+        make(region="mars")
+    with pytest.raises(ConfigurationError, match="both"):
+        make(region="eu", base_url="https://vantage.example.com")
+
+
+def test_a_masked_password_is_refused():
+    with pytest.raises(ConfigurationError, match="masked"):
+        make(password=MASK)
+
+
+def test_values_are_equal_by_content_and_immutable():
+    assert make() == make()
+    assert hash(make()) == hash(make())
+    assert make() != make(password="another-password")
+    with pytest.raises(AttributeError):
+        make().password = Secret("x")
+    with pytest.raises(AttributeError):
+        del make().region
+    same = make()
+    assert copy.deepcopy(same) is same
+    assert copy.copy(same) is same
+
+
+def test_secrets_show_nowhere():
+    credentials = make()
+    config = VantageConfig(credentials, HttpSettings(proxy=Secret("http://u:proxy-pass@p:1")))
+    secrets = [PASSWORD, CLIENT_SECRET, "proxy-pass"]
+    places = {
+        "repr": repr(config),
+        "str": str(credentials),
+        "format": f"{credentials} {credentials.password!s} {credentials.password:>20}",
+        "asdict": repr(dataclasses.asdict(config)),
+        "secret": credentials.password,
+    }
+    assert find_leaks(secrets, places) == []
+    assert find_leaks(secrets, {"control": f"x{PASSWORD}y"}) == ["control"]
+    with pytest.raises(TypeError):
+        vars(credentials)
+    for value in (credentials, credentials.password, config):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(TypeError, match="can't be pickled"):
+                pickle.dumps(value, protocol)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"region": "mars"}, {"client_id": ""}, {"auth_path": "/auth/x"}, {"base_url": "x y"}]
+)
+def test_a_refused_credential_shows_no_secret_even_with_local_variables(wrong):
+    # The values are made inside the call, so that this function holds none of them.
+    try:
+        make(**wrong)
+    except ConfigurationError as error:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        inner = [f for f, _ in frames if "vantage_orchestration" in f.f_code.co_filename]
+        assert inner, "the error came from the package"
+        shown = "".join(repr(value) for frame in inner for value in frame.f_locals.values())
+        assert find_leaks([PASSWORD, CLIENT_SECRET], {"locals": shown, "text": str(error)}) == []
+    else:
+        pytest.fail("it was accepted")
+
+
+def test_fields_are_read_from_texts_and_the_environment():
+    values = {
+        "ABBYY_VANTAGE_REGION": "au",
+        "ABBYY_VANTAGE_USERNAME": "user@example.com",
+        "ABBYY_VANTAGE_PASSWORD": PASSWORD,
+        "ABBYY_VANTAGE_CLIENT_ID": "client",
+        "ABBYY_VANTAGE_CLIENT_SECRET": CLIENT_SECRET,
+        "ABBYY_VANTAGE_VERIFY": "False",
+        "ABBYY_VANTAGE_READ_TIMEOUT": "7.5",
+        "ABBYY_VANTAGE_PROXY": "http://proxy.example.com:3128",
+    }
+    config = VantageConfig.from_env(values)
+    assert config.credentials.base_url == "https://vantage-au.abbyy.com"
+    assert config.credentials.password.reveal() == PASSWORD
+    assert config.http.verify is False
+    assert config.http.timeouts == (5.0, 7.5)
+    assert config.http.proxy.reveal() == "http://proxy.example.com:3128"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("verify", "perhaps", "neither true nor false"),
+        ("read_timeout", "soon", "no number"),
+        ("read_timeout", 0, "above 0"),
+        ("connect_timeout", float("nan"), "above 0"),
+        ("ca_bundle", "/nowhere/ca.pem", "does not exist"),
+        ("password", 12345678, "no text"),
+        ("scope", ["a"], "no text"),
+    ],
+)
+def test_a_wrong_field_is_named(name, value, why):
+    values = {
+        "region": "eu",
+        "username": "u",
+        "password": PASSWORD,
+        "client_id": "c",
+        "client_secret": CLIENT_SECRET,
+    }
+    with pytest.raises(ConfigurationError, match=why) as caught:
+        VantageConfig.from_fields({**values, name: value})
+    assert name.replace("_", " ") in str(caught.value).lower().replace("_", " ")
+
+
+def test_every_field_has_what_a_form_needs():
+    names = [field.name for field in FIELDS]
+    assert len(set(names)) == len(names)
+    for field in FIELDS:
+        assert field.label
+        assert field.description.endswith(".")
+    assert {field.name for field in FIELDS if field.kind == "secret"} == {
+        "password",
+        "client_secret",
+        "proxy",
+    }
