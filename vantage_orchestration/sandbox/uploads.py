@@ -85,6 +85,7 @@ class _Reader:
         self._limit = limit
         self._part = _Part()
         self._header_bytes = 0
+        self.complete = False
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -95,6 +96,7 @@ class _Reader:
             "on_header_value": self.on_header_value,
             "on_header_end": self.on_header_end,
             "on_headers_finished": self.on_headers_finished,
+            "on_end": self.on_end,
         }
 
     def refuse(self, problem: Problem) -> None:
@@ -112,6 +114,9 @@ class _Reader:
     def on_part_begin(self) -> None:
         self._part = _Part()
         self._header_bytes = 0
+
+    def on_end(self) -> None:
+        self.complete = True
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._count_header(end - start)
@@ -206,6 +211,8 @@ async def read_upload(
         parser.finalize()
         if reader.problem is not None:
             raise reader.problem
+        if not reader.complete:
+            raise Problem(400, "The multipart body ends too early.")
         done = True
     except FormParserError as error:
         raise Problem(400, "The multipart body is broken.") from error

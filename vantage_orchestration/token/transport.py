@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError, IncompleteRead
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import AuthProtocolError, AuthUnavailable, VantageError
@@ -64,6 +65,8 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
             )
     except requests.RequestException as error:
         return network_error(error, AuthUnavailable, **where)
+    except HTTPError:
+        return AuthUnavailable("The connection broke before the reply was complete", **where)
     except (OSError, ValueError) as error:
         # For example a CA bundle that is no PEM file. The text may quote the request: only its
         # kind is kept.
@@ -71,14 +74,22 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
 
 
 def _read(response: requests.Response, seconds: float) -> bytes | None:
-    """Return the body, or None if it is longer, slower or otherwise than a token reply is."""
+    """Return the body, or None if it is longer, slower or otherwise than a token reply is.
+
+    Raises:
+        urllib3.exceptions.HTTPError: The connection broke.
+    """
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         return None
     end = time.monotonic() + seconds
     body = bytearray()
-    # Each socket read has its own timeout; this end is for a server that drips byte by byte.
-    for chunk in response.iter_content(8192):
+    # What has come is taken at once: each socket read has its own timeout, and this end is for a
+    # server that drips byte by byte.
+    while chunk := response.raw.read1(8192, decode_content=False):
         body += chunk
         if len(body) > LONGEST_REPLY or time.monotonic() > end:
             return None
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and int(announced) > len(body):
+        raise IncompleteRead(len(body), int(announced) - len(body))
     return bytes(body)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the core share: a client on a sandbox, and both held against the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from openapi import check_request, check_response
+from requests.adapters import HTTPAdapter
+
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.sandbox import SandboxServer
+
+#: Tries as in production, without their waits.
+QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
+
+
+def config_of(sandbox: SandboxServer, **changes: Any) -> VantageConfig:
+    """Return the configuration for the sandbox's main account."""
+    credentials = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
+    return VantageConfig.from_fields(
+        {"region": "custom", "base_url": sandbox.url, **credentials, **changes}
+    )
+
+
+@pytest.fixture
+def configure(sandbox: SandboxServer) -> Callable[..., VantageConfig]:
+    """Make configurations for the sandbox, with changes."""
+    return lambda **changes: config_of(sandbox, **changes)
+
+
+@pytest.fixture
+def client(sandbox: SandboxServer) -> Iterator[VantageClient]:
+    """A client of the sandbox that does not wait between tries."""
+    with VantageClient(config_of(sandbox), retries=QUICK) as client:
+        yield client
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Hold every request of this process, and its reply, against the OpenAPI description.
+
+    Requests still go to the real server. Returns the operations asked for, in order.
+    """
+    operations: list[str] = []
+    send = HTTPAdapter.send
+
+    def checked(self, request, **options):
+        if "/sandbox/" not in request.url:
+            body = request.body or b""
+            if hasattr(body, "read"):
+                body = body.read()
+                request.body.seek(0)
+            check_request(request.method, request.url, request.headers, body)
+            operations.append(f"{request.method} {request.path_url.split('?')[0]}")
+        response = send(self, request, **options)
+        if "/sandbox/" not in request.url and not options.get("stream"):
+            check_response(
+                request.method,
+                request.url,
+                response.status_code,
+                response.headers,
+                response.content,
+            )
+        return response
+
+    monkeypatch.setattr(HTTPAdapter, "send", checked)
+    return operations

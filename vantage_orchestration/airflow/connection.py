@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an Airflow Connection into a configuration. Pure: no network, no Airflow import.
+
+Where each field of :data:`vantage_orchestration.fields.FIELDS` is kept: user name, password and
+base address in the connection's own columns, all others in its extra, under their names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.secret import Secret
+
+__all__ = [
+    "COLUMNS",
+    "CONN_NAME_ATTR",
+    "CONN_TYPE",
+    "DEFAULT_CONN_ID",
+    "HOOK_NAME",
+    "ConnectionLike",
+    "config_of",
+    "secrets_of",
+]
+
+CONN_TYPE: Final = "abbyy_vantage"
+DEFAULT_CONN_ID: Final = "abbyy_vantage_default"
+CONN_NAME_ATTR: Final = "abbyy_vantage_conn_id"
+HOOK_NAME: Final = "ABBYY Vantage"
+
+#: Field name to the column of a connection that holds it.
+COLUMNS: Final = {"username": "login", "password": "password", "base_url": "host"}
+#: What Airflow shows, and exports, in place of a secret.
+_AIRFLOW_MASK: Final = "***"
+_SCHEMES: Final = ("http", "https")
+
+
+class ConnectionLike(Protocol):
+    """The attributes of an Airflow Connection that are read.
+
+    Airflow has two such classes, ``airflow.sdk.Connection`` in tasks and triggers and
+    ``airflow.models.Connection`` in its servers.
+    """
+
+    @property
+    def conn_id(self) -> str | None: ...
+    @property
+    def conn_type(self) -> str | None: ...
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def schema(self) -> str | None: ...
+    @property
+    def login(self) -> str | None: ...
+    @property
+    def password(self) -> str | None: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def extra(self) -> str | None: ...
+
+
+def config_of(connection: ConnectionLike) -> VantageConfig:
+    """Read a connection of type ``abbyy_vantage``.
+
+    Args:
+        connection: The connection, from whatever store. Values of its extra may be text (as in a
+            URI) or of their own type (as from the form or JSON).
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigurationError: The connection is of another type, or a value is missing or wrong. No
+            message quotes a value that may be a secret.
+    """
+    # By the text, not by ``extra_dejson``: that one talks to the supervisor and so must not be
+    # used in a coroutine, and it turns text that is no JSON into an empty extra.
+    kind = (connection.conn_type or "").replace("-", "_")
+    if kind != CONN_TYPE:
+        raise ConfigurationError(
+            f"The connection {connection.conn_id!r} has the type {connection.conn_type!r}",
+            hint=f"Use a connection of the type {CONN_TYPE!r} ({HOOK_NAME})",
+        )
+    values = _extra(connection)
+    values["base_url"] = _address(connection)
+    values["username"] = connection.login
+    values["password"] = connection.password
+    for spec in FIELDS:
+        if spec.kind == "secret" and values.get(spec.name) == _AIRFLOW_MASK:
+            raise ConfigurationError(
+                f"The {spec.name} of the connection {connection.conn_id!r} reads {_AIRFLOW_MASK}:"
+                " it was stored from a masked display",
+                hint=f"Enter the real {spec.name} and save again",
+            )
+    return VantageConfig.from_fields(values)
+
+
+def secrets_of(config: VantageConfig) -> tuple[str, ...]:
+    """Return the texts of a configuration that must not show in a log."""
+    secrets: tuple[Secret, ...] = (*config.credentials.secrets, config.http.proxy)
+    return tuple(secret.reveal() for secret in secrets if secret)
+
+
+def _extra(connection: ConnectionLike) -> dict[str, Any]:
+    text = connection.extra
+    if not text or not text.strip():
+        return {}
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, Mapping):
+        # Raised here, so that no exception with the text in it is part of the traceback.
+        raise ConfigurationError(
+            f"The extra of the connection {connection.conn_id!r} is no JSON object",
+            hint='Give an object such as {"region": "eu", "client_id": "..."}',
+        )
+    for name, column in COLUMNS.items():
+        # Airflow lets a stored password be tested against the stored host only. A second host in
+        # the extra would get round that.
+        if values.get(name):
+            raise ConfigurationError(
+                f"The extra of the connection {connection.conn_id!r} holds {name}",
+                hint=f"Put it into the connection's {column}",
+            )
+    return dict(values)
+
+
+def _address(connection: ConnectionLike) -> str:
+    """Put host, port and schema together; the result is checked where it is used."""
+    host = (connection.host or "").strip()
+    schema = (connection.schema or "").strip().lower()
+    if schema and schema not in _SCHEMES:
+        raise ConfigurationError(
+            f"The schema of the connection {connection.conn_id!r} is neither http nor https",
+            hint="Leave it empty; a path belongs to the base URL in the connection's host",
+        )
+    if not host:
+        if connection.port is not None:
+            raise ConfigurationError(
+                f"The connection {connection.conn_id!r} has a port but no host",
+                hint="Give both for an address of your own, and none of them for a region",
+            )
+        return ""
+    if "://" not in host:
+        host = f"{schema or 'https'}://{_bracketed(host)}"
+    elif schema and not host.lower().startswith(f"{schema}://"):
+        raise ConfigurationError(
+            f"Host and schema of the connection {connection.conn_id!r} contradict each other",
+            hint="Leave the schema empty",
+        )
+    if connection.port is None:
+        return host
+    try:
+        parts = urlsplit(host)
+        port = parts.port
+    except ValueError:
+        return host
+    if port is None:
+        return urlunsplit(parts._replace(netloc=f"{parts.netloc}:{connection.port}"))
+    if port != connection.port:
+        raise ConfigurationError(
+            f"Host and port of the connection {connection.conn_id!r} contradict each other",
+            hint="Leave the port empty",
+        )
+    return host
+
+
+def _bracketed(host: str) -> str:
+    """Return an IPv6 address as URLs want it; Airflow's URI reader takes its brackets off."""
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host

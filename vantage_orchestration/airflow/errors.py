@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Marks errors that no retry can cure, so that Airflow does not retry the task.
+
+A task with five retries and a wrong password would send it six times, and lock the account.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from vantage_orchestration.errors import VantageError
+
+__all__ = ["translate"]
+
+
+def translate(error: VantageError) -> Exception:
+    """Return the exception to raise in a task.
+
+    Args:
+        error: An error of this package.
+
+    Returns:
+        The error itself if a retry can help or if it was translated before. Else an equal error
+        that is of the same class and an ``AirflowFailException`` as well: Airflow fails the task at
+        once, and ``except CredentialsRejected`` still catches it. Its pickle and its copies are of
+        the class of this package alone.
+    """
+    if error.retryable or isinstance(error, AirflowFailException):
+        return error
+    final = _final_class(type(error))(error.what, **error.details())
+    return cast(Exception, final)
+
+
+class _Final(VantageError):
+    """What such an error adds to the class it was made of."""
+
+    _kind: ClassVar[type[VantageError]]
+
+    def copy(self) -> VantageError:
+        return self._kind(self.what, **self.details())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class is made at run time, so no other process could find it by its name.
+        return self.copy().__reduce__()
+
+
+_final_classes: dict[type[VantageError], type[VantageError]] = {}
+
+
+def _final_class(kind: type[VantageError]) -> type[VantageError]:
+    if kind not in _final_classes:
+        # Named like the class it was made of, which is the one a reader of a log can look up.
+        _final_classes[kind] = type(
+            kind.__name__,
+            (_Final, kind, AirflowFailException),
+            {
+                "__module__": kind.__module__,
+                "__qualname__": kind.__qualname__,
+                "__doc__": kind.__doc__,
+                "_kind": kind,
+            },
+        )
+    return _final_classes[kind]

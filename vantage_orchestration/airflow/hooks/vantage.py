@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook: from an Airflow Connection to an authorised client of ABBYY Vantage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import amask_secret, mask_secret
+
+from vantage_orchestration.airflow.connection import (
+    CONN_NAME_ATTR,
+    CONN_TYPE,
+    DEFAULT_CONN_ID,
+    HOOK_NAME,
+    config_of,
+    secrets_of,
+)
+from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
+
+if TYPE_CHECKING:
+    import requests
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.config import VantageConfig
+    from vantage_orchestration.token import AccessToken
+
+__all__ = ["VantageHook"]
+
+
+class VantageHook(BaseHook):
+    """Connects a task to ABBYY Vantage.
+
+    Args:
+        abbyy_vantage_conn_id: Id of a connection of the type ``abbyy_vantage``.
+        logger_name: Name of the logger, as for every hook.
+
+    Making a hook reads nothing and sends nothing. The connection is read when the hook is first
+    used, and again after the server has rejected a token, so that a password that was changed
+    meanwhile is used. Password, client secret, proxy and every token are masked in the task's log.
+
+    Errors that a retry can't cure, a refused login above all, fail the task at once: see
+    :func:`vantage_orchestration.airflow.errors.translate`.
+    """
+
+    conn_name_attr = CONN_NAME_ATTR
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = CONN_TYPE
+    hook_name = HOOK_NAME
+
+    def __init__(
+        self, abbyy_vantage_conn_id: str = DEFAULT_CONN_ID, *, logger_name: str | None = None
+    ) -> None:
+        super().__init__(logger_name=logger_name)
+        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
+        self._client: VantageClient | None = None
+
+    @property
+    def client(self) -> VantageClient:
+        """The typed client of the API. Use it in tasks, not in coroutines.
+
+        Raises:
+            AirflowNotFoundException: There is no such connection.
+            ConfigurationError: The connection can't be used. Nothing was sent.
+        """
+        if self._client is None:
+            self._client = self._make_client()
+        return self._client
+
+    def get_conn(self) -> requests.Session:
+        """Return an authorised ``requests.Session``.
+
+        Relative paths are taken below the API's address: ``get_conn().get("/skills")``. The token
+        goes to the configured server only and is renewed once if the server rejects it.
+
+        Raises:
+            AirflowNotFoundException: There is no such connection.
+            ConfigurationError: The connection can't be used. Nothing was sent.
+        """
+        return self.client.session
+
+    def get_token(self) -> AccessToken:
+        """Return a valid access token, one that is at hand or a new one.
+
+        Returns:
+            The token as an object that shows its end only and can't be pickled, so that it gets
+            neither into a log nor into an XCom by mistake. ``get_token().reveal()`` is the text,
+            for the ``Authorization`` header of a client of your own.
+
+        Raises:
+            AuthError: The login was refused (the task then fails for good), or did not succeed.
+        """
+        return self.client.get_token()
+
+    async def aget_token(self) -> AccessToken:
+        """Return a valid access token as :meth:`get_token` does, for triggers and async tasks.
+
+        The event loop is not blocked, and everything is masked before this returns.
+
+        Raises:
+            AuthError: The login was refused, or did not succeed.
+        """
+        from vantage_orchestration.token import token_source
+
+        with translating(translate):
+            config = config_of(await self.aget_connection(self.abbyy_vantage_conn_id))
+            for secret in secrets_of(config):
+                await amask_secret(secret)
+            token = await token_source(config).aget()
+        await amask_secret(token.reveal())
+        return token
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Log in and list the skills, for the button *Test* and ``airflow connections test``.
+
+        Returns:
+            Whether the login works, and what worked or went wrong. Nothing is tried twice but a
+            login endpoint that is out of order.
+        """
+        from vantage_orchestration.retrying import RetryPolicy
+
+        once = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=30.0)
+        try:
+            with self._make_client(retries=once) as client:
+                return self._try_out(client)
+        except (VantageError, AirflowNotFoundException) as error:
+            return False, str(error)
+        except Exception as error:
+            return False, f"The test ended with {type(error).__name__}."
+
+    @staticmethod
+    def _try_out(client: VantageClient) -> tuple[bool, str]:
+        token = client.get_token()
+        text = (
+            f"Logged in to ABBYY Vantage at {client.config.credentials.host};"
+            f" the token is valid until {token.expires_at.to_datetime_string()} UTC."
+        )
+        try:
+            skills = client.list_skills()
+        except Forbidden as error:
+            return True, f"{text} The skills may not be listed: {error}"
+        except AuthError:
+            raise
+        except VantageError as error:
+            return False, f"{text} The API does not work, though: {error}"
+        return True, f"{text} It may use {len(skills)} skills."
+
+    def _make_client(self, **options: Any) -> VantageClient:
+        from vantage_orchestration.client import VantageClient
+
+        return VantageClient(
+            self._load_config, on_token=mask_secret, translate=translate, **options
+        )
+
+    def _load_config(self) -> VantageConfig:
+        """Read the connection afresh; Airflow keeps no copy of it in workers and triggerers."""
+        config = config_of(self.get_connection(self.abbyy_vantage_conn_id))
+        for secret in secrets_of(config):
+            # Airflow masks a password by itself, the extra only if something reads it as JSON.
+            mask_secret(secret)
+        return config
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Operators are copied with their attributes; a copy makes a client of its own.
+        return {**self.__dict__, "_client": None}

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Airflow is told about this package. Imports neither Airflow nor anything heavy.
+
+The connection form is made from this alone (``GET /ui/connections/hook_meta``); the hook is not
+imported for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vantage_orchestration.airflow.connection import (
+    COLUMNS,
+    CONN_TYPE,
+    HOOK_NAME,
+)
+from vantage_orchestration.fields import FIELDS, Field
+
+__all__ = ["get_provider_info"]
+
+_HOOK_MODULE = "vantage_orchestration.airflow.hooks.vantage"
+_TYPES = {"text": "string", "secret": "string", "flag": "boolean", "seconds": "number"}
+_PLACEHOLDERS = {
+    "username": "user@example.com",
+    "base_url": "https://vantage.example.com, or empty for a region",
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, the entry point ``apache_airflow_provider``."""
+    return {
+        "package-name": "vantage-orchestration",
+        "name": "ABBYY Vantage",
+        "description": "ABBYY Vantage document processing: connection type, tokens, API client.",
+        "integrations": [
+            {
+                "integration-name": "ABBYY Vantage",
+                "external-doc-url": "https://docs.abbyy.com/vantage/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": "ABBYY Vantage", "python-modules": [_HOOK_MODULE]}],
+        "connection-types": [
+            {
+                "connection-type": CONN_TYPE,
+                "hook-class-name": f"{_HOOK_MODULE}.VantageHook",
+                "hook-name": HOOK_NAME,
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "port"],
+                    "relabeling": {
+                        COLUMNS[spec.name]: spec.label for spec in FIELDS if spec.name in COLUMNS
+                    },
+                    "placeholders": {COLUMNS[name]: text for name, text in _PLACEHOLDERS.items()},
+                },
+                "conn-fields": {
+                    spec.name: _form_field(spec) for spec in FIELDS if spec.name not in COLUMNS
+                },
+            }
+        ],
+    }
+
+
+def _form_field(spec: Field) -> dict[str, Any]:
+    # Airflow's form calls a field optional if null is one of its types.
+    schema: dict[str, Any] = {"type": [_TYPES[spec.kind], "null"]}
+    if spec.choices:
+        schema["enum"] = list(spec.choices)
+    if spec.kind == "secret":
+        schema["format"] = "password"
+    if spec.kind == "seconds":
+        schema["minimum"] = 0
+    if spec.default != "":
+        schema["default"] = spec.default
+    return {"label": spec.label, "description": spec.description, "schema": schema}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds out what the running task is, so that a second try knows the first one's transaction.
+
+What stays the same (Prefect 3.7): a flow run keeps its id and its first start time when it is
+retried in its process, retried by hand, or started again after a crash. A task run does not: each
+new try of the flow gives it another id, and only retries of the task itself keep it. A subflow that
+failed becomes another flow run with the next try of its parent.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing import TaskKey
+
+if TYPE_CHECKING:
+    import datetime
+
+    from pendulum import DateTime
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+
+__all__ = ["task_key"]
+
+
+def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
+    """Return the key of the running task, the same each time it is tried.
+
+    Args:
+        label: What the task works on, such as the path of the file. Within one flow run it must
+            differ between all calls of tasks with the same name: Prefect itself does not number
+            mapped tasks in a way that survives a retry.
+
+    Returns:
+        A key whose ``scope`` is made of the flow run's id, the task's name and the label, and whose
+        ``since`` is None if this is certainly the first try, else the time when the flow run
+        first began. Nested tasks and subflows always look for an earlier try, since Prefect does
+        not tell them whether what called them was tried again.
+
+    Raises:
+        ConfigurationError: No flow or task is running.
+
+    In a subflow the Prefect API is asked for the flow runs above it.
+    """
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
+    flow_run = flow_context.flow_run if flow_context is not None else None
+    task_run = task_context.task_run if task_context is not None else None
+    # The name and not Prefect's task key: that changes with each line of the task's code.
+    name = task_context.task.name if task_context is not None else ""
+
+    if flow_run is not None:
+        path, root = _path(flow_run)
+        again = (
+            root is not flow_run
+            or _began_again(flow_run)
+            or (task_run is not None and _may_be_a_later_try(task_run))
+        )
+        begin = _earliest(root.start_time) or _earliest(root.created, root.expected_start_time)
+    elif task_run is not None:
+        path = [str(task_run.id)]
+        again = _may_be_a_later_try(task_run)
+        begin = _earliest(task_run.created, task_run.expected_start_time, task_run.start_time)
+    else:
+        raise ConfigurationError(
+            "There is no running Prefect flow or task",
+            hint="Call task_key() inside of one, or make a TaskKey of your own",
+        )
+    if again and begin is None:  # Better to search for long than to charge twice.
+        import pendulum
+
+        begin = pendulum.now("UTC").subtract(years=1)
+    parts = ["prefect", *path, name, os.fspath(label)]
+    scope = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
+    return TaskKey(scope, begin if again else None)
+
+
+def _began_again(flow_run: FlowRun) -> bool:
+    """Tell whether the flow run was not started for the first time."""
+    if flow_run.run_count > 1:
+        return True
+    # A suspended run that is resumed begins anew, but Prefect does not count that.
+    state, start = flow_run.state, flow_run.start_time
+    return state is None or start is None or state.timestamp > start
+
+
+def _may_be_a_later_try(task_run: TaskRun) -> bool:
+    return task_run.run_count > 1 or bool(task_run.task_inputs.get("__parents__"))
+
+
+def _path(flow_run: FlowRun) -> tuple[list[str], FlowRun]:
+    """Return the root's id with the calls that lead from it to ``flow_run``, and the root."""
+    if flow_run.parent_task_run_id is None:
+        return [str(flow_run.id)], flow_run
+    from prefect.client.orchestration import get_client
+
+    calls: list[str] = []
+    with get_client(sync_client=True) as client:
+        while flow_run.parent_task_run_id is not None:
+            call = client.read_task_run(flow_run.parent_task_run_id)
+            # A number counts the calls, in the same order each time; anything else is random.
+            stable = call.dynamic_key.isdecimal()
+            calls.append(call.name if stable else call.name.removesuffix(f"-{call.dynamic_key}"))
+            if call.flow_run_id is None:  # A flow that a task calls which has no flow itself.
+                return [str(call.id), *reversed(calls)], flow_run
+            flow_run = client.read_flow_run(call.flow_run_id)
+    return [str(flow_run.id), *reversed(calls)], flow_run
+
+
+def _earliest(*times: datetime.datetime | None) -> DateTime | None:
+    import pendulum
+
+    return min((pendulum.instance(time) for time in times if time is not None), default=None)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Prefect block that holds an ABBYY Vantage credential."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.fields import FIELDS
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.config import VantageConfig
+    from vantage_orchestration.token import AccessToken
+
+__all__ = ["VantageCredentials"]
+
+log = logging.getLogger(__name__)
+
+_SPECS = {spec.name: spec for spec in FIELDS}
+
+
+def _field(name: str) -> Any:
+    """Return the form's field of that name, as the one list of fields describes it."""
+    spec = _SPECS[name]
+    default: Any = SecretStr(str(spec.default)) if spec.kind == "secret" else spec.default
+    if spec.choices:
+        default = ...  # A dropdown has no default: a wrong region would be asked in silence.
+    return Field(default, title=spec.label, description=spec.description)
+
+
+class VantageCredentials(CredentialsBlock):
+    """Logs in to ABBYY Vantage and gives an authorised client for its API.
+
+    The fields are those of :data:`vantage_orchestration.fields.FIELDS`. Values are checked when a
+    block is made in Python, without any network; a stored block is checked when it is used, so
+    that it can always be loaded and mended.
+
+    Raises:
+        ValidationError: A value is missing or wrong. It quotes no value.
+
+    Example:
+        Load a saved block and ask for the skills:
+
+        ```python
+        from vantage_orchestration.prefect import VantageCredentials
+
+        credentials = VantageCredentials.load("BLOCK_NAME")
+        with credentials.get_client() as client:
+            for skill in client.list_skills():
+                print(skill.id, skill.name)
+        ```
+    """
+
+    _block_type_name: ClassVar[str | None] = "ABBYY Vantage Credentials"
+    _block_type_slug: ClassVar[str | None] = "abbyy-vantage-credentials"
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl(
+        "https://docs.abbyy.com/vantage/developer/"
+    )
+    _description: ClassVar[str | None] = (
+        "Logs in to ABBYY Vantage and gives an authorised client for its document processing API."
+    )
+
+    # Without this a ValidationError would print the password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    region: Literal["us", "eu", "au", "custom"] = _field("region")
+    base_url: str = _field("base_url")
+    tenant_id: str = _field("tenant_id")
+    username: str = _field("username")
+    password: SecretStr = _field("password")
+    client_id: str = _field("client_id")
+    client_secret: SecretStr = _field("client_secret")
+    grant_type: str = _field("grant_type")
+    scope: str = _field("scope")
+    auth_path: str = _field("auth_path")
+    api_path: str = _field("api_path")
+    ca_bundle: str = _field("ca_bundle")
+    verify: bool = _field("verify")
+    proxy: SecretStr = _field("proxy")
+    connect_timeout: float = _field("connect_timeout")
+    read_timeout: float = _field("read_timeout")
+
+    def __new__(cls, **kwargs: Any) -> VantageCredentials:
+        """Make an instance, and note whether it is made in Python or from a stored block."""
+        block = super().__new__(cls, **kwargs)
+        # pydantic calls this without values when it reads a stored block, also a nested one.
+        block.__dict__["made_here"] = bool(kwargs)
+        return block
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        made_here = self.__dict__.pop("made_here", False)
+        super().__init__(*args, **kwargs)
+        if made_here:
+            self._check()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise_region(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            region = values.get("region")
+            if isinstance(region, str):
+                values = {**values, "region": region.strip().lower()}
+            if not region and values.get("base_url"):
+                values = {**values, "region": "custom"}
+        return values
+
+    def get_client(self) -> VantageClient:
+        """Return a client of the ABBYY Vantage API. It may be used from several threads.
+
+        All clients of a process that use the same credential share one login. If the server
+        rejects a token, the client reads a saved block again from Prefect, so that a password or
+        client secret that was changed meanwhile is used without a restart.
+
+        Returns:
+            The client; a context manager that closes its connections.
+
+        Raises:
+            ConfigurationError: The block can't be used as it is. Nothing was sent.
+        """
+        from vantage_orchestration.client import VantageClient
+
+        return VantageClient(self._loader())
+
+    def get_token(self) -> AccessToken:
+        """Return a valid access token, logging in if the process has none.
+
+        Its ``repr`` shows only when it expires, and it can't be pickled, so a task that returns it
+        fails to store it rather than leak it. ``reveal()`` gives the text for a header; do not
+        store, log or return that.
+
+        Raises:
+            AuthError: There is none to be had; a refused login is not repeated.
+            ConfigurationError: The block can't be used as it is. Nothing was sent.
+        """
+        return self.get_client().get_token()
+
+    async def aget_token(self) -> AccessToken:
+        """Return a valid access token as :meth:`get_token` does, without blocking the event loop."""
+        return await self.get_client().aget_token()
+
+    def _config(self) -> VantageConfig:
+        return _read({name: _plain(getattr(self, name, None)) for name in _SPECS})
+
+    def _check(self) -> None:
+        """Raise what is wrong with the values, in the words of the package, as pydantic's error."""
+        try:
+            self._config()
+        except ConfigurationError as error:
+            problem = PydanticCustomError("abbyy_vantage", "{text}", {"text": str(error)})
+        else:
+            return
+        raise ValidationError.from_exception_data(
+            type(self).__name__,
+            [InitErrorDetails(type=problem, loc=(), input=None)],
+            hide_input=True,
+        )
+
+    def _loader(self) -> Callable[[], VantageConfig]:
+        """Return a function that gives this block's values first, and then the stored ones."""
+        own: list[VantageConfig] = [self._config()]
+        if self._block_document_id is None:
+            return lambda: own[0]
+        first = [True]
+        # Threads that are not Prefect's do not know which Prefect server is meant.
+        context = contextvars.copy_context()
+
+        def load() -> VantageConfig:
+            if first:
+                first.clear()
+                return own[0]
+            # A context can be entered by one thread at a time, hence the copy.
+            stored = context.copy().run(self._stored)
+            if stored is not None:
+                own[0] = _read(stored)
+            return own[0]
+
+        return load
+
+    def _stored(self) -> dict[str, Any] | None:
+        """Read the block's document again. None if the Prefect API does not answer.
+
+        This is called by the HTTP stack, in any thread and also while an event loop runs in it. So
+        it uses Prefect's blocking client, and one of its own: that of a run may be closed by then.
+        """
+        import httpx
+        from prefect.client.orchestration import get_client
+        from prefect.exceptions import ObjectNotFound
+
+        name, identity = self._block_document_name, self._block_document_id
+        try:
+            # Settings, even if empty, keep get_client from giving the run's own client.
+            with get_client(sync_client=True, httpx_settings={}) as client:
+                if name is None or self._is_anonymous:
+                    document = client.read_block_document(identity)
+                else:
+                    # By name: a block that was deleted and saved anew has another id.
+                    document = client.read_block_document_by_name(name, self.get_block_type_slug())
+        except ObjectNotFound:
+            pass
+        except (httpx.HTTPError, OSError, RuntimeError) as error:
+            log.warning(
+                "The block %r could not be read again (%s); its earlier values are used",
+                name,
+                type(error).__name__,
+            )
+            return None
+        else:
+            return dict(document.data)
+        raise ConfigurationError(
+            f"The block {name!r} with the ABBYY Vantage credential was deleted",
+            hint="Save it again under this name",
+        )
+
+
+def _read(values: dict[str, Any]) -> VantageConfig:
+    from vantage_orchestration.config import VantageConfig
+
+    return VantageConfig.from_fields(values)
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
