@@ -63,7 +63,7 @@ def abbyy_vantage_documents() -> None:
         if not place.is_dir():
             raise AirflowFailException(f"There is no folder {folder!r} on this worker")
         files = sorted(
-            str(path.resolve())
+            str(path.absolute())
             for path in place.iterdir()
             if path.is_file() and fnmatch(path.name.lower(), pattern.lower())
         )

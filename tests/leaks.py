@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
 import sqlite3
@@ -54,10 +55,8 @@ def as_bytes(thing: Any) -> bytes:
             if inner is not None:
                 parts.append(as_bytes(inner).decode("utf-8", "replace"))
     data = "\n".join(parts).encode("utf-8", "surrogatepass")
-    try:
+    with contextlib.suppress(Exception):  # What can't be pickled can't leak so.
         data += pickle.dumps(thing)
-    except Exception:  # noqa: BLE001 - what can't be pickled can't leak so
-        pass
     return data
 
 

@@ -124,8 +124,6 @@ class VantageAuth(AuthBase):
         if body is not None and not isinstance(body, (bytes, str)) and position is None:
             return response
         renewed = self.token()
-        if renewed.is_same(token):
-            return response
         _ = response.content  # Read to its end, so that the connection can be used again.
         response.close()
         again = response.request.copy()

@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PAGE = 1000
+_LONGEST_PAGE = 1000
+_PAGE = _LONGEST_PAGE
 _MOST_PASSES = 5
 
 
@@ -214,7 +215,7 @@ class VantageClient(ApiCaller):
         *,
         stage_type: str | None = None,
         stage_name: str | None = None,
-        limit: int = _PAGE,
+        limit: int = _LONGEST_PAGE,
         offset: int = 0,
         **filters: Any,
     ) -> Page:
@@ -237,7 +238,7 @@ class VantageClient(ApiCaller):
         self,
         *,
         status: str | None = None,
-        limit: int = _PAGE,
+        limit: int = _LONGEST_PAGE,
         offset: int = 0,
         **filters: Any,
     ) -> Page:
@@ -432,8 +433,10 @@ class VantageClient(ApiCaller):
         offset: int,
         filters: dict[str, Any],
     ) -> Page:
-        if not 1 <= limit <= _PAGE or offset < 0:
-            raise ConfigurationError(f"A page has 1 to {_PAGE} items and begins at 0 or later")
+        if not 1 <= limit <= _LONGEST_PAGE or offset < 0:
+            raise ConfigurationError(
+                f"A page has 1 to {_LONGEST_PAGE} items and begins at 0 or later"
+            )
         known = {
             "skill_id": "SkillId",
             "skill_version": "SkillVersion",
@@ -547,7 +550,7 @@ def _all_pages(
     for _ in range(_MOST_PASSES):
         offset, first_total, total = 0, None, 0
         while True:
-            page = list_page(offset=offset, **filters)
+            page = list_page(limit=_PAGE, offset=offset, **filters)
             total = page.total
             first_total = total if first_total is None else first_total
             for item in page.items:

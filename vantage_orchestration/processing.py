@@ -248,7 +248,7 @@ def wait_for_transaction(
         NotFound: It was deleted.
     """
     began = last = clock()
-    in_review = 0.0
+    in_review, was_in_review = 0.0, False
     pause = FIRST_POLL
     seen: tuple[str, bool] | None = None
     while True:
@@ -267,8 +267,10 @@ def wait_for_transaction(
             _raise_if_unsuccessful(client, transaction)
             return transaction
         now = clock()
-        if transaction.waits_for_review:
+        if was_in_review:
             in_review += now - last
+        was_in_review = transaction.waits_for_review
+        if was_in_review:
             if in_review >= review_timeout:
                 raise WaitTimeout(
                     "The transaction waits for manual review",

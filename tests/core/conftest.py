@@ -14,6 +14,7 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.token import source
 
 #: Tries as in production, without their waits.
 QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
@@ -25,6 +26,12 @@ def config_of(sandbox: SandboxServer, **changes: Any) -> VantageConfig:
     return VantageConfig.from_fields(
         {"region": "custom", "base_url": sandbox.url, **credentials, **changes}
     )
+
+
+@pytest.fixture(autouse=True)
+def _forget_sources() -> None:
+    """Forget the process's tokens: a new sandbox may get the port and the tokens of an old one."""
+    source._registry.clear()
 
 
 @pytest.fixture

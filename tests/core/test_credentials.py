@@ -194,16 +194,14 @@ def test_secrets_show_nowhere():
 )
 def test_a_refused_credential_shows_no_secret_even_with_local_variables(wrong):
     # The values are made inside the call, so that this function holds none of them.
-    try:
+    with pytest.raises(ConfigurationError) as caught:
         make(**wrong)
-    except ConfigurationError as error:
-        frames = list(traceback.walk_tb(error.__traceback__))
-        inner = [f for f, _ in frames if "vantage_orchestration" in f.f_code.co_filename]
-        assert inner, "the error came from the package"
-        shown = "".join(repr(value) for frame in inner for value in frame.f_locals.values())
-        assert find_leaks([PASSWORD, CLIENT_SECRET], {"locals": shown, "text": str(error)}) == []
-    else:
-        pytest.fail("it was accepted")
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    inner = [f for f in frames if "vantage_orchestration" in f.f_code.co_filename]
+    assert inner, "the error came from the package"
+    shown = "".join(repr(value) for frame in inner for value in frame.f_locals.values())
+    leaks = find_leaks([PASSWORD, CLIENT_SECRET], {"locals": shown, "text": str(caught.value)})
+    assert leaks == []
 
 
 def test_fields_are_read_from_texts_and_the_environment():

@@ -794,6 +794,7 @@ def test_filters(make_api: Any, invoice: bytes) -> None:
     api.control.advance(3600)
     file = {"files": [{"registrationParameters": [{"key": "Batch", "value": "b"}]}]}
     second = api.launch([("b.pdf", invoice)], "Receipt", model=file)
+    assert {api.finish(key)["status"] for key in (first, second)} == {"Processed"}
     api.control.set(outcome="Canceled")
     third = api.launch([("c.pdf", invoice)], PROCESS)
     base = "/transactions/completed?Limit=10"

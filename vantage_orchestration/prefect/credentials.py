@@ -9,11 +9,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.secret import MASK
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -24,7 +34,15 @@ __all__ = ["VantageCredentials"]
 
 log = logging.getLogger(__name__)
 
+#: Whether pydantic is at work above, so that a block is read and not made by somebody's code.
+_validating: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "abbyy-vantage-validating", default=False
+)
+_OF_PREFECT = frozenset(
+    {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+)
 _SPECS = {spec.name: spec for spec in FIELDS}
+_SECRETS = frozenset(spec.name for spec in FIELDS if spec.kind == "secret")
 
 
 def _field(name: str) -> Any:
@@ -88,29 +106,34 @@ class VantageCredentials(CredentialsBlock):
     connect_timeout: float = _field("connect_timeout")
     read_timeout: float = _field("read_timeout")
 
-    def __new__(cls, **kwargs: Any) -> VantageCredentials:
-        """Make an instance, and note whether it is made in Python or from a stored block."""
-        block = super().__new__(cls, **kwargs)
-        # pydantic calls this without values when it reads a stored block, also a nested one.
-        block.__dict__["made_here"] = bool(kwargs)
-        return block
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        made_here = self.__dict__.pop("made_here", False)
+        made_here = not _validating.get()
         super().__init__(*args, **kwargs)
         if made_here:
-            self._check()
+            self._check(kwargs)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _quote_nothing(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Note that pydantic reads a stored block, and keep its values out of errors."""
+        token = _validating.set(True)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+        finally:
+            _validating.reset(token)
+        raise _failure(cls, [(item["loc"], _words(item, values)) for item in problems])
 
     @model_validator(mode="before")
     @classmethod
-    def _normalise_region(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            region = values.get("region")
-            if isinstance(region, str):
-                values = {**values, "region": region.strip().lower()}
-            if not region and values.get("base_url"):
-                values = {**values, "region": "custom"}
-        return values
+    def _complete_region(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        region = values.get("region")
+        if isinstance(region, str) and region.strip():
+            return {**values, "region": region.strip().lower()}
+        return {**values, "region": "custom"} if values.get("base_url") else values
 
     def get_client(self) -> VantageClient:
         """Return a client of the ABBYY Vantage API. It may be used from several threads.
@@ -143,30 +166,34 @@ class VantageCredentials(CredentialsBlock):
         return self.get_client().get_token()
 
     async def aget_token(self) -> AccessToken:
-        """Return a valid access token as :meth:`get_token` does, without blocking the event loop."""
+        """Return a valid token as :meth:`get_token` does, without blocking the event loop."""
         return await self.get_client().aget_token()
 
-    def _config(self) -> VantageConfig:
-        return _read({name: _plain(getattr(self, name, None)) for name in _SPECS})
+    def _values(self) -> dict[str, Any]:
+        return {name: _plain(getattr(self, name, None)) for name in _SPECS}
 
-    def _check(self) -> None:
-        """Raise what is wrong with the values, in the words of the package, as pydantic's error."""
-        try:
-            self._config()
-        except ConfigurationError as error:
-            problem = PydanticCustomError("abbyy_vantage", "{text}", {"text": str(error)})
+    def _check(self, given: dict[str, Any]) -> None:
+        """Raise what is wrong with a block that is made in Python.
+
+        Not for stored ones: what a later version finds wrong must still load. And whether the CA
+        bundle exists is not asked, since that counts on the machine that runs the task.
+        """
+        unknown = [name for name in given if name not in _SPECS and name not in _OF_PREFECT]
+        if unknown:
+            text = f"The ABBYY Vantage credential has no field {', '.join(sorted(unknown))}"
         else:
-            return
-        raise ValidationError.from_exception_data(
-            type(self).__name__,
-            [InitErrorDetails(type=problem, loc=(), input=None)],
-            hide_input=True,
-        )
+            try:
+                _read({**self._values(), "ca_bundle": ""})
+            except ConfigurationError as error:
+                text = str(error)
+            else:
+                return
+        raise _failure(type(self), [((), text)])
 
     def _loader(self) -> Callable[[], VantageConfig]:
         """Return a function that gives this block's values first, and then the stored ones."""
-        own: list[VantageConfig] = [self._config()]
-        if self._block_document_id is None:
+        own: list[VantageConfig] = [_read(self._values())]
+        if self._block_document_name is None or self._is_anonymous:
             return lambda: own[0]
         first = [True]
         # Threads that are not Prefect's do not know which Prefect server is meant.
@@ -194,18 +221,15 @@ class VantageCredentials(CredentialsBlock):
         from prefect.client.orchestration import get_client
         from prefect.exceptions import ObjectNotFound
 
-        name, identity = self._block_document_name, self._block_document_id
+        name = self._block_document_name or ""
         try:
             # Settings, even if empty, keep get_client from giving the run's own client.
             with get_client(sync_client=True, httpx_settings={}) as client:
-                if name is None or self._is_anonymous:
-                    document = client.read_block_document(identity)
-                else:
-                    # By name: a block that was deleted and saved anew has another id.
-                    document = client.read_block_document_by_name(name, self.get_block_type_slug())
+                # By name: a block that was deleted and saved anew has another id.
+                document = client.read_block_document_by_name(name, self.get_block_type_slug())
         except ObjectNotFound:
             pass
-        except (httpx.HTTPError, OSError, RuntimeError) as error:
+        except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
             log.warning(
                 "The block %r could not be read again (%s); its earlier values are used",
                 name,
@@ -223,7 +247,38 @@ class VantageCredentials(CredentialsBlock):
 def _read(values: dict[str, Any]) -> VantageConfig:
     from vantage_orchestration.config import VantageConfig
 
+    for name in _SECRETS & values.keys():
+        text = values[name]
+        if isinstance(text, str) and text and not text.strip("*"):
+            # Prefect's mask has another length than pydantic's.
+            values = {**values, name: MASK}
     return VantageConfig.from_fields(values)
+
+
+def _words(problem: ErrorDetails, values: Any) -> str:
+    """Return what is wrong, about the region in the package's words."""
+    if problem["loc"] == ("region",) and isinstance(values, dict):
+        region = values.get("region")
+        try:
+            _read({"region": region if isinstance(region, str) else ""})
+        except ConfigurationError as error:
+            return str(error)
+    return problem["msg"]
+
+
+def _failure(cls: type, problems: list[tuple[tuple[int | str, ...], str]]) -> ValidationError:
+    return ValidationError.from_exception_data(
+        cls.__name__,
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("abbyy_vantage", "{text}", {"text": text}),
+                loc=loc,
+                input=None,
+            )
+            for loc, text in problems
+        ],
+        hide_input=True,
+    )
 
 
 def _plain(value: Any) -> Any:

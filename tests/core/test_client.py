@@ -1,0 +1,681 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call of the client against the sandbox, both held against the OpenAPI description; then
+what is repeated, what is not, and what an error says."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pendulum
+import pytest
+import requests
+from leaks import find_leaks
+from openapi import ContractError, check_request
+from pdfs import make_invoice
+
+from vantage_orchestration import errors
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.upload import MOST_FILES, SourceFile, stored_name
+
+QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def invoice(tmp_path):
+    return make_invoice(tmp_path / "invoice 17.pdf", "INV-17")
+
+
+@pytest.fixture
+def skill(sandbox) -> str:
+    return sandbox.control.skill_id("Invoice")
+
+
+def started(client, skill, file) -> str:
+    transaction = client.create_transaction(skill)
+    client.add_files(transaction.id, [file])
+    client.start_transaction(transaction.id)
+    return transaction.id
+
+
+def processed(client, sandbox, skill, file):
+    sandbox.control.set(processing_polls=0)
+    return client.get_transaction(started(client, skill, file))
+
+
+def digest(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ------------------------------------------------------------------ calls
+
+
+def test_skills(client, sandbox, skill, sent):
+    skills = {found.name: found for found in client.list_skills()}
+    assert skills["Invoice"].id == skill
+    assert {found.type for found in skills.values()} == {
+        "Document",
+        "Process",
+        "Classification",
+        "Ocr",
+    }
+    invoice = client.get_skill(skill)
+    assert "Invoice Number" in [field.name for field in invoice.fields]
+    assert any(field.children for field in invoice.fields)
+    classes = client.get_skill(skills["Document type"].id).classes
+    assert classes
+    assert all(name for _, name in classes)
+    assert client.get_skill("workspace.default.processing").skills
+    assert len(sent) == 5  # One login and four calls.
+
+
+def test_a_document_from_creation_to_download(client, sandbox, skill, invoice, tmp_path, sent):
+    sandbox.control.set(processing_polls=1)
+    transaction = client.create_transaction(
+        skill,
+        registration_parameters={"OrderReference": "A-1001"},
+        skill_parameters={"Supplier catalog": "Suppliers 2026"},
+    )
+    assert transaction.mobile_input_link is None
+    source = SourceFile.of(
+        invoice, registration_parameters={"Box": "7"}, auto_crop="No", auto_orientation="Yes"
+    )
+    client.add_files(transaction.id, [source])
+    assert client.get_transaction(transaction.id).status == "New"
+    document = client.list_documents(transaction.id)[0]
+    assert client.get_document(transaction.id, document.id) == document
+    copy = tmp_path / "copy.pdf"
+    client.download_source_file(transaction.id, document.id, document.source_files[0].id, copy)
+    assert digest(copy) == digest(invoice)
+    client.start_transaction(transaction.id)
+    assert client.get_transaction(transaction.id).status == "Processing"
+    done = client.get_transaction(transaction.id)
+    assert (done.status, done.ended) == ("Processed", True)
+    assert [file.name for file in done.source_files] == ["invoice 17.pdf"]
+    files = {file.type: file for file in done.documents[0].result_files}
+    assert set(files) == {"FieldsJson", "Json"}
+    target = tmp_path / "fields.json"
+    size = client.download_result(transaction.id, files["FieldsJson"].id, target)
+    assert size == target.stat().st_size
+    assert target.read_bytes() == client.read_result(transaction.id, files["FieldsJson"].id)
+    assert digest(invoice).encode() in target.read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    assert client.get_registration_parameters(transaction.id)["OrderReference"] == "A-1001"
+    assert client.get_skill_parameters(transaction.id)[0].value == "Suppliers 2026"
+    client.delete_transaction(transaction.id)
+    client.delete_transaction(transaction.id)
+    assert len([call for call in sent if call.endswith("/start")]) == 1
+
+
+def test_launch(client, sandbox, skill, invoice, sent):
+    found = client.launch_transaction(
+        skill, [invoice], registration_parameters={"k": "v"}, skill_parameters={"s": "t"}
+    )
+    seen = sandbox.control.transaction(found)
+    assert (seen["started"], seen["files"][0]["sha256"]) == (1, digest(invoice))
+    assert seen["registration_parameters"]["k"] == "v"
+
+
+def test_documents_group_files(client, sandbox, invoice, tmp_path, sent):
+    transaction = client.create_transaction("workspace.default.processing").id
+    first = client.create_document(transaction, index=0)
+    second = client.create_document(transaction)
+    pages = [make_invoice(tmp_path / f"page-{n}.pdf", f"INV-{n}") for n in (1, 2)]
+    client.add_document_files(transaction, first, pages)
+    client.add_document_files(
+        transaction, second, [SourceFile.of(invoice, registration_parameters={"a": "b"})]
+    )
+    client.delete_document(transaction, second)
+    client.delete_document(transaction, second)
+    documents = client.list_documents(transaction)
+    assert [[f.name for f in d.source_files] for d in documents] == [["page-1.pdf", "page-2.pdf"]]
+
+
+def test_mobile_input_link(client, skill, sent):
+    made = client.create_transaction(skill, mobile_input_link=True)
+    assert made.mobile_input_link.reveal().startswith("http")
+    link = client.create_mobile_input_link(made.id)
+    assert link.reveal().startswith("http")
+    leaks = find_leaks(
+        [link.reveal(), made.mobile_input_link.reveal()], {"repr": repr([made, link])}
+    )
+    assert leaks == []
+
+
+def test_lists_and_their_filters(client, sandbox, skill, invoice, sent):
+    before = pendulum.now("UTC").subtract(minutes=5)
+    sandbox.control.set(processing_polls=50)
+    running = [started(client, skill, invoice) for _ in range(3)]
+    done = client.launch_transaction("Receipt", [invoice], registration_parameters={"Ref": "x 1"})
+    sandbox.control.set(processing_polls=0)
+    failed = client.launch_transaction(skill, [SourceFile.of(b"no pdf", name="x.pdf")])
+    assert client.get_transaction(done).status == "Processed"
+    assert client.get_transaction(failed).status == "Failed"
+    sandbox.control.set(processing_polls=50)
+    assert {item.id for item in client.iter_active_transactions(skill_id=skill)} == set(running)
+    page = client.list_active_transactions(limit=1, offset=1, start_date=before)
+    assert (len(page.items), page.total) == (1, 3)
+    assert page.items[0].stage == "Automatic"
+    assert page.items[0].created_at >= before
+    ended = {item.id: item for item in client.iter_completed_transactions()}
+    assert set(ended) == {done, failed}
+    assert ended[done].page_count == 1
+    only = client.list_completed_transactions(
+        status="Processed", parameters={"Ref": "x 1"}, end_date=pendulum.now("UTC").add(days=1)
+    )
+    assert [item.id for item in only.items] == [done]
+    assert client.list_completed_transactions(status="Canceled").total == 0
+
+
+def test_paging_reads_all_pages(client, sandbox, skill, invoice, monkeypatch):
+    sandbox.control.set(processing_polls=10**6)
+    made = {client.launch_transaction(skill, [invoice]) for _ in range(7)}
+    monkeypatch.setattr("vantage_orchestration.client._PAGE", 2)
+    assert {item.id for item in client.iter_active_transactions()} == made
+
+
+def test_a_list_that_becomes_shorter_while_it_is_read_loses_nothing(client, monkeypatch):
+    from vantage_orchestration.models import ListedTransaction, Page
+
+    monkeypatch.setattr("vantage_orchestration.client._PAGE", 2)
+    ids = [f"t{n}" for n in range(6)]
+
+    def list_page(*, limit, offset):
+        items = tuple(
+            ListedTransaction.read({"transactionId": x}) for x in ids[offset : offset + limit]
+        )
+        page = Page(items, len(ids))
+        if offset == 0 and len(ids) == 6:
+            del ids[0:2]  # Two end between the pages, and the rest moves up.
+        return page
+
+    monkeypatch.setattr(client, "list_active_transactions", list_page)
+    assert {item.id for item in client.iter_active_transactions()} >= {"t2", "t3", "t4", "t5"}
+
+
+def test_the_checker_of_requests_rejects_a_wrong_one(sandbox):
+    # The positive control of every test that uses `sent`.
+    with pytest.raises(ContractError):
+        check_request(
+            "POST",
+            f"{sandbox.url}/api/publicapi/v1/transactions",
+            {"Content-Type": "application/json", "Authorization": "Bearer abc"},
+            b'{"skill": "x"}',
+        )
+
+
+# ------------------------------------------------------ refused before sending
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: c.create_transaction(""), "skill_id is empty"),
+        (lambda c: c.get_transaction(" "), "transaction_id is empty"),
+        (lambda c: c.get_transaction(".."), "no transaction_id"),
+        (lambda c: c.create_transaction("s", registration_parameters={"k": ""}), "empty"),
+        (lambda c: c.create_transaction("s", registration_parameters={"k": 7}), "no text"),
+        (lambda c: c.create_transaction("s", registration_parameters={"k" * 129: "v"}), "129"),
+        (lambda c: c.create_transaction("s", registration_parameters={"k": "v" * 257}), "257"),
+        (
+            lambda c: c.create_transaction(
+                "s", registration_parameters={str(n): "v" for n in range(11)}
+            ),
+            "11 parameters",
+        ),
+        (
+            lambda c: c.create_transaction("s", skill_parameters={str(n): "v" for n in range(11)}),
+            "11 parameters",
+        ),
+        (lambda c: c.add_files("t", []), "0 files"),
+        (lambda c: c.add_files("t", ["/nowhere/x.pdf"]), "no file"),
+        (lambda c: c.add_files("t", [SourceFile.of(b"", name="x.pdf")]), "empty"),
+        (lambda c: c.add_files("t", [b"bytes without a name"]), "no usable name"),
+        (lambda c: c.add_files("t", [SourceFile.of(b"x", name='a".pdf')]), "no usable name"),
+        (
+            lambda c: c.launch_transaction(
+                "s", [SourceFile.of(b"x", name=n) for n in ("a+b.pdf", "a,b.pdf")]
+            ),
+            "same name",
+        ),
+        (
+            lambda c: c.launch_transaction(
+                "s", [SourceFile.of(b"x", name=f"{n}.pdf") for n in range(MOST_FILES + 1)]
+            ),
+            "1001",
+        ),
+        (
+            lambda c: c.launch_transaction("s", [SourceFile("big.pdf", 2 * 1024**3 + 1, open)]),
+            "2147483649",
+        ),
+        (lambda c: c.list_active_transactions(limit=0), "1 to 1000"),
+        (lambda c: c.list_completed_transactions(limit=1001), "1 to 1000"),
+        (lambda c: c.list_active_transactions(colour="red"), "no filter"),
+        (lambda c: c.list_active_transactions(start_date=pendulum.naive(2026, 1, 1)), "time zone"),
+        (
+            lambda c: c.add_document_files(
+                "t", "d", [SourceFile.of(b"x", name="a.pdf", auto_crop="Yes")]
+            ),
+            "Image processing",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, call, says):
+    with pytest.raises(ConfigurationError, match=says):
+        call(client)
+    assert sandbox.control.journal() == []
+
+
+def test_names_are_replaced_as_the_service_does(client, sandbox, skill):
+    name = "a:b/c?d#e[f]g@h!i$j&k'l(m)n*o+p,q;r=s\\t ü.pdf"
+    transaction = client.create_transaction(skill).id
+    client.add_files(transaction, [SourceFile.of(b"x", name=name)])
+    assert sandbox.control.transaction(transaction)["files"][0]["name"] == stored_name(name)
+
+
+# ------------------------------------------------------------- tokens and 401
+
+
+def logins(sandbox) -> int:
+    return sandbox.control.count(path_regex="connect/token")
+
+
+def test_a_rejected_token_is_renewed_once_also_in_the_middle_of_an_upload(
+    client, sandbox, skill, invoice
+):
+    transaction = client.create_transaction(skill).id
+    sandbox.control.revoke_tokens()
+    client.add_files(transaction, [invoice])
+    assert sandbox.control.transaction(transaction)["files"][0]["sha256"] == digest(invoice)
+    sandbox.control.revoke_tokens()
+    client.start_transaction(transaction)
+    assert sandbox.control.transaction(transaction)["started"] == 1
+    assert logins(sandbox) == 3
+
+
+def test_a_server_that_rejects_every_token_is_asked_twice(sandbox, configure):
+    once = RetryPolicy(attempts=1, first_wait=0, max_wait=0, budget=1)
+    with VantageClient(configure(), retries=once) as client:
+        sandbox.control.add_fault(operation="listSkills", status=401, times=0)
+        with pytest.raises(errors.Unauthorized, match="just given"):
+            client.list_skills()
+    assert sandbox.control.count(path_regex="/skills") == 2
+    assert logins(sandbox) == 2
+
+
+def test_a_403_renews_nothing(client, sandbox):
+    sandbox.control.add_fault(operation="listSkills", status=403)
+    with pytest.raises(errors.Forbidden, match="roles"):
+        client.list_skills()
+    assert (sandbox.control.count(path_regex="/skills"), logins(sandbox)) == (1, 1)
+
+
+def test_a_revocation_among_64_threads_makes_one_login(client, sandbox):
+    client.list_skills()
+    sandbox.control.revoke_tokens()
+    barrier = threading.Barrier(64)
+
+    def ask(_):
+        barrier.wait(30)
+        return len(client.list_skills())
+
+    with ThreadPoolExecutor(64) as pool:
+        assert set(pool.map(ask, range(64))) == {5}
+    assert logins(sandbox) == 2
+
+
+def test_after_a_401_the_credential_is_read_again(sandbox, configure):
+    stored = [configure()]
+    reads = []
+
+    def load():
+        reads.append(1)
+        return stored[0]
+
+    with VantageClient(load, retries=QUICK) as client:
+        client.list_skills()
+        client.list_skills()
+        assert len(reads) == 1
+        stored[0] = configure(grant_type="client_credentials", client_id="service-client")
+        sandbox.control.revoke_tokens()
+        client.list_skills()
+        assert len(reads) == 2
+        assert client.config.credentials.client_id == "service-client"
+    grants = [entry["grant"] for entry in sandbox.control.journal(path_regex="connect/token")]
+    assert grants == ["password", "client_credentials"]
+
+
+def test_the_session_is_authorised_for_its_server_only(client, sandbox):
+    assert client.session.get("/skills").status_code == 200
+    assert client.session.get(f"{client.config.credentials.api_url}/skills").status_code == 200
+    for address in ("http://127.0.0.1:9/skills", "https://vantage.example.com/x"):
+        with pytest.raises(ConfigurationError, match="goes elsewhere"):
+            client.session.get(address)
+
+
+def test_the_session_follows_no_redirect_and_keeps_no_cookie(client, sandbox):
+    sandbox.control.add_fault(
+        operation="listSkills",
+        status=302,
+        headers={"Location": "http://127.0.0.1:9/", "Set-Cookie": "a=b"},
+    )
+    assert client.session.get("/skills").status_code == 302
+    assert list(client.session.cookies) == []
+
+
+def test_new_tokens_are_told_before_their_first_use(sandbox, configure):
+    told = []
+    with VantageClient(configure(), on_token=told.append, retries=QUICK) as client:
+        client.list_skills()
+        client.list_skills()
+        sandbox.control.revoke_tokens()
+        client.list_skills()
+    assert told == sandbox.control.issued_secrets()
+    assert len(told) == 2
+
+
+# ----------------------------------------------------------- what is repeated
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 503},
+        {"status": 429, "retry_after": 0},
+        {"drop": True},
+        {"drop": True, "when": "after"},
+    ],
+)
+def test_reading_is_repeated(client, sandbox, fault):
+    sandbox.control.add_fault(operation="listSkills", times=3, **fault)
+    assert client.list_skills()
+    assert sandbox.control.count(path_regex="/skills") == 4
+
+
+@pytest.mark.parametrize("fault", [{"status": 400}, {"status": 404}, {"status": 409}])
+def test_what_can_not_help_is_not_repeated(client, sandbox, fault):
+    sandbox.control.add_fault(operation="listSkills", times=0, **fault)
+    with pytest.raises(errors.ApiError) as caught:
+        client.list_skills()
+    assert not caught.value.retryable
+    assert sandbox.control.count(path_regex="/skills") == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("fault", [{"drop": True}, {"status": 503}])
+def test_a_doubtful_upload_arrives_once(client, sandbox, skill, invoice, when, fault):
+    transaction = client.create_transaction(skill).id
+    sandbox.control.add_fault(operation="addFiles", when=when, **fault)
+    client.add_files(transaction, [invoice])
+    files = sandbox.control.transaction(transaction)["files"]
+    assert [file["sha256"] for file in files] == [digest(invoice)]
+
+
+def test_a_name_that_is_taken_is_a_conflict_and_not_taken_for_success(
+    client, sandbox, skill, invoice
+):
+    transaction = client.create_transaction(skill).id
+    client.add_files(transaction, [invoice])
+    with pytest.raises(errors.Conflict):
+        client.add_files(transaction, [SourceFile.of(b"other", name=invoice.name)])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("fault", [{"drop": True}, {"status": 503}, {"status": 500}])
+def test_a_doubtful_start_starts_once(client, sandbox, skill, invoice, when, fault):
+    transaction = client.create_transaction(skill).id
+    client.add_files(transaction, [invoice])
+    sandbox.control.add_fault(operation="startTransaction", when=when, **fault)
+    client.start_transaction(transaction)
+    assert sandbox.control.transaction(transaction)["started"] == 1
+    posts = sandbox.control.count(method="POST", path_regex="/start$")
+    assert posts == (2 if when == "before" else 1)
+
+
+def test_a_doubtful_start_is_looked_at_even_if_looking_fails_at_first(
+    client, sandbox, skill, invoice
+):
+    transaction = client.create_transaction(skill).id
+    client.add_files(transaction, [invoice])
+    sandbox.control.add_fault(operation="startTransaction", when="after", drop=True)
+    sandbox.control.add_fault(operation="getTransaction", times=7, drop=True)
+    client.start_transaction(transaction)
+    assert sandbox.control.count(method="POST", path_regex="/start$") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "launches"),
+    [
+        ({"status": 429, "retry_after": 0}, 2),
+        ({"status": 401}, 2),
+        ({"status": 503}, 1),
+        ({"drop": True}, 1),
+        ({"drop": True, "when": "after"}, 1),
+        ({"status": 500, "when": "after"}, 1),
+    ],
+)
+def test_a_launch_is_repeated_only_where_it_can_not_have_arrived(
+    client, sandbox, skill, invoice, fault, launches
+):
+    sandbox.control.add_fault(operation="launchTransaction", **fault)
+    if launches == 2:
+        client.launch_transaction(skill, [invoice])
+        assert len(sandbox.control.transactions()) == 1
+    else:
+        with pytest.raises(errors.ApiError) as caught:
+            client.launch_transaction(skill, [invoice])
+        assert caught.value.doubtful
+        assert len(sandbox.control.transactions()) == (1 if fault.get("when") == "after" else 0)
+    assert sandbox.control.count(path_regex="/launch") == launches
+
+
+def test_a_launch_that_found_nobody_is_not_doubtful(client, sandbox, skill, invoice):
+    client.get_token()
+    sandbox.stop()
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        client.launch_transaction(skill, [invoice])
+    assert not caught.value.doubtful
+
+
+def test_a_create_that_is_repeated_leaves_an_unstarted_transaction_at_worst(client, sandbox, skill):
+    sandbox.control.add_fault(operation="createTransaction", when="after", drop=True)
+    kept = client.create_transaction(skill).id
+    made = sandbox.control.transactions()
+    assert kept in [item["id"] for item in made]
+    assert {item["status"] for item in made} == {"New"}
+
+
+@pytest.mark.parametrize("fault", [{"truncate": 50}, {"drop": True, "when": "after"}])
+def test_a_download_that_breaks_off_is_repeated(client, sandbox, skill, invoice, tmp_path, fault):
+    done = processed(client, sandbox, skill, invoice)
+    file = done.documents[0].result_files[0]
+    whole = client.read_result(done.id, file.id)
+    sandbox.control.add_fault(operation="downloadResultFile", times=2, **fault)
+    assert client.read_result(done.id, file.id) == whole
+    sandbox.control.add_fault(operation="downloadResultFile", times=2, **fault)
+    target = tmp_path / "result.json"
+    assert client.download_result(done.id, file.id, target) == len(whole)
+    assert target.read_bytes() == whole
+
+
+def test_a_download_that_never_completes_leaves_the_old_file(
+    client, sandbox, skill, invoice, tmp_path
+):
+    done = processed(client, sandbox, skill, invoice)
+    target = tmp_path / "result.json"
+    target.write_text("old")
+    sandbox.control.add_fault(operation="downloadResultFile", times=0, truncate=50)
+    with pytest.raises(errors.ConnectionFailed, match="broke off"):
+        client.download_result(done.id, done.documents[0].result_files[0].id, target)
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["invoice 17.pdf", "result.json"]
+
+
+def test_a_slow_download_is_read_to_its_end(client, sandbox, skill, invoice):
+    done = processed(client, sandbox, skill, invoice)
+    file = done.documents[0].result_files[0]
+    whole = client.read_result(done.id, file.id)
+    sandbox.control.add_fault(operation="downloadResultFile", chunk_size=100, chunk_delay=0.005)
+    assert client.read_result(done.id, file.id) == whole
+
+
+def test_retry_after_is_kept_in_both_forms(sandbox, configure):
+    slept: list[float] = []
+    policy = RetryPolicy(attempts=4, first_wait=1, max_wait=1, budget=3600, sleep=slept.append)
+    sandbox.control.add_fault(operation="listSkills", status=429, retry_after=17)
+    sandbox.control.add_fault(operation="listSkills", status=503, retry_after_date=600)
+    sandbox.control.add_fault(operation="listSkills", status=429, headers={"Retry-After": "soon"})
+    with VantageClient(configure(), retries=policy) as client:
+        assert client.list_skills()
+    assert slept[0] == 17
+    assert 590 <= slept[1] <= 600
+    assert 0 <= slept[2] <= 1
+
+
+def test_a_retry_after_beyond_the_budget_is_an_error_at_once(sandbox, configure):
+    slept: list[float] = []
+    policy = RetryPolicy(attempts=4, first_wait=1, max_wait=1, budget=60, sleep=slept.append)
+    sandbox.control.add_fault(operation="listSkills", status=429, retry_after=3600)
+    with (
+        VantageClient(configure(), retries=policy) as client,
+        pytest.raises(errors.RateLimited) as caught,
+    ):
+        client.list_skills()
+    assert (caught.value.retry_after, slept) == (3600, [])
+
+
+# -------------------------------------------------------------- what errors say
+
+
+def test_an_error_says_what_where_and_what_to_do(client, sandbox):
+    with pytest.raises(errors.NotFound) as caught:
+        client.get_transaction(UNKNOWN)
+    text = str(caught.value)
+    assert f"GET /api/publicapi/v1/transactions/{UNKNOWN}" in text
+    assert "status 404" in text
+    assert f"transaction {UNKNOWN}" in text
+    assert "14 days" in text
+    assert (caught.value.method, caught.value.status) == ("GET", 404)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (errors.NotFound, text)
+
+
+def test_another_tenants_transaction_is_forbidden(client, sandbox, configure, skill):
+    seeded = sandbox.control.credentials()
+    password = sandbox.credentials["password"]
+    assert seeded["users"][1]["username"] == "second@example.com"
+    other = configure(username="second@example.com", password=password, client_id="second-client")
+    transaction = client.create_transaction(skill).id
+    with VantageClient(other, retries=QUICK) as stranger, pytest.raises(errors.Forbidden):
+        stranger.get_transaction(transaction)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [
+        ({"status": 413}, errors.PayloadTooLarge, "larger"),
+        ({"status": 418}, errors.BadRequest, "418"),
+        (
+            {"status": 302, "headers": {"Location": "https://x.example/?token=abcdefgh"}},
+            errors.ProtocolError,
+            "Redirects",
+        ),
+        ({"garbage": True}, errors.ProtocolError, "fit the contract"),
+        ({"status": 200, "body": "<html>Sign in here</html>"}, errors.ProtocolError, "proxy"),
+        ({"status": 200, "json": {"not": "a list"}}, errors.ProtocolError, "array"),
+        ({"status": 200, "json": [{"name": "no id"}]}, errors.ProtocolError, "id is missing"),
+        (
+            {
+                "status": 400,
+                "json": {
+                    "title": "Bad",
+                    "detail": "see Bearer abcdefgh12345678",
+                    "errors": {"SkillId": ["is required"]},
+                },
+            },
+            errors.BadRequest,
+            "SkillId: is required",
+        ),
+    ],
+)
+def test_odd_replies_become_errors_that_quote_nothing_secret(client, sandbox, fault, kind, says):
+    sandbox.control.add_fault(operation="listSkills", times=0, **fault)
+    with pytest.raises(kind, match=says) as caught:
+        client.list_skills()
+    for secret in ("abcdefgh", "Sign in here"):
+        assert secret not in str(caught.value)
+
+
+def test_html_of_a_maintenance_page_is_not_shown(client, sandbox):
+    sandbox.control.add_fault(operation="listSkills", times=0, status=503)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        client.list_skills()
+    assert "<" not in str(caught.value)
+
+
+def test_unknown_members_words_and_odd_spellings_are_tolerated(client, sandbox, skill, invoice):
+    done = processed(client, sandbox, skill, invoice)
+    odd = {"status": "Cancelled", "novelty": 1, "documents": None, "sourceFiles": None}
+    sandbox.control.add_fault(operation="getTransaction", merge_json=odd)
+    assert client.get_transaction(done.id).status == "Canceled"
+    sandbox.control.add_fault(operation="getTransaction", merge_json={"status": "Pondering"})
+    assert not client.get_transaction(done.id).ended
+    text_class = {
+        "classification": {"resultClass": "Invoice"},
+        "id": "d",
+        "businessRulesErrors": [{"errorType": "CustomScript"}],
+        "resultFiles": None,
+    }
+    sandbox.control.add_fault(operation="getTransaction", merge_json={"documents": [text_class]})
+    document = client.get_transaction(done.id).documents[0]
+    assert document.classification.class_name == "Invoice"
+    assert document.business_rule_errors[0].error_type == "CustomScript"
+    sandbox.control.add_fault(
+        operation="createTransaction", merge_json={"id": "other"}, remove_json=["transactionId"]
+    )
+    assert client.create_transaction(skill).id == "other"
+
+
+def test_failures_leak_nothing_not_even_with_local_variables(client, sandbox, configure):
+    config = configure()
+    client.list_skills()
+
+    def provoke(**fault):
+        sandbox.control.add_fault(operation="listSkills", times=5, **fault)
+        try:
+            client.list_skills()
+        except errors.VantageError as error:
+            return error
+        raise AssertionError
+
+    caught = [provoke(status=400), provoke(drop=True), provoke(garbage=True), provoke(status=302)]
+    secrets = [
+        config.credentials.password.reveal(),
+        config.credentials.client_secret.reveal(),
+        *sandbox.control.issued_secrets(),
+    ]
+    assert len(secrets) == 3
+    places = {f"error {number}": error for number, error in enumerate(caught)}
+    places["client"] = client
+    leaks = find_leaks(secrets, places)
+    assert leaks == []
+    with pytest.raises(TypeError, match="can't be pickled"):
+        pickle.dumps(client.session)
+
+
+def test_requests_own_errors_do_not_hang_on_ours(client, sandbox):
+    sandbox.control.add_fault(operation="listSkills", times=0, drop=True)
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        client.list_skills()
+    seen, todo = [], [caught.value]
+    while todo:
+        error = todo.pop()
+        seen.append(error)
+        todo += [inner for inner in (error.__cause__, error.__context__) if inner is not None]
+    assert not [error for error in seen if isinstance(error, requests.RequestException)]

@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One document, one started transaction: through retries, crashes, reviews and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pendulum
+import pytest
+from pdfs import make_invoice
+
+from vantage_orchestration import errors
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.models import Transaction
+from vantage_orchestration.processing import (
+    KEY_PARAMETER,
+    TaskKey,
+    document_key,
+    find_transaction,
+    process_document,
+    submit_document,
+    wait_for_transaction,
+)
+from vantage_orchestration.results import fetch_fields, fields_of_json, fields_of_values
+from vantage_orchestration.retrying import RetryPolicy
+
+
+@pytest.fixture
+def invoice(tmp_path):
+    return make_invoice(tmp_path / "invoice (17).pdf", "INV-17")
+
+
+@pytest.fixture
+def skill(sandbox) -> str:
+    sandbox.control.set(processing_polls=0)
+    return sandbox.control.skill_id("Invoice")
+
+
+def again(scope: str = "task") -> TaskKey:
+    return TaskKey(scope, pendulum.now("UTC"))
+
+
+def starts(sandbox) -> list[int]:
+    return [item["started"] for item in sandbox.control.transactions() if item["started"]]
+
+
+def test_fields_come_back_with_the_document_they_belong_to(client, sandbox, skill, tmp_path):
+    for number in ("INV-1", "INV-2", "INV-3"):
+        path = make_invoice(tmp_path / f"{number}.pdf", number, pages=2)
+        result = process_document(client, path, skill, TaskKey(number))
+        (row,) = result.rows()
+        assert row["fields"]["Invoice Number"] == number
+        assert row["fields"]["Source File Name"] == path.name
+        assert row["fields"]["Page Count"] == "2"
+        assert row["sha256"] == row["fields"]["Source SHA-256"]
+        assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert json.loads(json.dumps(row)) == row
+    assert starts(sandbox) == [1, 1, 1]
+
+
+def test_fields_are_the_same_from_both_kinds_of_result(client, sandbox, skill, invoice):
+    values = process_document(client, invoice, skill, TaskKey("a")).documents[0].fields
+    for wrap in (False, True):
+        sandbox.control.set(exports={skill: ["Json"]}, wrap_json=wrap)
+        result = process_document(client, invoice, skill, TaskKey(f"json {wrap}"))
+        assert result.documents[0].fields == values
+    assert values["Items"][0]["Description"]
+
+
+def test_several_documents_in_one_transaction(client, sandbox, skill, tmp_path):
+    paths = [make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}") for n in range(3)]
+    transaction = client.launch_transaction("workspace.default.processing", paths)
+    done = wait_for_transaction(client, transaction)
+    found = [document.fields["Invoice Number"] for document in fetch_fields(client, done)]
+    assert sorted(found) == ["INV-0", "INV-1", "INV-2"]
+
+
+def test_skills_without_fields_give_documents_without_fields(client, sandbox, skill, invoice):
+    kinds = {found.type: found.id for found in client.list_skills()}
+    (row,) = process_document(client, invoice, kinds["Classification"], TaskKey("c")).rows()
+    assert row["class"]
+    assert row["fields"] == {}
+
+
+def test_business_rule_errors_are_results_and_no_failure(client, sandbox, skill, invoice):
+    sandbox.control.set(rule_errors=[{"errorType": "Condition", "customMessage": "Total is off"}])
+    (row,) = process_document(client, invoice, skill, TaskKey("r")).rows()
+    assert row["business_rule_errors"] == ["Total is off"]
+
+
+def test_a_second_try_finds_the_first_ones_transaction(client, sandbox, skill, invoice):
+    first = process_document(client, invoice, skill, TaskKey("task"))
+    second = process_document(client, invoice, skill, again())
+    assert second == first
+    sandbox.control.set(processing_polls=10**6)
+    running, _ = submit_document(client, invoice, skill, TaskKey("running"))
+    assert submit_document(client, invoice, skill, again("running"))[0] == running
+    assert starts(sandbox) == [1, 1]
+
+
+def test_other_tasks_files_and_skills_get_their_own(client, sandbox, skill, invoice, tmp_path):
+    first = submit_document(client, invoice, skill, TaskKey("task"))[0]
+    found = {
+        first,
+        submit_document(client, invoice, skill, again("other task"))[0],
+        submit_document(client, invoice, "Receipt", again())[0],
+    }
+    make_invoice(invoice, "INV-18")  # The same path with another content.
+    found.add(submit_document(client, invoice, skill, again())[0])
+    assert len(found) == 4
+
+
+def test_the_key_can_not_be_shifted():
+    assert document_key("ab", "c", "d") != document_key("a", "bc", "d")
+
+
+def test_the_key_is_found_among_many_and_by_this_side(client, sandbox, skill, invoice, monkeypatch):
+    monkeypatch.setattr("vantage_orchestration.client._PAGE", 3)
+    sandbox.control.set(processing_polls=10**6)
+    made = {n: submit_document(client, invoice, skill, TaskKey(f"t{n}"))[0] for n in range(8)}
+    sha256 = hashlib.sha256(invoice.read_bytes()).hexdigest()
+    now = pendulum.now("UTC")
+    for n, transaction in made.items():
+        key = document_key(f"t{n}", skill, sha256)
+        assert find_transaction(client, key, skill_id=skill, since=now) == transaction
+    assert find_transaction(client, "no such key", skill_id=skill, since=now) is None
+    queries = [entry["query"] for entry in sandbox.control.journal(path_regex="/active")]
+    assert not any("TransactionParameters" in query for query in queries)
+
+
+def test_the_reserved_parameter_is_refused_before_sending(client, sandbox, skill, invoice):
+    with pytest.raises(errors.ConfigurationError, match=KEY_PARAMETER):
+        process_document(
+            client, invoice, skill, TaskKey("x"), registration_parameters={KEY_PARAMETER: "x"}
+        )
+    assert sandbox.control.transactions() == []
+
+
+@pytest.mark.parametrize("outcome", ["Failed", "Canceled"])
+def test_what_ended_badly_is_sent_anew_only_when_asked(client, sandbox, skill, invoice, outcome):
+    sandbox.control.set(outcome=outcome)
+    kind = {"Failed": errors.TransactionFailed, "Canceled": errors.TransactionCanceled}[outcome]
+    with pytest.raises(kind) as caught:
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert not caught.value.retryable
+    assert caught.value.transaction_id in str(caught.value)
+    sandbox.control.set(outcome="Processed")
+    result = process_document(client, invoice, skill, again())
+    assert result.transaction_id != caught.value.transaction_id
+    assert starts(sandbox) == [1, 1]
+
+
+def test_a_file_that_can_not_be_read_fails_with_the_servers_words(client, sandbox, skill, tmp_path):
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"this is no PDF")
+    with pytest.raises(errors.TransactionFailed, match="server says"):
+        process_document(client, broken, skill, TaskKey("task"))
+
+
+def test_waiting_for_a_person_has_its_own_limit_and_shows_no_link(
+    client, sandbox, skill, invoice, caplog
+):
+    caplog.set_level("DEBUG")
+    sandbox.control.set(review=True)
+    with pytest.raises(errors.WaitTimeout, match="manual review") as caught:
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert caught.value.retryable
+    transaction = caught.value.transaction_id
+    link = client.get_transaction(transaction).manual_review_link.reveal()
+    assert link not in caplog.text + str(caught.value)
+    assert "waiting for manual review" in caplog.text
+    sandbox.control.finish_review(transaction)
+    assert process_document(client, invoice, skill, again()).transaction_id == transaction
+
+
+def test_a_review_that_ends_in_time_is_waited_for(client, sandbox, skill, invoice):
+    sandbox.control.set(review=True)
+    transaction, _ = submit_document(client, invoice, skill, TaskKey("task"))
+    slept: list[float] = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            sandbox.control.finish_review(transaction)
+
+    done = wait_for_transaction(client, transaction, review_timeout=3600, sleep=sleep)
+    assert done.status == "Processed"
+    assert len(slept) == 3
+
+
+class Scripted:
+    """A client whose transaction goes through given states; time passes only in sleep()."""
+
+    def __init__(self, *states: tuple[str, bool]) -> None:
+        self.states = list(states)
+        self.now = 0.0
+        self.polls: list[float] = []
+
+    def translating(self):
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+    def get_transaction(self, transaction_id: str) -> Transaction:
+        self.polls.append(self.now)
+        status, review = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        link = "https://x.example/?accessToken=t" if review else None
+        return Transaction.read({"id": "t", "status": status, "manualReviewLink": link})
+
+    def wait(self, **limits):
+        def sleep(seconds):
+            self.now += seconds
+
+        return wait_for_transaction(self, "t", sleep=sleep, clock=lambda: self.now, **limits)
+
+
+@pytest.mark.parametrize("status", ["New", "Processing", "Pondering"])
+def test_waiting_ends_after_its_limit_whatever_the_status(status):
+    scripted = Scripted((status, False))
+    with pytest.raises(errors.WaitTimeout, match=status):
+        scripted.wait(timeout=600)
+    assert 600 <= scripted.now <= 620
+    gaps = [
+        later - earlier for earlier, later in zip(scripted.polls, scripted.polls[1:], strict=False)
+    ]
+    assert min(gaps) >= 1.0, "at most one status call a second"
+    assert max(gaps) <= 10.0
+
+
+def test_time_in_review_does_not_count_as_processing_time():
+    states = [("Processing", False)] * 3 + [("Processing", True)] * 30 + [("Processing", False)] * 3
+    scripted = Scripted(*states, ("Processed", False))
+    assert scripted.wait(timeout=60, review_timeout=86400).status == "Processed"
+    assert scripted.now > 600
+    scripted = Scripted(*states, ("Processed", False))
+    with pytest.raises(errors.WaitTimeout, match="manual review"):
+        scripted.wait(timeout=60, review_timeout=300)
+
+
+RETRYABLE = pytest.raises((errors.ConnectionFailed, errors.ServiceUnavailable, errors.RateLimited))
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("createTransaction", {"drop": True, "when": "after"}),
+        ("addFiles", {"drop": True, "when": "after"}),
+        ("startTransaction", {"drop": True, "when": "after"}),
+        ("getTransaction", {"status": 503}),
+        ("downloadResultFile", {"truncate": 10}),
+        ("listActiveTransactions", {"status": 429, "retry_after": 0}),
+    ],
+)
+def test_each_step_may_break_for_good_and_the_next_try_starts_nothing_twice(
+    sandbox, configure, skill, invoice, operation, fault
+):
+    impatient = RetryPolicy(attempts=2, first_wait=0.001, max_wait=0.001, budget=60)
+    key = again() if operation == "listActiveTransactions" else TaskKey("task")
+    with VantageClient(configure(), retries=impatient) as client:
+        sandbox.control.add_fault(operation=operation, times=2, **fault)
+        # A start that arrived, though its reply was lost, is found to have arrived: no error.
+        breaks = contextlib.nullcontext() if operation == "startTransaction" else RETRYABLE
+        with breaks:
+            process_document(client, invoice, skill, key)
+        result = process_document(client, invoice, skill, again())
+    assert result.documents[0].fields["Invoice Number"] == "INV-17"
+    assert starts(sandbox) == [1]
+
+
+WORKER = """
+    import sys
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.processing import TaskKey, process_document
+    path, skill = sys.argv[1:]
+    process_document(VantageClient.from_env(), path, skill, TaskKey("task"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("operation", "delayed"),
+    [
+        ("createTransaction", "after"),
+        ("addFiles", "before"),
+        ("addFiles", "after"),
+        ("startTransaction", "before"),
+        ("startTransaction", "after"),
+        ("getTransaction", "before"),
+        ("downloadResultFile", "before"),
+    ],
+)
+def test_kill_minus_9_at_each_step_and_the_next_try_starts_nothing_twice(
+    client, sandbox, skill, invoice, operation, delayed
+):
+    # The step is held up, so that the process is killed in the middle of it. (The status is
+    # looked at once before the start, hence after=1.)
+    skip = 1 if operation == "getTransaction" else 0
+    sandbox.control.add_fault(operation=operation, delay=60, when=delayed, after=skip)
+    account = {f"ABBYY_VANTAGE_{k.upper()}": v for k, v in sandbox.credentials.items()}
+    account["ABBYY_VANTAGE_TENANT_ID"] = ""
+    environment = {**os.environ, **account, "ABBYY_VANTAGE_BASE_URL": sandbox.url}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WORKER), str(invoice), skill], env=environment
+    )
+    try:
+        end = time.monotonic() + 60
+        while not any(fault["hits"] for fault in sandbox.control.faults()):
+            assert worker.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        if delayed == "after":
+            wait_until_done(sandbox, operation)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(30)
+    sandbox.control.clear_faults()
+    result = process_document(client, invoice, skill, again())
+    assert result.documents[0].fields["Invoice Number"] == "INV-17"
+    assert starts(sandbox) == [1]
+
+
+def wait_until_done(sandbox, operation) -> None:
+    """Wait until the work of a step is done, though its reply is not sent."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        for item in sandbox.control.transactions():
+            done = {
+                "createTransaction": True,
+                "addFiles": item["files"],
+                "startTransaction": item["started"],
+            }[operation]
+            if done:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"{operation} was never done")
+
+
+def test_tasks_at_the_same_time_do_not_mix_up_documents(client, sandbox, skill, tmp_path):
+    paths = [make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}") for n in range(24)]
+    results: dict[int, str] = {}
+
+    def work(n: int) -> None:
+        fields = process_document(client, paths[n], skill, TaskKey(f"t{n}")).documents[0].fields
+        results[n] = fields["Invoice Number"]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == {n: f"INV-{n}" for n in range(24)}
+    assert starts(sandbox) == [1] * 24
+    assert sandbox.control.count(path_regex="connect/token") == 1
+
+
+def test_a_transaction_with_other_files_is_not_started(client, sandbox, skill, invoice):
+    other = [{"id": "x", "name": "somebody-elses.pdf"}]
+    sandbox.control.add_fault(operation="getTransaction", merge_json={"sourceFiles": other})
+    with pytest.raises(errors.DocumentMismatch, match="not started"):
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert starts(sandbox) == []
+
+
+def test_results_of_other_files_are_not_taken(client, sandbox, skill, invoice):
+    other = [{"id": "x", "name": "somebody-elses.pdf"}]
+    sandbox.control.add_fault(
+        operation="getTransaction", after=1, merge_json={"sourceFiles": other}
+    )
+    with pytest.raises(errors.DocumentMismatch, match="somebody-elses"):
+        process_document(client, invoice, skill, TaskKey("task"))
+
+
+@pytest.mark.parametrize("body", ["no json", "[]", '{"Fields": []}', '{"Fields": null}'])
+def test_a_result_file_that_is_none_is_an_error_with_the_transaction(
+    client, sandbox, skill, invoice, body
+):
+    sandbox.control.add_fault(operation="downloadResultFile", times=0, status=200, body=body)
+    with pytest.raises(errors.ProtocolError, match="FieldsJson") as caught:
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert caught.value.transaction_id
+
+
+def test_shapes_of_result_files():
+    assert fields_of_values({"Version": "3.0", "Fields": {"a": "1", "g": {"b": "2"}}}) == {
+        "a": "1",
+        "g": {"b": "2"},
+    }
+    root = {
+        "Fields": [
+            {"Name": "a", "List": [{"Value": "1"}]},
+            {"Name": "none", "List": []},
+            {"Name": "two", "List": [{"Value": "1"}, {"Value": "2"}]},
+            {"Name": "group", "List": [{"Value": None}]},
+            {
+                "Name": "row",
+                "List": [{"Value": {"Fields": [{"Name": "b", "List": [{"Value": "3"}]}]}}],
+            },
+        ]
+    }
+    data = {"Transaction": {"Documents": [{"ExtractedData": {"RootObject": root}}]}}
+    expected = {"a": "1", "none": None, "two": ["1", "2"], "group": None, "row": {"b": "3"}}
+    assert fields_of_json(data) == fields_of_json(data["Transaction"]) == expected
+    for wrong in ({}, [], {"Documents": []}, None):
+        with pytest.raises(ValueError, match="missing"):
+            fields_of_json(wrong)
+
+
+def test_errors_are_translated_for_the_orchestrator(sandbox, configure, skill, invoice):
+    class Final(errors.TransactionFailed):
+        pass
+
+    def translate(error):
+        return Final(error.what, **error.details()) if not error.retryable else error
+
+    sandbox.control.set(outcome="Failed")
+    with (
+        VantageClient(configure(), translate=translate) as client,
+        pytest.raises(Final) as caught,
+    ):
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert caught.value.transaction_id
+    with (
+        VantageClient(configure(), translate=translate) as client,
+        pytest.raises(Final, match="no file"),
+    ):
+        process_document(client, "/nowhere.pdf", skill, TaskKey("task"))

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Journal, control routes, settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from vantage_orchestration.sandbox import SandboxControl, SandboxServer, SandboxSettings
+from vantage_orchestration.sandbox.control_client import SandboxControlError
+from vantage_orchestration.sandbox.settings import SettingsError
+
+
+def test_journal_tells_everything(api: Any, invoice: bytes) -> None:
+    key = api.launch([("a.pdf", invoice)], model={})
+    api.ask_token(api.form(password="wrong"))
+    token, launch, refused = api.control.journal("POST")
+    assert (token["operation"], token["grant"], token["outcome"]) == (
+        "requestToken",
+        "password",
+        "issued",
+    )
+    name = api.account["username"]
+    assert token["user_hash"] == hashlib.sha256(name.encode()).hexdigest()[:16]
+    assert refused["outcome"] == "invalid_grant"
+    assert launch["operation"] == "launchTransaction"
+    assert launch["template"] == "/api/publicapi/v1/transactions/launch"
+    assert launch["query"] == {"skillId": [api.skill("Invoice")]}
+    assert launch["transaction_id"] == key
+    assert launch["skill_id"] == api.skill("Invoice")
+    assert launch["status"] == 201
+    assert launch["content_type"].startswith("multipart/form-data")
+    assert launch["request_bytes"] > len(invoice)
+    assert launch["files"] == [
+        {
+            "name": "a.pdf",
+            "size": len(invoice),
+            "sha256": hashlib.sha256(invoice).hexdigest(),
+        }
+    ]
+
+
+def test_journal_search(api: Any) -> None:
+    key = api.create()
+    seq = api.control.journal()[-1]["seq"]
+    api.post(f"/transactions/{key}/start")
+    api.get("/skills")
+    assert api.control.count("POST", "/start$") == 1
+    assert api.control.count("post") == 3
+    assert api.control.count(path_regex="/skills") == 1
+    assert [e["operation"] for e in api.control.journal(since=seq)] == [
+        "startTransaction",
+        "listSkills",
+    ]
+    assert api.control.journal(path_regex="/start$")[0]["status"] == 400
+
+
+def test_journal_holds_no_secret(make_api: Any, invoice: bytes) -> None:
+    api = make_api(review=True, processing_polls=0)
+    key = api.launch([("a.pdf", invoice)])
+    link = api.read(key)["manualReviewLink"]
+    requests.get(link, timeout=30)
+    mobile = api.post(
+        "/transactions", json={"skillId": "Receipt", "generateMobileInputLink": True}
+    ).json()["mobileInputLink"]
+    requests.get(mobile, timeout=30)
+    password, secret = api.account["password"], api.account["client_secret"]
+    for wrong in (f"/skills/{api.token}", f"/skills?password={password}"):
+        api.session.get(api.base + wrong, headers=api.headers)
+    requests.get(api.base + "/skills", params={secret: "x", "y": secret}, timeout=30)
+    text = json.dumps(api.control.journal(), ensure_ascii=False)
+    view = json.dumps(api.control.transactions())
+    secrets = [*api.control.issued_secrets(), password, secret]
+    assert len(secrets) >= 5
+    assert any(s in link for s in secrets)
+    assert any(s in mobile for s in secrets)
+    for hidden in secrets:
+        assert hidden not in text
+        assert json.dumps(hidden)[1:-1] not in text
+        assert hidden not in view
+    assert api.account["username"] not in text
+    assert text.count("***") >= 6
+
+
+def test_secrets_are_not_in_texts_for_people(api: Any) -> None:
+    shown = f"{api.server._settings!r} {api.server._state.accounts!r} {api.server!r}"
+    shown += repr(list(api.server._state.tokens._tokens.values()))
+    for hidden in (api.account["password"], api.account["client_secret"], api.token):
+        assert hidden not in shown
+
+
+def test_credentials_and_skills(api: Any) -> None:
+    found = api.control.credentials()
+    assert {k: found[k] for k in api.server.credentials} == api.server.credentials
+    assert len(found["tenants"]) == 3
+    assert sum(client["secret_expired"] for client in found["clients"]) == 1
+    flags = {s["name"]: (s["published"], s["restricted"]) for s in api.control.skills()}
+    assert flags["Draft invoice"] == (False, False)
+    assert flags["Payroll"] == (True, True)
+
+
+def test_other_account() -> None:
+    given = {"username": "a@example.com", "password": "p", "client_id": "c", "client_secret": "s"}
+    with SandboxServer(tenant_id="0D0F6B7E-58C0-4B3F-9A7A-1A2B3C4D5E6F", **given) as server:
+        tenant = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
+        assert server.credentials == {**given, "tenant_id": tenant}
+        form = {**given, "grant_type": "password", "scope": "openid permissions global.wildcard"}
+        url = f"{server.url}/auth2/{tenant}/connect/token"
+        assert requests.post(url, data=form, timeout=30).status_code == 200
+
+
+def test_change_settings(api: Any) -> None:
+    before = api.control.settings()
+    assert before["processing_polls"] == 2
+    assert "password" not in before
+    after = api.control.set(processing_polls=0, review_skills=["Receipt"], processing_seconds=1)
+    assert after == {
+        **before,
+        "processing_polls": 0,
+        "review_skills": ["Receipt"],
+        "processing_seconds": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"colour": "red"},
+        {"password": "x"},
+        {"seed": 2},
+        {"processing_polls": "2"},
+        {"processing_polls": 1.5},
+        {"processing_polls": -1},
+        {"processing_polls": True},
+        {"review": 1},
+        {"outcome": "Done"},
+        {"outcome_error": None},
+        {"review_skills": "Receipt"},
+        {"exports": {"Receipt": ["Docx"]}},
+        {"exports": []},
+        {"rule_errors": [{"customMessage": "x"}]},
+        {"max_files": 0},
+        {"token_lifetime": 0},
+    ],
+)
+def test_wrong_settings_are_refused(api: Any, change: dict[str, Any]) -> None:
+    before = api.control.settings()
+    with pytest.raises(SandboxControlError):
+        api.control.set(**change)
+    assert api.control.settings() == before
+
+
+def test_wrong_settings_at_the_start() -> None:
+    with pytest.raises(SettingsError, match="must not be empty"):
+        SandboxSettings(password="")
+    with pytest.raises(TypeError):
+        SandboxServer(colour="red")
+    with pytest.raises(SettingsError, match="no setting"):
+        SandboxServer(SandboxSettings(), colour="red")
+
+
+def test_reset(api: Any, invoice: bytes) -> None:
+    key = api.launch([("a.pdf", invoice)])
+    api.control.add_fault(path_regex=".", status=500, times=0)
+    api.control.set(processing_polls=9)
+    for _ in range(5):
+        api.ask_token(api.form(password="wrong"))
+    old = api.token
+    api.control.reset()
+    assert api.control.journal() == []
+    assert api.control.faults() == []
+    assert api.control.transactions() == []
+    assert api.control.settings()["processing_polls"] == 2
+    assert api.get("/skills").status_code == 401
+    api.sign_in()
+    assert api.token != old
+    assert api.create() != key
+
+
+def test_clock_goes_forward_only(api: Any) -> None:
+    with pytest.raises(SandboxControlError, match="only goes forward"):
+        api.control.advance(-1)
+
+
+def test_control_errors_name_the_call(api: Any) -> None:
+    with pytest.raises(SandboxControlError, match="status must be one of"):
+        api.control.finish_review("x", "Done")
+    with pytest.raises(KeyError):
+        api.control.transaction("x")
+    with pytest.raises(KeyError):
+        api.control.skill_id("x")
+    with pytest.raises(SandboxControlError, match="404"):
+        SandboxControl(api.server.url + "/nowhere").health()
+
+
+def test_control_is_for_this_machine_only() -> None:
+    """Call the application as if from another machine; a real one can't be had here."""
+    import asyncio
+
+    from vantage_orchestration.sandbox.app import build_app
+    from vantage_orchestration.sandbox.state import SandboxState
+
+    state = SandboxState(SandboxSettings())
+    app = build_app(state)
+
+    def status(client: str) -> int:
+        sent: list[Any] = []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/sandbox/credentials",
+            "query_string": b"",
+            "headers": [],
+            "client": (client, 1234),
+            "server": ("127.0.0.1", 80),
+            "scheme": "http",
+            "root_path": "",
+            "http_version": "1.1",
+        }
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(app(scope, receive, send))
+        return int(sent[0]["status"])
+
+    assert status("127.0.0.1") == 200
+    assert status("::1") == 200
+    assert status("192.0.2.7") == 404
+    assert status("") == 404
+    state.close()
+
+
+def test_package_exports_are_lazy() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, vantage_orchestration.sandbox, vantage_orchestration.sandbox.command;"
+        "print([m for m in ('starlette', 'uvicorn', 'requests', 'pypdf', 'pendulum')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_export() -> None:
+    import vantage_orchestration.sandbox as package
+
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = package.nothing
+
+
+def test_sandbox_stands_alone() -> None:
+    """The sandbox imports nothing from the rest of the package."""
+    import ast
+    from pathlib import Path
+
+    import vantage_orchestration.sandbox as package
+
+    folder = Path(str(package.__file__)).parent
+    checked = 0
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                checked += 1
+                assert node.level < 2, path
+                assert not (node.module or "").startswith("vantage_orchestration"), path
+            elif isinstance(node, ast.Import):
+                assert not any(n.name.startswith("vantage_orchestration") for n in node.names)
+    assert checked > 50
+
+
+def test_factory(sandbox_factory: Any) -> None:
+    first, second = sandbox_factory(), sandbox_factory(seed=2)
+    assert first.url != second.url
+    assert second.control.health()["status"] == "ok"

@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests do with Airflow loaded. Run by ``zygote``; arguments and results are plain JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow import settings
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+from airflow.executors.workloads import ExecuteTask
+from airflow.models import Connection, DagRun
+from airflow.models.dagbag import DBDagBag
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.xcom import XComModel
+from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor, supervise_task
+from airflow.utils import timezone
+from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+from sqlalchemy import delete, select
+
+SKILLS = "/api/publicapi/v1/skills"
+
+
+def prepare() -> None:
+    """Read the Dag files and write them into the database, as the Dag processor does."""
+    import airflow.api_fastapi.execution_api.app
+    import airflow.sdk.execution_time.task_runner  # noqa: F401 - loaded once, for all calls
+
+    manager = DagBundlesManager()
+    manager.sync_bundles_to_db()
+    for bundle in manager.get_all_dag_bundles():
+        bundle.initialize()
+        bag = BundleDagBag(
+            dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name
+        )
+        if bag.import_errors:
+            raise RuntimeError(f"import errors: {bag.import_errors}")
+        sync_bag_to_db(bag, bundle.name, None)
+    settings.Session.remove()
+    settings.engine.dispose()
+
+
+def after_fork() -> None:
+    settings.engine.dispose(close=False)
+
+
+# ------------------------------------------------------------- connections
+
+
+def add_connection(uri: str | None = None, **columns: Any) -> None:
+    """Store a connection in the database, in place of one with the same id."""
+    session = settings.Session()
+    session.execute(delete(Connection).where(Connection.conn_id == columns["conn_id"]))
+    session.add(Connection(uri=uri, **columns) if uri else Connection(**columns))
+    session.commit()
+
+
+def connection_row(conn_id: str) -> dict[str, Any]:
+    """Return what the database itself holds of a connection."""
+    from sqlalchemy import text
+
+    row = settings.Session().execute(
+        text("SELECT * FROM connection WHERE conn_id = :conn_id"), {"conn_id": conn_id}
+    )
+    return dict(row.mappings().one())
+
+
+def read_connection(conn_id: str) -> dict[str, Any]:
+    """Return what the hook makes of a stored connection."""
+    from airflow.sdk import BaseHook
+
+    from vantage_orchestration.airflow.connection import config_of
+
+    config = config_of(BaseHook.get_connection(conn_id))
+    shown = {
+        name: getattr(config.credentials, name)
+        for name in ("base_url", "region", "username", "client_id", "tenant_id", "token_url")
+    }
+    return {
+        **shown,
+        "password": config.credentials.password.reveal(),
+        "client_secret": config.credentials.client_secret.reveal(),
+        "verify": config.http.verify,
+        "timeouts": config.http.timeouts,
+        "proxy": config.http.proxy.reveal(),
+    }
+
+
+def round_trip(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return the base address of a connection before and after it was written as a URI."""
+    from airflow.sdk import Connection as TaskConnection
+
+    from vantage_orchestration.airflow.connection import config_of
+
+    first = TaskConnection(conn_id="trip", **columns)
+    second = TaskConnection.from_uri(first.get_uri(), conn_id="trip")
+    third = Connection(conn_id="trip", uri=Connection(conn_id="trip", **columns).get_uri())
+    configs = [config_of(item) for item in (first, second, third)]
+    return {
+        "addresses": [config.credentials.base_url for config in configs],
+        "equal": configs[0] == configs[1] == configs[2],
+    }
+
+
+# -------------------------------------------------------------------- hooks
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    return {
+        "classes": [kind.__name__ for kind in type(error).__mro__],
+        "final": isinstance(error, AirflowFailException),
+        "text": str(error),
+        "shown": repr(error),
+    }
+
+
+def use_hook(conn_id: str) -> dict[str, Any]:
+    """Ask for a token and for the skills."""
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    try:
+        hook = VantageHook(conn_id)
+        token = hook.get_token()
+        reply = hook.get_conn().get("/skills")
+        skills = hook.client.list_skills()
+    except Exception as error:  # noqa: BLE001 - told to the test
+        return {"error": _told(error)}
+    return {
+        "token": token.reveal(),
+        "shown": f"{token!r} {token} {hook!r} {hook.client!r}",
+        "status": reply.status_code,
+        "skills": [skill.name for skill in skills],
+    }
+
+
+def make_hook_without_anything() -> list[str]:
+    """Make hooks for connections that do not exist; return modules loaded by that."""
+    import sys
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    VantageHook()
+    VantageHook("nobody")
+    VantageHook(abbyy_vantage_conn_id="nobody", logger_name="x")
+    return [name for name in ("vantage_orchestration.client",) if name in sys.modules]
+
+
+def copies_of_hook(conn_id: str) -> dict[str, Any]:
+    """Copy and pickle a hook that was used, and use the copies."""
+    import copy
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    hook = VantageHook(conn_id)
+    token = hook.get_token()
+    copies = [copy.copy(hook), copy.deepcopy(hook), pickle.loads(pickle.dumps(hook))]
+    refused = False
+    try:
+        pickle.dumps(token)
+    except TypeError:
+        refused = True
+    return {
+        "ids": [each.abbyy_vantage_conn_id for each in copies],
+        "same": [each.get_token() is token for each in copies],
+        "pickled": pickle.dumps(hook).hex(),
+        "token": token.reveal(),
+        "token_refused": refused,
+    }
+
+
+def masked(conn_id: str) -> dict[str, str]:
+    """Use a hook and return what Airflow makes of texts with secrets in them."""
+    from airflow.sdk._shared.secrets_masker import redact
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    hook = VantageHook(conn_id)
+    seen: list[bool] = []
+    session = hook.get_conn()
+    send = session.send
+
+    def watch(request: Any, **options: Any) -> Any:
+        text = request.headers["Authorization"].removeprefix("Bearer ")
+        seen.append(redact(f"x {text}") == "x ***")
+        return send(request, **options)
+
+    session.send = watch
+    assert session.get("/skills").ok
+    config = hook.client.config
+    texts = {
+        "token": hook.get_token().reveal(),
+        "password": config.credentials.password.reveal(),
+        "client_secret": config.credentials.client_secret.reveal(),
+        "proxy": config.http.proxy.reveal(),
+        "nothing": "an ordinary word",
+    }
+    return {
+        **{name: redact(f"[{text}]") for name, text in texts.items()},
+        "before_use": str(seen),
+    }
+
+
+def async_token(conn_id: str) -> dict[str, Any]:
+    """Ask for a token in a coroutine, while another one shows that the loop goes on."""
+    from airflow.sdk._shared.secrets_masker import redact
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    async def ask() -> dict[str, Any]:
+        beats = 0
+        done = asyncio.Event()
+
+        async def beat() -> None:
+            nonlocal beats
+            while not done.is_set():
+                beats += 1
+                await asyncio.sleep(0.01)
+
+        heart = asyncio.create_task(beat())
+        hooks = [VantageHook(conn_id) for _ in range(20)]
+        tokens = await asyncio.gather(*(hook.aget_token() for hook in hooks))
+        done.set()
+        await heart
+        return {
+            "tokens": sorted({token.reveal() for token in tokens}),
+            "masked": redact(tokens[0].reveal()),
+            "beats": beats,
+        }
+
+    try:
+        return asyncio.run(ask())
+    except Exception as error:  # noqa: BLE001 - told to the test
+        return {"error": _told(error)}
+
+
+def rotate(conn_id: str, columns: dict[str, Any], first: str, go: str) -> dict[str, Any]:
+    """Use one hook before and after its connection was changed."""
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    hook = VantageHook(conn_id)
+    before = hook.get_token()
+    skills = len(hook.client.list_skills())
+    Path(first).touch()
+    while not Path(go).exists():
+        time.sleep(0.02)
+    add_connection(**columns)
+    again = len(hook.client.list_skills())
+    return {
+        "skills": [skills, again],
+        "tokens": [before.reveal(), hook.get_token().reveal()],
+        "password": hook.client.config.credentials.password.reveal(),
+    }
+
+
+def try_connection(conn_id: str) -> list[Any]:
+    """Call ``test_connection`` as Airflow's servers do."""
+    from airflow.sdk import BaseHook
+
+    return list(BaseHook.get_connection(conn_id).test_connection())
+
+
+def final_errors() -> list[dict[str, Any]]:
+    """Translate every class of error and return what became of it."""
+    import copy
+
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    from vantage_orchestration import errors
+    from vantage_orchestration.airflow.errors import translate
+
+    found = []
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if not (isinstance(kind, type) and issubclass(kind, errors.VantageError)):
+            continue
+        error = kind("It failed", hint="Do it", status=418, transaction_id="t-1", host="h")
+        after = translate(error)
+        copies = [copy.copy(after), pickle.loads(pickle.dumps(after)), after.copy()]
+        found.append(
+            {
+                "name": name,
+                "retryable": kind.retryable,
+                "same": after is error,
+                "final": isinstance(after, AirflowFailException),
+                "airflow": isinstance(after, AirflowException),
+                "kind": isinstance(after, kind),
+                "again": translate(after) is after,
+                "text": str(after) == str(error),
+                "details": after.details() == error.details(),
+                "copies": [type(each) is kind for each in copies],
+                "copied": [str(each) == str(error) for each in copies],
+                "name_shown": f"{type(after).__module__}.{type(after).__qualname__}",
+                "one_class": type(translate(kind("Other"))) is type(after),
+            }
+        )
+    return found
+
+
+# --------------------------------------------------------------------- runs
+
+
+def start_run(dag_id: str, run_id: str, conf: dict[str, Any]) -> None:
+    """Make a run, as *Trigger* does."""
+    dag = SerializedDagModel.get_dag(dag_id)
+    dag.create_dagrun(
+        run_id=run_id,
+        run_after=timezone.utcnow(),
+        conf=conf,
+        run_type=DagRunType.MANUAL,
+        triggered_by=DagRunTriggeredByType.TEST,
+        state=DagRunState.QUEUED,
+    )
+
+
+def work(dag_id: str, run_id: str, retries: bool = False) -> dict[str, Any]:
+    """Run all tasks that can run: scheduler and executor in one, with the real supervisor.
+
+    Args:
+        dag_id: Dag.
+        run_id: Run.
+        retries: Let the wait before each retry pass at once; else stop at it.
+    """
+    session = settings.Session()
+    client = InProcessTestSupervisor._api_client()
+    while True:
+        session.expire_all()
+        run = _run(session, dag_id, run_id)
+        run.dag = DBDagBag(load_op_links=False).get_dag_for_run(run, session=session)
+        if run.state == DagRunState.QUEUED:
+            run.state = DagRunState.RUNNING
+            run.start_date = run.start_date or timezone.utcnow()
+        if retries:
+            for task in run.get_task_instances(session=session):
+                if task.state == TaskInstanceState.UP_FOR_RETRY and task.end_date:
+                    task.end_date -= timedelta(days=1)
+        ready, _ = run.update_state(session=session)
+        run.schedule_tis(ready, session=session)
+        session.commit()
+        session.expire_all()
+        tasks = run.get_task_instances(state=[TaskInstanceState.SCHEDULED], session=session)
+        if not tasks:
+            return report(dag_id, run_id)
+        for task in sorted(tasks, key=lambda item: (item.task_id, item.map_index)):
+            task.state = TaskInstanceState.QUEUED
+            session.commit()
+            workload = ExecuteTask.make(task)
+            supervise_task(
+                ti=workload.ti,
+                bundle_info=workload.bundle_info,
+                dag_rel_path=workload.dag_rel_path,
+                token="",
+                client=client,
+                log_path=workload.log_path,
+                subprocess_logs_to_stdout=True,
+            )
+
+
+def run(dag_id: str, run_id: str, conf: dict[str, Any], retries: bool = False) -> dict[str, Any]:
+    """Make a run and work on it."""
+    start_run(dag_id, run_id, conf)
+    return work(dag_id, run_id, retries)
+
+
+def clear(dag_id: str, run_id: str, task_ids: list[str] | None = None) -> None:
+    """Clear a run or tasks of it, as *Clear* does."""
+    from airflow.models.taskinstance import clear_task_instances
+
+    session = settings.Session()
+    tasks = [
+        task
+        for task in _run(session, dag_id, run_id).get_task_instances(session=session)
+        if task_ids is None or task.task_id in task_ids
+    ]
+    clear_task_instances(tasks, session)
+    session.commit()
+
+
+def report(dag_id: str, run_id: str) -> dict[str, Any]:
+    """Return the state of a run and of its tasks."""
+    session = settings.Session()
+    session.expire_all()
+    run = _run(session, dag_id, run_id)
+    return {
+        "state": str(run.state),
+        "run_after": run.run_after.isoformat(),
+        "start_date": run.start_date.isoformat() if run.start_date else None,
+        "tasks": {
+            f"{task.task_id}[{task.map_index}]": [str(task.state), task.try_number]
+            for task in run.get_task_instances(session=session)
+        },
+        "names": sorted(
+            task.rendered_map_index or ""
+            for task in run.get_task_instances(session=session)
+            if task.map_index >= 0
+        ),
+    }
+
+
+def xcom(dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
+    """Return what a task has returned."""
+    value = settings.Session().scalar(
+        select(XComModel.value).where(
+            XComModel.dag_id == dag_id,
+            XComModel.run_id == run_id,
+            XComModel.task_id == task_id,
+            XComModel.map_index == map_index,
+            XComModel.key == "return_value",
+        )
+    )
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def rendered(dag_id: str, run_id: str) -> list[Any]:
+    """Return the rendered template fields of all tasks of a run."""
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields as Fields
+
+    query = select(Fields.rendered_fields).where(Fields.dag_id == dag_id, Fields.run_id == run_id)
+    return list(settings.Session().scalars(query))
+
+
+def _run(session: Any, dag_id: str, run_id: str) -> DagRun:
+    return session.scalars(
+        select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+    ).one()
+
+
+# ---------------------------------------------------------------------- API
+
+
+def call_api(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Send authenticated requests to the real API server's application."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    with TestClient(create_app(), base_url="http://testserver") as client:
+        token = client.get("/auth/token").json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        replies = []
+        for call in calls:
+            reply = client.request(call["method"], call["path"], json=call.get("json"))
+            replies.append({"status": reply.status_code, "json": reply.json()})
+        return replies
+
+
+def environment() -> dict[str, str]:
+    """Return the environment, to prove that it holds what the test thinks."""
+    return dict(os.environ)

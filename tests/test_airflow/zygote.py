@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs functions of ``inside`` with Airflow loaded, each in a process of its own.
+
+Loading Airflow takes seconds, and it changes logging and the environment. So one process loads it
+once, and forks for each call: no call sees what another has left in memory. Started as a program;
+reads a JSON line for each call and answers with a line when it is over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+
+def main() -> int:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # From here on stdout and stderr are Airflow's; tests search them for secrets.
+    output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    import inside
+
+    inside.prepare()
+    answers.write("ready\n")
+    for line in sys.stdin:
+        call = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                answers.close()
+                Path(call["answer"]).write_text(json.dumps(_answer(inside, call)))
+                code = 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
+    return 0
+
+
+def _answer(inside: object, call: dict) -> dict:
+    os.environ.update(call["environment"])
+    try:
+        inside.after_fork()
+        return {"result": getattr(inside, call["function"])(**call["arguments"])}
+    except BaseException:  # noqa: BLE001 - told to the test, which fails with it
+        return {"failure": traceback.format_exc()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

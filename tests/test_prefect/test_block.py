@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The block as a class: its form, its checks, its secrets, its token. No Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import subprocess
+import sys
+import traceback
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cloudpickle
+import pytest
+from leaks import find_leaks
+from prefect.blocks.abstract import CredentialsBlock
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from pydantic import SecretStr, ValidationError
+
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    CredentialsRejected,
+    VantageError,
+)
+from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.prefect import VantageCredentials
+from vantage_orchestration.sandbox import SandboxServer
+
+PASSWORD, SECRET = "made-up&pass+word%", "made-up=client secret"
+GOOD = {
+    "region": "eu",
+    "username": "user@example.com",
+    "password": PASSWORD,
+    "client_id": "example-client",
+    "client_secret": SECRET,
+}
+
+
+class Parent(Block):
+    """A block that holds another."""
+
+    credentials: VantageCredentials
+    skill: str = ""
+
+
+class TestConventions(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return VantageCredentials
+
+    # The block has no logo: no picture at an address of our own, and none of somebody else's.
+    test_has_a_valid_image = None
+
+
+def test_identity_in_prefect() -> None:
+    assert issubclass(VantageCredentials, CredentialsBlock)
+    assert VantageCredentials.get_block_type_slug() == "abbyy-vantage-credentials"
+    assert VantageCredentials.get_block_type_name() == "ABBYY Vantage Credentials"
+
+
+def test_fields_are_those_of_the_one_list() -> None:
+    schema = VantageCredentials.model_json_schema()
+    kinds = {"text": str, "secret": SecretStr, "flag": bool, "seconds": float}
+
+    assert list(schema["properties"]) == [spec.name for spec in FIELDS]
+    for spec in FIELDS:
+        shown, field = schema["properties"][spec.name], VantageCredentials.model_fields[spec.name]
+        assert (shown["title"], shown["description"]) == (spec.label, spec.description)
+        if spec.choices:
+            assert typing.get_args(field.annotation) == tuple(shown["enum"]) == spec.choices
+            assert field.is_required()
+        else:
+            assert field.annotation is kinds[spec.kind]
+            assert shown["default"] == spec.default
+    assert schema["required"] == ["region"]
+    assert schema["secret_fields"] == [spec.name for spec in FIELDS if spec.kind == "secret"]
+
+
+def test_import_loads_no_http_library() -> None:
+    code = (
+        "import sys, prefect.blocks.abstract; before = set(sys.modules)\n"
+        "import vantage_orchestration.prefect\n"
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == "['vantage_orchestration']"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"region": None}, "has no region"),
+        ({"region": "custom"}, "has no region"),
+        ({"region": "mars"}, "'mars' is no region"),
+        ({"region": 7}, "has no region"),
+        ({"region": "eu", "base_url": "https://vantage.example.com"}, "both region 'eu' and"),
+        ({"region": None, "base_url": "http://vantage.example.com"}, "is not https"),
+        ({"region": None, "base_url": f"https://u:{PASSWORD}@example.com"}, "Give an address"),
+        ({"password": ""}, "has no password"),
+        ({"password": "*" * 10}, "masked display"),
+        ({"client_secret": "*" * 8}, "masked display"),
+        ({"password": 12345678}, "valid string"),
+        ({"read_timeout": 0}, "read_timeout"),
+        ({"connect_timeout": "soon"}, "valid number"),
+        ({"auth_path": "/auth2/{tenantId}/connect/token"}, "no tenant id"),
+        ({"api_path": "https://x?y"}, "is no path"),
+        ({"pasword": PASSWORD}, "no field pasword"),
+    ],
+)
+def test_what_is_wrong_is_said_when_a_block_is_made(changes: dict[str, Any], words: str) -> None:
+    values = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
+    with pytest.raises(ValidationError, match=words) as caught:
+        VantageCredentials(**values)
+    assert all(item["input"] is None for item in caught.value.errors())
+    places = {
+        "text": str(caught.value),
+        "repr": repr(caught.value),
+        "errors": repr(caught.value.errors()),
+        "json": caught.value.json(),
+        "traceback": "".join(traceback.format_exception(caught.value)),
+    }
+    assert find_leaks([PASSWORD, SECRET, "12345678"], places) == []
+    assert find_leaks(["VantageCredentials"], places)  # The search would find something.
+
+
+@pytest.mark.parametrize(
+    ("given", "region"),
+    [
+        ({"base_url": "https://vantage.example.com"}, "custom"),
+        ({"base_url": "https://vantage.example.com", "region": ""}, "custom"),
+        ({"region": " EU "}, "eu"),
+    ],
+)
+def test_region_is_completed(given: dict[str, str], region: str) -> None:
+    values = {name: value for name, value in GOOD.items() if name != "region"}
+    assert VantageCredentials(**values, **given).region == region
+
+
+def test_ca_bundle_of_another_machine_is_no_error_before_use() -> None:
+    block = VantageCredentials(**GOOD, ca_bundle="/no/such/file.pem")
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        block.get_client()
+
+
+@pytest.mark.parametrize("mask", ["*" * 8, "*" * 10])
+def test_stored_block_loads_whatever_it_holds_and_is_refused_when_used(mask: str) -> None:
+    stored = {**GOOD, "password": mask, "of_an_older_version": 1}
+    for block in (
+        VantageCredentials.model_validate(stored),
+        Parent.model_validate({"credentials": stored}).credentials,
+    ):
+        assert block.password.get_secret_value() == mask
+        for use in (block.get_client, block.get_token, lambda: asyncio.run(block.aget_token())):
+            with pytest.raises(ConfigurationError, match="Enter the real password"):
+                use()
+
+
+def test_block_shows_no_secret_and_survives_copies() -> None:
+    block = VantageCredentials(**GOOD)
+    shown = {
+        "repr": repr(block),
+        "str": str(block),
+        "json": block.model_dump_json(),
+        "dump": repr(block.model_dump()),
+        "vars": repr(vars(block)),
+    }
+    assert find_leaks([PASSWORD, SECRET], shown) == []
+    for twin in (
+        copy.copy(block),
+        copy.deepcopy(block),
+        block.model_copy(),
+        cloudpickle.loads(cloudpickle.dumps(block)),
+        pickle.loads(pickle.dumps(block)),
+    ):
+        assert twin == block
+        assert twin.get_client().config == block.get_client().config
+
+
+def test_no_token_ever_gets_into_the_block(
+    sandbox: SandboxServer, account: dict[str, Any]
+) -> None:
+    block = VantageCredentials(**account)
+    before = cloudpickle.dumps(block)
+    token = block.get_token()
+
+    assert token.is_same(sandbox.control.issued_secrets()[0])
+    assert cloudpickle.dumps(block) == before
+    places = {"pickle": cloudpickle.dumps(block), "block": block, "token": token}
+    assert find_leaks([token.reveal()], places) == []
+    with pytest.raises(TypeError, match="can't be pickled"):
+        cloudpickle.dumps(token)
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["plus+and&percent%20", "quote\"'back\\slash", "späßchen-日本語", "  spaces inside  x", "a=b;c#d?e"],
+)
+def test_passwords_with_special_characters_arrive(password: str) -> None:
+    with SandboxServer(password=password, client_secret=f"{password}!") as sandbox:
+        block = VantageCredentials(
+            base_url=sandbox.url,
+            username=sandbox.credentials["username"],
+            password=password,
+            client_id=sandbox.credentials["client_id"],
+            client_secret=f"{password}!",
+        )
+        with block.get_client() as client:
+            assert client.list_skills()
+
+
+def test_grant_for_services(sandbox: SandboxServer, account: dict[str, Any]) -> None:
+    service = {**account, "username": "", "password": "", "client_id": "service-client"}
+    block = VantageCredentials(**service, grant_type="client_credentials")
+    with block.get_client() as client:
+        assert client.list_skills()
+
+
+def test_64_threads_and_the_event_loop_share_one_login(
+    sandbox: SandboxServer, account: dict[str, Any]
+) -> None:
+    sandbox.control.add_fault(operation="getToken", delay=0.3)
+
+    def ask(_: int) -> str:
+        return VantageCredentials(**account).get_token().reveal()
+
+    async def ask_all() -> list[str]:
+        block = VantageCredentials(**account)
+        return [token.reveal() for token in await asyncio.gather(*[block.aget_token()] * 1)]
+
+    with ThreadPoolExecutor(64) as pool:
+        tokens = set(pool.map(ask, range(64)))
+    tokens.update(asyncio.run(ask_all()))
+    assert len(tokens) == 1
+    assert sandbox.control.count("POST", "connect/token") == 1
+
+
+def test_refused_login_is_sent_once(sandbox: SandboxServer, account: dict[str, Any]) -> None:
+    block = VantageCredentials(**{**account, "password": "wrong-password"})
+    for _ in range(3):
+        with pytest.raises(CredentialsRejected):
+            block.get_token()
+    with pytest.raises(CredentialsRejected) as caught:
+        asyncio.run(block.aget_token())
+    assert isinstance(caught.value, VantageError)
+    assert sandbox.control.count("POST", "connect/token") == 1
