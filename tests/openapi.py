@@ -8,7 +8,7 @@ What the description leaves open is decided here:
 
 * A 401 may have no body. A body of 401, 413, 429 or 5xx that is not labelled as JSON is let
   through, since front ends write such replies.
-* 502 and 504 are treated like 503.
+* 502 and 504 are treated like 503; 500 may come from every operation.
 * JSON may be labelled ``application/json``, ``text/json`` or ``text/plain``.
 * A response for which no content is declared must have an empty body.
 * Members of a token form beyond those of its grant are refused, and the scope must be the one
@@ -42,6 +42,7 @@ _URI = "urn:vantage-openapi"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _JSON = ("application/json", "text/json", "text/plain")
 _METHODS = ("get", "post", "put", "patch", "delete")
+_SERVER_ERROR = {"$ref": "#/components/responses/ServerError"}
 _OPEN_BODY = {"401", "413", "429", "500", "503"}
 
 
@@ -267,9 +268,10 @@ class _Operation:
     def check_response(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         where = f"{self.name}: {status}"
         code = "503" if status in (502, 504) else str(status)
-        if code not in self._operation["responses"]:
+        responses = self._operation["responses"]
+        if code not in responses and code != "500":
             raise ContractError(f"{where}: this status is not declared")
-        declared = self._checks.resolve(self._operation["responses"][code])
+        declared = self._checks.resolve(responses.get(code, _SERVER_ERROR))
         for name, item in declared.get("headers", {}).items():
             if item.get("required") and name.lower() not in {key.lower() for key in headers}:
                 raise ContractError(f"{where}: the header {name} is missing")

@@ -214,7 +214,10 @@ BAD_REQUESTS = {
         json={"skillId": "x", "skillParameters": [{"key": "k", "value": "v"}] * 11},
     ),
     "json label": prepared(
-        "POST", f"{BASE}/transactions", data='{"skillId":"x"}', headers={"Content-Type": "text/plain"}
+        "POST",
+        f"{BASE}/transactions",
+        data='{"skillId":"x"}',
+        headers={"Content-Type": "text/plain"},
     ),
     "no skill id": prepared("POST", f"{BASE}/transactions/launch", files=[file()]),
     "no files": prepared("POST", LAUNCH, files=[model({})]),
@@ -257,7 +260,9 @@ BAD_REQUESTS = {
     "token scope": prepared("POST", TOKEN, data={**FORM, "scope": "openid"}),
     "token grant": prepared("POST", TOKEN, data={**FORM, "grant_type": "implicit"}),
     "token twice": prepared("POST", TOKEN, data=[*FORM.items(), ("scope", SCOPE)]),
-    "token client twice": prepared("POST", TOKEN, data=FORM, headers={"Authorization": "Basic Yzpz"}),
+    "token client twice": prepared(
+        "POST", TOKEN, data=FORM, headers={"Authorization": "Basic Yzpz"}
+    ),
 }  # fmt: skip
 
 

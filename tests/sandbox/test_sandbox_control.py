@@ -69,8 +69,8 @@ def test_journal_holds_no_secret(make_api: Any, invoice: bytes) -> None:
     ).json()["mobileInputLink"]
     requests.get(mobile, timeout=30)
     password, secret = api.account["password"], api.account["client_secret"]
-    for wrong in (f"/skills/{api.token}", f"/skills?password={password}"):
-        api.session.get(api.base + wrong, headers=api.headers)
+    api.get(f"/skills/{api.token}")
+    api.get("/skills", params={"password": password})
     requests.get(api.base + "/skills", params={secret: "x", "y": secret}, timeout=30)
     text = json.dumps(api.control.journal(), ensure_ascii=False)
     view = json.dumps(api.control.transactions())
@@ -165,10 +165,10 @@ def test_wrong_settings_at_the_start() -> None:
 
 def test_reset(api: Any, invoice: bytes) -> None:
     key = api.launch([("a.pdf", invoice)])
-    api.control.add_fault(path_regex=".", status=500, times=0)
     api.control.set(processing_polls=9)
     for _ in range(5):
         api.ask_token(api.form(password="wrong"))
+    api.control.add_fault(path_regex=".", status=500, times=0)
     old = api.token
     api.control.reset()
     assert api.control.journal() == []
@@ -282,3 +282,28 @@ def test_factory(sandbox_factory: Any) -> None:
     first, second = sandbox_factory(), sandbox_factory(seed=2)
     assert first.url != second.url
     assert second.control.health()["status"] == "ok"
+
+
+def test_every_operation_of_the_contract_is_served(api: Any) -> None:
+    """Sections 3.1 to 3.3 and the token endpoints; browser sign-in, catalogs, invites are not."""
+    import openapi
+    from starlette.routing import Route
+
+    from vantage_orchestration.sandbox.app import ApiRoutes, TokenRoutes
+
+    state = api.server._state
+    served = {
+        (method, route.path, route.name)
+        for route in [*ApiRoutes(state).routes(), *TokenRoutes(state).routes()]
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    tags = {"Skills", "Transactions", "TransactionDocuments", "Authentication"}
+    declared = {
+        (method.upper(), path, item[method]["operationId"])
+        for path, item in openapi._loaded().document["paths"].items()
+        for method in ("get", "post", "delete")
+        if method in item and set(item[method]["tags"]) <= tags
+    }
+    assert served == {entry for entry in declared if entry[2] != "authorize"}
+    assert len(served) == 23

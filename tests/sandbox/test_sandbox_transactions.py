@@ -1007,6 +1007,18 @@ def test_unknown_format_fails_the_transaction(
     assert name in found["error"]
 
 
+def test_large_broken_pdf_is_found_out_quickly(tmp_path: Any) -> None:
+    from vantage_orchestration.sandbox.sources import read_source
+
+    path = tmp_path / "a.pdf"
+    with path.open("wb") as file:
+        file.write(b"%PDF-1.7\n")
+        file.truncate(70 * 1024**2)
+    found = read_source(path, "a.pdf", path.stat().st_size, "")
+    assert found.pages == ()
+    assert "can't be opened" in str(found.error)
+
+
 def test_truncated_pdf_fails(api: Any, invoice: bytes) -> None:
     found = api.finish(api.launch([("a.pdf", invoice[:200])]))
     assert found["status"] == "Failed"

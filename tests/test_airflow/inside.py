@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow import settings
+from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 from airflow.executors.workloads import ExecuteTask
@@ -20,20 +22,39 @@ from airflow.models import Connection, DagRun
 from airflow.models.dagbag import DBDagBag
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.xcom import XComModel
-from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor, supervise_task
+from airflow.sdk.api.client import Client
+from airflow.sdk.execution_time.supervisor import supervise_task
 from airflow.utils import timezone
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import delete, select
 
-SKILLS = "/api/publicapi/v1/skills"
+_execution_api = InProcessExecutionAPI()
+
+
+def execution_client() -> Client:
+    """Return a client of the real execution API, to which a task's supervisor talks."""
+    api = InProcessExecutionAPI()
+    # The application is shared, the thread that serves it is not: no fork would take it along.
+    api._app = _execution_api.app
+    client = Client(base_url=None, token="", dry_run=True, transport=api.transport)
+    client.base_url = "http://in-process.invalid./"
+    return client
 
 
 def prepare() -> None:
     """Read the Dag files and write them into the database, as the Dag processor does."""
-    import airflow.api_fastapi.execution_api.app
     import airflow.sdk.execution_time.task_runner  # noqa: F401 - loaded once, for all calls
 
+    # The first request builds the application, which takes seconds; a fork takes it along.
+    client = execution_client()
+    try:
+        client.get("health/ping")
+    except Exception as error:
+        print("PROBE", repr(error))
+    client.close()
+    del client
+    gc.collect()
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
     for bundle in manager.get_all_dag_bundles():
@@ -331,7 +352,7 @@ def work(dag_id: str, run_id: str, retries: bool = False) -> dict[str, Any]:
         retries: Let the wait before each retry pass at once; else stop at it.
     """
     session = settings.Session()
-    client = InProcessTestSupervisor._api_client()
+    client = execution_client()
     while True:
         session.expire_all()
         run = _run(session, dag_id, run_id)

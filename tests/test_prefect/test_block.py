@@ -180,9 +180,7 @@ def test_block_shows_no_secret_and_survives_copies() -> None:
         assert twin.get_client().config == block.get_client().config
 
 
-def test_no_token_ever_gets_into_the_block(
-    sandbox: SandboxServer, account: dict[str, Any]
-) -> None:
+def test_no_token_ever_gets_into_the_block(sandbox: SandboxServer, account: dict[str, Any]) -> None:
     block = VantageCredentials(**account)
     before = cloudpickle.dumps(block)
     token = block.get_token()
@@ -197,7 +195,13 @@ def test_no_token_ever_gets_into_the_block(
 
 @pytest.mark.parametrize(
     "password",
-    ["plus+and&percent%20", "quote\"'back\\slash", "späßchen-日本語", "  spaces inside  x", "a=b;c#d?e"],
+    [
+        "plus+and&percent%20",
+        "quote\"'back\\slash",
+        "späßchen-日本語",
+        "  spaces inside  x",
+        "a=b;c#d?e",
+    ],
 )
 def test_passwords_with_special_characters_arrive(password: str) -> None:
     with SandboxServer(password=password, client_secret=f"{password}!") as sandbox:
@@ -229,12 +233,13 @@ def test_64_threads_and_the_event_loop_share_one_login(
 
     async def ask_all() -> list[str]:
         block = VantageCredentials(**account)
-        return [token.reveal() for token in await asyncio.gather(*[block.aget_token()] * 1)]
+        waiting = [block.aget_token() for _ in range(16)]
+        return [token.reveal() for token in await asyncio.gather(*waiting)]
 
-    with ThreadPoolExecutor(64) as pool:
-        tokens = set(pool.map(ask, range(64)))
-    tokens.update(asyncio.run(ask_all()))
-    assert len(tokens) == 1
+    with ThreadPoolExecutor(65) as pool:
+        in_loop = pool.submit(asyncio.run, ask_all())
+        tokens = list(pool.map(ask, range(64))) + in_loop.result()
+    assert (len(tokens), len(set(tokens))) == (80, 1)
     assert sandbox.control.count("POST", "connect/token") == 1
 
 

@@ -155,9 +155,9 @@ class VantageCredentials(CredentialsBlock):
     def get_token(self) -> AccessToken:
         """Return a valid access token, logging in if the process has none.
 
-        Its ``repr`` shows only when it expires, and it can't be pickled, so a task that returns it
-        fails to store it rather than leak it. ``reveal()`` gives the text for a header; do not
-        store, log or return that.
+        Its ``repr`` shows only when it expires, and it can't be pickled: if a task returns it,
+        Prefect warns that it can't serialize it, and stores nothing. ``reveal()`` gives the text
+        for a header; do not store, log or return that.
 
         Raises:
             AuthError: There is none to be had; a refused login is not repeated.

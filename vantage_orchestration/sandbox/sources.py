@@ -9,6 +9,7 @@ extension (contract, section 8, point 2).
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,10 @@ _MAGIC = (
 _EXTENSIONS = frozenset(
     {".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".webp"}
 )
-# Above this size a PDF with a broken index is refused: mending it would read the whole file.
+# Above this size a PDF with a broken index is refused: mending it, or looking for its end, would
+# go through the whole file.
 _MEND_LIMIT = 64 * 1024 * 1024
+_TAIL = 4096
 _MAX_TEXT_PAGES = 500
 _IMAGE_SIZE = (2480, 3508)  # pixels of an A4 page at 300 dpi
 
@@ -96,6 +99,10 @@ def _pdf_pages(path: Path, size: int) -> tuple[Page, ...]:
 
     # An open file, not a path: given a path the library copies the file into memory.
     with path.open("rb") as file:
+        if size > _MEND_LIMIT:
+            file.seek(-_TAIL, os.SEEK_END)
+            if b"startxref" not in file.read():
+                raise ValueError("the PDF has no end")
         reader = PdfReader(file, strict=size > _MEND_LIMIT)
         if reader.is_encrypted and not reader.decrypt(""):
             raise ValueError("the PDF needs a password")
