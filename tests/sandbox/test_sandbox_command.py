@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -62,8 +63,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield start
     for item in started:
         if item.process.poll() is None:
-            item.process.kill()
-            item.process.communicate()
+            item.end(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
@@ -75,6 +75,29 @@ def test_signals_end_it_cleanly(run: Callable[..., Running], number: int, code: 
     assert errors == ""
     assert running.url in output
     assert not running.ready.exists()
+
+
+def test_damaged_files_leave_no_noise(run: Callable[..., Running]) -> None:
+    running = run("--quiet", "--processing-polls", "0")
+    account = running.control.credentials()
+    form: dict[str, Any] = {n: account[n] for n in ("client_id", "client_secret")}
+    form |= {"grant_type": "client_credentials", "scope": "openid permissions global.wildcard"}
+    token = requests.post(running.url + "/auth2/connect/token", data=form, timeout=30).json()
+    headers = {"Authorization": "Bearer " + token["access_token"]}
+    base = running.url + "/api/publicapi/v1/transactions"
+    files = [("Files", ("a.pdf", b"junk %PDF-1.7\n1 0 obj\n<</Type /Catalog"))]
+    url = base + "/launch?skillId=Receipt"
+    made = requests.post(url, files=files, headers=headers, timeout=30).json()["transactionId"]
+    reply = requests.get(f"{base}/{made}", headers=headers, timeout=30).json()
+    assert reply["status"] == "Failed"
+    assert running.end(signal.SIGTERM) == (0, "", "")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_other_loopback_addresses(run: Callable[..., Running]) -> None:
+    running = run("--host", "::1")
+    assert running.url.startswith("http://[::1]:")
+    assert running.control.health()["status"] == "ok"
 
 
 def test_ends_in_the_middle_of_a_request(run: Callable[..., Running]) -> None:

@@ -93,6 +93,7 @@ def test_control_routes_are_not_disturbed(api: Any) -> None:
     [
         {},
         {"operation": "listSkills"},
+        {"operation": "listSkill", "status": 500},
         {"status": 99},
         {"status": 500, "colour": "red"},
         {"status": 500, "times": -1},

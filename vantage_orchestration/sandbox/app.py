@@ -45,6 +45,7 @@ def build_app(state: SandboxState) -> ASGIApp:
         *review_routes(state),
         *control_routes(state),
     ]
+    state.faults.operations = frozenset(r.name for r in routes if isinstance(r, Route))
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return Gate(app, routes, state)

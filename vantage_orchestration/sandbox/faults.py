@@ -159,9 +159,14 @@ class FaultRule:
 
 
 class Faults:
-    """The rules in force."""
+    """The rules in force.
+
+    Attributes:
+        operations: Operations a rule may name; filled in when the routes are known.
+    """
 
     def __init__(self) -> None:
+        self.operations: frozenset[str] = frozenset()
         self._rules: list[FaultRule] = []
         self._count = 0
 
@@ -180,6 +185,8 @@ class Faults:
             raise FaultError(f"unknown members: {', '.join(sorted(unknown))}")
         rule = FaultRule(**values)
         _check(rule)
+        if rule.operation is not None and rule.operation not in self.operations:
+            raise FaultError(f"there is no operation {rule.operation!r}")
         self._count += 1
         rule.id = self._count
         self._rules.append(rule)
@@ -232,11 +239,10 @@ def _check(rule: FaultRule) -> None:
         raise FaultError("when must be before or after")
     if rule.revoke not in (None, "this", "all"):
         raise FaultError("revoke must be this or all")
-    for pattern in (rule.path_regex,):
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise FaultError(f"path_regex: {error}") from error
+    try:
+        re.compile(rule.path_regex or "")
+    except (re.error, TypeError) as error:
+        raise FaultError(f"path_regex: {error}") from error
     chosen = any(item is not None for item in (rule.status, rule.revoke, rule.truncate))
     if not (chosen or rule.alters or rule.drop or rule.delay or rule.chunk_delay):
         raise FaultError("the rule does nothing")

@@ -8,6 +8,7 @@ files that is a gigabyte. Here memory stays flat whatever is sent.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from email.message import Message
@@ -27,6 +28,9 @@ REPLACED = ":/?#[]@!$&'()*+,;=\\"
 _TRANSLATION = str.maketrans(dict.fromkeys(REPLACED, "_"))
 _MAX_MODEL = 8 * 1024 * 1024
 _MAX_HEADERS = 64 * 1024
+
+# Some releases warn about the line end after the last boundary, which every client sends.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def stored_name(name: str) -> str:
