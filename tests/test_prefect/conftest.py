@@ -33,11 +33,13 @@ class PrefectServer:
         api_url: Address of its API.
         home: PREFECT_HOME of server and tests.
         database: File of its database.
+        type_at_start: What it knew about our block type before anybody used that.
     """
 
     api_url: str
     home: Path
     database: Path
+    type_at_start: dict[str, Any]
 
     def environment(self) -> dict[str, str]:
         """Return the environment for a process that uses this server."""
@@ -62,9 +64,14 @@ def _root_logger_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
+with _root_logger_kept():
+    import prefect.main  # noqa: F401 - its import gives the root logger a handler
+
+
 @pytest.fixture(scope="session")
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     from prefect import settings
+    from prefect.client.orchestration import get_client
     from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
 
@@ -76,8 +83,13 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
         stack.enter_context(prefect_test_harness(server_startup_timeout=120))
         database = settings.PREFECT_API_DATABASE_CONNECTION_URL.value()
         path = database.get_secret_value() if hasattr(database, "get_secret_value") else database
+        with get_client(sync_client=True) as client:
+            reply = client._client.get("/block_types/slug/abbyy-vantage-credentials")
         return PrefectServer(
-            settings.PREFECT_API_URL.value(), home, Path(path.removeprefix("sqlite+aiosqlite:///"))
+            settings.PREFECT_API_URL.value(),
+            home,
+            Path(path.removeprefix("sqlite+aiosqlite:///")),
+            reply.json(),
         )
 
     context = contextvars.copy_context()
@@ -104,6 +116,7 @@ def prefect_server(
         settings.PREFECT_HOME: _server.home,
         settings.PREFECT_API_URL: _server.api_url,
         settings.PREFECT_LOCAL_STORAGE_PATH: tmp_path / "prefect-results",
+        settings.PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
     }
     with _root_logger_kept(), settings.temporary_settings(changes):
         yield _server

@@ -61,9 +61,10 @@ def _as_service(name: str) -> None:
     _edit(name, **_SERVICE)
 
 
-def test_type_is_there_without_any_code_of_the_user() -> None:
-    # The server found it by the entry point: nothing was registered or saved before.
-    shown = _get(f"/block_types/slug/{SLUG}")
+def test_type_is_there_without_any_code_of_the_user(prefect_server: Any) -> None:
+    # The server found it by the entry point when it started.
+    shown = prefect_server.type_at_start
+    assert _get(f"/block_types/slug/{SLUG}")["id"] == shown["id"]
     assert shown["name"] == "ABBYY Vantage Credentials"
     assert "VantageCredentials.load" in shown["code_example"]
     schemas = _get(
@@ -203,6 +204,25 @@ def test_running_client_uses_a_changed_block(
         use(client)
         assert client.config.credentials.client_id == "service-client"
     assert sandbox.control.count("POST", "connect/token") == 2
+
+
+def test_client_that_outlives_its_run_reads_the_block_again_too(
+    save_block: Callable[..., str], sandbox: SandboxServer
+) -> None:
+    name = save_block()
+    made: list[VantageClient] = []
+
+    @flow
+    def making() -> None:
+        made.append(VantageCredentials.load(name).get_client())
+        made[0].list_skills()
+
+    making()
+    _as_service(name)
+    sandbox.control.revoke_tokens()
+    with made[0] as client:
+        client.list_skills()
+        assert client.config.credentials.client_id == "service-client"
 
 
 def test_block_made_and_saved_here_is_read_again_too(
