@@ -96,14 +96,14 @@ def abbyy_vantage_documents() -> None:
         return result.rows()
 
     @task
-    def collect(rows_of_files: list[list[dict[str, Any]]], output: str, run_id: str) -> str:
+    def collect(rows_of_files: list[list[dict[str, Any]]], output: str, run: str) -> str:
         """Write all rows to one file, which appears when it is complete."""
         import json
         import os
         import re
         from pathlib import Path
 
-        run = re.sub(r"[^A-Za-z0-9._-]+", "_", run_id)
+        run = re.sub(r"[^A-Za-z0-9._-]+", "_", run)
         target = Path(output.replace("{run_id}", run))
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.{run}.part")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from requests.utils import rewind_body
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError, translating
 from vantage_orchestration.token.access import AccessToken
-from vantage_orchestration.token.source import TokenSource, token_source
+from vantage_orchestration.token.source import REFUSALS, TokenSource, token_source
 
 __all__ = ["VantageAuth"]
 
@@ -55,18 +56,38 @@ class VantageAuth(AuthBase):
     def token(self) -> AccessToken:
         """Return a valid token.
 
+        A login that is refused is not repeated, but the credential is read again: it may have been
+        changed since, and a token that simply ended would otherwise fail a long task for good.
+
         Raises:
             AuthError: There is none to be had.
         """
-        token = self.source.get()
+        try:
+            token = self.source.get()
+        except REFUSALS:
+            if not self._reload():
+                raise
+            token = self.source.get()
         self._tell(token)
         return token
 
     async def atoken(self) -> AccessToken:
         """Return a valid token as :meth:`token` does, without blocking the event loop."""
-        token = await self.source.aget()
+        try:
+            token = await self.source.aget()
+        except REFUSALS:
+            # Reading the credential may block: an orchestrator's API is asked.
+            if not await asyncio.to_thread(self._reload):
+                raise
+            token = await self.source.aget()
         self._tell(token)
         return token
+
+    def _reload(self) -> bool:
+        """Read the stored credential again; tell whether it was changed."""
+        new = self._load()
+        changed, self.config = new != self.config, new
+        return changed
 
     def _tell(self, token: AccessToken) -> None:
         if self._on_token is not None and token is not self._told:
@@ -115,11 +136,9 @@ class VantageAuth(AuthBase):
         **kwargs: Any,
     ) -> requests.Response:
         self.source.invalidate(token)
-        old, new = self.config, self._load()
-        if new != old:
-            self.config = new
-            if new.credentials.base_url != old.credentials.base_url:
-                return response  # The request was made for another server.
+        server = self.config.credentials.base_url
+        if self._reload() and self.config.credentials.base_url != server:
+            return response  # The request was made for another server.
         body = response.request.body
         if body is not None and not isinstance(body, (bytes, str)) and position is None:
             return response

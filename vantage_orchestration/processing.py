@@ -108,16 +108,21 @@ class DocumentResult:
         ]
 
 
-def document_key(scope: str, skill_id: str, sha256: str) -> str:
+def document_key(
+    scope: str, skill_id: str, sha256: str, skill_parameters: Mapping[str, str] | None = None
+) -> str:
     """Return the key under which a transaction is found again.
 
     Args:
         scope: Scope of the task, see :class:`TaskKey`.
         skill_id: Skill.
         sha256: Digest of the content: a file that was changed meanwhile is another document.
+        skill_parameters: They change what comes back. Registration parameters do not, and may hold
+            a time or a number of the try, so they are no part of it.
     """
     digest = hashlib.sha256()
-    for part in (scope, skill_id, sha256):
+    settings = [text for pair in sorted((skill_parameters or {}).items()) for text in pair]
+    for part in (scope, skill_id, sha256, *settings):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
@@ -183,7 +188,7 @@ def submit_document(
     """
     source = SourceFile.of(file)
     sha256 = source.sha256()
-    tag = document_key(key.scope, skill_id, sha256)
+    tag = document_key(key.scope, skill_id, sha256, skill_parameters)
     if registration_parameters and KEY_PARAMETER in registration_parameters:
         raise ConfigurationError(
             f"The registration parameter {KEY_PARAMETER} is set by this package"

@@ -4,6 +4,7 @@ what is repeated, what is not, and what an error says."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import pickle
 import threading
@@ -348,6 +349,26 @@ def test_after_a_401_the_credential_is_read_again(sandbox, configure):
         assert client.config.credentials.client_id == "service-client"
     grants = [entry["grant"] for entry in sandbox.control.journal(path_regex="connect/token")]
     assert grants == ["password", "client_credentials"]
+
+
+def test_after_a_refused_login_the_credential_is_read_again(sandbox, configure):
+    # A token ends in the middle of a long task, whose password was changed and stored meanwhile.
+    right = configure()
+    stored = [configure(password="an old password")]
+    with VantageClient(lambda: stored[0], retries=QUICK) as client:
+        with pytest.raises(errors.CredentialsRejected):
+            client.list_skills()
+        with pytest.raises(errors.CredentialsRejected):
+            client.list_skills()
+        assert logins(sandbox) == 1
+        stored[0] = right
+        assert client.list_skills()
+        assert logins(sandbox) == 2
+    stored[0] = configure(password="an old password")
+    with VantageClient(lambda: stored[0], retries=QUICK) as client:
+        stored[0] = right
+        assert asyncio.run(client.aget_token()).is_same(client.get_token())
+    assert logins(sandbox) == 2
 
 
 def test_the_session_is_authorised_for_its_server_only(client, sandbox):

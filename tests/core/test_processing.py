@@ -117,6 +117,18 @@ def test_other_tasks_files_and_skills_get_their_own(client, sandbox, skill, invo
     make_invoice(invoice, "INV-18")  # The same path with another content.
     found.add(submit_document(client, invoice, skill, again())[0])
     assert len(found) == 4
+    catalog = {"Supplier catalog": "Suppliers 2026"}
+    other = submit_document(client, invoice, skill, again(), skill_parameters=catalog)[0]
+    assert other not in found
+    same = submit_document(
+        client,
+        invoice,
+        skill,
+        again(),
+        skill_parameters=catalog,
+        registration_parameters={"Try": "2"},
+    )[0]
+    assert same == other
 
 
 def test_the_key_can_not_be_shifted():

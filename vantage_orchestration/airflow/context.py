@@ -21,8 +21,9 @@ def task_key(part: str | None = None) -> TaskKey:
 
     Returns:
         A key of Dag, run, task and map index (or ``part``), the same in each try: after a retry,
-        after the task was cleared, and after the whole run was. The first try looks for no earlier
-        transaction; each later one looks from the run's begin on.
+        after the task was cleared, and after the whole run was. The first try, in a run of which
+        nothing was cleared, looks for no earlier transaction; any other one looks from the run's
+        begin on.
 
     Raises:
         RuntimeError: No task is running.
@@ -36,7 +37,9 @@ def task_key(part: str | None = None) -> TaskKey:
     task, run = context["ti"], context["dag_run"]
     piece = task.map_index if part is None else part
     scope = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])
-    if task.try_number <= 1:
+    # In a cleared run a task may be mapped over more files than before: its new instances are in
+    # their first try, but may have got a file that another one has sent already.
+    if task.try_number <= 1 and not run.clear_number:
         return TaskKey(scope)
     # Clearing a run renews its start date but not run_after; a run that was asked for ahead of its
     # time (``dags test``) has a run_after in the future. The earlier one is never too late.

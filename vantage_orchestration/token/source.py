@@ -35,7 +35,7 @@ from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.request import Grant, renewal_margin
 
-__all__ = ["REFUSAL_HOLD", "TokenSource", "token_source"]
+__all__ = ["REFUSALS", "REFUSAL_HOLD", "TokenSource", "token_source"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ LONGEST_HOLD = 86400.0
 #: Seconds a live token is used further after its renewal failed, before the next try.
 RENEWAL_PAUSE = 30.0
 #: Errors that mean: the same login will be refused again.
-_REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
+REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
 
 LogIn = Callable[[VantageConfig], "Grant | VantageError"]
 _Outcome = concurrent.futures.Future["AccessToken | VantageError"]
@@ -228,7 +228,7 @@ class TokenSource:
             return
         now = self._now()
         self._pause_until = now + max(RENEWAL_PAUSE, outcome.retry_after or 0.0)
-        if isinstance(outcome, _REFUSALS):
+        if isinstance(outcome, REFUSALS):
             last = self._verdict.hold if self._verdict else 0.0
             hold = min(max(REFUSAL_HOLD, 2 * last), LONGEST_HOLD)
             self._verdict = _Verdict(outcome, now + hold, hold)

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Airflow for tests: its database, its Dag files, its API and its task supervisor."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vantage_orchestration.sandbox import SandboxServer
+
+HERE = Path(__file__).parent
+DAGS = HERE.parents[1] / "dags"
+#: Hard for whoever pastes it into a form or a URI unescaped.
+AWKWARD = "päß&w+rd %41=/?#@:x z"
+
+
+def airflow_environment(home: Path) -> dict[str, str]:
+    """Return an environment for Airflow in a folder of its own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith(("AIRFLOW", "_AIRFLOW", "ABBYY_VANTAGE"))
+        and not name.upper().endswith("_PROXY")
+    }
+    bundles = [
+        {
+            "name": name,
+            "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+            "kwargs": {"path": str(path)},
+        }
+        for name, path in (("shipped", DAGS), ("tests", HERE / "test_dags"))
+    ]
+    settings = {
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__FERNET_KEY": base64.urlsafe_b64encode(b"a fernet key that is for tests__").decode(),
+        "CORE__TEST_CONNECTION": "Enabled",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "CORE__DAGS_FOLDER": str(DAGS),
+        "API_AUTH__JWT_SECRET": "a key for tests that is long enough, and more than that",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+        "LOGGING__LOGGING_LEVEL": "DEBUG",
+        "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    return {
+        **kept,
+        "AIRFLOW_HOME": str(home),
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+    }
+
+
+class Airflow:
+    """An Airflow installation in a folder, whose functions are in ``inside``."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = airflow_environment(home)
+        self._answers = (home / f"answer-{number}.json" for number in itertools.count())
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def output(self) -> Path:
+        """All that Airflow has written to stdout and stderr."""
+        return self.home / "output.txt"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "airflow.db"
+
+    def start(self) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "zygote.py"), str(self.output)],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if self._line() != "ready":
+            raise RuntimeError(f"Airflow did not start:\n{self.output.read_text()[-8000:]}")
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait(timeout=30)
+
+    def __call__(self, function: str, environment: dict[str, str] | None = None, **arguments: Any):
+        """Call a function of ``inside`` and return its result."""
+        answer = next(self._answers)
+        call = {
+            "function": function,
+            "arguments": arguments,
+            "environment": environment or {},
+            "answer": str(answer),
+        }
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(call) + "\n")
+        self._process.stdin.flush()
+        code = self._line()
+        told = json.loads(answer.read_text()) if answer.exists() else {"failure": f"exit {code}"}
+        answer.unlink(missing_ok=True)
+        if "failure" in told:
+            raise RuntimeError(f"{function} failed:\n{told['failure']}")
+        return told["result"]
+
+    def _line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def log_text(self, dag_id: str, run_id: str) -> str:
+        """Return all task logs of a run."""
+        folder = self.logs / f"dag_id={dag_id}" / f"run_id={run_id}"
+        return "\n".join(
+            path.read_text() for path in sorted(folder.rglob("*.log")) if path.is_file()
+        )
+
+
+#: In a server (API server, ``airflow connections``) hooks read the database themselves.
+SERVER = {"_AIRFLOW_PROCESS_CONTEXT": "server"}
+
+
+def columns_of(sandbox: SandboxServer, **changes: Any) -> dict[str, Any]:
+    """Return the columns of a connection to a sandbox.
+
+    Args:
+        sandbox: Sandbox.
+        changes: Columns of the connection, or members of its extra.
+    """
+    account = sandbox.credentials
+    columns: dict[str, Any] = {
+        "conn_type": "abbyy_vantage",
+        "host": sandbox.url,
+        "login": account["username"],
+        "password": account["password"],
+    }
+    extra = {
+        "region": "custom",
+        "client_id": account["client_id"],
+        "client_secret": account["client_secret"],
+    }
+    for name, value in changes.items():
+        (columns if name in {*columns, "port", "schema"} else extra)[name] = value
+    return {**columns, "extra": json.dumps(extra)}
+
+
+def logins(sandbox: SandboxServer) -> int:
+    """Return the number of token requests."""
+    return sandbox.control.count("POST", "/connect/token$")

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure reader: attributes of a connection to a configuration."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from leaks import find_leaks
+
+from vantage_orchestration.airflow.connection import config_of, secrets_of
+from vantage_orchestration.errors import ConfigurationError
+
+PASSWORD = "made-up-password-41"
+SECRET = "made-up-secret-42"
+
+
+def connection(extra: Any = None, **columns: Any) -> SimpleNamespace:
+    base = {"client_id": "c", "client_secret": SECRET}
+    text = extra if isinstance(extra, str) else json.dumps({**base, **(extra or {})})
+    values = {
+        "conn_id": "mine",
+        "conn_type": "abbyy_vantage",
+        "host": None,
+        "schema": None,
+        "login": "user@example.com",
+        "password": PASSWORD,
+        "port": None,
+        "extra": text,
+    }
+    return SimpleNamespace(**{**values, **columns})
+
+
+@pytest.mark.parametrize(
+    ("columns", "address"),
+    [
+        ({"host": "https://vantage.example.com"}, "https://vantage.example.com"),
+        ({"host": "vantage.example.com"}, "https://vantage.example.com"),
+        ({"host": "vantage.example.com", "port": 8443}, "https://vantage.example.com:8443"),
+        ({"host": "127.0.0.1", "schema": "http", "port": 80}, "http://127.0.0.1:80"),
+        ({"host": "http://127.0.0.1", "port": 8000}, "http://127.0.0.1:8000"),
+        ({"host": "http://127.0.0.1:8000"}, "http://127.0.0.1:8000"),
+        ({"host": "http://127.0.0.1:8000", "port": 8000}, "http://127.0.0.1:8000"),
+        ({"host": "http://localhost:8000", "schema": "HTTP"}, "http://localhost:8000"),
+        ({"host": "::1", "schema": "http", "port": 8000}, "http://[::1]:8000"),
+        ({"host": "https://example.com/a/b", "port": 1}, "https://example.com:1/a/b"),
+        ({"host": " https://example.com/api/publicapi/v1 "}, "https://example.com"),
+    ],
+)
+def test_address(columns: dict[str, Any], address: str) -> None:
+    config = config_of(connection({"region": "custom"}, **columns))
+    assert config.credentials.base_url == address
+
+
+@pytest.mark.parametrize("host", [None, "", "  "])
+def test_region_needs_no_host(host: str | None) -> None:
+    config = config_of(connection({"region": "eu"}, host=host))
+    assert config.credentials.base_url == "https://vantage-eu.abbyy.com"
+
+
+def test_values_may_be_text_or_typed() -> None:
+    typed = config_of(
+        connection({"region": "eu", "verify": False, "connect_timeout": 2, "read_timeout": None})
+    )
+    text = config_of(
+        connection({"region": "eu", "verify": "false", "connect_timeout": "2", "read_timeout": ""})
+    )
+    assert typed == text
+    assert typed.http.verify is False
+    assert typed.http.timeouts == (2.0, 30.0)
+
+
+def test_type_with_hyphen_is_the_same_type() -> None:
+    assert config_of(connection({"region": "us"}, conn_type="abbyy-vantage"))
+
+
+def test_secrets_to_mask() -> None:
+    proxy = "http://someone:proxy-word@proxy.example.com:3128"
+    config = config_of(connection({"region": "us", "proxy": proxy}))
+    assert secrets_of(config) == (PASSWORD, SECRET, proxy)
+    plain = config_of(connection({"region": "us", "grant_type": "client_credentials"}, password=""))
+    assert secrets_of(plain) == (SECRET,)
+
+
+@pytest.mark.parametrize(
+    ("extra", "columns", "text"),
+    [
+        ({}, {"conn_type": "http"}, "has the type 'http'"),
+        ({}, {"conn_type": None}, "has the type None"),
+        ({}, {}, "no region"),
+        ("not json " + SECRET, {}, "no JSON object"),
+        (json.dumps([SECRET]), {}, "no JSON object"),
+        ({"base_url": "https://elsewhere.example.com"}, {}, "holds base_url"),
+        ({"password": SECRET}, {}, "holds password"),
+        ({"username": "x"}, {}, "holds username"),
+        ({"region": "eu"}, {"host": "https://example.com"}, "both region"),
+        ({"region": "eu"}, {"schema": "ftp"}, "neither http nor https"),
+        ({"region": "eu"}, {"port": 443}, "a port but no host"),
+        ({}, {"host": "http://example.com"}, "not https"),
+        ({}, {"host": "example.com", "schema": "http"}, "not https"),
+        ({}, {"host": "https://127.0.0.1", "schema": "http"}, "contradict"),
+        ({}, {"host": "https://example.com:1", "port": 2}, "contradict"),
+        ({}, {"host": f"https://u:{PASSWORD}@example.com", "port": 2}, "user name or password"),
+        ({}, {"host": "https://example.com:port", "port": 2}, "no valid address"),
+        ({"region": "eu", "client_secret": "***"}, {}, "client_secret"),
+        ({"region": "eu"}, {"password": "***"}, "masked display"),
+        ({"region": "eu"}, {"password": None}, "no password"),
+        ({"region": "eu", "client_secret": 41}, {}, "client_secret"),
+        ({"region": "eu", "read_timeout": "soon"}, {}, "read_timeout"),
+        ({"region": "eu", "verify": "perhaps"}, {}, "verify"),
+    ],
+)
+def test_wrong_connections(extra: Any, columns: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config_of(connection(extra, **columns))
+    assert text in str(caught.value)
+    assert find_leaks([PASSWORD, SECRET], {"error": str(caught.value) + repr(caught.value)}) == []
