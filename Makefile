@@ -2,10 +2,12 @@
 # make demo   real documents through Airflow and Prefect, on the sandbox
 # make test   linters, type checker and all tests
 # Both install what they need into .venv first. After that they need no network.
+# make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH_VENV := .venv-benchmark
 EXTRAS := airflow,prefect,sandbox,test
 
 # The first Python that this package and both orchestrators run on. Set PYTHON to choose another.
@@ -13,7 +15,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test lint types pytest install clean
+.PHONY: demo test lint types pytest install benchmark clean
 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
@@ -42,5 +44,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
+benchmark: $(BENCH_VENV)/.installed
+	@exec $(BENCH_VENV)/bin/python benchmarks/token/run.py $(BENCHMARK)
+
+$(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requirements.txt
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/token/requirements.txt --no-build-isolation --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -125,7 +125,7 @@ class Demo:
         }
         # A user's own settings must not lead the demo to another server.
         for name in list(self.env):
-            if name.startswith(("AIRFLOW_CONN_", "ABBYY_VANTAGE_", "PREFECT_API_")):
+            if name.startswith(("AIRFLOW_CONN_", "ABBYY_VANTAGE_", "PREFECT_API_", "XDG_")):
                 del self.env[name]
         self.control = SandboxControl("")
         self.skill = ""
@@ -230,7 +230,9 @@ class Demo:
         self.say(name, what)
         known = {item["id"] for item in self.control.transactions()}
         logins = self.logins()
-        process = self.processes.start(name.lower(), command, self.env)
+        # Each has a token store of its own; with one for both, the second would need no login.
+        env = {**self.env, "XDG_CACHE_HOME": str(self.work / f"cache-{name.lower()}")}
+        process = self.processes.start(name.lower(), command, env)
         shown = ""
         status = console.status("") if console.is_terminal else contextlib.nullcontext()
         with status as spinner:

@@ -11,6 +11,13 @@ import pytest
 from vantage_orchestration.sandbox import SandboxServer
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test, and the processes it starts, a folder of its own for stored tokens."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+
+
 @pytest.fixture(scope="session")
 def sandbox_factory() -> Iterator[Callable[..., SandboxServer]]:
     """Start sandboxes: ``sandbox_factory(processing_polls=0)``. All end with the session.

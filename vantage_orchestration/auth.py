@@ -17,6 +17,7 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError, translating
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.source import REFUSALS, TokenSource, token_source
+from vantage_orchestration.token.stores import StoreFactory
 
 __all__ = ["VantageAuth"]
 
@@ -33,6 +34,8 @@ class VantageAuth(AuthBase):
         on_token: Told each token before it is used for the first time, so that an orchestrator
             can mask it in its logs.
         translate: Turns an error into the exception to raise.
+        orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
+            for it.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class VantageAuth(AuthBase):
         *,
         on_token: Callable[[str], object] | None = None,
         translate: Callable[[VantageError], Exception] | None = None,
+        orchestrator_store: StoreFactory | None = None,
     ) -> None:
         self._load = load
+        self._orchestrator_store = orchestrator_store
         self._on_token = on_token
         self._translate = translate
         self.config = load()
@@ -51,7 +56,7 @@ class VantageAuth(AuthBase):
     @property
     def source(self) -> TokenSource:
         """The process's token source for the credential."""
-        return token_source(self.config)
+        return token_source(self.config, self._orchestrator_store)
 
     def token(self) -> AccessToken:
         """Return a valid token.

@@ -21,6 +21,7 @@ from vantage_orchestration.http import HttpSession, network_error, request_id_of
 from vantage_orchestration.retrying import API_RETRIES, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.token.access import AccessToken
+from vantage_orchestration.token.stores import StoreFactory
 from vantage_orchestration.upload import MultipartBody
 
 __all__ = ["ApiCaller", "may_repeat", "may_repeat_unsent"]
@@ -65,6 +66,8 @@ class ApiCaller:
             those that no retry can cure.
         retries: Tries and waits on passing trouble, for calls that are safe to repeat.
         pool_size: Connections kept open at the same time.
+        orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
+            for it.
 
     Raises:
         ConfigurationError: The stored credential can't be used. Nothing was sent.
@@ -78,12 +81,18 @@ class ApiCaller:
         translate: Callable[[VantageError], Exception] | None = None,
         retries: RetryPolicy = API_RETRIES,
         pool_size: int = 10,
+        orchestrator_store: StoreFactory | None = None,
     ) -> None:
         load = (lambda: config) if isinstance(config, VantageConfig) else config
         self._translate = translate
         self._retries = retries
         with translating(translate):
-            self._auth = VantageAuth(load, on_token=on_token, translate=translate)
+            self._auth = VantageAuth(
+                load,
+                on_token=on_token,
+                translate=translate,
+                orchestrator_store=orchestrator_store,
+            )
         self._pool_size = pool_size
         self._session: HttpSession | None = None
         self._lock = threading.Lock()

@@ -14,9 +14,11 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.fields import FIELDS
 from vantage_orchestration.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "VantageConfig"]
+__all__ = ["ENVIRONMENT_PREFIX", "STORES", "HttpSettings", "TokenSettings", "VantageConfig"]
 
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
+#: Names of the token stores.
+STORES = ("file", "orchestrator", "memory")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -63,11 +65,40 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenSettings:
+    """How tokens are kept.
+
+    Args:
+        store: ``file``, ``orchestrator`` or ``memory``.
+        store_path: Folder of the file store; empty for the user's runtime or cache folder.
+        discovery: Take the token endpoint from the OpenID discovery document.
+        background_renewal: Renew before anybody waits.
+
+    Raises:
+        ConfigurationError: There is no such store.
+    """
+
+    store: str = "memory"
+    store_path: str = ""
+    discovery: bool = False
+    background_renewal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.store not in STORES:
+            raise ConfigurationError(
+                f"{self.store!r} is no store for tokens of ABBYY Vantage",
+                hint=f"Choose one of {', '.join(STORES)}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class VantageConfig:
-    """All that one stored credential says: who logs in and how connections are made."""
+    """All that one stored credential says: who logs in, how connections are made, and how tokens
+    are kept."""
 
     credentials: Credentials
     http: HttpSettings = field(default_factory=HttpSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> VantageConfig:
@@ -83,7 +114,7 @@ class VantageConfig:
         Raises:
             ConfigurationError: A value is missing or wrong. Nothing was sent.
         """
-        read: dict[str, Any] = {}
+        read: dict[str, Any] = {"store": "file"}
         for spec in FIELDS:
             value = values.get(spec.name)
             if value is None or (isinstance(value, (str, Secret)) and not value):
@@ -99,7 +130,8 @@ class VantageConfig:
             else:
                 raise _wrong(spec.name, "no text")
         http = {name: read.pop(name) for name in HttpSettings.__slots__ if name in read}
-        return cls(Credentials(**read), HttpSettings(**http))
+        tokens = {name: read.pop(name) for name in TokenSettings.__slots__ if name in read}
+        return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> VantageConfig:

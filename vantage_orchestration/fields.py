@@ -134,4 +134,33 @@ FIELDS: Final = (
         "seconds",
         30.0,
     ),
+    Field(
+        "store",
+        "Token store",
+        "Where a token rests for other processes: file (of this host), orchestrator (Airflow or"
+        " Prefect Variable, for several hosts), or memory (nowhere).",
+        default="file",
+        choices=("file", "orchestrator", "memory"),
+    ),
+    Field(
+        "store_path",
+        "Token folder",
+        "Folder of the file store, if not the user's runtime or cache folder.",
+    ),
+    Field(
+        "discovery",
+        "Use discovery",
+        "Take the token endpoint from the service's OpenID discovery document. Otherwise the"
+        " authentication path is used.",
+        "flag",
+        False,
+    ),
+    Field(
+        "background_renewal",
+        "Renew in the background",
+        "Renew the token before anybody waits for it, in processes that live long, such as a"
+        " triggerer or worker.",
+        "flag",
+        False,
+    ),
 )

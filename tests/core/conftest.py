@@ -24,7 +24,13 @@ def config_of(sandbox: SandboxServer, **changes: Any) -> VantageConfig:
     """Return the configuration for the sandbox's main account."""
     credentials = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
     return VantageConfig.from_fields(
-        {"region": "custom", "base_url": sandbox.url, **credentials, **changes}
+        {
+            "region": "custom",
+            "base_url": sandbox.url,
+            "store": "memory",
+            **credentials,
+            **changes,
+        }
     )
 
 

@@ -86,6 +86,7 @@ def test_every_password_arrives_as_it_is(password):
         config = VantageConfig.from_fields(
             {
                 "region": "custom",
+                "store": "memory",
                 "base_url": sandbox.url,
                 "username": "user@example.com",
                 "password": password,

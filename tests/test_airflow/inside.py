@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import pickle
 import sys
 import time
@@ -25,6 +26,7 @@ from airflow.models.xcom import XComModel
 from airflow.sdk.api.client import Client
 from airflow.sdk.execution_time import supervisor
 from airflow.sdk.log import configure_logging
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow.utils import timezone
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
@@ -329,6 +331,146 @@ def final_errors() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+# ------------------------------------------------------------- token store
+
+
+def stored_variables() -> dict[str, dict[str, Any]]:
+    """Return key, value (decrypted) and description of the tokens' Variables."""
+    from airflow.models import Variable
+
+    rows = settings.Session().scalars(
+        select(Variable).where(Variable.key.startswith("abbyy_vantage_token_"))
+    )
+    return {row.key: {"value": row.get_val(), "description": row.description} for row in rows}
+
+
+def set_variable(key: str, value: str) -> None:
+    """Set a Variable, as somebody does by hand."""
+    from airflow.models import Variable
+
+    Variable.set(key, value)
+
+
+def use_store(name: str) -> dict[str, Any]:
+    """Use the store directly, in a process that has a database and no supervisor."""
+    from vantage_orchestration.airflow.token_store import VariableStore
+
+    first, second = VariableStore(), VariableStore()
+    found: dict[str, Any] = {"before": first.load(name)}
+    first.save(name, b"\x00one")
+    found["one"] = (second.load(name) or b"").hex()
+    with first.lock(name, 5.0) as held:
+        found["held"] = held
+        second.save(name, b"\x00two")
+        found["two"] = (first.load(name) or b"").hex()
+    first.forget(name)
+    first.forget(name)
+    found["after"] = second.load(name)
+    return found
+
+
+def race(conn_id: str, folder: str, processes: int) -> list[str]:
+    """Ask for a token in several processes at the same moment; return what each has got."""
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    begin, go = os.pipe()
+    children = []
+    for number in range(processes):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(go)
+                after_fork()
+                os.read(begin, 1)  # Ends when the parent closes the other end.
+                token = VantageHook(conn_id).get_token().reveal()
+                Path(folder, str(number)).write_text(token)
+            finally:
+                os._exit(0)
+        children.append(child)
+    os.close(go)
+    for child in children:
+        os.waitpid(child, 0)
+    return [path.read_text() for path in Path(folder).iterdir()]
+
+
+class TokenTrigger(BaseTrigger):
+    """Asks for a token, properly or by blocking the event loop."""
+
+    def __init__(self, conn_id: str, blocking: bool) -> None:
+        super().__init__()
+        self.conn_id = conn_id
+        self.blocking = blocking
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return "inside.TokenTrigger", {"conn_id": self.conn_id, "blocking": self.blocking}
+
+    async def run(self) -> Any:
+        from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+        hook = VantageHook(self.conn_id)
+        token = hook.get_token() if self.blocking else await hook.aget_token()
+        yield TriggerEvent(repr(token))
+
+
+def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) -> dict[str, Any]:
+    """Run one trigger in a real triggerer's process, under its real supervisor.
+
+    Args:
+        conn_id: Connection.
+        blocking: Ask in the way that blocks the event loop.
+        patience: Seconds that the store waits for Airflow's answers.
+    """
+    from airflow.executors.workloads import RunTrigger
+    from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
+    from airflow.models.trigger import Trigger
+
+    from vantage_orchestration.airflow import token_store
+
+    token_store._PATIENCE = patience
+
+    class Supervisor(TriggerRunnerSupervisor):
+        def make_client(self) -> Client:
+            return execution_client()
+
+    triggerer = Supervisor.start(capacity=1)
+    kwargs = Trigger.encrypt_kwargs({"conn_id": conn_id, "blocking": blocking})
+    triggerer.creating_triggers.append(
+        RunTrigger(id=1, classpath="inside.TokenTrigger", encrypted_kwargs=kwargs)
+    )
+    try:
+        while triggerer.is_alive() and not (triggerer.events or triggerer.failed_triggers):
+            triggerer._service_subprocess(0.2)
+        return {
+            "events": [entry.event.payload for entry in triggerer.events],
+            "failures": [error for _, error in triggerer.failed_triggers],
+        }
+    finally:
+        triggerer.kill(escalation_delay=2.0, force=True)
+
+
+def loaded_credential(name: str, forget: bool = False) -> dict[str, Any]:
+    """Read a connection and what is stored for it, as the command ``token`` does."""
+    from vantage_orchestration.airflow.credentials import load
+    from vantage_orchestration.errors import ConfigurationError
+    from vantage_orchestration.token.access import SYSTEM_CLOCK
+    from vantage_orchestration.token.stores import store_of
+    from vantage_orchestration.token.vault import Vault
+
+    try:
+        config, orchestrator = load(name)
+    except ConfigurationError as error:
+        return {"error": str(error), "context": str(error.__context__)}
+    store = store_of(config, orchestrator)
+    vault = Vault(store, config.credentials, SYSTEM_CLOCK)
+    if forget:
+        vault.forget()
+    return {
+        "username": config.credentials.username,
+        "label": store.label,
+        "found": type(vault.load(0.0)).__name__,
+    }
 
 
 # --------------------------------------------------------------------- runs

@@ -72,9 +72,11 @@ def test_fields_are_those_of_the_one_list() -> None:
         assert (shown["title"], shown["description"]) == (spec.label, spec.description)
         if spec.choices:
             assert typing.get_args(field.annotation) == tuple(shown["enum"]) == spec.choices
-            assert field.is_required()
         else:
             assert field.annotation is kinds[spec.kind]
+        if spec.choices and not spec.default:
+            assert field.is_required()
+        else:
             assert shown["default"] == spec.default
     assert schema["required"] == ["region"]
     assert schema["secret_fields"] == [spec.name for spec in FIELDS if spec.kind == "secret"]

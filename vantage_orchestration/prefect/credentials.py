@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.config import VantageConfig
     from vantage_orchestration.token import AccessToken
+    from vantage_orchestration.token.stores import StoreFactory
 
 __all__ = ["VantageCredentials"]
 
@@ -49,8 +50,8 @@ def _field(name: str) -> Any:
     """Return the form's field of that name, as the one list of fields describes it."""
     spec = _SPECS[name]
     default: Any = SecretStr(str(spec.default)) if spec.kind == "secret" else spec.default
-    if spec.choices:
-        default = ...  # A dropdown has no default: a wrong region would be asked in silence.
+    if spec.choices and not spec.default:
+        default = ...  # The region has no default: a wrong one would be asked in silence.
     return Field(default, title=spec.label, description=spec.description)
 
 
@@ -105,6 +106,10 @@ class VantageCredentials(CredentialsBlock):
     proxy: SecretStr = _field("proxy")
     connect_timeout: float = _field("connect_timeout")
     read_timeout: float = _field("read_timeout")
+    store: Literal["file", "orchestrator", "memory"] = _field("store")
+    store_path: str = _field("store_path")
+    discovery: bool = _field("discovery")
+    background_renewal: bool = _field("background_renewal")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made_here = not _validating.get()
@@ -150,7 +155,7 @@ class VantageCredentials(CredentialsBlock):
         """
         from vantage_orchestration.client import VantageClient
 
-        return VantageClient(self._loader())
+        return VantageClient(self._loader(), orchestrator_store=self._orchestrator_store())
 
     def get_token(self) -> AccessToken:
         """Return a valid access token, logging in if the process has none.
@@ -168,6 +173,11 @@ class VantageCredentials(CredentialsBlock):
     async def aget_token(self) -> AccessToken:
         """Return a valid token as :meth:`get_token` does, without blocking the event loop."""
         return await self.get_client().aget_token()
+
+    def _orchestrator_store(self) -> StoreFactory:
+        from vantage_orchestration.prefect.token_store import VariableStores
+
+        return VariableStores.of_here(self.store_path)
 
     def _values(self) -> dict[str, Any]:
         return {name: _plain(getattr(self, name, None)) for name in _SPECS}

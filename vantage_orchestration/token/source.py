@@ -3,7 +3,11 @@
 
 Threads and coroutines that find no valid token share one flight: a login that runs in a thread of
 its own. Whoever waits may be cancelled or run into a deadline without harm to the others. No lock
-is held while the network is used, and a token that is valid is handed out without any lock.
+of the process is held while the network is used, and a token that is valid is handed out without
+any lock.
+
+Processes that share a store make one flight altogether: the store's lock is held over the login,
+and the store is read again inside of it, so that whoever comes second finds the first one's token.
 """
 
 from __future__ import annotations
@@ -18,22 +22,29 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import (
-    AuthError,
     AuthUnavailable,
     ClientRejected,
     CredentialsRejected,
     GrantNotAllowed,
     ScopeRejected,
+    Throttled,
     VantageError,
 )
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
+from vantage_orchestration.token.entries import LONGEST_HOLD, Moment, Refusal
 from vantage_orchestration.token.request import Grant, renewal_margin
+from vantage_orchestration.token.store import MemoryStore, TokenStore
+from vantage_orchestration.token.stores import StoreFactory, store_of
+from vantage_orchestration.token.vault import LOCK_PATIENCE, Vault
+
+if TYPE_CHECKING:
+    from vantage_orchestration.token.discovery import Discovery
 
 __all__ = ["REFUSALS", "REFUSAL_HOLD", "TokenSource", "token_source"]
 
@@ -41,8 +52,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a refused login is not sent again; doubles with each further refusal.
 REFUSAL_HOLD = 900.0
-#: Longest such time, in seconds.
-LONGEST_HOLD = 86400.0
 #: Seconds a live token is used further after its renewal failed, before the next try.
 RENEWAL_PAUSE = 30.0
 #: Errors that mean: the same login will be refused again.
@@ -60,10 +69,23 @@ class _Verdict(NamedTuple):
     hold: float
 
 
-def _network_log_in(config: VantageConfig) -> Grant | VantageError:
-    from vantage_orchestration.token.transport import log_in  # Loads requests.
+def _network_log_in(config: VantageConfig, store: TokenStore, clock: Clock) -> LogIn:
+    """Return what logs in over the network; loads ``requests`` when it is first used."""
+    discovery: list[Discovery] = []
 
-    return log_in(config)
+    def log_in(config: VantageConfig) -> Grant | VantageError:
+        from vantage_orchestration.token import transport
+
+        if not config.tokens.discovery:
+            return transport.log_in(config)
+        if not discovery:
+            from vantage_orchestration.token.discovery import Discovery
+
+            vault = Vault(store, config.credentials, clock, purpose="discovery")
+            discovery.append(Discovery(config, vault, clock))
+        return transport.log_in(config, discovery[0].token_url())
+
+    return log_in
 
 
 class TokenSource:
@@ -71,7 +93,8 @@ class TokenSource:
 
     Args:
         config: Who logs in and how.
-        log_in: Asks for a token once; returns the grant or an error.
+        store: Where the token rests for other processes; memory alone by default.
+        log_in: Asks for a token once; returns the grant or an error. Over the network by default.
         clock: Steady and wall time.
         retries: Tries and waits on passing trouble. A refusal is never repeated.
     """
@@ -80,18 +103,23 @@ class TokenSource:
         self,
         config: VantageConfig,
         *,
-        log_in: LogIn = _network_log_in,
+        store: TokenStore | None = None,
+        log_in: LogIn | None = None,
         clock: Clock = SYSTEM_CLOCK,
         retries: RetryPolicy = TOKEN_RETRIES,
     ) -> None:
+        store = store or MemoryStore()
         self._config = config
-        self._log_in = log_in
+        self._log_in = log_in or _network_log_in(config, store, clock)
         self._clock = clock
         self._now = clock.steady
         self._retries = retries
+        self._vault = Vault(store, config.credentials, clock)
         self._token: AccessToken | None = None
+        self._rejected: AccessToken | None = None
         self._verdict: _Verdict | None = None
         self._pause_until = 0.0
+        self._background = config.tokens.background_renewal
         self._start_afresh()
         _sources.add(self)
 
@@ -99,6 +127,8 @@ class TokenSource:
         """Forget what belongs to threads; a forked child has none of its parent's."""
         self._lock = threading.Lock()
         self._flight: _Outcome | None = None
+        self._renewer: threading.Thread | None = None
+        self._vault.start_afresh()
         # SystemRandom, since a forked child would repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
 
@@ -153,20 +183,49 @@ class TokenSource:
         with self._lock:
             if self._token is None or not self._token.is_same(rejected):
                 return False
-            self._token = None
+            # Remembered, so that the same one is not taken from the store again.
+            self._rejected, self._token = self._token, None
             return True
+
+    def due_in(self) -> float | None:
+        """Return the seconds until a renewal in advance is due, or None if there is no token."""
+        token = self._token
+        return None if token is None else token.renew_at - _lead(token) - self._now()
+
+    def renew(self) -> None:
+        """Renew the token in advance, unless somebody else has just done it.
+
+        Raises:
+            VantageError: It did not succeed. The token at hand lives on.
+        """
+        token = self._token
+        flight, _ = self._board(_lead(token) if token is not None else 0.0)
+        if flight is None:
+            return
+        outcome = flight.result(self._patience)
+        if isinstance(outcome, VantageError):
+            raise outcome.copy()
 
     # -- internals
 
     @property
     def _patience(self) -> float:
-        """Seconds to wait for a flight: all its tries, and some more."""
+        """Seconds to wait for a flight: for another process, all its tries, and some more."""
         one_try = sum(self._config.http.timeouts) + self._config.http.read_timeout
-        return self._retries.budget + one_try + 5.0
+        wait = 0.0 if self._vault.keeps_nothing else LOCK_PATIENCE
+        return wait + self._retries.budget + one_try + 5.0
 
-    def _board(self) -> tuple[_Outcome | None, AccessToken | None]:
-        """Return the flight to wait for, or else the token to use."""
-        now = self._now()
+    def _board(self, lead: float = 0.0) -> tuple[_Outcome | None, AccessToken | None]:
+        """Return the flight to wait for, or else the token to use.
+
+        Args:
+            lead: Seconds by which a token counts as due before it is.
+        """
+        now = self._now() + lead
+        if self._background and self._renewer is None:
+            from vantage_orchestration.token.renewal import keep_fresh
+
+            self._renewer = keep_fresh(self)
         with self._lock:
             token = self._token
             if token is not None and now < token.renew_at:
@@ -186,17 +245,17 @@ class TokenSource:
             flight = self._flight = concurrent.futures.Future()
         try:
             threading.Thread(
-                target=self._fly, args=(flight,), name="abbyy-vantage-login", daemon=True
+                target=self._fly, args=(flight, lead), name="abbyy-vantage-login", daemon=True
             ).start()
         except RuntimeError:  # No new threads while the interpreter shuts down.
-            self._fly(flight)
+            self._fly(flight, lead)
         return flight, token
 
-    def _fly(self, flight: _Outcome) -> None:
-        """Log in and tell the outcome to everybody who waits for ``flight``."""
-        outcome: AccessToken | VantageError
+    def _fly(self, flight: _Outcome, lead: float) -> None:
+        """Get a token and tell the outcome to everybody who waits for ``flight``."""
+        outcome: AccessToken | Refusal | VantageError
         try:
-            outcome = call(self._try_once, self._retries)
+            outcome = self._fetch(lead)
         except VantageError as error:
             outcome = error.copy()
         except BaseException as error:
@@ -206,35 +265,86 @@ class TokenSource:
             self._record(outcome)
             if self._flight is flight:
                 self._flight = None
-        flight.set_result(outcome)
+        flight.set_result(outcome.error if isinstance(outcome, Refusal) else outcome)
 
-    def _try_once(self) -> AccessToken:
+    def _fetch(self, lead: float) -> AccessToken | Refusal:
+        """Take what another process has left in the store, or log in.
+
+        Raises:
+            VantageError: The login did not succeed, and it may be tried again.
+        """
+        found = self._stored(lead)
+        if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
+            return found
+        with self._vault.alone():
+            # Again, since another process may have logged in while this one waited for the lock.
+            found = self._stored(lead)
+            if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
+                return found
+            try:
+                token, begun = call(self._try_once, self._retries)
+            except VantageError as error:
+                hold = self._hold(error, found.hold if found is not None else 0.0)
+                if not hold:
+                    raise
+                refusal = Refusal(error.copy(), hold, hold)
+                self._vault.save_refusal(refusal.error, hold)
+                return refusal
+            self._vault.save_token(token, begun)
+            return token
+
+    def _stored(self, lead: float) -> AccessToken | Refusal | None:
+        """Return a token to use or the last refusal from the store, or None."""
+        found = self._vault.load(self._jitter)
+        if not isinstance(found, AccessToken):
+            return found
+        rejected = self._rejected
+        if self._now() + lead >= found.renew_at or (
+            rejected is not None and rejected.is_same(found)
+        ):
+            return None
+        return found
+
+    def _hold(self, error: VantageError, last: float) -> float:
+        """Return the seconds for which a failed login is not sent again; 0 if it may be.
+
+        Args:
+            error: The failure.
+            last: Seconds for which the last refusal was held, as another process saw it.
+        """
+        if isinstance(error, REFUSALS):
+            if self._verdict is not None:
+                last = max(last, self._verdict.hold)
+            return min(max(REFUSAL_HOLD, 2 * last), LONGEST_HOLD)
+        if isinstance(error, Throttled):
+            return min(error.retry_after or 0.0, REFUSAL_HOLD)
+        return 0.0
+
+    def _try_once(self) -> tuple[AccessToken, Moment]:
         # The life of a token counts from before the request: the server's clock started then.
-        begun, begun_wall = self._clock.steady(), self._clock.wall()
+        begun = Moment.now(self._clock)
         reply = self._log_in(self._config)
         if isinstance(reply, VantageError):
             raise reply
-        return AccessToken(
+        token = AccessToken(
             reply.token,
             lifetime=reply.lifetime,
             margin=renewal_margin(reply.lifetime, self._jitter),
-            begun=begun,
-            begun_wall=begun_wall,
+            begun=begun.steady,
+            begun_wall=begun.wall,
         )
+        return token, begun
 
-    def _record(self, outcome: AccessToken | VantageError) -> None:
+    def _record(self, outcome: AccessToken | Refusal | VantageError) -> None:
         if isinstance(outcome, AccessToken):
-            self._token, self._verdict = outcome, None
+            self._token, self._verdict, self._rejected = outcome, None, None
             return
         now = self._now()
-        self._pause_until = now + max(RENEWAL_PAUSE, outcome.retry_after or 0.0)
-        if isinstance(outcome, REFUSALS):
-            last = self._verdict.hold if self._verdict else 0.0
-            hold = min(max(REFUSAL_HOLD, 2 * last), LONGEST_HOLD)
-            self._verdict = _Verdict(outcome, now + hold, hold)
-        elif outcome.retry_after and isinstance(outcome, AuthError):
-            hold = min(outcome.retry_after, REFUSAL_HOLD)
-            self._verdict = _Verdict(outcome, now + hold, 0.0)
+        wait = RENEWAL_PAUSE
+        if isinstance(outcome, Refusal):
+            self._verdict = _Verdict(outcome.error, now + outcome.remaining, outcome.hold)
+            wait = max(wait, outcome.remaining)
+        self._pause_until = now + wait
 
     def _settle(self, outcome: AccessToken | VantageError) -> AccessToken:
         if isinstance(outcome, AccessToken):
@@ -263,6 +373,11 @@ class TokenSource:
     __reduce_ex__ = refuse_pickling
 
 
+def _lead(token: AccessToken) -> float:
+    """Return the seconds before its renewal is due at which a token is renewed in advance."""
+    return (token.ends_at - token.renew_at) / 2
+
+
 def _done(outcome: AccessToken | VantageError) -> _Outcome:
     flight: _Outcome = concurrent.futures.Future()
     flight.set_result(outcome)
@@ -278,29 +393,30 @@ _registry_lock = threading.Lock()
 _process_key = Secret(os.urandom(32).hex())
 
 
-def token_source(config: VantageConfig) -> TokenSource:
+def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None) -> TokenSource:
     """Return the process's one source for this credential.
 
     Args:
         config: Who logs in and how. Equal configurations share a source, so that every hook,
             trigger, block and session of the process shares its token and its login.
+        orchestrator: Makes the orchestrator's own store, for configurations that ask for it.
     """
-    key = _key(config)
+    key = _key(config, "" if orchestrator is None else repr(orchestrator))
     with _registry_lock:
         source = _registry.get(key)
         if source is None:
-            source = _registry[key] = TokenSource(config)
+            source = TokenSource(config, store=store_of(config, orchestrator))
+            _registry[key] = source
         return source
 
 
-def _key(config: VantageConfig) -> bytes:
-    settings = config.http
+def _key(config: VantageConfig, orchestrator: str) -> bytes:
     parts = (
         *config.credentials.identity(),
-        str(settings.verify),
-        settings.ca_bundle,
-        settings.proxy.reveal(),
-        *map(str, settings.timeouts),
+        config.http.proxy.reveal(),  # Its text; a Secret itself shows none.
+        repr(config.http),
+        repr(config.tokens),
+        orchestrator if config.tokens.store == "orchestrator" else "",
     )
     digest = hmac.new(_process_key.reveal().encode(), digestmod=hashlib.sha256)
     for part in parts:

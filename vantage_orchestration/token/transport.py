@@ -16,14 +16,15 @@ from vantage_orchestration.http import HttpSession, NoAuth, network_error, reque
 from vantage_orchestration.retrying import parse_retry_after
 from vantage_orchestration.token.request import LONGEST_REPLY, Grant, read_reply, token_form
 
-__all__ = ["log_in"]
+__all__ = ["log_in", "read_body"]
 
 
-def log_in(config: VantageConfig) -> Grant | VantageError:
+def log_in(config: VantageConfig, url: str = "") -> Grant | VantageError:
     """Ask for a token once (contract, section 2.1).
 
     Args:
         config: Who logs in and how.
+        url: Address of the token endpoint, if not the credential's own.
 
     Returns:
         The grant, or the error that describes why there is none.
@@ -38,7 +39,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
         with (
             HttpSession(config.http, base_url=credentials.base_url, auth=NoAuth()) as session,
             session.post(
-                credentials.token_url,
+                url or credentials.token_url,
                 data=token_form(credentials),
                 headers={
                     "Content-Type": "application/x-www-form-urlencoded",
@@ -48,7 +49,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
                 stream=True,
             ) as response,
         ):
-            body = _read(response, config.http.read_timeout)
+            body = read_body(response, config.http.read_timeout)
             if body is None:
                 return AuthProtocolError(
                     "The token endpoint's reply is too long, too slow or compressed",
@@ -73,8 +74,12 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
         return AuthUnavailable(f"The login failed with {type(error).__name__}", **where)
 
 
-def _read(response: requests.Response, seconds: float) -> bytes | None:
+def read_body(response: requests.Response, seconds: float) -> bytes | None:
     """Return the body, or None if it is longer, slower or otherwise than a token reply is.
+
+    Args:
+        response: A reply that streams.
+        seconds: Seconds that the whole body may take.
 
     Raises:
         urllib3.exceptions.HTTPError: The connection broke.

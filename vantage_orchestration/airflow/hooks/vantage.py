@@ -18,6 +18,7 @@ from vantage_orchestration.airflow.connection import (
     secrets_of,
 )
 from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.token_store import VariableStore
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class VantageHook(BaseHook):
             config = config_of(await self.aget_connection(self.abbyy_vantage_conn_id))
             for secret in secrets_of(config):
                 await amask_secret(secret)
-            token = await token_source(config).aget()
+            token = await token_source(config, VariableStore).aget()
         await amask_secret(token.reveal())
         return token
 
@@ -151,7 +152,11 @@ class VantageHook(BaseHook):
         from vantage_orchestration.client import VantageClient
 
         return VantageClient(
-            self._load_config, on_token=mask_secret, translate=translate, **options
+            self._load_config,
+            on_token=mask_secret,
+            translate=translate,
+            orchestrator_store=VariableStore,
+            **options,
         )
 
     def _load_config(self) -> VantageConfig:

@@ -1,0 +1,547 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rests between processes: sealed, private, and never a reason to fail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from leaks import find_leaks
+
+from vantage_orchestration import errors
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.credentials import Credentials
+from vantage_orchestration.secret import Secret
+from vantage_orchestration.token import TokenSource
+from vantage_orchestration.token.access import AccessToken, Clock
+from vantage_orchestration.token.entries import (
+    Moment,
+    Refusal,
+    read_entry,
+    write_refusal,
+    write_token,
+)
+from vantage_orchestration.token.file_store import FileStore, default_folder
+from vantage_orchestration.token.request import Grant
+from vantage_orchestration.token.seal import Seal
+from vantage_orchestration.token.store import StoreError
+
+PASSWORD = "a password of length"
+CLIENT_SECRET = "a client secret of sufficient length"
+USERNAME = "somebody@example.com"
+
+
+def credentials(**changes) -> Credentials:
+    values = {
+        "region": "eu",
+        "username": USERNAME,
+        "password": PASSWORD,
+        "client_id": "the-client-id",
+        "client_secret": CLIENT_SECRET,
+    }
+    return Credentials(**{**values, **changes})
+
+
+class Time:
+    def __init__(self) -> None:
+        self.steady, self.wall = 1000.0, 1_800_000_000.0
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.steady, lambda: self.wall)
+
+    def pass_(self, seconds: float) -> None:
+        self.steady += seconds
+        self.wall += seconds
+
+
+class Logins:
+    def __init__(self, *answers) -> None:
+        self.count, self.answers = 0, list(answers)
+
+    def __call__(self, config):
+        self.count += 1
+        answer = self.answers.pop(0) if self.answers else None
+        return answer or Grant(Secret(f"token-number-{self.count}"), 3600.0)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "cache" / "tokens"
+
+
+def process(folder, time, logins, **changes) -> TokenSource:
+    """A source as another process would have it: with nothing but the store in common."""
+    return TokenSource(
+        VantageConfig(credentials(**changes)),
+        store=FileStore(folder),
+        log_in=logins,
+        clock=time.clock,
+    )
+
+
+def entry_of(folder) -> Path:
+    (path,) = folder.glob("*.entry")
+    return path
+
+
+# -------------------------------------------------------------------- the seal
+
+
+def test_only_the_same_credential_finds_and_opens_an_entry():
+    seal = Seal(credentials())
+    entry = seal.close(b"something")
+    assert Seal(credentials()).name == seal.name
+    assert Seal(credentials()).open(entry) == b"something"
+    for changes in (
+        {"password": "another password"},
+        {"client_secret": "another secret of enough length"},
+        {"username": "x@example.com"},
+        {"client_id": "x"},
+        {"scope": "openid"},
+        {"grant_type": "client_credentials"},
+        {"tenant_id": "t"},
+        {"region": "us"},
+    ):
+        other = Seal(credentials(**changes))
+        assert other.name != seal.name, changes
+        assert other.open(entry) is None, changes
+    other = Seal(credentials(), purpose="other")
+    assert other.name != seal.name
+    assert other.open(entry) is None
+
+
+def test_a_changed_or_foreign_entry_is_not_opened():
+    seal = Seal(credentials())
+    entry = bytearray(seal.close(b"something"))
+    for place in range(len(entry)):
+        changed = bytearray(entry)
+        changed[place] ^= 1
+        assert seal.open(bytes(changed)) is None
+    for foreign in (b"", b"short", bytes(entry[:-1]), b"x" * 500):
+        assert seal.open(foreign) is None
+
+
+def test_two_entries_with_the_same_content_differ():
+    seal = Seal(credentials())
+    assert seal.close(b"something") != seal.close(b"something")
+
+
+def test_parts_can_not_be_shifted_into_each_other():
+    one = Seal(credentials(username="ab", client_id="c"))
+    assert one.name != Seal(credentials(username="a", client_id="bc")).name
+    secrets = {"client_secret": "a client secret of length", "password": "x and more"}
+    moved = {"client_secret": "a client secret of lengthx", "password": " and more"}
+    assert Seal(credentials(**secrets)).name != Seal(credentials(**moved)).name
+
+
+def test_a_short_client_secret_is_not_put_at_rest(folder, time, caplog):
+    source = process(folder, time, Logins(), client_secret="too short")
+    assert source.get().reveal() == "token-number-1"
+    assert not folder.exists()
+    assert "fewer than 20 characters" in caplog.text
+
+
+# ----------------------------------------------------------------- the entries
+
+
+def token_entry(time, lifetime=3600.0) -> bytes:
+    begun = Moment.now(time.clock)
+    token = AccessToken(
+        Secret("the-token"),
+        lifetime=lifetime,
+        margin=300,
+        begun=begun.steady,
+        begun_wall=begun.wall,
+    )
+    return write_token(token, begun)
+
+
+@pytest.mark.parametrize("boot", ["same", "other"])
+def test_a_token_is_as_old_as_it_is(time, boot):
+    entry = token_entry(time)
+    if boot == "other":  # Another host, or this one after a restart: only the wall clock counts.
+        entry = entry.replace(json.loads(entry)["at"]["boot"].encode(), b"another boot")
+        time.steady = 5.0
+    time.pass_(1000)
+    token = read_entry(entry, time.clock, jitter=0)
+    assert isinstance(token, AccessToken)
+    assert token.ends_at - time.steady == pytest.approx(2600)
+    assert token.renew_at - time.steady == pytest.approx(2300)
+
+
+def test_the_wall_clock_set_back_or_forward(time):
+    entry = token_entry(time)
+    time.wall -= 86400
+    token = read_entry(entry, time.clock, jitter=0)
+    assert token.ends_at - time.steady == pytest.approx(3600), "the steady clock knows better"
+    time.wall += 2 * 86400
+    token = read_entry(entry, time.clock, jitter=0)
+    assert token.ends_at < time.steady, "either clock may say that it is stale"
+
+
+def test_another_hosts_entry_from_the_future_is_not_believed(time):
+    entry = token_entry(time)
+    entry = entry.replace(json.loads(entry)["at"]["boot"].encode(), b"another boot")
+    time.wall -= 60
+    assert isinstance(read_entry(entry, time.clock, jitter=0), AccessToken)
+    time.wall -= 3600
+    assert read_entry(entry, time.clock, jitter=0) is None
+
+
+def test_a_suspended_machine_comes_back_to_a_stale_token(time):
+    # The steady clock counts while the machine sleeps; so does the wall clock.
+    entry = token_entry(time)
+    time.pass_(8 * 3600)
+    assert read_entry(entry, time.clock, jitter=0).ends_at < time.steady
+
+
+def test_a_refusal_keeps_its_words_and_its_time(time):
+    error = errors.ClientRejected("The client was refused", hint="Check it", status=400, host="h")
+    entry = write_refusal(error, 900.0, Moment.now(time.clock))
+    time.pass_(100)
+    refusal = read_entry(entry, time.clock, jitter=0)
+    assert isinstance(refusal, Refusal)
+    assert (type(refusal.error), str(refusal.error)) == (errors.ClientRejected, str(error))
+    assert (refusal.remaining, refusal.hold) == (800.0, 900.0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"at": {}}',
+        b'{"at": {"wall": 1, "steady": "x"}}',
+        b'{"at": {"wall": 1, "steady": 1, "boot": ""}, "refused": "SystemExit", "hold": 1}',
+        b'{"at": {"wall": 1, "steady": 1, "boot": ""}, "token": "t", "lifetime": "soon"}',
+        b'{"at": {"wall": 1, "steady": 1, "boot": ""}, "refused": "Throttled", "what": "x",'
+        b' "details": {"nonsense": 1}, "hold": 9}',
+    ],
+)
+def test_an_entry_of_another_shape_is_of_no_use(time, data):
+    time.wall = 1.0
+    assert read_entry(data, time.clock, jitter=0) is None
+
+
+# --------------------------------------------------- sources that share a store
+
+
+def test_a_second_process_finds_the_first_ones_token(folder, time):
+    logins = Logins()
+    assert process(folder, time, logins).get().reveal() == "token-number-1"
+    time.pass_(600)
+    second = process(folder, time, logins).get()
+    assert second.reveal() == "token-number-1"
+    assert second.ends_at - time.steady == pytest.approx(3000)
+    assert logins.count == 1
+
+
+def test_a_changed_password_never_finds_the_old_entry(folder, time):
+    logins = Logins()
+    process(folder, time, logins).get()
+    assert process(folder, time, logins, password="changed").get().reveal() == "token-number-2"
+
+
+def test_a_token_revoked_on_the_server_makes_one_login_altogether(folder, time):
+    logins = Logins()
+    processes = [process(folder, time, logins) for _ in range(16)]
+    old = [source.get() for source in processes]
+    assert logins.count == 1
+    for source, token in zip(processes, old, strict=True):
+        assert source.invalidate(token)
+        assert source.get().reveal() == "token-number-2"
+    assert logins.count == 2
+
+
+def test_a_refusal_is_told_to_all_processes_and_a_corrected_password_works_at_once(folder, time):
+    refused = [errors.CredentialsRejected("The login was refused", status=400)] * 1000
+    logins = Logins(*refused)
+    for _ in range(20):
+        with pytest.raises(errors.CredentialsRejected, match="The login was refused"):
+            process(folder, time, logins).get()
+    assert logins.count == 1
+    logins.answers = []
+    assert process(folder, time, logins, password="corrected password").get()
+
+
+def test_the_time_of_a_refusal_grows_over_processes(folder, time):
+    logins = Logins(*[errors.CredentialsRejected("refused")] * 1000)
+    held = 900.0
+    for count in range(1, 12):
+        for _ in range(3):
+            with pytest.raises(errors.CredentialsRejected):
+                process(folder, time, logins).get()
+        assert logins.count == count
+        time.pass_(held - 1)
+        with pytest.raises(errors.CredentialsRejected):
+            process(folder, time, logins).get()
+        assert logins.count == count
+        time.pass_(2)
+        held = min(2 * held, 86400.0)
+
+
+def test_a_renewal_is_shared_as_well(folder, time):
+    logins = Logins()
+    processes = [process(folder, time, logins) for _ in range(8)]
+    for source in processes:
+        source.get()
+    time.pass_(3500)
+    assert {source.get().reveal() for source in processes} == {"token-number-2"}
+    assert logins.count == 2
+
+
+def test_passing_trouble_is_not_stored(folder, time):
+    from vantage_orchestration.retrying import RetryPolicy
+
+    logins = Logins(errors.AuthUnavailable("out of order"))
+    source = TokenSource(
+        VantageConfig(credentials()),
+        store=FileStore(folder),
+        log_in=logins,
+        clock=time.clock,
+        retries=RetryPolicy(attempts=1, first_wait=0, max_wait=0, budget=1),
+    )
+    with pytest.raises(errors.AuthUnavailable):
+        source.get()
+    assert process(folder, time, logins).get().reveal() == "token-number-2"
+
+
+# ------------------------------------------------------------- files and folders
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_files_and_folder_are_private_whatever_the_umask(folder, time):
+    old = os.umask(0)
+    try:
+        process(folder, time, Logins()).get()
+    finally:
+        os.umask(old)
+    assert mode(folder) == 0o700
+    files = list(folder.iterdir())
+    assert len(files) == 2
+    assert {mode(path) for path in files} == {0o600}
+
+
+def test_nothing_readable_rests_there_not_even_the_user_name(folder, time):
+    process(folder, time, Logins()).get()
+    refusal = errors.CredentialsRejected("no", hint=USERNAME)
+    with pytest.raises(errors.CredentialsRejected):
+        process(folder, time, Logins(refusal), password="a wrong password").get()
+    secrets = [
+        PASSWORD,
+        CLIENT_SECRET,
+        USERNAME,
+        "the-client-id",
+        "token-number-1",
+        "vantage-eu.abbyy.com",
+    ]
+    places = {"files": folder, "names": "\n".join(path.name for path in folder.iterdir())}
+    leaks = find_leaks(secrets, places)
+    assert leaks == []
+    (folder / "control").write_text(f"x {USERNAME} y")
+    assert find_leaks(secrets, {"files": folder}) == ["files: control"]
+
+
+def test_a_folder_open_to_others_is_closed(folder, time):
+    folder.mkdir(parents=True, mode=0o755)
+    folder.chmod(0o777)
+    process(folder, time, Logins()).get()
+    assert mode(folder) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
+def test_another_users_folder_is_not_used(folder, time, caplog):
+    folder.mkdir(parents=True)
+    os.chown(folder, 12345, -1)
+    source = process(folder, time, Logins())
+    assert source.get()
+    assert list(folder.iterdir()) == []
+    assert caplog.text.count("belongs to another user") == 1
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(folder, time, tmp_path, caplog):
+    target = tmp_path / "target"
+    target.mkdir()
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(target)
+    assert process(folder, time, Logins()).get()
+    assert list(target.iterdir()) == []
+    assert "is no folder" in caplog.text
+
+
+def test_a_link_in_place_of_an_entry_is_replaced_and_not_followed(folder, time, tmp_path):
+    logins = Logins()
+    process(folder, time, logins).get()
+    entry = entry_of(folder)
+    victim = tmp_path / "victim"
+    victim.write_bytes(entry.read_bytes())
+    victim.chmod(0o600)
+    entry.unlink()
+    entry.symlink_to(victim)
+    before = victim.read_bytes()
+    # The link's target would be a good entry; it is not taken through a link.
+    assert process(folder, time, logins).get().reveal() == "token-number-2"
+    assert victim.read_bytes() == before
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(folder, time, tmp_path):
+    process(folder, time, Logins()).get()
+    (lock,) = folder.glob("*.lock")
+    entry_of(folder).unlink()
+    lock.unlink()
+    victim = tmp_path / "victim"
+    lock.symlink_to(victim)
+    assert process(folder, time, Logins()).get()
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:20]),
+        lambda path: path.write_bytes(b"x" * 1000),
+        lambda path: path.write_bytes(os.urandom(1024 * 1024)),
+        lambda path: path.chmod(0o644),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), os.mkfifo(path, 0o600)),
+    ],
+)
+def test_a_damaged_or_foreign_entry_is_ignored(folder, time, damage):
+    logins = Logins()
+    process(folder, time, logins).get()
+    damage(entry_of(folder))
+    assert process(folder, time, logins).get().reveal() == "token-number-2"
+
+
+def test_entries_that_were_swapped_are_ignored_and_replaced(folder, time):
+    logins = Logins()
+    process(folder, time, logins).get()
+    first = entry_of(folder)
+    process(folder, time, logins, username="other@example.com").get()
+    (second,) = set(folder.glob("*.entry")) - {first}
+    second.write_bytes(first.read_bytes())
+    other = process(folder, time, logins, username="other@example.com")
+    assert other.get().reveal() == "token-number-3"
+    again = process(folder, time, logins, username="other@example.com")
+    assert again.get().reveal() == "token-number-3"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_where_the_store_can_not_be_written_the_token_still_comes_with_one_warning(
+    folder, time, monkeypatch, caplog, number
+):
+    import tempfile
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkstemp", fail)
+    source = process(folder, time, Logins())
+    assert source.get().reveal() == "token-number-1"
+    time.pass_(3500)
+    assert source.get().reveal() == "token-number-2"
+    assert caplog.text.count("can't be used") == 1
+    assert os.strerror(number) in caplog.text
+
+
+def test_a_home_that_is_a_file_is_no_reason_to_fail(tmp_path, time, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    source = process(blocked / "tokens", time, Logins())
+    assert source.get()
+    assert caplog.text.count("can't be used") == 1
+
+
+def test_without_cryptography_the_token_lives_in_memory_with_one_warning(
+    folder, time, monkeypatch, caplog
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    source = process(folder, time, Logins())
+    source.get()
+    time.pass_(3500)
+    source.get()
+    assert caplog.text.count("cryptography is not installed") == 1
+    assert not folder.exists()
+
+
+def test_an_entry_name_never_leaves_the_folder(folder):
+    store = FileStore(folder)
+    for name in ("../x", "a/b", "", "."):
+        with pytest.raises(ValueError, match="hex digits"):
+            store.load(name)
+
+
+def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, monkeypatch):
+    logins = Logins()
+    process(folder, time, logins).get()
+    monkeypatch.setattr("vantage_orchestration.token.seal._FORMAT", b"another format")
+    assert process(folder, time, logins).get().reveal() == "token-number-2"
+    monkeypatch.undo()
+    assert process(folder, time, logins).get().reveal() == "token-number-1"
+    assert logins.count == 2
+
+
+def test_the_default_folder_is_the_users_own(tmp_path):
+    code = (
+        "from vantage_orchestration.token.file_store import default_folder;print(default_folder())"
+    )
+
+    def ask(**environment) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"HOME": str(tmp_path), **environment},
+            timeout=60,
+        )
+        return done.stdout.strip()
+
+    assert ask() == str(tmp_path / ".cache" / "vantage-orchestration" / "tokens")
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    found = ask(XDG_RUNTIME_DIR=str(runtime))
+    assert found == str(runtime / "vantage-orchestration" / "tokens")
+    assert ask(XDG_RUNTIME_DIR=str(tmp_path / "nowhere")).startswith(str(tmp_path / ".cache"))
+    assert default_folder().name == "tokens"
+
+
+def test_the_lock_of_a_file_store_is_waited_for_no_longer_than_stated(folder):
+    store = FileStore(folder)
+    name = "ab" * 32
+    with store.lock(name, 1) as held:
+        assert held
+        with FileStore(folder).lock(name, 0.05) as second:
+            assert not second
+        with FileStore(folder).lock("cd" * 32, 1) as other:
+            assert other
+    with store.lock(name, 1) as held:
+        assert held
+
+
+def test_a_lock_that_can_not_be_had_is_said_as_such(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StoreError), FileStore(blocked / "x").lock("ab" * 32, 1):
+        pass

@@ -1,0 +1,539 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token store in Prefect Variables, on a real Prefect server and between processes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaks import database_bytes, find_leaks
+from prefect import flow, settings, task
+from prefect.client.orchestration import get_client
+from prefect.context import get_settings_context
+
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import ConfigurationError, CredentialsRejected
+from vantage_orchestration.prefect import VantageCredentials, entry, token_store
+from vantage_orchestration.prefect.token_store import VariableStore, VariableStores
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.secret import Secret
+from vantage_orchestration.token import command, source
+from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
+from vantage_orchestration.token.entries import Moment
+from vantage_orchestration.token.file_store import FileStore
+from vantage_orchestration.token.store import StoreError
+from vantage_orchestration.token.vault import Vault
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+NAME = "0123456789abcdef" * 4
+
+#: Says when it has loaded its block, and then gets a token when it is told to.
+WORKER = """
+    import json, sys
+    from vantage_orchestration import errors
+    from vantage_orchestration.prefect import VantageCredentials
+
+    block = VantageCredentials.load(sys.argv[1])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        print(json.dumps(block.get_token().reveal()[-24:]))
+    except errors.VantageError as error:
+        print(json.dumps(type(error).__name__))
+"""
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forget the process's token sources now, and whenever it is called: as another process."""
+
+    def forget() -> None:
+        monkeypatch.setattr(source, "_registry", {})
+
+    forget()
+    return forget
+
+
+@pytest.fixture
+def store() -> VariableStore:
+    """The store of the real server."""
+    return VariableStores.of_here()()
+
+
+def logins(sandbox: SandboxServer) -> int:
+    return sandbox.control.count(path_regex="connect/token")
+
+
+def variables() -> dict[str, Any]:
+    """Return the Variables of this store: name to value."""
+    with get_client(sync_client=True) as client:
+        found = client.read_variables()
+    return {one.name: one.value for one in found if one.name.startswith(token_store.PREFIX)}
+
+
+def overwrite(name: str, value: Any) -> None:
+    with get_client(sync_client=True) as client:
+        client._client.patch(f"/variables/name/{name}", json={"value": value})
+
+
+@pytest.fixture(autouse=True)
+def no_variables(prefect_server: Any) -> None:
+    for name in variables():
+        with get_client(sync_client=True) as client:
+            client.delete_variable_by_name(name)
+
+
+@pytest.fixture
+def run_workers(prefect_server: Any) -> Iterator[Callable[..., list[str]]]:
+    """Let processes get a token at the same moment; returns what each of them says."""
+    with contextlib.ExitStack() as stack:
+
+        def run(name: str, count: int = 2) -> list[str]:
+            workers = []
+            for _ in range(count):
+                worker = subprocess.Popen(
+                    [sys.executable, "-c", textwrap.dedent(WORKER), name],
+                    env=prefect_server.environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                stack.enter_context(worker)
+                stack.callback(worker.kill)
+                workers.append(worker)
+            for worker in workers:
+                assert worker.stdout is not None
+                assert worker.stdout.readline() == "ready\n"
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write("go\n")
+                worker.stdin.flush()
+            return [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+
+        yield run
+
+
+# ------------------------------------------------------------ the store alone
+
+
+def test_entry_comes_back_is_overwritten_and_forgotten(store: VariableStore) -> None:
+    assert store.load(NAME) is None
+    store.forget(NAME)
+    store.save(NAME, b"\x00first\xff")
+    assert store.load(NAME) == b"\x00first\xff"
+    assert variables() == {
+        f"abbyy_vantage_token_{NAME}": base64.b64encode(b"\x00first\xff").decode()
+    }
+    store.save(NAME, b"second")
+    assert store.load(NAME) == b"second"
+    assert len(variables()) == 1
+    store.forget(NAME)
+    assert store.load(NAME) is None
+    assert variables() == {}
+
+
+def test_longest_entry_is_what_the_server_takes(
+    store: VariableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = os.urandom((5000 - 2) // 4 * 3)
+    store.save(NAME, longest)
+    assert store.load(NAME) == longest
+    longer = longest + b"!"
+    with pytest.raises(StoreError, match=r"takes 5002 characters, and Prefect allows 5000"):
+        store.save(NAME, longer)
+    # Prefect does refuse it, and then its words, which quote the value, are not repeated.
+    monkeypatch.setattr(token_store, "LONGEST_VALUE", 10**6)
+    with pytest.raises(StoreError) as caught:
+        store.save(NAME, longer)
+    assert base64.b64encode(longer[:30]).decode() not in str(caught.value)
+    assert store.load(NAME) == longest
+
+
+def test_token_of_3500_characters_fits_and_a_longer_one_is_said_once(
+    store: VariableStore, account: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = VantageConfig.from_fields(account).credentials
+
+    def vault() -> Vault:
+        return Vault(store, credentials, SYSTEM_CLOCK)
+
+    def token(length: int) -> AccessToken:
+        begun = Moment.now(SYSTEM_CLOCK)
+        text = base64.urlsafe_b64encode(os.urandom(length))[:length].decode()
+        return AccessToken(
+            Secret(text), lifetime=86400.0, margin=60.0, begun=begun.steady, begun_wall=begun.wall
+        )
+
+    fits = token(3500)
+    vault().save_token(fits, Moment.now(SYSTEM_CLOCK))
+    found = vault().load(0.0)
+    assert isinstance(found, AccessToken)
+    assert found.reveal() == fits.reveal()
+    assert _warnings(caplog) == []
+    too_long = vault()
+    for _ in range(2):
+        too_long.save_token(token(4000), Moment.now(SYSTEM_CLOCK))
+    (warning,) = _warnings(caplog)
+    assert "and Prefect allows 5000" in warning
+
+
+@pytest.mark.parametrize("value", ["", "no base64!", "ä", 7, {"token": 1}, None, ["x"]])
+def test_foreign_value_counts_as_none_or_as_another_s(store: VariableStore, value: Any) -> None:
+    store.save(NAME, b"mine")
+    overwrite(token_store.PREFIX + NAME, value)
+    assert not store.load(NAME)
+    store.save(NAME, b"mine again")
+    assert store.load(NAME) == b"mine again"
+
+
+def test_two_that_create_it_at_once_both_succeed(
+    store: VariableStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = token_store._update, []
+
+    def update(client: Any, change: Any) -> bool:
+        if not calls:  # The other one comes between the look and the creation.
+            calls.append(1)
+            VariableStores.of_here()().save(NAME, b"the other's")
+            return False
+        return real(client, change)
+
+    monkeypatch.setattr(token_store, "_update", update)
+    store.save(NAME, b"mine")
+    assert store.load(NAME) == b"mine"
+
+
+def test_lock_is_that_of_the_host(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    store = VariableStores.of_here(str(folder))()
+    with store.lock(NAME, 1.0) as held:
+        assert held
+        with FileStore(folder).lock(NAME, 0.0) as other:
+            assert not other
+        with store.lock(NAME, 0.0) as again:
+            assert not again
+    with FileStore(folder).lock(NAME, 0.0) as other:
+        assert other
+
+
+def test_without_a_place_for_lock_files_there_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = VariableStores.of_here(str(tmp_path / "file"))()
+    with store.lock(NAME, 1.0) as held, store.lock(NAME, 1.0) as again:
+        assert held
+        assert again
+
+
+def test_error_of_the_body_leaves_the_lock_unchanged(tmp_path: Path) -> None:
+    store = VariableStores.of_here(str(tmp_path / "locks"))()
+    with pytest.raises(KeyError), store.lock(NAME, 1.0):
+        raise KeyError("of the body")
+    with store.lock(NAME, 0.0) as held:
+        assert held
+
+
+# ------------------------------------------------------------ which server is meant
+
+
+def test_stores_of_one_server_are_equal_and_show_no_user() -> None:
+    assert repr(VariableStores.of_here("x")) == repr(VariableStores.of_here("x"))
+    assert VariableStores.of_here("x") == VariableStores.of_here("x")
+    here = VariableStores.of_here()
+    changes = {
+        settings.PREFECT_API_URL: "http://someone:made-up-password@127.0.0.1:9/api",
+        settings.PREFECT_API_KEY: "made-up-api-key",
+    }
+    with settings.temporary_settings(changes):
+        other = VariableStores.of_here()
+    assert repr(other) != repr(here)
+    assert "127.0.0.1:9/api" in repr(other)
+    assert find_leaks(["made-up-password", "made-up-api-key"], {"repr": repr(other)}) == []
+
+
+def test_a_thread_without_settings_uses_the_server_of_the_caller(
+    store: VariableStore, prefect_server: Any
+) -> None:
+    outcome: list[Any] = []
+
+    def work() -> None:  # A new thread has an empty context: no server is set there.
+        outcome.append(settings.PREFECT_API_URL.value())
+        store.save(NAME, b"from the thread")
+        outcome.append(settings.PREFECT_API_URL.value())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert len(outcome) == 2
+    assert prefect_server.api_url not in outcome
+    assert list(variables()) == [token_store.PREFIX + NAME]
+
+
+def test_a_flow_s_task_uses_it(
+    save_block: Callable[..., str], sandbox: SandboxServer, fresh_process: Callable[[], None]
+) -> None:
+    name = save_block(store="orchestrator")
+
+    @task
+    def skills() -> int:
+        with VantageCredentials.load(name).get_client() as client:
+            return len(client.list_skills())
+
+    @flow
+    def ask() -> int:
+        first = skills()
+        fresh_process()
+        assert skills() == first
+        return first
+
+    assert ask() > 0
+    assert len(variables()) == 1
+    assert logins(sandbox) == 1
+
+
+# ------------------------------------------------------------ two processes
+
+
+def test_two_processes_on_two_hosts_or_one_log_in_once_and_nothing_leaks(
+    save_block: Callable[..., str],
+    run_workers: Callable[..., list[str]],
+    account: dict[str, Any],
+    sandbox: SandboxServer,
+    prefect_server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    name = save_block(store="orchestrator")
+    first, second = run_workers(name)
+    assert first == second
+    assert logins(sandbox) == 1
+    # Another cache folder, as on another host: what is shared is the Variable alone.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-host"))
+    assert run_workers(name, 1) == [first]
+    assert logins(sandbox) == 1
+
+    ((variable, sealed),) = variables().items()
+    tokens = [text for text in sandbox.control.issued_secrets() if text not in account.values()]
+    assert any(text.endswith(first) for text in tokens)
+    secrets = [*tokens, account["password"], account["client_secret"]]
+    database = prefect_server.database
+    places = {path.name: path for path in database.parent.glob(f"{database.name}*")}
+    assert find_leaks(secrets, places) == []
+    assert find_leaks([variable], places)  # The search does find what is there.
+    # Prefect itself notes the plain fields of a block, among them the user's name, in an event when
+    # a block is saved or loaded. The rows of the Variable must not hold even that.
+    rows = [row for row in database_bytes(database).splitlines() if variable.encode() in row]
+    assert rows
+    parts = {"rows": b"\n".join(rows), "value": base64.b64decode(sealed)}
+    assert find_leaks([*secrets, account["username"], account["client_id"]], parts) == []
+
+
+def test_wrong_password_in_two_processes_makes_one_request(
+    save_block: Callable[..., str],
+    run_workers: Callable[..., list[str]],
+    sandbox: SandboxServer,
+) -> None:
+    name = save_block(store="orchestrator", password="a wrong password")
+    assert run_workers(name) == ["CredentialsRejected"] * 2
+    assert run_workers(name, 1) == ["CredentialsRejected"]
+    assert logins(sandbox) == 1
+    assert len(variables()) == 1
+
+
+def test_broken_value_is_replaced(
+    account: dict[str, Any], sandbox: SandboxServer, fresh_process: Callable[[], None]
+) -> None:
+    block = VantageCredentials(**account, store="orchestrator")
+    first = block.get_token().reveal()
+    ((variable, sealed),) = variables().items()
+    for count, value in enumerate(["broken", sealed[:-8] + "AAAAAAA=", {"a": 1}], start=2):
+        overwrite(variable, value)
+        fresh_process()
+        second = block.get_token().reveal()
+        assert second != first
+        assert logins(sandbox) == count
+        fresh_process()
+        assert block.get_token().reveal() == second
+        assert logins(sandbox) == count
+
+
+# ------------------------------------------------------------ a server in trouble
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("vantage_orchestration")
+    ]
+
+
+def test_unreachable_server_costs_one_warning(
+    account: dict[str, Any], sandbox: SandboxServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # Not listening: a connection is refused.
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+        with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+            block = VantageCredentials(**account, store="orchestrator")
+            token = block.get_token()
+            sandbox.control.revoke_tokens()
+            with block.get_client() as client:
+                assert client.list_skills()
+    assert token.reveal() in sandbox.control.issued_secrets()
+    assert logins(sandbox) == 2
+    assert _warnings(caplog) == [
+        "The token of ABBYY Vantage is kept in this process alone, since its Prefect Variable"
+        " store can't be used: the Prefect API did not answer (ConnectError)"
+    ]
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answers everything as its server says."""
+
+    def _answer(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(self.server.status)
+        for header, text in self.server.headers.items():
+            self.send_header(header, text)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def troubled() -> Iterator[Callable[..., Any]]:
+    """Start a server that gives one answer to all requests."""
+    with contextlib.ExitStack() as stack:
+
+        def start(status: int, **headers: str) -> Any:
+            server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+            server.status, server.asked = status, []
+            server.headers = {name.replace("_", "-"): text for name, text in headers.items()}
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        # Prefect's client asks again without end at the first, and in an hour at the second.
+        (503, {"Prefect_Maintenance": "true"}),
+        (429, {"Retry_After": "3600"}),
+        (401, {}),
+        (500, {}),
+    ],
+)
+def test_server_that_refuses_is_asked_once_each_time(
+    troubled: Callable[..., Any], status: int, headers: dict[str, str]
+) -> None:
+    server = troubled(status, **headers)
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        store = VariableStore(get_settings_context())
+        for act in (store.load, store.forget, lambda name: store.save(name, b"entry")):
+            asked = len(server.asked)
+            with pytest.raises(StoreError, match=f"the Prefect API answered {status}$"):
+                act(NAME)
+            assert len(server.asked) == asked + 1
+
+
+def test_silent_server_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    clock = Clock(steady=lambda: now[0], wall=lambda: now[0])
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+        with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+            store = VariableStore(get_settings_context(), clock=clock)
+        with pytest.raises(StoreError, match="ConnectError"):
+            store.load(NAME)
+        now[0] += 29.0
+        with pytest.raises(StoreError, match="a moment ago"):
+            store.save(NAME, b"entry")
+        now[0] += 2.0
+        with pytest.raises(StoreError, match="ConnectError"):
+            store.forget(NAME)
+
+
+# ------------------------------------------------------------ the entry point
+
+
+def test_entry_point_reads_the_block_and_its_store(
+    save_block: Callable[..., str], account: dict[str, Any]
+) -> None:
+    name = save_block(store="orchestrator")
+    VantageCredentials.load(name).get_token()
+    config, make = entry.load(name)
+    assert config.credentials.username == account["username"]
+    assert config.tokens.store == "orchestrator"
+    ((variable, _),) = variables().items()
+    assert make().load(variable.removeprefix(token_store.PREFIX))
+
+
+def test_command_shows_and_clears_the_variable(
+    save_block: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = save_block(store="orchestrator")
+    token = VantageCredentials.load(name).get_token().reveal()
+
+    def say(action: str) -> str:
+        assert command.run(argparse.Namespace(action=action, of=f"prefect:{name}")) == 0
+        return capsys.readouterr().out
+
+    shown = say("status")
+    assert "(Prefect Variable store): a token, valid until" in shown
+    assert find_leaks([token], {"output": shown}) == []
+    say("forget")
+    assert variables() == {}
+    assert say("status").endswith("(Prefect Variable store): nothing\n")
+
+
+def test_entry_point_says_that_there_is_no_such_block() -> None:
+    with pytest.raises(ConfigurationError, match="'no-such-block' could not be read"):
+        entry.load("no-such-block")
+
+
+def test_entry_point_refuses_to_block_an_event_loop(save_block: Callable[..., str]) -> None:
+    name = save_block()
+
+    async def ask() -> None:
+        entry.load(name)
+
+    with pytest.raises(TypeError, match="from a coroutine"):
+        asyncio.run(ask())
+
+
+def test_refusal_is_the_same_in_a_later_process(
+    account: dict[str, Any], sandbox: SandboxServer, fresh_process: Callable[[], None]
+) -> None:
+    block = VantageCredentials(**{**account, "password": "a wrong one"}, store="orchestrator")
+    for _ in range(2):
+        with pytest.raises(CredentialsRejected):
+            block.get_token()
+        fresh_process()
+    assert logins(sandbox) == 1

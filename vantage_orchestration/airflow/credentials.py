@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an Airflow Connection by its id, for commands outside of Airflow's own processes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.airflow.connection import HOOK_NAME, config_of
+from vantage_orchestration.airflow.token_store import VariableStore
+from vantage_orchestration.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vantage_orchestration.config import VantageConfig
+    from vantage_orchestration.token.stores import StoreFactory
+
+__all__ = ["load"]
+
+
+def load(name: str) -> tuple[VantageConfig, StoreFactory]:
+    """Read a connection as Airflow's servers do: environment, secrets backends, database.
+
+    Args:
+        name: Id of the connection.
+
+    Returns:
+        The configuration, and what makes Airflow's own token store.
+
+    Raises:
+        ConfigurationError: There is no such connection, or it can't be used.
+    """
+    from airflow.models import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    connection = None
+    # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours.
+    with contextlib.suppress(AirflowNotFoundException):
+        connection = Connection.get_connection_from_secrets(name)
+    if connection is None:
+        raise ConfigurationError(
+            f"Airflow has no connection {name!r}",
+            hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"
+            " settings must be those of its servers",
+        )
+    return config_of(connection), VariableStore

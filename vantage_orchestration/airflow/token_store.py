@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store that all hosts of an Airflow share: sealed entries as Airflow Variables."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+from vantage_orchestration.token.file_store import FileStore
+from vantage_orchestration.token.store import StoreError
+
+__all__ = ["KEY_PREFIX", "VariableStore"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Begin of the key of each Variable. Airflow masks a Variable whose key has "token" in it.
+KEY_PREFIX: Final = "abbyy_vantage_token_"
+_DESCRIPTION: Final = (
+    "ABBYY Vantage: an encrypted access token, or the time of a refused login. Made by"
+    " vantage-orchestration, which makes a new one if this is deleted."
+)
+#: Seconds to wait for Airflow's answer.
+_PATIENCE: Final = 10.0
+#: Seconds for which Airflow is not asked again after it gave no answer.
+_PAUSE: Final = 300.0
+
+
+class VariableStore:
+    """Keeps entries as Airflow Variables, for tasks, triggers and Airflow's own servers.
+
+    Processes of one host (that have the same user and cache folder) wait for each other's login by
+    the lock of the file store. Airflow has no lock between hosts: where two hosts find no token at
+    the same moment, each logs in once, and the later entry stays. Both tokens are valid.
+
+    Tasks and triggers reach the Variables through their supervisor, the API server and commands
+    such as ``airflow connections test`` through the database.
+    """
+
+    label = "Airflow Variable"
+
+    def __init__(self) -> None:
+        self._host = FileStore()
+        self._pause_until = 0.0
+
+    def load(self, name: str) -> bytes | None:
+        """Return the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        text = self._ask(_get, KEY_PREFIX + name)
+        if text is None:
+            return None
+        try:
+            return base64.b64decode(text, validate=True)
+        except (TypeError, ValueError):
+            return None  # Somebody has edited it; it is replaced at the next save.
+
+    def save(self, name: str, entry: bytes) -> None:
+        """Set the Variable; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        self._ask(_set, KEY_PREFIX + name, base64.b64encode(entry).decode("ascii"))
+
+    def forget(self, name: str) -> None:
+        """Delete the Variable; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        self._ask(_delete, KEY_PREFIX + name)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout: float) -> Iterator[bool]:
+        """Hold the lock of this host, if there is one to be had; there is none between hosts.
+
+        See :class:`vantage_orchestration.token.store.TokenStore`. It never raises.
+        """
+        with contextlib.ExitStack() as stack:
+            held = True
+            try:
+                held = stack.enter_context(self._host.lock(name, timeout))
+            except Exception as error:
+                # A worker may have no folder of its own. The Variable itself still works.
+                log.debug("There is no lock between processes: %s", type(error).__name__)
+            yield held
+
+    def _ask(self, function: Callable[..., T], *arguments: str) -> T:
+        """Call a function that asks Airflow, and wait for its answer for a limited time.
+
+        A task's or trigger's requests may need the event loop. Whoever blocks it by waiting for a
+        token in a coroutine would wait for the answer for ever.
+        """
+        if time.monotonic() < self._pause_until:
+            raise StoreError("Airflow gave no answer a while ago")
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def ask() -> None:
+            try:
+                result = function(*arguments)
+            except BaseException as error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        threading.Thread(target=ask, name="abbyy-vantage-variable", daemon=True).start()
+        # Not by the exception of a timeout, which the function itself may raise as well.
+        concurrent.futures.wait([answer], _PATIENCE)
+        if not answer.done():
+            self._pause_until = time.monotonic() + _PAUSE
+            raise StoreError(f"Airflow gave no answer within {_PATIENCE:.0f} s")
+        return answer.result()
+
+
+def _get(key: str) -> str | None:
+    from airflow.sdk import SecretCache
+
+    # Dag processors keep Variables for a while. Another process may have set this one meanwhile.
+    SecretCache.invalidate_variable(key)
+    value: str | None
+    if _has_supervisor():
+        value = _task_variable().get(key, default=None)
+    else:
+        value = _server_variable().get(key, default_var=None)
+    return value
+
+
+def _set(key: str, value: str) -> None:
+    variable = _task_variable() if _has_supervisor() else _server_variable()
+    variable.set(key, value, description=_DESCRIPTION)
+
+
+def _delete(key: str) -> None:
+    variable = _task_variable() if _has_supervisor() else _server_variable()
+    variable.delete(key)
+
+
+def _has_supervisor() -> bool:
+    """Tell whether this is a task, a trigger or a Dag processor, by Airflow's own rule."""
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    return hasattr(runner, "SUPERVISOR_COMMS")
+
+
+def _task_variable() -> Any:
+    from airflow.sdk import Variable
+
+    return Variable
+
+
+def _server_variable() -> Any:
+    # airflow.sdk's can't write here, and reads the database in some of these processes only.
+    from airflow.models import Variable
+
+    return Variable

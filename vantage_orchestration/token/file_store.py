@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store on this host: sealed files that only their owner can read, and a lock for each."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vantage_orchestration.token.store import StoreError
+
+__all__ = ["FileStore", "default_folder"]
+
+_LONGEST_ENTRY = 256 * 1024
+#: Seconds between two looks at a lock that somebody else holds.
+_POLL = 0.02
+
+
+def default_folder() -> Path:
+    """Return the folder of the file store: in the user's runtime folder, else in the cache folder.
+
+    The runtime folder (Linux: ``XDG_RUNTIME_DIR``) lives in memory and is gone after a restart. A
+    service often has none.
+    """
+    import platformdirs
+
+    if os.environ.get("XDG_RUNTIME_DIR") and os.path.isdir(os.environ["XDG_RUNTIME_DIR"]):
+        base = platformdirs.user_runtime_path("vantage-orchestration", appauthor=False)
+    else:
+        base = platformdirs.user_cache_path("vantage-orchestration", appauthor=False)
+    return base / "tokens"
+
+
+class FileStore:
+    """Keeps entries as files of a folder.
+
+    Args:
+        folder: The folder; made when it is first needed. It must belong to this user, and gets the
+            mode 0700. Empty for :func:`default_folder`.
+
+    Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock files
+    stay: removing one that somebody waits for would give two holders.
+    """
+
+    label = "file"
+
+    def __init__(self, folder: str | os.PathLike[str] = "") -> None:
+        self._given = folder
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the files are."""
+        # Found out late: a user without a home must not keep anybody from making a store.
+        return Path(self._given) if self._given else default_folder()
+
+    def load(self, name: str) -> bytes | None:
+        """Return the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        path = self._path(name, "entry")
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            self._check_folder(make=False)
+            handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _problem(error) from None
+        with os.fdopen(handle, "rb") as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
+                return None  # Somebody else put it there; it is replaced at the next save.
+            data = stream.read(_LONGEST_ENTRY + 1)
+        return data if len(data) <= _LONGEST_ENTRY else None
+
+    def save(self, name: str, entry: bytes) -> None:
+        """Write the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        try:
+            self._check_folder(make=True)
+            # mkstemp makes it with the mode 0600 whatever the umask, and never through a link.
+            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(entry)
+                os.replace(temporary, self._path(name, "entry"))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise _problem(error) from None
+
+    def forget(self, name: str) -> None:
+        """Remove the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        try:
+            self._check_folder(make=False)
+            os.unlink(self._path(name, "entry"))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _problem(error) from None
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout: float) -> Iterator[bool]:
+        """Hold the lock; see :class:`vantage_orchestration.token.store.TokenStore`.
+
+        The system gives it back when its holder ends, however it ends.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self._check_folder(make=True)
+            # A new object for each use: filelock counts what one object locks again as one.
+            lock = FileLock(self._path(name, "lock"), mode=0o600, thread_local=False)
+            try:
+                lock.acquire(timeout=timeout, poll_interval=_POLL)
+            except Timeout:
+                held = False
+            else:
+                held = True
+        except (OSError, NotImplementedError) as error:
+            raise _problem(error) from None
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
+
+    def _path(self, name: str, kind: str) -> Path:
+        if not name.isalnum():  # Names are hex digits; nothing else may become part of a path.
+            raise ValueError("the name of an entry has other characters than hex digits")
+        return self.folder / f"{name}.{kind}"
+
+    def _check_folder(self, *, make: bool) -> None:
+        if make:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir(mode=0o700)
+        found = os.lstat(self.folder)
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{self.folder} is no folder")
+        if not _is_own(found):
+            raise StoreError(f"{self.folder} belongs to another user")
+        if _is_open(found):
+            os.chmod(self.folder, 0o700)
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+
+
+def _is_open(found: os.stat_result) -> bool:
+    """Tell whether others than the owner have rights. Windows has no such bits."""
+    return os.name == "posix" and bool(stat.S_IMODE(found.st_mode) & 0o077)
+
+
+def _problem(error: Exception) -> StoreError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return StoreError(reason or type(error).__name__)
