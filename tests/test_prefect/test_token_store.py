@@ -71,6 +71,17 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
+def sandbox() -> Iterator[SandboxServer]:
+    """A sandbox with secrets of its own: other tests leave some on the server on purpose."""
+    secrets = {
+        "password": "password of these tests",
+        "client_secret": "client secret of these tests",
+    }
+    with SandboxServer(seed=4712, **secrets) as server:
+        yield server
+
+
+@pytest.fixture
 def store() -> VariableStore:
     """The store of the real server."""
     return VariableStores.of_here()()
