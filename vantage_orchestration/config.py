@@ -11,14 +11,12 @@ from typing import Any
 
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.fields import DEFAULT_STORE, FIELDS, STORES
 from vantage_orchestration.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "STORES", "HttpSettings", "TokenSettings", "VantageConfig"]
+__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "VantageConfig"]
 
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
-#: Names of the token stores.
-STORES = ("file", "orchestrator", "memory")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -114,7 +112,7 @@ class VantageConfig:
         Raises:
             ConfigurationError: A value is missing or wrong. Nothing was sent.
         """
-        read: dict[str, Any] = {"store": "file"}
+        read: dict[str, Any] = {"store": DEFAULT_STORE}
         for spec in FIELDS:
             value = values.get(spec.name)
             if value is None or (isinstance(value, (str, Secret)) and not value):

@@ -15,9 +15,11 @@ __all__ = [
     "DEFAULT_AUTH_PATH",
     "DEFAULT_GRANT_TYPE",
     "DEFAULT_SCOPE",
+    "DEFAULT_STORE",
     "DEFAULT_TENANT_AUTH_PATH",
     "FIELDS",
     "REGIONS",
+    "STORES",
     "Field",
 ]
 
@@ -33,6 +35,9 @@ DEFAULT_TENANT_AUTH_PATH: Final = "/auth2/{tenantId}/connect/token"
 DEFAULT_API_PATH: Final = "/api/publicapi/v1"
 DEFAULT_GRANT_TYPE: Final = "password"
 DEFAULT_SCOPE: Final = "openid permissions global.wildcard"
+#: Names of the token stores.
+STORES: Final = ("file", "orchestrator", "memory")
+DEFAULT_STORE: Final = "file"
 
 
 class Field(NamedTuple):
@@ -139,8 +144,8 @@ FIELDS: Final = (
         "Token store",
         "Where a token rests for other processes: file (of this host), orchestrator (Airflow or"
         " Prefect Variable, for several hosts), or memory (nowhere).",
-        default="file",
-        choices=("file", "orchestrator", "memory"),
+        default=DEFAULT_STORE,
+        choices=STORES,
     ),
     Field(
         "store_path",
