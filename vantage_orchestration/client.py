@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import requests
@@ -38,9 +38,6 @@ from vantage_orchestration.models import (
 from vantage_orchestration.retrying import call
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["VantageClient"]
 
@@ -228,8 +225,10 @@ class VantageClient(ApiCaller):
             offset: Items to skip.
             filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of the
                 making; pendulum or other date-times with a zone), ``parameters`` and
-                ``file_parameters`` (all must match; how the server wants these two encoded is
-                uncertain, so check what comes back).
+                ``file_parameters`` (all must match). How the server wants these two encoded is
+                uncertain (contract, section 9), so check what comes back;
+                ``parameter_encoding`` is ``json`` (the manual's example, and the default) or
+                ``indexed`` (the habit of the server's framework).
         """
         query = {"StageType": stage_type, "StageName": stage_name}
         return self._list("active", query, limit, offset, filters)
@@ -385,6 +384,32 @@ class VantageClient(ApiCaller):
         )
         return self._download_to(path, transaction_id, Path(target))
 
+    def stream_result(self, transaction_id: str, file_id: str, stream: BinaryIO) -> int:
+        """Write a result file into an open file, from its present position on.
+
+        Args:
+            transaction_id: Transaction.
+            file_id: Id from :attr:`Transaction.documents`.
+            stream: File that can seek and be cut, since a download that broke off begins anew.
+
+        Returns:
+            Number of bytes.
+
+        Raises:
+            ConnectionFailed: The download broke off, also when repeated.
+        """
+        path = _path(
+            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
+        )
+        begin = stream.tell()
+
+        def attempt() -> int:
+            stream.seek(begin)
+            stream.truncate()
+            return self._stream(path, transaction_id, stream.write)
+
+        return self._repeat(attempt)
+
     def read_result(self, transaction_id: str, file_id: str) -> bytes:
         """Return a result file's content; for files that fit into memory, such as fields."""
         path = _path(
@@ -445,16 +470,20 @@ class VantageClient(ApiCaller):
             "parameters": "TransactionParameters",
             "file_parameters": "DocumentParameters",
         }
+        encode = _PARAMETER_ENCODINGS.get(filters.pop("parameter_encoding", "json"))
+        if encode is None:
+            raise ConfigurationError("A parameter_encoding is 'json' or 'indexed'")
         for name, value in filters.items():
             if name not in known:
                 raise ConfigurationError(f"{name!r} is no filter of the lists of transactions")
             if value is None:
                 continue
             if name.endswith("_date"):
-                value = _utc(name, value)
+                query[known[name]] = _utc(name, value)
             elif name.endswith("parameters"):
-                value = [json.dumps({"key": key, "value": text}) for key, text in value.items()]
-            query[known[name]] = value
+                query |= encode(known[name], value)
+            else:
+                query[known[name]] = value
         query |= {"Limit": limit, "Offset": offset}
         params = {name: value for name, value in query.items() if value is not None}
         return self._read(f"/transactions/{which}", Page.read, params=params)
@@ -532,6 +561,21 @@ def _parameter_members(
     if skill:
         members["skillParameters"] = parameters(skill, limited=False)
     return members
+
+
+def _as_json(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    return {name: [json.dumps({"key": key, "value": text}) for key, text in values.items()]}
+
+
+def _as_indexed(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        f"{name}[{place}].{member}": text
+        for place, pair in enumerate(values.items())
+        for member, text in zip(("key", "value"), pair, strict=True)
+    }
+
+
+_PARAMETER_ENCODINGS = {"json": _as_json, "indexed": _as_indexed}
 
 
 def _utc(name: str, value: Any) -> str:

@@ -26,13 +26,17 @@ __all__ = [
     "ConnectionFailed",
     "CredentialsRejected",
     "DocumentMismatch",
+    "FileChanged",
     "Forbidden",
     "GrantNotAllowed",
+    "JobLost",
     "NotFound",
     "PayloadTooLarge",
     "ProcessingError",
     "ProtocolError",
     "RateLimited",
+    "ReviewNeeded",
+    "RulesBroken",
     "ScopeRejected",
     "ServiceUnavailable",
     "Throttled",
@@ -306,6 +310,26 @@ class TransactionCanceled(ProcessingError):
 
 class DocumentMismatch(ProcessingError):
     """The transaction holds other files than those that were sent."""
+
+
+class FileChanged(ProcessingError):
+    """A file was changed while it was being sent. It was not processed; a new try sends it."""
+
+    retryable = True
+
+
+class JobLost(ProcessingError):
+    """The output folder does not hold the job any more. The next try goes on with what runs."""
+
+    retryable = True
+
+
+class ReviewNeeded(ProcessingError):
+    """A person has to review the transaction, and the task was told not to wait for that."""
+
+
+class RulesBroken(ProcessingError):
+    """Documents break business rules of their skill, and the task was told to fail then."""
 
 
 class WaitTimeout(ProcessingError, TimeoutError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, FileChanged
 
 __all__ = [
     "LONGEST_UPLOAD",
@@ -205,6 +205,29 @@ def check_files(files: Sequence[SourceFile]) -> None:
         seen[stored] = file.name
 
 
+class _Counted:
+    """Exactly the announced number of bytes of a file, from whatever store.
+
+    The encoder finds out a length by ``fileno`` otherwise, which files of object stores lack, and
+    waits for ever for bytes of a file that has become shorter.
+    """
+
+    def __init__(self, stream: BinaryIO, file: SourceFile) -> None:
+        self._stream = stream
+        self._name = file.name
+        self.len = file.size  # What is left, as the encoder understands it.
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(self.len if size < 0 else min(size, self.len))
+        if not data and self.len and size:
+            raise FileChanged(
+                f"The file {self._name!r} became shorter while it was read",
+                hint="It was not processed. Wait until it is complete; the next try sends it",
+            )
+        self.len -= len(data)
+        return data
+
+
 class MultipartBody:
     """A multipart body that streams, and begins again on ``seek(0)``.
 
@@ -233,7 +256,8 @@ class MultipartBody:
         for file in self._files:
             stream = file.open()
             self._streams.append(stream)
-            parts.append(("Files", (file.name, stream, "application/octet-stream")))
+            content = _Counted(stream, file)
+            parts.append(("Files", (file.name, content, "application/octet-stream")))
         boundary = self._encoder.boundary_value if self._encoder is not None else None
         self._encoder = MultipartEncoder(parts, boundary=boundary)
         self._length = self._encoder.len

@@ -1,0 +1,505 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many files, each processed once: through retries, crashes, changed folders and failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pendulum
+import pytest
+from pdfs import make_invoice
+
+from vantage_orchestration import errors
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.processing.job import (
+    SUBMITTED,
+    JobSettings,
+    begin,
+    download,
+    finish,
+    job_token,
+    submit_files,
+)
+from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
+from vantage_orchestration.processing.ledger import MemoryLedger, Record
+from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.storage import Location
+
+PROCESS = "workspace.default.processing"
+TOKEN = job_token("task", "-1")
+
+
+@pytest.fixture
+def skill(sandbox) -> str:
+    sandbox.control.set(processing_polls=0)
+    return sandbox.control.skill_id("Invoice")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(1, 5):
+        make_invoice(folder / f"invoice {number}.pdf", f"INV-{number}", pages=number)
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path) -> Location:
+    return Location.of(tmp_path / "out")
+
+
+class FileLedger(MemoryLedger):
+    """A ledger that survives the process, as an orchestrator's does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        if path.exists():
+            data = json.loads(path.read_text())
+            self._records = {key: Record.from_json(item) for key, item in data.items()}
+
+    def add(self, records: Mapping[str, Record]) -> None:
+        super().add(records)
+        self._save()
+
+    def drop(self, keys: Any) -> None:
+        super().drop(keys)
+        self._save()
+
+    def _save(self) -> None:
+        data = {key: record.to_json() for key, record in self.load().items()}
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(data))
+        part.replace(self._path)
+
+
+def again(scope: str = "task") -> TaskKey:
+    return TaskKey(scope, pendulum.now("UTC"))
+
+
+def files_of(folder: Path) -> list[Location]:
+    return Location.of(folder).files("*.pdf")
+
+
+def started(sandbox) -> dict[str, int]:
+    """Return how often each file was in a started transaction."""
+    counts: dict[str, int] = {}
+    for item in sandbox.control.transactions():
+        for file in item["files"]:
+            counts[file["sha256"]] = counts.get(file["sha256"], 0) + item["started"]
+    return counts
+
+
+def left_over(sandbox) -> list[str]:
+    """Return the transactions that were made and never started."""
+    return [item["id"] for item in sandbox.control.transactions() if item["status"] == "New"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **settings) -> Manifest:
+    """Begin and finish, waiting in between."""
+    chosen = JobSettings(skill, origin="o", **settings)
+    job = begin(client, files_of(folder), output, key, chosen, token=token, ledger=ledger)
+    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
+        time.sleep(0.01)
+    return finish(client, output, chosen, token=token, ledger=ledger)
+
+
+def test_results_land_with_the_file_they_belong_to(client, sandbox, skill, folder, output):
+    manifest = run(client, folder, output, skill, TaskKey("task"))
+    assert manifest.counts == {
+        "transactions": 4,
+        "documents": 4,
+        "files": 8,
+        "pages": 1 + 2 + 3 + 4,
+        "rule_errors": 0,
+        "duplicates": 0,
+        "pending": 0,
+        "in_review": 0,
+        "failed": 0,
+    }
+    for entry in manifest.transactions:
+        (source,) = entry.sources
+        (document,) = entry.documents
+        fields_file = next(file for file in document.files if file.type == "FieldsJson")
+        fields = json.loads(
+            output.child(entry.folder, fields_file.path).read_bytes().decode("utf-8-sig")
+        )["Fields"]
+        assert fields["Source SHA-256"] == source.sha256
+        assert hashlib.sha256(Path(source.path).read_bytes()).hexdigest() == source.sha256
+        assert fields["Page Count"] == str(entry.pages)
+        assert source.name == Path(source.path).name
+    assert set(started(sandbox).values()) == {1}
+    assert Manifest.load(output) == manifest
+    assert not output.child(SUBMITTED).exists()
+
+
+def test_a_process_skill_gets_all_files_in_one_transaction(client, sandbox, skill, folder, output):
+    manifest = run(client, folder, output, PROCESS, TaskKey("task"))
+    (entry,) = manifest.transactions
+    assert [source.name for source in entry.sources] == [f"invoice {n}.pdf" for n in range(1, 5)]
+    assert len(entry.documents) == 4
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_a_second_try_sends_and_fetches_nothing_again(client, sandbox, skill, folder, output):
+    first = run(client, folder, output, skill, TaskKey("task"))
+    before = digests(Path(output.path))
+    seq = sandbox.control.journal()[-1]["seq"]
+    assert run(client, folder, output, skill, again()) == first
+    assert digests(Path(output.path)) == before
+    assert sandbox.control.count("POST", "/transactions", since=seq) == 0
+    assert sandbox.control.count("GET", "/download$", since=seq) == 0
+
+
+def test_results_that_landed_are_enough_when_the_transaction_is_gone(
+    client, sandbox, skill, folder, output
+):
+    first = run(client, folder, output, skill, TaskKey("task"), delete_after=True)
+    sandbox.control.set(delete_polls=0)
+    assert all(
+        _is_gone(client, entry.transaction_id) for entry in first.transactions
+    ), "deleted, since everything has landed"
+    assert run(client, folder, output, skill, again()) == first
+    assert set(started(sandbox).values()) <= {1}
+    assert sandbox.control.count("POST", "/start$") == 4
+
+
+def _is_gone(client, transaction_id) -> bool:
+    for _ in range(5):
+        try:
+            client.get_transaction(transaction_id)
+        except errors.NotFound:
+            return True
+    return False
+
+
+def test_nothing_is_deleted_before_everything_has_landed(client, sandbox, skill, folder, output):
+    sandbox.control.add_fault(operation="downloadResultFile", after=5, status=404, times=0)
+    with pytest.raises(errors.NotFound):
+        run(client, folder, output, skill, TaskKey("task"), delete_after=True)
+    assert sandbox.control.count("DELETE", "/transactions") == 0
+    sandbox.control.clear_faults()
+    run(client, folder, output, skill, again(), delete_after=True)
+    assert sandbox.control.count("DELETE", "/transactions") == 4
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_a_new_file_in_the_folder_changes_nothing_that_was_sent(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    ledger = FileLedger(tmp_path / "ledger")
+    sandbox.control.set(processing_polls=10**6)
+    settings = JobSettings(PROCESS, origin="o")
+    first = begin(
+        client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+    )
+    make_invoice(folder / "a new one.pdf", "INV-0")
+    second = begin(client, files_of(folder), output, again(), settings, token=TOKEN, ledger=ledger)
+    assert second.transaction_ids[0] == first.transaction_ids[0]
+    assert [[s.name for s in part.sources] for part in second.parts] == [
+        [f"invoice {n}.pdf" for n in range(1, 5)],
+        ["a new one.pdf"],
+    ]
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_a_file_that_went_away_after_it_was_sent_is_still_collected(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    ledger = FileLedger(tmp_path / "ledger")
+    settings = JobSettings(skill, origin="o")
+    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    (folder / "invoice 2.pdf").unlink()
+    manifest = run(client, folder, output, skill, again(), ledger=ledger)
+    assert manifest.counts["transactions"] == 4
+    assert {source.name for entry in manifest.transactions for source in entry.sources} == {
+        f"invoice {n}.pdf" for n in range(1, 5)
+    }
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder, output, tmp_path):
+    """A cleared run may be mapped over other files: the same instance, its ledger, other work."""
+    ledger = FileLedger(tmp_path / "ledger")
+    one, two = files_of(folder)[:2]
+    settings = JobSettings(skill, origin="one")
+    submit_files(client, [one], TaskKey("task"), settings, ledger=ledger)
+    settings = JobSettings(skill, origin="two")
+    (sent,) = submit_files(client, [two], again(), settings, ledger=ledger)
+    assert [file.original_name for file in sent.unit.files] == ["invoice 2.pdf"]
+    # Whoever got the first file now finds its transaction by the key.
+    (found,) = submit_files(client, [one], again(), JobSettings(skill), ledger=MemoryLedger())
+    assert found.resumed
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_a_batch_that_was_never_started_and_lost_a_file_is_planned_anew(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    ledger = FileLedger(tmp_path / "ledger")
+    sandbox.control.add_fault(operation="startTransaction", status=400, times=1)
+    with pytest.raises(errors.BadRequest):
+        run(client, folder, output, PROCESS, TaskKey("task"), ledger=ledger)
+    (folder / "invoice 3.pdf").unlink()
+    manifest = run(client, folder, output, PROCESS, again(), ledger=ledger)
+    (entry,) = manifest.transactions
+    assert [source.name for source in entry.sources] == [f"invoice {n}.pdf" for n in (1, 2, 4)]
+    sandbox.control.set(delete_polls=0)
+    assert sandbox.control.count("DELETE", "/transactions") == 1, "nothing is left over"
+
+
+def test_equal_files_are_charged_once(client, sandbox, skill, folder, output):
+    (folder / "copy.pdf").write_bytes((folder / "invoice 1.pdf").read_bytes())
+    manifest = run(client, folder, output, skill, TaskKey("task"))
+    assert manifest.counts["transactions"] == 4
+    assert manifest.counts["duplicates"] == 1
+    with pytest.raises(errors.ConfigurationError, match="copy"):
+        run(client, folder, output, skill, TaskKey("other"), duplicates="fail")
+    both = run(client, folder, output, skill, TaskKey("third"), duplicates="send")
+    assert both.counts["transactions"] == 5
+
+
+@pytest.mark.parametrize("outcome", ["Failed", "Canceled"])
+def test_what_failed_is_named_and_sent_anew_by_the_next_try(
+    client, sandbox, skill, folder, output, tmp_path, outcome
+):
+    ledger = FileLedger(tmp_path / "ledger")
+    sandbox.control.set(outcome=outcome, outcome_error="It is upside down")
+    first = run(client, folder, output, skill, TaskKey("task"), ledger=ledger)
+    assert {each.status for each in first.failed} == {outcome}
+    assert first.counts["failed"] == 4
+    if outcome == "Failed":
+        assert first.failed[0].error == "It is upside down"
+    assert ledger.load() == {}
+    sandbox.control.set(outcome="Processed")
+    second = run(client, folder, output, skill, again(), ledger=ledger)
+    assert second.counts["failed"] == 0
+    assert second.counts["transactions"] == 4
+
+
+def test_what_was_processed_lands_although_others_have_not_ended(
+    client, sandbox, skill, folder, output
+):
+    make_invoice(folder / "review.pdf", "INV-9", note="Manual review required")
+    settings = JobSettings(skill)
+    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    states = {each: client.get_transaction(each) for each in job.transaction_ids}
+    (waiting,) = [each for each, state in states.items() if state.waits_for_review]
+    manifest = finish(client, output, settings, token=TOKEN)
+    assert manifest.counts["transactions"] == 4
+    assert [(each.transaction_id, each.in_review) for each in manifest.pending] == [(waiting, True)]
+    assert states[waiting].manual_review_link.reveal() not in json.dumps(manifest.to_json())
+    sandbox.control.finish_review(waiting)
+    assert finish(client, output, settings, token=TOKEN).counts["transactions"] == 5
+    assert not output.child(SUBMITTED).exists()
+
+
+def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder, output):
+    run(client, folder, output, skill, TaskKey("task"), token=job_token("task", "0"))
+    with pytest.raises(errors.ConfigurationError, match="map index"):
+        run(client, folder, output, skill, TaskKey("other"), token=job_token("task", "1"))
+    assert sandbox.control.count("POST", "/start$") == 4
+    # Another run may replace what is there.
+    run(client, folder, output, skill, TaskKey("next run"), token=job_token("next run", "0"))
+
+
+def test_a_job_whose_folder_was_taken_says_so(client, sandbox, skill, folder, output):
+    settings = JobSettings(skill)
+    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    begin(client, files_of(folder), output, TaskKey("b"), settings, token=job_token("b"))
+    with pytest.raises(errors.JobLost) as caught:
+        finish(client, output, settings, token=TOKEN)
+    assert caught.value.retryable
+
+
+def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, folder, output):
+    (folder / "empty.pdf").write_bytes(b"")
+    with pytest.raises(errors.ConfigurationError, match="empty"):
+        run(client, folder, output, skill, TaskKey("task"))
+    (folder / "empty.pdf").unlink()
+    with pytest.raises(errors.ConfigurationError):
+        run(client, folder, output, skill, TaskKey("t"), registration_parameters={"k": "x" * 257})
+    with pytest.raises(errors.ConfigurationError):
+        run(client, folder, output, skill, TaskKey("t"), registration_parameters={KEY_PARAMETER: "x"})
+    nine = {f"k{n}": "v" for n in range(10)}
+    with pytest.raises(errors.ConfigurationError):
+        run(client, folder, output, skill, TaskKey("t"), registration_parameters=nine)
+    if os.geteuid():
+        (Path(output.path).parent / "locked").mkdir(mode=0o500)
+        locked = Location.of(Path(output.path).parent / "locked" / "out")
+        with pytest.raises(OSError, match="denied"):
+            run(client, folder, locked, skill, TaskKey("task"))
+    blocked = Location.of(folder / "invoice 1.pdf" / "out")
+    with pytest.raises(OSError, match="invoice 1"):
+        run(client, folder, blocked, skill, TaskKey("task"))
+    assert sandbox.control.count("POST", "/transactions") == 0
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_processed(
+    client, sandbox, skill, folder, output, monkeypatch
+):
+    target = folder / "invoice 2.pdf"
+    monkeypatch.setattr(
+        client, "create_transaction", _after(client.create_transaction, lambda: grow(target))
+    )
+
+    def grow(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
+
+    with pytest.raises(errors.FileChanged) as caught:
+        run(client, folder, output, skill, TaskKey("task"), parallel=1)
+    assert caught.value.retryable
+    monkeypatch.undo()
+    make_invoice(target, "INV-2", pages=2)
+    manifest = run(client, folder, output, skill, again())
+    assert manifest.counts["transactions"] == 4
+    counts = [item["started"] for item in sandbox.control.transactions() if item["started"]]
+    assert counts == [1] * 4
+
+
+def _after(function, action):
+    def wrapper(*args, **kwargs):
+        result = function(*args, **kwargs)
+        action()
+        return result
+
+    return wrapper
+
+
+@pytest.mark.parametrize("skill_of", ["Invoice", PROCESS])
+def test_downloads_by_id_land_in_folders_of_their_own(
+    client, sandbox, skill, folder, output, skill_of
+):
+    chosen = skill if skill_of == "Invoice" else skill_of
+    sent = submit_files(client, files_of(folder), TaskKey("task"), JobSettings(chosen))
+    ids = [each.transaction_id for each in sent]
+    assert all(client.get_transaction(each).ended for each in ids)
+    manifest = download(client, ids, output)
+    assert [entry.folder for entry in manifest.transactions] == ids
+    assert manifest.counts["documents"] == 4
+    assert manifest.counts["pages"] == 10
+    assert {entry.skill_id for entry in manifest.transactions} == {chosen}
+    before = digests(Path(output.path))
+    assert download(client, ids, output).to_json() == manifest.to_json()
+    assert digests(Path(output.path)) == before
+
+
+CRASHES = {
+    "before create": ("createTransaction", "before"),
+    "after create": ("createTransaction", "after"),
+    "during upload": ("addFiles", "before"),
+    "after upload": ("addFiles", "after"),
+    "before start": ("startTransaction", "before"),
+    "after start": ("startTransaction", "after"),
+    "while waiting": ("getTransaction", "after"),
+    "during download": ("downloadResultFile", "after"),
+}
+
+
+@pytest.mark.parametrize("ledger", ["ledger", "no ledger"])
+@pytest.mark.parametrize("kind", ["Invoice", PROCESS])
+@pytest.mark.parametrize("crash", CRASHES)
+@pytest.mark.slow
+def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
+    sandbox, configure, skill, folder, tmp_path, crash, kind, ledger
+):
+    """Kill a process at a random one of several requests, several times, then let one end."""
+    # Where nothing is noted, New transactions are found only if the service lists them.
+    sandbox.control.set(list_new=True)
+    chosen = skill if kind == "Invoice" else kind
+    output, note = tmp_path / "out", tmp_path / "ledger"
+    script = textwrap.dedent(
+        """
+        import json, sys
+        import test_job as t
+        from pathlib import Path
+        import pendulum
+        from vantage_orchestration.client import VantageClient
+        from vantage_orchestration.config import VantageConfig
+        from vantage_orchestration.storage import Location
+        told = json.load(sys.stdin)
+        ledger = t.FileLedger(Path(told["ledger"])) if told["ledger"] else None
+        with VantageClient(VantageConfig.from_fields(told["config"])) as client:
+            t.run(client, Path(told["folder"]), Location.of(told["output"]), told["skill"],
+                  t.TaskKey("task", pendulum.parse(told["since"])), ledger=ledger, parallel=2)
+        """
+    )
+    account = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
+    told = {
+        "config": {"region": "custom", "base_url": sandbox.url, "store": "memory", **account},
+        "folder": str(folder),
+        "output": str(output),
+        "skill": chosen,
+        "since": pendulum.now("UTC").to_iso8601_string(),
+        "ledger": str(note) if ledger == "ledger" else "",
+    }
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]) + os.pathsep + str(Path(__file__).parent)}
+    operation, when = CRASHES[crash]
+    chance = random.Random(f"{crash} {kind} {ledger}")
+    for _ in range(2):
+        sandbox.control.clear_faults()
+        skip = chance.randrange(3) if kind == "Invoice" else 0
+        sandbox.control.add_fault(operation=operation, when=when, delay=60.0, after=skip)
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, env=environment, text=True
+        ) as process:
+            process.stdin.write(json.dumps(told))
+            process.stdin.close()
+            deadline = time.monotonic() + 60
+            while process.poll() is None and time.monotonic() < deadline:
+                if any(fault["hits"] for fault in sandbox.control.faults()):
+                    process.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(0.02)
+            process.wait(10)
+    sandbox.control.clear_faults()
+    last = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(told),
+        env=environment,
+        text=True,
+        timeout=120,
+        capture_output=True,
+    )
+    assert last.returncode == 0, last.stderr
+    counts = started(sandbox)
+    assert len(counts) == 4
+    assert set(counts.values()) == {1}
+    assert left_over(sandbox) == []
+    found = digests(output)
+    assert not [name for name in found if name.endswith(".part") or SUBMITTED in name]
+    manifest = Manifest.load(Location.of(output))
+    assert manifest.counts["documents"] == 4
+    for entry in manifest.transactions:
+        for file in entry.files:
+            assert found[f"{entry.folder}/{file.path}"] == file.sha256
+    patient = RetryPolicy(attempts=1, first_wait=0.1, max_wait=0.1, budget=10)
+    with VantageClient(configure(), retries=patient) as client:
+        for entry in manifest.transactions:
+            served = client.get_transaction(entry.transaction_id)
+            for document, here in zip(served.documents, entry.documents, strict=True):
+                for file in document.result_files:
+                    content = client.read_result(entry.transaction_id, file.id)
+                    (same,) = [each for each in here.files if each.name == file.name]
+                    assert hashlib.sha256(content).hexdigest() == same.sha256

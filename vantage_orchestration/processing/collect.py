@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings the result files of a transaction into a folder, completely or not visibly at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from vantage_orchestration.errors import ConfigurationError, ConnectionFailed, translated
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    FileEntry,
+    SourceEntry,
+    TransactionManifest,
+    class_of,
+    rule_error_of,
+)
+from vantage_orchestration.processing.names import MANIFEST, UniqueNames, safe_name
+from vantage_orchestration.storage import is_part
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ResultFile, Transaction
+    from vantage_orchestration.storage import Location
+
+__all__ = ["collect", "landed"]
+
+log = logging.getLogger(__name__)
+
+#: Days before the service deletes results from which on a warning is logged.
+_LAST_DAYS = 2
+_NUMBER = re.compile("[1-9][0-9]*")
+
+
+@translated
+def collect(
+    client: VantageClient,
+    transaction: Transaction,
+    target: Location,
+    *,
+    sources: Sequence[SourceEntry] | None = None,
+    key: str | None = None,
+    skill_id: str | None = None,
+    result_types: Collection[str] | None = None,
+    page_count: int | None = None,
+    created_at: DateTime | None = None,
+    parallel: int = 4,
+) -> TransactionManifest:
+    """Download the result files of a transaction, and write down what they are.
+
+    The files of the first document land in ``target/1`` and so on, each whole under its name at
+    once. ``target/manifest.json`` comes last: where it is, everything it names is there. Whoever
+    collects again after a crash, or after nothing at all, arrives at the same bytes: what a
+    manifest of the same transaction names and is there is not downloaded again, and what is left
+    of an earlier transaction or a killed try is removed.
+
+    The folder ``target`` should have no other purpose, and one process at a time may collect into
+    it: in its folders ``1``, ``2`` and so on, files that the manifest doesn't name are removed.
+
+    Args:
+        client: Client.
+        transaction: A transaction whose status is ``Processed``.
+        target: Folder for the results of this transaction only.
+        sources: What was sent, for the manifest; else the service's word for it is taken.
+        key: Key of the transaction, for the manifest.
+        skill_id: Skill, for the manifest.
+        result_types: Types to download, such as ``{"FieldsJson"}``; None downloads all.
+        page_count: Pages, for the manifest; what an earlier manifest says is kept, as are the
+            other details, if it is not known.
+        created_at: When the transaction was made. The service deletes it 14 days later, and a
+            warning is logged in the last 2 of them.
+        parallel: Downloads at the same time. A store that can't take several gets one.
+
+    Returns:
+        What ``manifest.json`` says.
+
+    Raises:
+        ConfigurationError: The transaction has no results (yet), or an argument is wrong.
+        ConnectionFailed: A download broke off, also when repeated. No manifest is there then.
+        NotFound: The transaction was deleted.
+        OSError: The folder can't be read or written.
+    """
+    if transaction.status != "Processed":
+        raise ConfigurationError(
+            f"The transaction is {transaction.status}; only one that was Processed has results",
+            transaction_id=transaction.id,
+        )
+    if isinstance(result_types, str) or parallel < 1:
+        raise ConfigurationError("result_types is a collection of types, and parallel is 1 or more")
+    if (before := TransactionManifest.load(target)) is not None and (
+        before.transaction_id != transaction.id
+    ):
+        before = None
+    sizes = target.sizes()
+    wanted = _wanted(transaction, result_types)
+    there = _still_there(before, sizes)
+    missing = [each for each in wanted if each.key not in there]
+    if MANIFEST in sizes and (before is None or missing):
+        # It must not speak for files that are about to change.
+        target.child(MANIFEST).remove()
+        before_on_disk = None
+    else:
+        before_on_disk = before
+    there |= _downloaded(client, transaction.id, missing, target, parallel)
+    manifest = TransactionManifest(
+        transaction.id,
+        skill_id or (before.skill_id if before else None),
+        transaction.status,
+        created_at or (before.created_at if before else None),
+        page_count if page_count is not None else (before.pages if before else None),
+        _sources(transaction, sources, before),
+        tuple(
+            DocumentEntry(
+                document.id,
+                class_of(document.classification),
+                tuple(rule_error_of(error) for error in document.business_rule_errors),
+                tuple(there[each.key] for each in wanted if each.number == number),
+            )
+            for number, document in enumerate(transaction.documents, 1)
+        ),
+        key=key or (before.key if before else None),
+    )
+    if before_on_disk is None or before_on_disk.to_json() != manifest.to_json():
+        manifest.write(target)
+    _clear(target, sizes, {file.path for file in manifest.files})
+    _warn_if_late(manifest)
+    return manifest
+
+
+def landed(manifest: TransactionManifest, target: Location) -> bool:
+    """Return whether everything has landed, so that the transaction may be deleted.
+
+    Args:
+        manifest: See :func:`collect`.
+        target: Its folder.
+
+    Returns:
+        True if ``manifest.json`` and every file that the manifest names are there, with their
+        sizes. False also where the folder can't be read.
+    """
+    sizes = target.sizes()
+    return MANIFEST in sizes and all(sizes.get(file.path) == file.size for file in manifest.files)
+
+
+# ------------------------------------------------------------- what to fetch
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A result file, and where it goes."""
+
+    number: int
+    file: ResultFile
+    path: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.path, self.file.name, self.file.type)
+
+
+_Entries = dict[tuple[str, str, str], FileEntry]
+
+
+def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Wanted]:
+    wanted = []
+    for number, document in enumerate(transaction.documents, 1):
+        names = UniqueNames()
+        # Sorted, since the service does not define an order; and named before some are left out,
+        # so that a file has the same name whatever else is asked for.
+        for file in sorted(document.result_files, key=lambda each: (each.name, each.type, each.id)):
+            path = f"{number}/{names.take(safe_name(file.name))}"
+            if types is None or file.type in types:
+                wanted.append(_Wanted(number, file, path))
+    return wanted
+
+
+def _still_there(before: TransactionManifest | None, sizes: Mapping[str, int]) -> _Entries:
+    if before is None:
+        return {}
+    return {
+        (file.path, file.name, file.type): file
+        for file in before.files
+        if sizes.get(file.path) == file.size
+    }
+
+
+def _sources(
+    transaction: Transaction,
+    sources: Sequence[SourceEntry] | None,
+    before: TransactionManifest | None,
+) -> tuple[SourceEntry, ...]:
+    if sources is None and before is not None:
+        return before.sources
+    # Inputs may have gone since they were sent; the service still knows their names.
+    here = {source.stored_name: source for source in sources or ()}
+    if here.keys() >= {file.name for file in transaction.source_files}:
+        return tuple(sources or ())
+    return tuple(
+        here.get(file.name) or SourceEntry(file.name, file.name)
+        for file in transaction.source_files
+    )
+
+
+# ------------------------------------------------------------------ fetching
+
+
+def _downloaded(
+    client: VantageClient,
+    transaction_id: str,
+    wanted: Sequence[_Wanted],
+    target: Location,
+    parallel: int,
+) -> _Entries:
+    if not wanted:
+        return {}
+    pool = ThreadPoolExecutor(
+        parallel if target.concurrent else 1, thread_name_prefix="abbyy-vantage-collect"
+    )
+    try:
+        futures = [pool.submit(_download, client, transaction_id, each, target) for each in wanted]
+        _raise_first(futures)
+    finally:
+        # After an error begin nothing more, and leave nothing running behind.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return {each.key: future.result() for each, future in zip(wanted, futures, strict=True)}
+
+
+def _raise_first(futures: Iterable[Future[FileEntry]]) -> None:
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        future.result()
+
+
+def _download(
+    client: VantageClient, transaction_id: str, wanted: _Wanted, target: Location
+) -> FileEntry:
+    def fill(stream: BinaryIO) -> tuple[int, str]:
+        digesting = _Digesting(stream)
+        size = client.stream_result(transaction_id, wanted.file.id, cast(BinaryIO, digesting))
+        if size != digesting.size:
+            raise ConnectionFailed(
+                f"Of {wanted.file.name!r} {size} bytes arrived and {digesting.size} were written",
+                transaction_id=transaction_id,
+            )
+        return digesting.size, digesting.hexdigest()
+
+    size, sha256 = target.child(wanted.path).write(fill)
+    return FileEntry(wanted.file.name, wanted.path, wanted.file.type, size, sha256)
+
+
+class _Digesting(io.RawIOBase):
+    """Computes the SHA-256 of a file while it is written; going back to the start begins anew."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self._stream.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if offset or whence != io.SEEK_SET:
+            raise io.UnsupportedOperation("a download can begin again, and nothing else")
+        self._digest, self.size = hashlib.sha256(), 0
+        return self._stream.seek(0)
+
+    def truncate(self, size: int | None = None) -> int:
+        if size not in (None, self.size):
+            raise io.UnsupportedOperation("a download is cut where it stands")
+        return self._stream.truncate(self.size)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+def _clear(target: Location, sizes: Mapping[str, int], named: Collection[str]) -> None:
+    """Remove what killed tries and earlier transactions have left."""
+    emptied = set()
+    # A store that takes no notice of case keeps a file under its old name.
+    kept = {path.casefold() for path in named}
+    for path in sizes:
+        folder, _, name = path.rpartition("/")
+        ours = _NUMBER.fullmatch(folder) is not None
+        if (is_part(name) and (ours or not folder)) or (ours and path.casefold() not in kept):
+            target.child(path).remove()
+            emptied.add(folder)
+    for folder in emptied - {"", *(path.rpartition("/")[0] for path in named)}:
+        target.child(folder).remove_if_empty()
+
+
+def _warn_if_late(manifest: TransactionManifest) -> None:
+    if manifest.expires_at is None:
+        return
+    import pendulum
+
+    left = manifest.expires_at - pendulum.now("UTC")
+    if left.total_seconds() < _LAST_DAYS * 86400:
+        log.warning(
+            "The results of transaction %s were collected shortly before ABBYY Vantage deletes"
+            " them (%s)",
+            manifest.transaction_id,
+            manifest.expires_at.in_timezone("UTC").to_iso8601_string(),
+        )

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One document through ABBYY Vantage: find or start its transaction, wait, fetch its fields."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.errors import (
+    DocumentMismatch,
+    TransactionCanceled,
+    TransactionFailed,
+    VantageError,
+    translated,
+)
+from vantage_orchestration.processing.plan import plan
+from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
+from vantage_orchestration.results import DocumentFields, fetch_fields
+from vantage_orchestration.watching import Pace, wait_for
+
+if TYPE_CHECKING:
+    import os
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
+    from vantage_orchestration.processing.keys import TaskKey
+
+__all__ = [
+    "DocumentResult",
+    "process_document",
+    "submit_document",
+    "wait_for_transaction",
+]
+
+#: A short way for a single document in a worker: its slot is held, so look more often.
+_PACE = Pace(first=1.0, slowest=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentResult:
+    """What came back for one file.
+
+    Attributes:
+        file: Path or name of the file.
+        sha256: Hex digest of what was sent.
+        transaction_id: Transaction.
+        documents: Fields of each document that was found in the file.
+    """
+
+    file: str
+    sha256: str
+    transaction_id: str
+    documents: tuple[DocumentFields, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one plain dictionary for each document, fit for JSON Lines and XCom."""
+        return [
+            {
+                "file": self.file,
+                "sha256": self.sha256,
+                "transaction_id": self.transaction_id,
+                "document_id": document.document_id,
+                "class": document.class_name,
+                "fields": dict(document.fields),
+                "business_rule_errors": [
+                    error.message or error.error_type for error in document.business_rule_errors
+                ],
+            }
+            for document in self.documents
+        ]
+
+
+@translated
+def submit_document(
+    client: VantageClient,
+    file: str | os.PathLike[str],
+    skill_id: str,
+    key: TaskKey,
+    *,
+    registration_parameters: Mapping[str, str] | None = None,
+    skill_parameters: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
+    """Start the transaction of one file, or find the one that an earlier try has started.
+
+    Args:
+        client: Client.
+        file: File to send.
+        skill_id: Skill that processes it.
+        key: What makes this task the same in each try.
+        registration_parameters: Up to 9 of your own; one more is ours.
+        skill_parameters: Up to 10.
+
+    Returns:
+        Transaction id and hex SHA-256 of the file.
+
+    Raises:
+        ConfigurationError: The file or a parameter is not acceptable. Nothing was sent.
+        DocumentMismatch: The server holds something else than was sent. Nothing was started.
+    """
+    submitted = _submit(client, file, skill_id, key, registration_parameters, skill_parameters)
+    return submitted.transaction_id, submitted.unit.files[0].sha256
+
+
+def _submit(
+    client: VantageClient,
+    file: str | os.PathLike[str],
+    skill_id: str,
+    key: TaskKey,
+    registration_parameters: Mapping[str, str] | None,
+    skill_parameters: Mapping[str, str] | None,
+) -> Submitted:
+    (submitted,) = submit(
+        client,
+        keyed_units(plan([file], process_skill=False), skill_id, key.scope, skill_parameters),
+        skill_id,
+        since=key.since,
+        registration_parameters=registration_parameters,
+        skill_parameters=skill_parameters,
+    )
+    return submitted
+
+
+@translated
+def wait_for_transaction(
+    client: VantageClient,
+    transaction_id: str,
+    *,
+    timeout: float = 3600.0,
+    review_timeout: float = 0.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Transaction:
+    """Wait until a transaction has been processed.
+
+    Args:
+        client: Client.
+        transaction_id: Transaction.
+        timeout: Seconds to wait while the service works.
+        review_timeout: Seconds to wait, besides, while a person has to review the document. 0 does
+            not wait for people: a worker that waits for days is a worker lost.
+        sleep: Waits seconds.
+        clock: Steady seconds.
+
+    Returns:
+        The transaction, with status ``Processed``.
+
+    Raises:
+        TransactionFailed: It ended as Failed.
+        TransactionCanceled: It was cancelled.
+        WaitTimeout: Time is over. The transaction goes on, and a new try finds it.
+        NotFound: It was deleted.
+    """
+    wait_for(
+        client,
+        [transaction_id],
+        timeout=timeout,
+        review_timeout=review_timeout,
+        pace=_PACE,
+        sleep=sleep,
+        clock=clock,
+    )
+    transaction = client.get_transaction(transaction_id)
+    _raise_if_unsuccessful(transaction)
+    return transaction
+
+
+def _raise_if_unsuccessful(transaction: Transaction) -> None:
+    error: VantageError | None = None
+    if transaction.status == "Failed":
+        error = TransactionFailed(
+            "ABBYY Vantage could not process the document",
+            hint="Its pages may have been charged, so it is not sent again by itself. Check the"
+            " file and the skill, then clear or run the task again",
+            transaction_id=transaction.id,
+            server_message=transaction.error,
+        )
+    elif transaction.status == "Canceled":
+        error = TransactionCanceled(
+            "The transaction was cancelled in ABBYY Vantage",
+            hint="Clear or run the task again to send the document anew",
+            transaction_id=transaction.id,
+        )
+    if error is not None:
+        raise error
+
+
+@translated
+def process_document(
+    client: VantageClient,
+    file: str | os.PathLike[str],
+    skill_id: str,
+    key: TaskKey,
+    *,
+    timeout: float = 3600.0,
+    review_timeout: float = 0.0,
+    registration_parameters: Mapping[str, str] | None = None,
+    skill_parameters: Mapping[str, str] | None = None,
+) -> DocumentResult:
+    """Send one file and return its fields; tried again, go on where the last try ended.
+
+    Args:
+        client: Client.
+        file: Path of the file.
+        skill_id: Skill that processes it.
+        key: What makes this task the same in each try.
+        timeout: Seconds to wait while the service works.
+        review_timeout: Seconds to wait, besides, for a person's review.
+        registration_parameters: Up to 9 of your own.
+        skill_parameters: Up to 10.
+
+    Returns:
+        The fields of each document in the file.
+
+    Raises:
+        VantageError: See :func:`submit_document`, :func:`wait_for_transaction` and
+            :func:`vantage_orchestration.results.fetch_fields`.
+    """
+    submitted = _submit(client, file, skill_id, key, registration_parameters, skill_parameters)
+    transaction_id, (sent,) = submitted.transaction_id, submitted.unit.files
+    transaction = wait_for_transaction(
+        client, transaction_id, timeout=timeout, review_timeout=review_timeout
+    )
+    names = {source.name for source in transaction.source_files}
+    if names and names != {sent.name}:
+        raise DocumentMismatch(
+            f"The transaction was made from {sorted(names)}, not from {sent.name!r}",
+            transaction_id=transaction_id,
+        )
+    fields = fetch_fields(client, transaction)
+    return DocumentResult(str(file), sent.sha256, transaction_id, fields)

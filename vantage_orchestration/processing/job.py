@@ -1,0 +1,586 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job: files in, a folder with results and a manifest out. What both orchestrators run.
+
+It is done in two parts, since the worker may be given back while ABBYY Vantage works:
+:func:`begin` starts the transactions, :func:`finish` collects what has ended. Between them the
+output folder holds ``submitted.json``; after them it holds ``manifest.json``, and a folder for each
+transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    Forbidden,
+    JobLost,
+    NotFound,
+    VantageError,
+    translated,
+)
+from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.ledger import Ledger, MemoryLedger
+from vantage_orchestration.processing.lookup import listed_as_completed
+from vantage_orchestration.processing.manifest import (
+    Manifest,
+    SourceEntry,
+    TransactionManifest,
+    UnfinishedEntry,
+)
+from vantage_orchestration.processing.names import MANIFEST
+from vantage_orchestration.processing.plan import Duplicates, Unit, plan
+from vantage_orchestration.processing.submit import PARALLEL, Submitted, keyed_units, submit
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction, Transaction
+    from vantage_orchestration.processing.keys import TaskKey
+    from vantage_orchestration.storage import Location
+
+__all__ = [
+    "MANIFEST",
+    "SUBMITTED",
+    "Job",
+    "JobSettings",
+    "Part",
+    "begin",
+    "download",
+    "finish",
+    "job_token",
+    "submit_files",
+]
+
+log = logging.getLogger(__name__)
+
+SUBMITTED = "submitted.json"
+_VERSION = 1
+#: Status of a transaction that the service does not know any more.
+_GONE = "Gone"
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What a job is to do.
+
+    Args:
+        skill_id: Skill.
+        result_types: Types of result files to fetch, such as ``FieldsJson``; None for all.
+        registration_parameters: Up to 9 of your own, for each transaction.
+        skill_parameters: Up to 10.
+        duplicates: What to do with files of equal content: ``skip`` sends one of them, ``send``
+            all, ``fail`` refuses them.
+        delete_after: Delete transactions in ABBYY Vantage once their results have landed.
+        parallel: Requests at the same time.
+        origin: Digest of the inputs as they were given, see :class:`.ledger.Record`.
+
+    Raises:
+        ConfigurationError: A value is not acceptable.
+    """
+
+    skill_id: str
+    result_types: Collection[str] | None = None
+    registration_parameters: Mapping[str, str] | None = None
+    skill_parameters: Mapping[str, str] | None = None
+    duplicates: str = "skip"
+    delete_after: bool = False
+    parallel: int = PARALLEL
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.skill_id, str) or not self.skill_id.strip():
+            raise ConfigurationError("The skill_id is empty")
+        if isinstance(self.result_types, str):
+            raise ConfigurationError("result_types is a list of types, such as ['FieldsJson']")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One transaction of a job.
+
+    Attributes:
+        transaction_id: Its id.
+        key: Its key.
+        folder: Name of the folder for its results.
+        created: When it was made, in seconds since the epoch.
+        sources: What was sent, as far as it is still known.
+        landed: Whether its results have landed with an earlier try.
+    """
+
+    transaction_id: str
+    key: str
+    folder: str
+    created: float
+    sources: tuple[SourceEntry, ...]
+    landed: bool = False
+
+    @classmethod
+    def of(cls, key: str, transaction_id: str, created: float, unit: Unit, landed: bool) -> Part:
+        """Describe a unit that was sent."""
+        sources = tuple(SourceEntry.of(file) for file in unit.files)
+        return cls(transaction_id, key, unit.name, created, sources, landed)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job whose transactions have been started.
+
+    Attributes:
+        token: Tells this job from others that write into the same folder.
+        parts: Its transactions.
+    """
+
+    token: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def transaction_ids(self) -> list[str]:
+        """Ids of the transactions to wait for."""
+        return [part.transaction_id for part in self.parts if not part.landed]
+
+    def write(self, output: Location) -> None:
+        """Write ``submitted.json``."""
+        data = {
+            "version": _VERSION,
+            "job": self.token,
+            "transactions": list(map(asdict, self.parts)),
+        }
+        output.child(SUBMITTED).write_text(json.dumps(data, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, output: Location) -> Job | None:
+        """Read the ``submitted.json`` of a folder; None if there is none that can be read."""
+        try:
+            data = json.loads(output.child(SUBMITTED).read_bytes())
+            if data["version"] != _VERSION:
+                return None
+            parts = [
+                Part(**{**entry, "sources": tuple(map(SourceEntry.read, entry["sources"]))})
+                for entry in data["transactions"]
+            ]
+            return cls(str(data["job"]), tuple(parts))
+        except FileNotFoundError:
+            return None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            log.warning("%s can't be read and is passed over", output.child(SUBMITTED))
+            return None
+
+
+def job_token(scope: str, piece: str = "") -> str:
+    """Return what tells a job from others.
+
+    Args:
+        scope: Names the task in its run.
+        piece: Tells instances of the same task apart: a map index.
+    """
+    return f"{hashlib.sha256(scope.encode()).hexdigest()[:24]}.{piece}"
+
+
+# ----------------------------------------------------------------- sending
+
+
+@translated
+def submit_files(
+    client: VantageClient,
+    inputs: Iterable[Location],
+    key: TaskKey,
+    settings: JobSettings,
+    *,
+    ledger: Ledger | None = None,
+) -> tuple[Submitted, ...]:
+    """Start the transactions of some files, each once.
+
+    Args:
+        client: Client.
+        inputs: Files, globs already resolved.
+        key: What makes this task the same in each try.
+        settings: What to do.
+        ledger: Where ids are noted before the start.
+
+    Raises:
+        ConfigurationError: A file or parameter is not acceptable. Nothing was sent.
+        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
+    """
+    ledger = MemoryLedger() if ledger is None else ledger
+    units = _planned(client, list(inputs), key.scope, settings, ledger)
+    return _submit(client, units, key, settings, ledger)
+
+
+@translated
+def begin(
+    client: VantageClient,
+    inputs: Iterable[Location],
+    output: Location,
+    key: TaskKey,
+    settings: JobSettings,
+    *,
+    token: str,
+    ledger: Ledger | None = None,
+) -> Job:
+    """Start the transactions of a job, each once, and note them in the output folder.
+
+    Args:
+        client: Client.
+        inputs: Files, globs already resolved.
+        output: Folder for the results; made if need be. It belongs to this job alone.
+        key: What makes this task the same in each try.
+        settings: What to do.
+        token: See :func:`job_token`.
+        ledger: Where ids are noted before the start.
+
+    Returns:
+        The job. Of files whose results have landed with an earlier try nothing is sent, also if
+        their transactions were deleted since.
+
+    Raises:
+        ConfigurationError: A file, parameter or the output is not acceptable. Nothing was sent.
+        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
+    """
+    ledger = MemoryLedger() if ledger is None else ledger
+    _check_owner(output, token)
+    units = _planned(client, list(inputs), key.scope, settings, ledger)
+    # An output that can't be written is better found out before pages are charged than after.
+    Job(token).write(output)
+    there = {
+        each: (unit, manifest)
+        for each, unit in units.items()
+        if (manifest := _landed_with(output.child(unit.name), each)) is not None
+    }
+    missing = {each: unit for each, unit in units.items() if each not in there}
+    parts = {
+        each: Part.of(each, manifest.transaction_id, 0.0, unit, landed=True)
+        for each, (unit, manifest) in there.items()
+    }
+    for each in _submit(client, missing, key, settings, ledger):
+        parts[each.key] = Part.of(
+            each.key, each.transaction_id, each.created, each.unit, landed=False
+        )
+    job = Job(token, tuple(parts[each] for each in units))
+    job.write(output)
+    return job
+
+
+def _submit(
+    client: VantageClient,
+    units: Mapping[str, Unit],
+    key: TaskKey,
+    settings: JobSettings,
+    ledger: Ledger,
+) -> tuple[Submitted, ...]:
+    return submit(
+        client,
+        units,
+        settings.skill_id,
+        since=key.since,
+        ledger=ledger,
+        registration_parameters=settings.registration_parameters,
+        skill_parameters=settings.skill_parameters,
+        parallel=settings.parallel,
+        origin=settings.origin,
+    )
+
+
+def _planned(
+    client: VantageClient,
+    inputs: Sequence[Location],
+    scope: str,
+    settings: JobSettings,
+    ledger: Ledger,
+) -> dict[str, Unit]:
+    """Return the units by their keys; what earlier tries have sent stays together as it was."""
+    process_skill = _is_process_skill(client, settings.skill_id)
+    while True:
+        records = ledger.load()
+        keys = [key for key, record in records.items() if record.files]
+        units = plan(
+            inputs,
+            process_skill=process_skill,
+            duplicates=cast("Duplicates", settings.duplicates),  # It is checked there.
+            known=[frozenset(records[key].files) for key in keys],
+        )
+        # Nothing of it is left, and the task was given other inputs: it is none of its work. That
+        # happens if a cleared run is mapped over more files than before.
+        units = tuple(
+            unit
+            for unit in units
+            if unit.known is None
+            or unit.files
+            or records[keys[unit.known]].origin == settings.origin
+        )
+        known = {keys[unit.known]: unit for unit in units if unit.known is not None}
+        lost = [
+            key
+            for key, unit in known.items()
+            if unit.missing and not _was_started(client, records[key].transaction_id)
+        ]
+        if not lost:
+            break
+        # Its files can't be completed. What is left of them is planned anew.
+        ledger.drop(lost)
+    new = [unit for unit in units if unit.known is None]
+    return {**known, **keyed_units(new, settings.skill_id, scope, settings.skill_parameters)}
+
+
+def _is_process_skill(client: VantageClient, skill_id: str) -> bool:
+    try:
+        return client.get_skill(skill_id).type == "Process"
+    except Forbidden:
+        # One who may not look at a skill may still use it. One file each is right for all skills.
+        return False
+
+
+def _was_started(client: VantageClient, transaction_id: str) -> bool:
+    try:
+        status = client.get_transaction(transaction_id).status
+    except NotFound:
+        return False
+    if status == "New":
+        client.delete_transaction(transaction_id)
+    return status not in ("New", "Failed", "Canceled")
+
+
+def _check_owner(output: Location, token: str) -> None:
+    """Refuse a folder into which another instance of the same task writes.
+
+    Raises:
+        ConfigurationError: It is another one's.
+    """
+    task, _, piece = token.rpartition(".")
+    manifest, job = Manifest.load(output), Job.load(output)
+    for owner in (manifest.job if manifest else None, job.token if job else None):
+        its_task, _, its_piece = (owner or "").rpartition(".")
+        if its_task == task and its_piece != piece:
+            raise ConfigurationError(
+                f"Two mapped instances of the task write into the same folder {output}",
+                hint="Put the map index into the output, such as {{ ti.map_index }} in Airflow",
+            )
+
+
+def _landed_with(folder: Location, key: str) -> TransactionManifest | None:
+    """Return the manifest of the transaction with this key if all of its results are there."""
+    manifest = TransactionManifest.load(folder)
+    if manifest is None or manifest.key != key or not landed(manifest, folder):
+        return None
+    return manifest
+
+
+# -------------------------------------------------------------- collecting
+
+
+@translated
+def finish(
+    client: VantageClient,
+    output: Location,
+    settings: JobSettings,
+    *,
+    token: str,
+    in_review: Collection[str] = (),
+    ledger: Ledger | None = None,
+) -> Manifest:
+    """Collect what was processed, and write the manifest.
+
+    Args:
+        client: Client.
+        output: Folder of the job.
+        settings: As for :func:`begin`.
+        token: As for :func:`begin`.
+        in_review: Ids that wait for a person.
+        ledger: As for :func:`begin`. Transactions that failed are forgotten, so that the next try
+            makes them anew.
+
+    Returns:
+        The manifest, which also names what failed and what has not ended.
+
+    Raises:
+        JobLost: The folder does not hold this job any more.
+        VantageError: A result could not be fetched. The next try goes on.
+    """
+    job = Job.load(output)
+    if job is None or job.token != token:
+        raise JobLost(
+            f"The folder {output} does not hold the job that this task has begun",
+            hint="Another task or run writes into it, or somebody has cleared it. Give each run a"
+            " folder of its own; the next try goes on with the transactions",
+        )
+    manifest = _collect(
+        client,
+        job.parts,
+        output,
+        skill_id=settings.skill_id,
+        result_types=settings.result_types,
+        in_review=in_review,
+        parallel=settings.parallel,
+        delete_after=settings.delete_after,
+        token=token,
+    )
+    failed = {each.transaction_id for each in manifest.failed}
+    if ledger is not None and failed:
+        ledger.drop([part.key for part in job.parts if part.transaction_id in failed])
+    if not manifest.pending:
+        output.child(SUBMITTED).remove()
+    return manifest
+
+
+@translated
+def download(
+    client: VantageClient,
+    transaction_ids: Iterable[str],
+    output: Location,
+    *,
+    result_types: Collection[str] | None = None,
+    delete_after: bool = False,
+    parallel: int = PARALLEL,
+) -> Manifest:
+    """Collect the results of some transactions, each in a folder named by its id.
+
+    Args:
+        client: Client.
+        transaction_ids: Transactions.
+        output: Folder for the results.
+        result_types: As in :class:`JobSettings`.
+        delete_after: As in :class:`JobSettings`.
+        parallel: As in :class:`JobSettings`.
+
+    Returns:
+        The manifest, which also names what failed and what has not ended.
+
+    Raises:
+        VantageError: A result could not be fetched.
+    """
+    parts = [
+        Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
+        for each in dict.fromkeys(transaction_ids)
+    ]
+    return _collect(
+        client,
+        parts,
+        output,
+        skill_id=None,
+        result_types=result_types,
+        in_review=(),
+        parallel=parallel,
+        delete_after=delete_after,
+        token=None,
+    )
+
+
+def _collect(
+    client: VantageClient,
+    parts: Sequence[Part],
+    output: Location,
+    *,
+    skill_id: str | None,
+    result_types: Collection[str] | None,
+    in_review: Collection[str],
+    parallel: int,
+    delete_after: bool,
+    token: str | None,
+) -> Manifest:
+    def look(part: Part) -> Transaction | None:
+        try:
+            return client.get_transaction(part.transaction_id)
+        except NotFound:
+            return None
+
+    def fetch(part: Part) -> TransactionManifest:
+        transaction, folder = states[part.transaction_id], output.child(part.folder)
+        if transaction is None:
+            # It has landed before, and was deleted since.
+            return replace(there[part.transaction_id], folder=part.folder)
+        row = rows.get(part.transaction_id)
+        entry = collect(
+            client,
+            transaction,
+            folder,
+            sources=part.sources or None,
+            key=part.key or None,
+            skill_id=skill_id or (row.skill_id if row else None),
+            result_types=result_types,
+            page_count=row.page_count if row else None,
+            created_at=row.created_at if row else None,
+            parallel=max(1, parallel // max(1, min(parallel, len(parts)))),
+        )
+        return replace(entry, folder=part.folder)
+
+    def delete(entry: TransactionManifest) -> None:
+        if landed(entry, output.child(entry.folder)):
+            client.delete_transaction(entry.transaction_id)
+
+    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-job")
+    try:
+        found = pool.map(look, parts)
+        states = {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
+        there = {
+            part.transaction_id: entry
+            for part in parts
+            if states[part.transaction_id] is None
+            and (entry := _landed_as(output.child(part.folder), part.transaction_id))
+        }
+        good = [
+            part
+            for part in parts
+            if part.transaction_id in there or _status(states[part.transaction_id]) == "Processed"
+        ]
+        rows = _rows(client, [each for each in good if not each.landed], skill_id)
+        entries = tuple(pool.map(fetch, good) if output.concurrent else map(fetch, good))
+        rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
+        failed = tuple(each for each in rest if each.status in ("Failed", "Canceled", _GONE))
+        pending = tuple(each for each in rest if each not in failed)
+        manifest = Manifest(skill_id, token, entries, pending, failed)
+        manifest.write(output)
+        if delete_after:
+            # Only now: a try that was killed before can still fetch everything.
+            list(pool.map(delete, entries) if output.concurrent else map(delete, entries))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return manifest
+
+
+def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
+    """Return the manifest of a transaction if all of its results are there."""
+    manifest = TransactionManifest.load(folder)
+    if manifest is None or manifest.transaction_id != transaction_id:
+        return None
+    return manifest if landed(manifest, folder) else None
+
+
+def _status(transaction: Transaction | None) -> str:
+    return _GONE if transaction is None else transaction.status
+
+
+def _unfinished(
+    part: Part, states: Mapping[str, Transaction | None], in_review: Collection[str]
+) -> UnfinishedEntry:
+    state = states[part.transaction_id]
+    return UnfinishedEntry(
+        part.transaction_id,
+        _status(state),
+        part.transaction_id in in_review or (state is not None and state.waits_for_review),
+        None if state is None else state.error,
+        part.sources,
+    )
+
+
+def _rows(
+    client: VantageClient, parts: Sequence[Part], skill_id: str | None
+) -> Mapping[str, ListedTransaction]:
+    """Return the lists' word on pages and times. Results count without it."""
+    import pendulum
+
+    ids = [part.transaction_id for part in parts]
+    if not ids:
+        return {}
+    oldest = min(part.created for part in parts)
+    try:
+        return listed_as_completed(
+            client, ids, skill_id=skill_id, since=pendulum.from_timestamp(oldest)
+        )
+    except VantageError as error:
+        log.warning("The numbers of pages are not known: %s", error)
+        return {}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The key by which a transaction is found again.
+
+The service has no idempotency keys, and a document that is sent twice is charged twice. So each
+transaction carries a key of ours as a registration parameter. It is made of who asks and of what is
+asked, never of the number of the try, so that whoever tries again arrives at the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.upload import parameters
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+__all__ = ["KEY_PARAMETER", "TaskKey", "keyed", "unit_key"]
+
+#: Registration parameter that holds our key.
+KEY_PARAMETER = "orchestration.key"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKey:
+    """What makes a task the same task when it is tried again.
+
+    Args:
+        scope: Names the task within its run: ids of pipeline, run and task. The same in each try,
+            and different between any two tasks.
+        since: When the run began, if an earlier try may have made a transaction; None on the first
+            try, when there is nothing to look for.
+    """
+
+    scope: str
+    since: DateTime | None = None
+
+
+def unit_key(
+    scope: str,
+    skill_id: str,
+    files: Iterable[tuple[str, str]],
+    skill_parameters: Mapping[str, str] | None = None,
+) -> str:
+    """Return the key of one transaction.
+
+    Args:
+        scope: Scope of the task, see :class:`TaskKey`.
+        skill_id: Skill.
+        files: Name and hex SHA-256 of each file in it: a file that was changed meanwhile is another
+            document.
+        skill_parameters: They change what comes back. Registration parameters do not, and may hold
+            a time or a number of the try, so they are no part of it.
+    """
+    digest = hashlib.sha256()
+    settings = [text for pair in sorted((skill_parameters or {}).items()) for text in pair]
+    contents = [text for pair in files for text in pair]
+    counts = [str(len(settings)), str(len(contents))]
+    for part in (scope, skill_id, *counts, *settings, *contents):
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[str, str]:
+    """Return registration parameters with our key among them.
+
+    Raises:
+        ConfigurationError: There are more than 9 besides, one breaks a limit, or one is ours.
+    """
+    if registration_parameters and KEY_PARAMETER in registration_parameters:
+        raise ConfigurationError(
+            f"The registration parameter {KEY_PARAMETER} is set by this package"
+        )
+    together = {**(registration_parameters or {}), KEY_PARAMETER: key}
+    parameters(together)
+    return together

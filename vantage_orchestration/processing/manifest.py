@@ -1,0 +1,424 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that say what came back: ``manifest.json`` of a transaction, and that of a whole job.
+
+They hold names, digests, classes and rule errors, never field values, review links or tokens. The
+same results give the same bytes: nothing in them depends on when or by which try they were fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing.lookup import RETENTION_DAYS
+from vantage_orchestration.processing.names import MANIFEST
+from vantage_orchestration.text import clean
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+    from vantage_orchestration.models import BusinessRuleError, Classification
+    from vantage_orchestration.processing.plan import PlannedFile
+    from vantage_orchestration.storage import Location
+
+__all__ = [
+    "DocumentEntry",
+    "FileEntry",
+    "Manifest",
+    "SourceEntry",
+    "TransactionManifest",
+    "UnfinishedEntry",
+]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Version of the form of both kinds of manifest. A reader refuses others.
+VERSION = 1
+_PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """A file that was sent.
+
+    Attributes:
+        name: Its name at home.
+        stored_name: Its name in the service.
+        path: Path or URL at home; None if it is not known any more, as the two below.
+        size: Size in bytes.
+        sha256: Hex digest of the content.
+        duplicates: Paths of files with equal content that were not sent.
+    """
+
+    name: str
+    stored_name: str
+    path: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    duplicates: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, file: PlannedFile) -> SourceEntry:
+        """Describe a planned file."""
+        return cls(
+            file.original_name, file.name, file.path, file.size, file.sha256, file.duplicates
+        )
+
+    @classmethod
+    def read(cls, data: Any) -> SourceEntry:
+        """Read what was written."""
+        return cls(**{**data, "duplicates": tuple(data["duplicates"])})
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A result file that has landed.
+
+    Attributes:
+        name: Its name in the service.
+        path: Path from the folder of the transaction, such as ``1/Invoice.json``.
+        type: Type in the service, such as ``FieldsJson``.
+        size: Size in bytes.
+        sha256: Hex digest of what was received.
+    """
+
+    name: str
+    path: str
+    type: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def read(cls, data: Any) -> FileEntry:
+        """Read what was written.
+
+        Raises:
+            ValueError: It would lead out of the folder, or is something else.
+        """
+        entry = cls(**data)
+        # Files are removed by what a manifest says, and anybody may have written it.
+        if not isinstance(entry.path, str) or not _PATH.fullmatch(entry.path):
+            raise ValueError("a path leads elsewhere")
+        if type(entry.size) is not int or entry.size < 0:
+            raise ValueError("a size is no number of bytes")
+        return entry
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentEntry:
+    """A document that the service found.
+
+    Attributes:
+        document_id: Its UUID in the transaction.
+        classification: Its class: ``id``, ``name``, ``confidence`` (0 to 100), ``is_confident``.
+            None if no Classification skill was applied.
+        rule_errors: Rules that do not hold: ``type``, ``message``, ``rule_id``, ``field_id``.
+        files: Its result files, by name.
+    """
+
+    document_id: str
+    classification: Mapping[str, Any] | None
+    rule_errors: tuple[Mapping[str, Any], ...]
+    files: tuple[FileEntry, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            "document_id": self.document_id,
+            "class": dict(self.classification) if self.classification is not None else None,
+            "rule_errors": [dict(error) for error in self.rule_errors],
+            "files": [asdict(file) for file in self.files],
+        }
+
+    @classmethod
+    def read(cls, data: Any) -> DocumentEntry:
+        """Read what was written."""
+        return cls(
+            data["document_id"],
+            data["class"],
+            tuple(data["rule_errors"]),
+            tuple(FileEntry.read(item) for item in data["files"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionManifest:
+    """What came back from one transaction, and where it lies.
+
+    Attributes:
+        transaction_id: Its UUID.
+        skill_id: Skill that processed it, if known.
+        status: Its status, ``Processed``.
+        created_at: When it was made, if known.
+        pages: Pages, which are what is charged, if known.
+        sources: The files that were sent.
+        documents: The documents, in the service's order. The files of the first are in the folder
+            ``1`` and so on.
+        folder: In the manifest of a job: its folder, relative to that manifest. Else empty.
+        key: Key by which a later try finds the transaction again, if it has one.
+    """
+
+    transaction_id: str
+    skill_id: str | None
+    status: str
+    created_at: DateTime | None
+    pages: int | None
+    sources: tuple[SourceEntry, ...]
+    documents: tuple[DocumentEntry, ...]
+    folder: str = ""
+    key: str | None = None
+
+    @property
+    def expires_at(self) -> DateTime | None:
+        """When the service deletes the transaction: 14 days after it was made (section 5)."""
+        return None if self.created_at is None else self.created_at.add(days=RETENTION_DAYS)
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The result files of all documents."""
+        return tuple(file for document in self.documents for file in document.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            "version": VERSION,
+            **({"folder": self.folder} if self.folder else {}),
+            "transaction_id": self.transaction_id,
+            "key": self.key,
+            "skill_id": self.skill_id,
+            "status": self.status,
+            "created_at": _written(self.created_at),
+            "expires_at": _written(self.expires_at),
+            "pages": self.pages,
+            "sources": [_plain(source) for source in self.sources],
+            "documents": [document.to_json() for document in self.documents],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> TransactionManifest:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: It is something else, or of another version.
+        """
+        return _parsed(data, cls._read)
+
+    @classmethod
+    def _read(cls, data: Any) -> TransactionManifest:
+        return cls(
+            _text(data["transaction_id"]),
+            data["skill_id"],
+            _text(data["status"]),
+            _instant(data["created_at"]),
+            data["pages"],
+            tuple(SourceEntry.read(item) for item in data["sources"]),
+            tuple(DocumentEntry.read(item) for item in data["documents"]),
+            data.get("folder", ""),
+            data.get("key"),
+        )
+
+    def write(self, folder: Location) -> Location:
+        """Write ``manifest.json`` into a folder; return where it is."""
+        return _write(folder, self.to_json())
+
+    @classmethod
+    def load(cls, folder: Location) -> TransactionManifest | None:
+        """Read the ``manifest.json`` of a folder; None if there is none that can be read."""
+        return _load(folder, cls.from_json)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedEntry:
+    """A transaction without results: it has not ended yet, or failed.
+
+    Attributes:
+        transaction_id: Its UUID.
+        status: Last status seen, such as ``Processing`` or ``Failed``.
+        in_review: Whether a person has to review it.
+        error: Why it failed, in the service's words.
+        sources: The files that were sent.
+    """
+
+    transaction_id: str
+    status: str
+    in_review: bool = False
+    error: str | None = None
+    sources: tuple[SourceEntry, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        error = None if self.error is None else clean(self.error)
+        sources = [_plain(source) for source in self.sources]
+        return {**_plain(self), "error": error, "sources": sources}
+
+    @classmethod
+    def read(cls, data: Any) -> UnfinishedEntry:
+        """Read what was written."""
+        sources = tuple(SourceEntry.read(item) for item in data["sources"])
+        return cls(**{**data, "sources": sources})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What became of all transactions of a job.
+
+    Attributes:
+        skill_id: Skill that processed them, if all have the same and it is known.
+        job: Tells the job from others that write into the same folder, if that matters.
+        transactions: Those whose results have landed, each with its ``folder``.
+        pending: Those that still run or wait for a review.
+        failed: Those that failed, were cancelled or are gone.
+    """
+
+    skill_id: str | None
+    job: str | None = None
+    transactions: tuple[TransactionManifest, ...] = ()
+    pending: tuple[UnfinishedEntry, ...] = ()
+    failed: tuple[UnfinishedEntry, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Totals; ``transactions`` counts those with results, ``pages`` those that are known."""
+        documents = [document for each in self.transactions for document in each.documents]
+        sources = [source for each in self.transactions for source in each.sources]
+        sources += [source for each in (*self.pending, *self.failed) for source in each.sources]
+        return {
+            "transactions": len(self.transactions),
+            "documents": len(documents),
+            "files": sum(len(document.files) for document in documents),
+            "pages": sum(each.pages or 0 for each in self.transactions),
+            "rule_errors": sum(len(document.rule_errors) for document in documents),
+            "duplicates": sum(len(source.duplicates) for source in sources),
+            "pending": len(self.pending),
+            "in_review": sum(each.in_review for each in self.pending),
+            "failed": len(self.failed),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            "version": VERSION,
+            "job": self.job,
+            "skill_id": self.skill_id,
+            "counts": self.counts,
+            "transactions": [each.to_json() for each in self.transactions],
+            "pending": [each.to_json() for each in self.pending],
+            "failed": [each.to_json() for each in self.failed],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Manifest:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            ValueError: It is something else, or of another version.
+        """
+        return _parsed(data, cls._read)
+
+    @classmethod
+    def _read(cls, data: Any) -> Manifest:
+        return cls(
+            data["skill_id"],
+            data["job"],
+            tuple(TransactionManifest.from_json(item) for item in data["transactions"]),
+            tuple(UnfinishedEntry.read(item) for item in data["pending"]),
+            tuple(UnfinishedEntry.read(item) for item in data["failed"]),
+        )
+
+    def write(self, folder: Location) -> Location:
+        """Write ``manifest.json`` into a folder; return where it is."""
+        return _write(folder, self.to_json())
+
+    @classmethod
+    def load(cls, folder: Location) -> Manifest | None:
+        """Read the ``manifest.json`` of a folder; None if there is none that can be read."""
+        return _load(folder, cls.from_json)
+
+
+def class_of(classification: Classification | None) -> dict[str, Any] | None:
+    """Describe the class of a document."""
+    if classification is None:
+        return None
+    wanted = (classification.class_id, classification.class_name)
+    confidences = (
+        each.confidence
+        for each in classification.confidences
+        if (each.id, each.name) == wanted
+        or (each.id is not None and each.id == wanted[0])
+        or (wanted[0] is None and each.name == wanted[1])
+    )
+    return {
+        "id": classification.class_id,
+        "name": classification.class_name,
+        "confidence": next(confidences, None),
+        "is_confident": classification.is_confident,
+    }
+
+
+def rule_error_of(error: BusinessRuleError) -> dict[str, Any]:
+    """Describe a rule that does not hold."""
+    return {
+        "type": error.error_type,
+        "message": error.message,
+        "rule_id": error.rule_id,
+        "field_id": error.field_id,
+    }
+
+
+def _plain(entry: Any) -> dict[str, Any]:
+    data = asdict(entry)
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in data.items()}
+
+
+def _written(instant: DateTime | None) -> str | None:
+    return None if instant is None else instant.in_timezone("UTC").to_iso8601_string()
+
+
+def _instant(data: Any) -> DateTime | None:
+    if data is None:
+        return None
+    import pendulum
+
+    instant = pendulum.parse(_text(data), tz="UTC")
+    if not isinstance(instant, pendulum.DateTime):
+        raise ValueError("a date with time is expected")
+    return instant
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str) or not data:
+        raise ValueError("a text is expected")
+    return data
+
+
+def _parsed(data: Any, read: Callable[[Any], T]) -> T:
+    if not isinstance(data, Mapping) or data.get("version") != VERSION:
+        raise ValueError(f"this is no manifest of version {VERSION}")
+    try:
+        return read(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the manifest can't be read: {error}") from error
+
+
+def _write(folder: Location, data: Mapping[str, Any]) -> Location:
+    location = folder.child(MANIFEST)
+    location.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    return location
+
+
+def _load(folder: Location, read: Callable[[Any], T]) -> T | None:
+    location = folder.child(MANIFEST)
+    try:
+        return read(json.loads(location.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ConfigurationError, RecursionError, ValueError) as error:
+        log.warning("%s is passed over: %s", location, clean(str(error)))
+        return None

@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the transactions of a job, each once.
+
+The order makes it safe (contract, sections 5 and 6): create, which is free; note the id; add the
+files; look whether they are there; start, after which pages are charged. A try that ended anywhere
+in between is gone on with: a transaction that is New gets the files that it lacks, one that runs is
+waited for, one that was processed is collected. ``launch`` is not used: where its reply is lost,
+nobody knows whether to repeat it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    DocumentMismatch,
+    FileChanged,
+    NotFound,
+    translated,
+)
+from vantage_orchestration.processing.keys import keyed, unit_key
+from vantage_orchestration.processing.ledger import Ledger, MemoryLedger, Record
+from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.upload import SourceFile, parameters
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
+    from vantage_orchestration.processing.plan import PlannedFile, Unit
+
+__all__ = ["PARALLEL", "Submitted", "keyed_units", "submit"]
+
+log = logging.getLogger(__name__)
+
+#: Requests at the same time.
+PARALLEL = 8
+#: Transactions that are made before their ids are noted together.
+_CHUNK = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A transaction that runs, or has ended.
+
+    Attributes:
+        unit: What was sent.
+        key: Its key.
+        transaction_id: Its id.
+        created: When it was made, in seconds since the epoch; if it was found in the lists, when
+            it was found.
+        resumed: Whether an earlier try had made it.
+    """
+
+    unit: Unit
+    key: str
+    transaction_id: str
+    created: float
+    resumed: bool
+
+
+def keyed_units(
+    units: Sequence[Unit],
+    skill_id: str,
+    scope: str,
+    skill_parameters: Mapping[str, str] | None = None,
+) -> dict[str, Unit]:
+    """Return units by their keys; arguments as for :func:`.keys.unit_key`.
+
+    Raises:
+        ConfigurationError: Two of them would be made of the same files.
+    """
+    by_key = {
+        unit_key(
+            scope, skill_id, [(file.name, file.sha256) for file in unit.files], skill_parameters
+        ): unit
+        for unit in units
+    }
+    if len(by_key) != len(units):
+        raise ConfigurationError(
+            "Two transactions would be made of the same files",
+            hint="Leave out the files that are given twice",
+        )
+    return by_key
+
+
+@translated
+def submit(
+    client: VantageClient,
+    units: Mapping[str, Unit],
+    skill_id: str,
+    *,
+    since: DateTime | None,
+    ledger: Ledger | None = None,
+    registration_parameters: Mapping[str, str] | None = None,
+    skill_parameters: Mapping[str, str] | None = None,
+    parallel: int = PARALLEL,
+    origin: str = "",
+) -> tuple[Submitted, ...]:
+    """Start a transaction for each unit, or find the one that an earlier try has made.
+
+    Args:
+        client: Client.
+        units: Key to unit, see :func:`keyed_units`.
+        skill_id: Skill that processes them.
+        since: When the run began, if an earlier try may have made transactions, else None.
+        ledger: Where ids are noted before the start.
+        registration_parameters: Up to 9 of your own; one more is ours.
+        skill_parameters: Up to 10.
+        parallel: Requests at the same time.
+        origin: See :class:`.ledger.Record`.
+
+    Returns:
+        One entry for each unit, in their order.
+
+    Raises:
+        ConfigurationError: A parameter is not acceptable. Nothing was sent.
+        FileChanged: A file is not what it was when the job was planned. It was not started.
+        DocumentMismatch: The server holds something else than was sent. It was not started.
+        VantageError: A request failed. What was started is noted, and found by the next try.
+    """
+    if parallel < 1:
+        raise ConfigurationError("At least one request at the same time is needed (parallel)")
+    parameters(skill_parameters or {}, limited=False)
+    keyed(registration_parameters, "0" * 64)
+    job = _Job(
+        client,
+        skill_id,
+        MemoryLedger() if ledger is None else ledger,
+        registration_parameters,
+        skill_parameters,
+        origin,
+    )
+    with _pool(parallel) as pool:
+        known = _known(job, units, since, pool)
+        records = {key: record for key, (record, _) in known.items()}
+        unfinished = {key: state for key, (_, state) in known.items() if state.status == "New"}
+        _send(
+            job,
+            [_Sending(units[key], state.id, state) for key, state in unfinished.items()],
+            pool,
+        )
+        missing = [key for key in units if key not in known]
+        for at in range(0, len(missing), _CHUNK):
+            chunk = missing[at : at + _CHUNK]
+            made = dict(zip(chunk, _create(job, units, chunk, pool), strict=True))
+            # Noted before anything is started: from here on no try can start it a second time.
+            job.ledger.add(made)
+            _send(job, [_Sending(units[key], made[key].transaction_id) for key in chunk], pool)
+            records |= made
+    return tuple(
+        Submitted(
+            unit, key, records[key].transaction_id, records[key].created, resumed=key in known
+        )
+        for key, unit in units.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    client: VantageClient
+    skill_id: str
+    ledger: Ledger
+    registration_parameters: Mapping[str, str] | None
+    skill_parameters: Mapping[str, str] | None
+    origin: str
+
+    def record(self, transaction_id: str, unit: Unit) -> Record:
+        files = tuple(file.short for file in unit.files)
+        return Record(transaction_id, time.time(), files, self.origin)
+
+
+@contextmanager
+def _pool(parallel: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool that, after an error, begins nothing more and waits for what it has begun."""
+    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ------------------------------------------------------ what is there already
+
+
+def _known(
+    job: _Job, units: Mapping[str, Unit], since: DateTime | None, pool: ThreadPoolExecutor
+) -> dict[str, tuple[Record, Transaction]]:
+    """Return the transactions that can be gone on with."""
+    noted = {each: record for each, record in job.ledger.load().items() if each in units}
+    known = _alive(job, noted, pool)
+    gone = noted.keys() - known.keys()
+    if since is not None:
+        # What is noted but failed is listed as well, and passed over there too.
+        ids = find_transactions(
+            job.client, units.keys() - known.keys(), skill_id=job.skill_id, since=since
+        )
+        found = {
+            each: job.record(transaction_id, units[each]) for each, transaction_id in ids.items()
+        }
+        found_alive = _alive(job, found, pool)
+        if found_alive:
+            job.ledger.add({each: record for each, (record, _) in found_alive.items()})
+        known |= found_alive
+        gone -= found_alive.keys()
+    if gone:
+        job.ledger.drop(gone)
+    for record, transaction in known.values():
+        log.info(
+            "Going on with transaction %s of an earlier try (%s)",
+            record.transaction_id,
+            transaction.status,
+        )
+    return known
+
+
+def _alive(
+    job: _Job, records: Mapping[str, Record], pool: ThreadPoolExecutor
+) -> dict[str, tuple[Record, Transaction]]:
+    def look(record: Record) -> Transaction | None:
+        try:
+            transaction = job.client.get_transaction(record.transaction_id)
+        except NotFound:
+            return None
+        return None if transaction.status in ("Failed", "Canceled") else transaction
+
+    states = pool.map(look, records.values())
+    return {
+        key: (record, state)
+        for (key, record), state in zip(records.items(), states, strict=True)
+        if state is not None
+    }
+
+
+# --------------------------------------------------------------- sending
+
+
+def _create(
+    job: _Job, units: Mapping[str, Unit], keys: Sequence[str], pool: ThreadPoolExecutor
+) -> list[Record]:
+    def create(key: str) -> Record:
+        transaction = job.client.create_transaction(
+            job.skill_id,
+            registration_parameters=keyed(job.registration_parameters, key),
+            skill_parameters=job.skill_parameters,
+        )
+        return job.record(transaction.id, units[key])
+
+    return list(pool.map(create, keys))
+
+
+class _Sending:
+    """The upload of one unit. Whoever adds its last file starts it."""
+
+    def __init__(self, unit: Unit, transaction_id: str, state: Transaction | None = None) -> None:
+        self.unit = unit
+        self.transaction_id = transaction_id
+        there = {file.name for file in state.source_files} if state is not None else set()
+        self.missing = [
+            (index, file) for index, file in enumerate(unit.files) if file.name not in there
+        ]
+        self._left = len(self.missing)
+        self._lock = threading.Lock()
+
+    def one_arrived(self) -> bool:
+        """Count a file; tell whether it was the last."""
+        with self._lock:
+            self._left -= 1
+            return self._left <= 0
+
+
+def _send(job: _Job, sendings: Sequence[_Sending], pool: ThreadPoolExecutor) -> None:
+    def send(sending: _Sending, index: int, file: PlannedFile) -> None:
+        _add(job, sending, index, file)
+        if sending.one_arrived():
+            _start(job, sending)
+
+    futures: list[Future[None]] = []
+    for sending in sendings:
+        futures += [pool.submit(send, sending, *each) for each in sending.missing]
+        if not sending.missing:
+            futures.append(pool.submit(_start, job, sending))
+    failure: BaseException | None = None
+    for future in futures:
+        if failure is not None and future.cancel():
+            continue
+        error = future.exception()
+        failure = failure or error
+    if failure is not None:
+        raise failure
+
+
+def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
+    source, sent = _watched(file.source)
+    # The name is the planned one, which is unique and needs no replacement by the service.
+    source = replace(source, name=file.name)
+    job.client.add_files(sending.transaction_id, [source], first_index=index)
+    if sent() != file.sha256:
+        # Not started, so nothing was charged; it must not be found by a later try either.
+        job.client.delete_transaction(sending.transaction_id)
+        raise FileChanged(
+            f"The file {file.original_name!r} was changed while it was read",
+            hint="It was not processed. Wait until it is complete; the next try sends it",
+            transaction_id=sending.transaction_id,
+        )
+
+
+def _watched(source: SourceFile) -> tuple[SourceFile, Any]:
+    """Return the source and a function that tells the SHA-256 of what was read last."""
+    digests: list[Any] = []
+
+    def open_watched() -> BinaryIO:
+        digests.append(hashlib.sha256())
+        return _Watched(source.open(), digests[-1])  # type: ignore[return-value]
+
+    return replace(source, open=open_watched), lambda: digests[-1].hexdigest()
+
+
+class _Watched:
+    """A file that is read from its start to its end, once, with a digest of what was read."""
+
+    def __init__(self, stream: BinaryIO, digest: Any) -> None:
+        self._stream = stream
+        self._digest = digest
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._digest.update(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _start(job: _Job, sending: _Sending) -> None:
+    """Look before the start, which can't be taken back, whether the files are there, once each."""
+    wanted = sorted(file.name for file in sending.unit.files)
+    state = job.client.get_transaction(sending.transaction_id)
+    if state.status != "New":
+        return  # Two tries at the same time: the other was faster.
+    names = sorted(file.name for file in state.source_files)
+    # A server that does not list the files before the start says nothing about them.
+    if names and names != wanted:
+        raise DocumentMismatch(
+            f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent",
+            hint="It was not started; a new try makes a new one",
+            transaction_id=sending.transaction_id,
+        )
+    job.client.start_transaction(sending.transaction_id)
+    log.info(
+        "Started transaction %s for %s%s",
+        sending.transaction_id,
+        sending.unit.files[0].original_name,
+        f" and {len(wanted) - 1} more files" if len(wanted) > 1 else "",
+    )

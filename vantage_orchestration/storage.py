@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders in any store that fsspec knows: local, S3, GCS, Azure, SFTP and so on.
+
+It adds to fsspec what a job needs that may be killed at any moment: a file appears under its name
+only when it is complete, "not there" is told apart from "can't be asked now", names are taken as
+they are and never as patterns, and caches of listings are not believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import io
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.text import clean
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+
+__all__ = ["Location", "Place", "is_part"]
+
+T = TypeVar("T")
+
+_CHUNK = 1024 * 1024
+#: Bytes that are kept in memory on their way to a store that is not local; more go to a file.
+_SPOOLED = 8 * 1024 * 1024
+#: Bytes of a file's name that its part takes over; a file system takes 255 altogether.
+_LONGEST_IN_PART = 200
+_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+#: Stores without folders. Making one there would ask for the right to make a bucket.
+_FLAT = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"})
+_WEB = ("http://", "https://")
+_USER = re.compile(r"^(\w+://)[^/@]*@")
+
+
+class _Placed(Protocol):
+    """A path object that knows its store, such as UPath or Airflow's ObjectStoragePath."""
+
+    @property
+    def fs(self) -> Any: ...
+
+    @property
+    def path(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Location:
+    """A file or folder, which need not exist, in a store.
+
+    Attributes:
+        fs: The store.
+        path: Path as the store writes it, without protocol.
+    """
+
+    fs: AbstractFileSystem
+    path: str
+
+    @classmethod
+    def of(cls, place: Place, **storage_options: Any) -> Location:
+        """Take whatever names a place.
+
+        Args:
+            place: A path, a URL such as ``s3://bucket/folder``, a path object with a store of its
+                own (UPath, Airflow's ObjectStoragePath), or a Location.
+            storage_options: What fsspec needs to open the store of a path or URL.
+
+        Raises:
+            ConfigurationError: It is empty, or no installed package knows such a store.
+        """
+        if isinstance(place, Location):
+            return place
+        failure: Exception
+        try:
+            fs = getattr(place, "fs", None)
+            if fs is not None:
+                return cls(fs, fs._strip_protocol(cast(_Placed, place).path))
+            text = os.fsdecode(os.fspath(cast("str | os.PathLike[str]", place)))
+            if not text.strip():
+                raise ConfigurationError("An empty text was given in place of a path or URL")
+            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+            return cls(*url_to_fs(text, **storage_options))
+        except ConfigurationError:
+            raise
+        except (ImportError, TypeError, ValueError) as error:
+            failure = error
+        shown = _USER.sub(r"\1", _shown(str(place)))
+        raise ConfigurationError(
+            f"The place {shown!r} can't be opened: {clean(str(failure))}",
+            hint="Give a path, or a URL whose store fsspec knows; many stores need a package of"
+            " their own, such as s3fs, gcsfs or adlfs",
+        )
+
+    # -- what it is called
+
+    @property
+    def url(self) -> str:
+        """Absolute URL; of a local file its plain absolute path.
+
+        Of a web address user and query are left out, since they may hold a secret.
+        """
+        if self._is_local:
+            return self.path
+        url = str(self.fs.unstrip_protocol(self.path))
+        host, port = getattr(self.fs, "host", None), getattr(self.fs, "port", None)
+        protocol, rooted, path = url.partition(":///")
+        if rooted and isinstance(host, str) and host:  # Paths of SFTP and the like lack it.
+            url = f"{protocol}://{host}{f':{port}' if isinstance(port, int) else ''}/{path}"
+        return _shown(url)
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        path = self.path
+        if path.startswith(_WEB):
+            path = unquote(urlsplit(path).path)
+        return path.rstrip("/").rpartition("/")[2]
+
+    def __repr__(self) -> str:
+        return f"Location({self.url!r})"
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def parent(self) -> Location:
+        """The folder it is in."""
+        return Location(self.fs, self.fs._parent(self.path))
+
+    def child(self, *parts: str) -> Location:
+        """Return what lies below.
+
+        Args:
+            parts: Names, or relative paths with ``/``.
+
+        Raises:
+            ConfigurationError: A part is empty or would lead elsewhere (``..``).
+        """
+        names = "/".join(parts).split("/")
+        if any(name in ("", ".", "..") or "\0" in name for name in names):
+            raise ConfigurationError(f"{'/'.join(parts)!r} is no relative path")
+        return Location(self.fs, "/".join((self.path.rstrip("/"), *names)))
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may work in its store at a time.
+
+        The connections of SFTP and FTP stores, and archives, belong to one thread at a time.
+        """
+        return self._is_local or self._is_memory or bool(getattr(self.fs, "async_impl", False))
+
+    # -- what is there
+
+    def info(self) -> Mapping[str, Any] | None:
+        """Return what the store says of it now, at least ``type`` and ``size``; None if nothing.
+
+        Raises:
+            OSError: The store can't be asked. That is not the same as nothing being there.
+        """
+        self.fs.invalidate_cache()
+        try:
+            return cast("Mapping[str, Any]", self.fs.info(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def exists(self) -> bool:
+        """Return whether there is a file or folder. Errors as :meth:`info`."""
+        return self.info() is not None
+
+    def is_dir(self) -> bool:
+        """Return whether it is a folder. Errors as :meth:`info`."""
+        info = self.info()
+        return info is not None and info.get("type") == "directory"
+
+    def size(self) -> int:
+        """Return the size of the file in bytes.
+
+        Raises:
+            FileNotFoundError: There is none.
+            OSError: The store can't be asked, or does not say.
+        """
+        info = self.info()
+        if info is None:
+            raise FileNotFoundError(self.url)
+        if info.get("size") is None:
+            raise OSError(f"The store does not tell the size of {self.url}")
+        return int(info["size"])
+
+    def sizes(self) -> dict[str, int]:
+        """Return relative path and size in bytes of every file below, at any depth.
+
+        Folders that can't be read are left out.
+        """
+        self.fs.invalidate_cache()
+        found: Mapping[str, Mapping[str, Any]] = self.fs.find(self.path, detail=True)
+        start = self.path.rstrip("/") + "/"
+        return {
+            path[len(start) :]: int(info.get("size") or 0)
+            for path, info in found.items()
+            if path.startswith(start) and not path.endswith("/")
+        }
+
+    def files(self, pattern: str = "*") -> list[Location]:
+        """Return the files below that fit a pattern, sorted by path.
+
+        Args:
+            pattern: Relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
+                number of folders. As in a shell, a name that begins with a dot fits only where
+                the pattern has that dot, so files that are still being written never do.
+
+        Raises:
+            OSError: The store can't be asked. A folder that isn't there is just empty.
+        """
+        self.fs.invalidate_cache()
+        parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
+        if not parts or ".." in parts or pattern.startswith("/"):
+            raise ConfigurationError(f"{pattern!r} is no relative pattern for files")
+        found = {location.path: location for location in _fitting(self, parts)}
+        return [found[path] for path in sorted(found)]
+
+    # -- content
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading, at its start."""
+        if self._is_local:
+            return open(self.path, "rb")
+        if self._is_memory:
+            # That store gives all readers the same stream.
+            return io.BytesIO(self.fs.cat_file(self.path))
+        return cast(BinaryIO, self.fs.open(self.path, "rb"))
+
+    def read_bytes(self) -> bytes:
+        """Return the content of the file."""
+        with self.open() as stream:
+            return stream.read()
+
+    def read_text(self) -> str:
+        """Return the content of the file, which is UTF-8."""
+        return self.read_bytes().decode()
+
+    def write(self, fill: Callable[[BinaryIO], T]) -> T:
+        """Write the file, so that it appears under its name complete or not at all.
+
+        It is written to a part in the same folder, with a name of its own, and moved over what is
+        there. A part that a killed process leaves behind is removed by :meth:`sweep`.
+
+        Args:
+            fill: Writes the content. Its stream can be read, seek and be cut in every store: if
+                the store is not local, a temporary file is filled first and copied then.
+
+        Returns:
+            What ``fill`` returns.
+        """
+        part = self._part()
+        try:
+            result = part._fill_local(fill) if self._is_local else part._fill_remote(fill)
+            part._move_over(self)
+        except BaseException:
+            # What went wrong first is to be seen, not what went wrong with the cleaning.
+            with contextlib.suppress(Exception):
+                part.remove()
+            raise
+        return result
+
+    def write_text(self, text: str) -> None:
+        """Write the file as :meth:`write` does, in UTF-8."""
+        # A lone surrogate becomes an escape, which JSON reads as the same character.
+        data = text.encode("utf-8", "backslashreplace")
+        self.write(lambda stream: stream.write(data))
+
+    def remove(self) -> None:
+        """Remove the file; one that is gone counts as done."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path)
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing is in it, where a store keeps empty folders at all."""
+        if self._is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+    def sweep(self) -> int:
+        """Remove the parts that killed processes have left in this folder; return their number.
+
+        Only call it where nobody else is writing now.
+        """
+        self.fs.invalidate_cache()
+        parts = [entry for entry, kind in _entries(self) if kind == "file" and is_part(entry.name)]
+        for part in parts:
+            part.remove()
+        return len(parts)
+
+    # -- internals
+
+    @property
+    def _is_local(self) -> bool:
+        from fsspec.implementations.local import (  # type: ignore[import-untyped]
+            LocalFileSystem,
+        )
+
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def _is_memory(self) -> bool:
+        protocol = self.fs.protocol
+        return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def _part(self) -> Location:
+        folder, slash, name = self.path.rpartition("/")
+        short = name.encode("utf-8", "surrogatepass")[:_LONGEST_IN_PART].decode("utf-8", "ignore")
+        return Location(self.fs, f"{folder}{slash}.{short}.{secrets.token_hex(8)}.part")
+
+    def _fill_local(self, fill: Callable[[BinaryIO], T]) -> T:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        with open(self.path, "x+b") as stream:
+            result = fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return result
+
+    def _fill_remote(self, fill: Callable[[BinaryIO], T]) -> T:
+        protocol = self.fs.protocol
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as local:
+            result = fill(cast(BinaryIO, local))
+            local.seek(0)
+            if _FLAT.isdisjoint((protocol,) if isinstance(protocol, str) else protocol):
+                self.fs.makedirs(self.fs._parent(self.path), exist_ok=True)
+            with self.fs.open(self.path, "wb") as remote:
+                shutil.copyfileobj(local, remote, _CHUNK)
+        return result
+
+    def _move_over(self, target: Location) -> None:
+        if self._is_local:
+            os.replace(self.path, target.path)
+            _sync_folder(os.path.dirname(target.path))
+            return
+        from fsspec import AbstractFileSystem
+
+        if type(self.fs).mv is AbstractFileSystem.mv:
+            # A store that can only copy. fsspec's own move would read names as patterns.
+            self.fs.cp_file(self.path, target.path)
+            self.remove()
+            return
+        with contextlib.suppress(FileExistsError):
+            self.fs.mv(self.path, target.path)
+        if self.exists():  # Some stores rename over nothing, and not all of them say so.
+            target.remove()
+            self.fs.mv(self.path, target.path)
+
+
+#: What names a file or folder.
+Place = str | os.PathLike[str] | _Placed | Location
+
+
+def is_part(name: str) -> bool:
+    """Return whether a file of this name is one that :meth:`Location.write` has not finished."""
+    return _PART.fullmatch(name) is not None
+
+
+def _shown(url: str) -> str:
+    if not url.startswith(_WEB):
+        return url
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _sync_folder(path: str) -> None:
+    """Make a rename last through a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
+    """Yield what is in a folder, as ``file``, ``directory`` or ``linked`` (a folder)."""
+    fs, own = folder.fs, folder.path.rstrip("/")
+    try:
+        listed = fs.ls(folder.path, detail=True)
+    except NotADirectoryError:
+        return
+    except FileNotFoundError:
+        # A file that goes away while a folder is listed gives the same error as no folder.
+        if folder.exists():
+            raise
+        return
+    for info in listed:
+        path, kind = info["name"].rstrip("/"), info["type"]
+        if path == own:  # The folder itself, as some stores keep it; or it is a file.
+            continue
+        if info.get("islink"):
+            kind = "file" if fs.isfile(path) else "linked" if fs.isdir(path) else kind
+        if kind in ("file", "directory", "linked"):
+            yield Location(fs, path), kind
+
+
+def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
+    head, rest = parts[0], parts[1:]
+    if head == "**":
+        yield from _fitting(folder, rest or ("*",))
+        for entry, kind in list(_entries(folder)):
+            # Links are not followed here: they may lead in circles.
+            if kind == "directory" and not entry.name.startswith("."):
+                yield from _fitting(entry, parts)
+        return
+    for entry, kind in list(_entries(folder)):
+        if not fnmatch.fnmatchcase(entry.name, head):
+            continue
+        if entry.name.startswith(".") and not head.startswith("."):
+            continue
+        if rest and kind != "file":
+            yield from _fitting(entry, rest)
+        elif not rest and kind == "file":
+            yield entry
