@@ -177,9 +177,9 @@ def test_results_that_landed_are_enough_when_the_transaction_is_gone(
 ):
     first = run(client, folder, output, skill, TaskKey("task"), delete_after=True)
     sandbox.control.set(delete_polls=0)
-    assert all(
-        _is_gone(client, entry.transaction_id) for entry in first.transactions
-    ), "deleted, since everything has landed"
+    assert all(_is_gone(client, entry.transaction_id) for entry in first.transactions), (
+        "deleted, since everything has landed"
+    )
     assert run(client, folder, output, skill, again()) == first
     assert set(started(sandbox).values()) <= {1}
     assert sandbox.control.count("POST", "/start$") == 4
@@ -341,7 +341,14 @@ def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, fo
     with pytest.raises(errors.ConfigurationError):
         run(client, folder, output, skill, TaskKey("t"), registration_parameters={"k": "x" * 257})
     with pytest.raises(errors.ConfigurationError):
-        run(client, folder, output, skill, TaskKey("t"), registration_parameters={KEY_PARAMETER: "x"})
+        run(
+            client,
+            folder,
+            output,
+            skill,
+            TaskKey("t"),
+            registration_parameters={KEY_PARAMETER: "x"},
+        )
     nine = {f"k{n}": "v" for n in range(10)}
     with pytest.raises(errors.ConfigurationError):
         run(client, folder, output, skill, TaskKey("t"), registration_parameters=nine)
@@ -454,7 +461,10 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
         "since": pendulum.now("UTC").to_iso8601_string(),
         "ledger": str(note) if ledger == "ledger" else "",
     }
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]) + os.pathsep + str(Path(__file__).parent)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]) + os.pathsep + str(Path(__file__).parent),
+    }
     operation, when = CRASHES[crash]
     chance = random.Random(f"{crash} {kind} {ledger}")
     for _ in range(2):

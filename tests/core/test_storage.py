@@ -97,6 +97,25 @@ def test_a_failed_write_leaves_nothing_behind(folder, old, error):
     assert not old or file.read_bytes() == old
 
 
+def test_a_local_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    sync, rename = os.fsync, os.replace
+
+    def fsync(descriptor):
+        done.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def replace(source, target):
+        done.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    path = str(tmp_path / "a.txt")
+    write(Location.of(path))
+    assert done == [os.stat(path).st_ino, path, os.stat(tmp_path).st_ino]
+
+
 @pytest.mark.parametrize("operation", ["write", "copy"])
 def test_trouble_of_a_store_leaves_nothing_behind(operation):
     file = write(Location.of("bucket://in/x/a.txt"))
@@ -298,6 +317,12 @@ def test_a_store_that_can_not_be_asked_is_not_an_empty_one():
     for pattern in ("*", "**", "*/a"):
         with pytest.raises(PermissionError):
             file.parent.files(pattern)
+    # The folder is there, so it was one of its files that went away while it was listed.
+    BucketFileSystem.failing.clear()
+    BucketFileSystem.failing["ls"] = FileNotFoundError("gone meanwhile")
+    with pytest.raises(FileNotFoundError, match="meanwhile"):
+        file.parent.files("*")
+    assert file.parent.parent.child("none").files("*") == []
 
 
 def test_what_others_have_changed_is_seen(folder):

@@ -143,7 +143,10 @@ def test_greeting_can_be_copied(run: Callable[..., Running]) -> None:
 
 
 def test_options_reach_the_server(run: Callable[..., Running]) -> None:
-    options = "--token-lifetime 77 --processing-polls 5 --processing-seconds 1.5 --review"
+    options = (
+        "--token-lifetime 77 --processing-polls 5 --processing-seconds 1.5 --review "
+        "--list-new --list-lag 2.5 --parameter-filter json"
+    )
     running = run("--quiet", "--lockout", "9", "--max-upload-bytes", "1000", *options.split())
     found = running.control.settings()
     wanted = {
@@ -151,6 +154,9 @@ def test_options_reach_the_server(run: Callable[..., Running]) -> None:
         "processing_polls": 5,
         "processing_seconds": 1.5,
         "review": True,
+        "list_new": True,
+        "list_lag": 2.5,
+        "parameter_filter": "json",
         "lockout": 9,
         "max_upload_bytes": 1000,
     }

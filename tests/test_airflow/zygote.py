@@ -8,6 +8,7 @@ reads a JSON line for each call and answers with a line when it is over.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -47,7 +48,10 @@ def _answer(inside: object, call: dict) -> dict:
     os.environ.update(call["environment"])
     try:
         inside.after_fork()
-        return {"result": getattr(inside, call["function"])(**call["arguments"])}
+        # A name with a dot is that of a function in another module of this folder.
+        module, _, name = call["function"].rpartition(".")
+        place = importlib.import_module(module) if module else inside
+        return {"result": getattr(place, name)(**call["arguments"])}
     except BaseException:
         return {"failure": traceback.format_exc()}
 

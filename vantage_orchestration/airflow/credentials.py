@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an Airflow Connection by its id, for commands outside of Airflow's own processes."""
+"""Reads an Airflow Connection by its id, for commands and for Airflow's servers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(name: str) -> tuple[VantageConfig, StoreFactory]:
+def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
     """Read a connection as Airflow's servers do: environment, secrets backends, database.
 
     Args:
         name: Id of the connection.
+        team_name: Team for which it is read, where Airflow keeps teams apart.
 
     Returns:
         The configuration, and what makes Airflow's own token store.
@@ -35,7 +36,7 @@ def load(name: str) -> tuple[VantageConfig, StoreFactory]:
     connection = None
     # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours.
     with contextlib.suppress(AirflowNotFoundException):
-        connection = Connection.get_connection_from_secrets(name)
+        connection = Connection.get_connection_from_secrets(name, team_name)
     if connection is None:
         raise ConfigurationError(
             f"Airflow has no connection {name!r}",

@@ -18,7 +18,9 @@ from vantage_orchestration.fields import FIELDS, Field
 
 __all__ = ["get_provider_info"]
 
-_HOOK_MODULE = "vantage_orchestration.airflow.hooks.vantage"
+_PACKAGE = "vantage_orchestration.airflow"
+_HOOK_MODULE = f"{_PACKAGE}.hooks.vantage"
+_NAME = "ABBYY Vantage"
 _TYPES = {"text": "string", "secret": "string", "flag": "boolean", "seconds": "number"}
 _PLACEHOLDERS = {
     "username": "user@example.com",
@@ -30,16 +32,20 @@ def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, the entry point ``apache_airflow_provider``."""
     return {
         "package-name": "vantage-orchestration",
-        "name": "ABBYY Vantage",
+        "name": _NAME,
         "description": "ABBYY Vantage document processing: connection type, tokens, API client.",
         "integrations": [
             {
-                "integration-name": "ABBYY Vantage",
+                "integration-name": _NAME,
                 "external-doc-url": "https://docs.abbyy.com/vantage/",
                 "tags": ["service"],
             }
         ],
-        "hooks": [{"integration-name": "ABBYY Vantage", "python-modules": [_HOOK_MODULE]}],
+        "hooks": [{"integration-name": _NAME, "python-modules": [_HOOK_MODULE]}],
+        "operators": _modules("operators.vantage"),
+        "sensors": _modules("sensors.vantage"),
+        "triggers": _modules("triggers.transactions", "triggers.completed"),
+        "extra-links": [f"{_PACKAGE}.links.VantageTransactionLink"],
         "connection-types": [
             {
                 "connection-type": CONN_TYPE,
@@ -58,6 +64,10 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
     }
+
+
+def _modules(*names: str) -> list[dict[str, Any]]:
+    return [{"integration-name": _NAME, "python-modules": [f"{_PACKAGE}.{name}" for name in names]}]
 
 
 def _form_field(spec: Field) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vantage_orchestration.processing.manifest import (
     class_of,
     rule_error_of,
 )
-from vantage_orchestration.processing.names import MANIFEST, UniqueNames, safe_name
+from vantage_orchestration.processing.names import MANIFEST, UniqueNames, folded, safe_name
 from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
@@ -103,12 +103,9 @@ def collect(
     wanted = _wanted(transaction, result_types)
     there = _still_there(before, sizes)
     missing = [each for each in wanted if each.key not in there]
-    if MANIFEST in sizes and (before is None or missing):
+    if missing and MANIFEST in sizes:
         # It must not speak for files that are about to change.
         target.child(MANIFEST).remove()
-        before_on_disk = None
-    else:
-        before_on_disk = before
     there |= _downloaded(client, transaction.id, missing, target, parallel)
     manifest = TransactionManifest(
         transaction.id,
@@ -128,7 +125,7 @@ def collect(
         ),
         key=key or (before.key if before else None),
     )
-    if before_on_disk is None or before_on_disk.to_json() != manifest.to_json():
+    if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
     _clear(target, sizes, {file.path for file in manifest.files})
     _warn_if_late(manifest)
@@ -295,11 +292,11 @@ def _clear(target: Location, sizes: Mapping[str, int], named: Collection[str]) -
     """Remove what killed tries and earlier transactions have left."""
     emptied = set()
     # A store that takes no notice of case keeps a file under its old name.
-    kept = {path.casefold() for path in named}
+    kept = {folded(path) for path in named}
     for path in sizes:
         folder, _, name = path.rpartition("/")
         ours = _NUMBER.fullmatch(folder) is not None
-        if (is_part(name) and (ours or not folder)) or (ours and path.casefold() not in kept):
+        if (is_part(name) and (ours or not folder)) or (ours and folded(path) not in kept):
             target.child(path).remove()
             emptied.add(folder)
     for folder in emptied - {"", *(path.rpartition("/")[0] for path in named)}:

@@ -302,7 +302,7 @@ def _planned(
             inputs,
             process_skill=process_skill,
             duplicates=cast("Duplicates", settings.duplicates),  # It is checked there.
-            known=[frozenset(records[key].files) for key in keys],
+            known=[records[key].files for key in keys],
         )
         # Nothing of it is left, and the task was given other inputs: it is none of its work. That
         # happens if a cleared run is mapped over more files than before.

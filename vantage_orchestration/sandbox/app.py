@@ -20,7 +20,14 @@ from .accounts import Tenant
 from .control import control_routes
 from .gate import ENTRY, Gate
 from .journal import JournalEntry
-from .problems import Problem, empty_reply, json_reply, problem_reply, without_nulls
+from .problems import (
+    Problem,
+    empty_reply,
+    json_reply,
+    json_text_reply,
+    problem_reply,
+    without_nulls,
+)
 from .review_page import review_routes
 from .state import SandboxState
 from .tokens import OAuthError, Token, user_hash
@@ -272,6 +279,7 @@ class ApiRoutes:
         filters = listing.read_filter(
             listing.Query(request.query_params.multi_items()),
             self._state.clock.now(),
+            self._state.settings,
             active=active,
         )
         found = [
@@ -280,10 +288,10 @@ class ApiRoutes:
             if item.tenant_id == token.tenant_id and filters.fits(item)
         ]
         for item in found:
-            await self._state.transactions.settle(item)
-        return json_reply(
-            request, listing.page([item for item in found if filters.shows(item)], filters)
-        )
+            if item.status == PROCESSING:
+                await self._state.transactions.settle(item)
+        at = self._state.clock.monotonic() - self._state.settings.list_lag
+        return json_text_reply(request, listing.page(found, filters, at))
 
     async def get(self, request: Request, token: Token) -> Response:
         """GET /transactions/{transactionId}."""

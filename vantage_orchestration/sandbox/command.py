@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .settings import SandboxSettings, SettingsError
+from .settings import PARAMETER_FILTERS, SandboxSettings, SettingsError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,6 +69,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--review", action="store_true", help="demand a manual review for every transaction"
     )
     parser.add_argument(
+        "--list-new", action="store_true", help="show new transactions on the active list"
+    )
+    parser.add_argument(
+        "--list-lag",
+        type=float,
+        metavar="S",
+        default=_DEFAULTS.list_lag,
+        help="time the lists of transactions lag behind (%(default)s)",
+    )
+    parser.add_argument(
+        "--parameter-filter",
+        choices=PARAMETER_FILTERS,
+        default=_DEFAULTS.parameter_filter,
+        help="how the lists read filters by parameters (%(default)s)",
+    )
+    parser.add_argument(
         "--max-upload-bytes",
         type=int,
         metavar="N",
@@ -111,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
             processing_polls=args.processing_polls,
             processing_seconds=args.processing_seconds,
             review=args.review,
+            list_new=args.list_new,
+            list_lag=args.list_lag,
+            parameter_filter=args.parameter_filter,
             max_upload_bytes=args.max_upload_bytes,
         )
     except SettingsError as error:

@@ -9,6 +9,7 @@ faults.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .inbox import receive
+from .problems import Problem
 from .state import SandboxState
 from .transactions import Transaction
 
@@ -35,6 +38,7 @@ def control_routes(state: SandboxState) -> list[BaseRoute]:
         ("POST", "/sandbox/tokens/revoke", control.revoke),
         ("POST", "/sandbox/accounts/unlock", control.unlock),
         ("GET", "/sandbox/transactions", control.transactions),
+        ("POST", "/sandbox/transactions", control.receive),
         ("POST", "/sandbox/transactions/{transactionId}/review", control.finish_review),
         ("GET", "/sandbox/settings", control.settings),
         ("POST", "/sandbox/settings", control.change),
@@ -55,6 +59,9 @@ def _local_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return JSONResponse(await handler(request))
         except LookupError as error:
             return JSONResponse({"error": str(error)}, 404)
+        except Problem as problem:
+            text = problem.detail or json.dumps(problem.errors)
+            return JSONResponse({"error": text}, problem.status)
         except (TypeError, ValueError) as error:
             return JSONResponse({"error": str(error)}, 400)
 
@@ -105,6 +112,9 @@ class _Control:
 
     async def transactions(self, request: Request) -> Any:
         return [_view(item) for item in self._state.transactions.all()]
+
+    async def receive(self, request: Request) -> Any:
+        return {"ids": receive(self._state, await _object(request))}
 
     async def finish_review(self, request: Request) -> Any:
         status = (await _object(request)).get("status", "Processed")
@@ -162,6 +172,7 @@ def _view(item: Transaction) -> dict[str, Any]:
         "id": item.id,
         "tenant_id": item.tenant_id,
         "skill_id": item.skill.id,
+        "source": item.source,
         "status": item.status,
         "error": item.error,
         "in_review": item.in_review,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _TIMEOUT = 30.0
@@ -105,6 +107,56 @@ class SandboxControl:
             if item["id"] == transaction_id:
                 return item
         raise KeyError(transaction_id)
+
+    def receive(
+        self,
+        skill: str,
+        files: Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None = None,
+        source: str = "Mail",
+        parameters: Mapping[str, str] | None = None,
+    ) -> str:
+        """Let a transaction come in by another way than the API; return its id.
+
+        It belongs to the main tenant and is started at once.
+
+        Args:
+            skill: Id or name of the skill.
+            files: Contents by file name; None for a PDF of one page.
+            source: ``SourceType`` of the files, for example ``Mail``, ``Scanner``, ``Mobile``.
+            parameters: Its registration parameters.
+        """
+        return self.receive_many(1, skill, files, source, parameters)[0]
+
+    def receive_many(
+        self,
+        count: int,
+        skill: str,
+        files: Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None = None,
+        source: str = "Mail",
+        parameters: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Let many equal transactions come in at once; return their ids, oldest first.
+
+        Args:
+            count: How many.
+            skill: As in :meth:`receive`, like all that follow.
+            files: Contents by file name; None for a PDF of one page.
+            source: ``SourceType`` of the files.
+            parameters: Their registration parameters.
+        """
+        order: dict[str, Any] = {
+            "skill": skill,
+            "source": source,
+            "count": count,
+            "parameters": dict(parameters or {}),
+        }
+        if files is not None:
+            pairs = files.items() if isinstance(files, Mapping) else files
+            order["files"] = [
+                {"name": name, "content": base64.b64encode(data).decode()} for name, data in pairs
+            ]
+        found: list[str] = self._call("POST", "transactions", json=order)["ids"]
+        return found
 
     def finish_review(self, transaction_id: str, status: str = "Processed") -> None:
         """End a manual review.

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ import pendulum
 from .bodies import Parameter, read_json
 from .clock import utc_text
 from .problems import Problem
-from .transactions import CANCELED, ENDED, PROCESSING, Transaction
+from .settings import SandboxSettings
+from .transactions import CANCELED, ENDED, IN_REVIEW, NEW, PROCESSING, Transaction
 
 STAGES = ("ManualReview", "CustomActivity", "Automatic")
 LISTED_STATUSES = ("Processed", "Cancelled", "Failed")
@@ -82,12 +84,19 @@ class Query:
             raise _wrong(name, "The value must be a date and time.")
         return found.in_timezone("UTC")
 
-    def parameters(self, name: str) -> list[dict[str, str]]:
-        """Return key and value filters, in either encoding.
+    def parameters(self, name: str, understood: str) -> list[dict[str, str]] | None:
+        """Return key and value filters.
 
         The manual repeats the name with a JSON object as text; the framework's own habit is
-        ``Name[0].key=...&Name[0].value=...``. Which one the service wants is uncertain, so both
-        are read.
+        ``Name[0].key=...&Name[0].value=...``. Which one the service wants is uncertain, so what
+        is read can be set.
+
+        Args:
+            name: Name of the filter.
+            understood: One of ``PARAMETER_FILTERS``.
+
+        Returns:
+            The filters; None if there are some and they are misread, so that nothing fits.
 
         Raises:
             Problem: 400.
@@ -96,9 +105,16 @@ class Query:
         indexed: dict[int, dict[str, str]] = {}
         pattern = re.compile(re.escape(name.lower()) + r"\[(\d{1,4})\]\.(key|value)")
         for key, value in self._pairs:
-            if key == name.lower():
+            match = pattern.fullmatch(key)
+            if key != name.lower() and match is None:
+                continue
+            if understood == "misread":
+                return None
+            if understood == "refused":
+                raise _wrong(name, "The value is not valid.")
+            if match is None and understood in ("both", "json"):
                 found.append(_pair(name, read_json(value, name)))
-            elif match := pattern.fullmatch(key):
+            elif match is not None and understood in ("both", "indexed"):
                 indexed.setdefault(int(match[1]), {})[match[2]] = value
         return found + [indexed[place] for place in sorted(indexed)]
 
@@ -131,10 +147,11 @@ class ListFilter:
     skill_version: int | None
     start: pendulum.DateTime | None
     end: pendulum.DateTime
-    transaction_parameters: list[dict[str, str]]
-    document_parameters: list[dict[str, str]]
+    transaction_parameters: list[dict[str, str]] | None
+    document_parameters: list[dict[str, str]] | None
     offset: int
     limit: int
+    list_new: bool
 
     def fits(self, item: Transaction) -> bool:
         """Whether the filters other than stage and status let a transaction pass."""
@@ -143,27 +160,30 @@ class ListFilter:
             and (self.skill_version is None or item.skill.version == self.skill_version)
             and (self.start is None or item.created >= self.start)
             and item.created <= self.end
-            and _has_all(item.listed_parameters(), self.transaction_parameters)
-            and _has_all(item.file_parameters(), self.document_parameters)
+            and _has_all(item.listed_parameters, self.transaction_parameters)
+            and _has_all(item.file_parameters, self.document_parameters)
         )
 
-    def shows(self, item: Transaction) -> bool:
-        """Whether the state of a transaction puts it on this list."""
+    def shows(self, phase: str) -> bool:
+        """Whether the phase of a transaction puts it on this list."""
         if self.active:
             return (
-                item.status == PROCESSING
-                and self.stage in (None, _stage(item))
-                and self.stage_name in (None, _stage_name(item))
+                (phase in (PROCESSING, IN_REVIEW) or (phase == NEW and self.list_new))
+                and self.stage in (None, _stage(phase))
+                and self.stage_name in (None, _stage_name(phase))
             )
-        return item.status in ENDED and self.status in (None, _listed_status(item))
+        return phase in ENDED and self.status in (None, _listed_status(phase))
 
 
-def read_filter(query: Query, now: pendulum.DateTime, *, active: bool) -> ListFilter:
+def read_filter(
+    query: Query, now: pendulum.DateTime, settings: SandboxSettings, *, active: bool
+) -> ListFilter:
     """Read the query of a list call.
 
     Args:
         query: The query.
         now: The present moment.
+        settings: Settings of the sandbox.
         active: Whether it is the list of running transactions.
 
     Raises:
@@ -184,29 +204,51 @@ def read_filter(query: Query, now: pendulum.DateTime, *, active: bool) -> ListFi
         query.number("SkillVersion", None, -(2**31), 2**31 - 1),
         start,
         end,
-        query.parameters("TransactionParameters"),
-        query.parameters("DocumentParameters"),
+        query.parameters("TransactionParameters", settings.parameter_filter),
+        query.parameters("DocumentParameters", settings.parameter_filter),
         query.number("Offset", 0, 0, 2**31 - 1) or 0,
         limit,
+        settings.list_new,
     )
 
 
-def page(items: list[Transaction], filters: ListFilter) -> dict[str, Any]:
-    """Return one page of a list. Members without a value are left out, as the service does."""
-    shown = items[filters.offset : filters.offset + filters.limit]
-    return {
-        "items": [_entry(item, active=filters.active) for item in shown],
-        "totalItemCount": len(items),
-    }
+def page(items: Iterable[Transaction], filters: ListFilter, at: float) -> str:
+    """Return one page of a list as JSON text.
+
+    Members without a value are left out, as the service does.
+
+    Args:
+        items: The transactions that fit the filters other than stage and status.
+        filters: The filters.
+        at: The moment of the clock whose state is shown.
+    """
+    found = [
+        (item, phase)
+        for item in items
+        if (phase := item.phase(at)) is not None and filters.shows(phase)
+    ]
+    shown = found[filters.offset : filters.offset + filters.limit]
+    entries = ",".join(_entry_text(item, phase) for item, phase in shown)
+    return f'{{"items":[{entries}],"totalItemCount":{len(found)}}}'
 
 
-def _entry(item: Transaction, *, active: bool) -> dict[str, Any]:
-    if active:
-        head: dict[str, Any] = {"stage": _stage(item)}
-        if _stage_name(item) is not None:
-            head["stageName"] = _stage_name(item)
+def _entry_text(item: Transaction, phase: str) -> str:
+    """Return the entry as JSON text, which is kept: a list of a thousand is asked for often."""
+    text = item.entries.get(phase)
+    if text is None:
+        text = json.dumps(_entry(item, phase), ensure_ascii=False)
+        if item.status != NEW:
+            item.entries[phase] = text
+    return text
+
+
+def _entry(item: Transaction, phase: str) -> dict[str, Any]:
+    if phase in ENDED:
+        head: dict[str, Any] = {"status": _listed_status(phase), "pageCount": item.page_count}
     else:
-        head = {"status": _listed_status(item), "pageCount": item.page_count}
+        head = {"stage": _stage(phase)}
+        if _stage_name(phase) is not None:
+            head["stageName"] = _stage_name(phase)
     return {
         **head,
         "transactionId": item.id,
@@ -223,21 +265,25 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {"isReadOnly": True, "key": parameter.key, "value": parameter.value}
 
 
-def _stage(item: Transaction) -> str:
-    return "ManualReview" if item.in_review else "Automatic"
+def _stage(phase: str) -> str:
+    return "ManualReview" if phase == IN_REVIEW else "Automatic"
 
 
-def _stage_name(item: Transaction) -> str | None:
-    return REVIEW_STAGE_NAME if item.in_review else None
+def _stage_name(phase: str) -> str | None:
+    return REVIEW_STAGE_NAME if phase == IN_REVIEW else None
 
 
-def _listed_status(item: Transaction) -> str:
+def _listed_status(phase: str) -> str:
     """The lists spell it with two l's (contract, section 4)."""
-    return "Cancelled" if item.status == CANCELED else item.status
+    return "Cancelled" if phase == CANCELED else phase
 
 
-def _has_all(parameters: Iterable[Parameter], wanted: list[dict[str, str]]) -> bool:
-    given = list(parameters)
+def _has_all(
+    parameters: Callable[[], list[Parameter]], wanted: list[dict[str, str]] | None
+) -> bool:
+    if not wanted:
+        return wanted is not None
+    given = parameters()
     return all(
         any(
             parameter.key == pair.get("key", parameter.key)

@@ -52,15 +52,19 @@ def problem_body(status: int, detail: str | None = None, path: str = "") -> dict
 
 
 def json_reply(request: Request, value: Any, status: int = 200) -> Response:
-    """Answer with JSON. ``Accept: text/plain`` changes only the label (section 10)."""
+    """Answer with JSON."""
+    return json_text_reply(request, json.dumps(value, ensure_ascii=False), status)
+
+
+def json_text_reply(request: Request, text: str, status: int = 200) -> Response:
+    """Answer with JSON text. ``Accept: text/plain`` changes only the label (section 10)."""
     label = _JSON_TYPES[0]
     for part in request.headers.get("accept", "").split(","):
         name = part.split(";")[0].strip().lower()
         if name in _JSON_TYPES or name in ("*/*", "application/*"):
             label = name if name in _JSON_TYPES else label
             break
-    body = json.dumps(value, ensure_ascii=False).encode()
-    return Response(body, status, {"Content-Type": f"{label}; charset=utf-8"})
+    return Response(text.encode(), status, {"Content-Type": f"{label}; charset=utf-8"})
 
 
 def problem_reply(request: Request, problem: Problem) -> Response:

@@ -17,6 +17,9 @@ OUTCOMES = ("Processed", "Failed", "Canceled")
 #: Types of result files the sandbox can make.
 RESULT_TYPES = ("Json", "FieldsJson", "OcrJson", "Text")
 
+#: Encodings of parameter filters in list queries that a service might understand.
+PARAMETER_FILTERS = ("both", "json", "indexed", "none", "misread", "refused")
+
 #: Settings that belong to the start of a server and can't be changed on a running one.
 _FIXED = frozenset({"seed", "username", "password", "client_id", "client_secret", "tenant_id"})
 
@@ -58,6 +61,15 @@ class SandboxSettings:
         wrap_json: Put one more object, ``Transaction``, around ``Json`` results.
         wrap_ocr_json: Put a list around ``OcrJson`` results.
         omit_nulls: Leave members without a value out of replies in place of writing null.
+        list_new: Show transactions that are ``New`` on the active list, at the stage
+            ``Automatic``. The contract leaves open whether the service does.
+        list_lag: Seconds the two lists lag behind: they show every transaction in the state it
+            had so long ago. One that has been deleted is gone from them at once all the same.
+        parameter_filter: Which encoding of the two parameter filters the lists understand: a
+            repeated name with JSON text (``json``), members with an index (``indexed``), either
+            (``both``) or none of them (``none``); what isn't understood is left out of account.
+            ``misread`` answers every call with such a filter with an empty list, ``refused``
+            with status 400.
     """
 
     seed: int = 1
@@ -85,6 +97,9 @@ class SandboxSettings:
     wrap_json: bool = False
     wrap_ocr_json: bool = False
     omit_nulls: bool = False
+    list_new: bool = False
+    list_lag: float = 0.0
+    parameter_filter: str = "both"
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -99,6 +114,8 @@ class SandboxSettings:
                 object.__setattr__(self, item.name, _plain(item.name, value, item.default))
         if self.outcome not in OUTCOMES:
             raise SettingsError(f"outcome must be one of {', '.join(OUTCOMES)}")
+        if self.parameter_filter not in PARAMETER_FILTERS:
+            raise SettingsError(f"parameter_filter must be one of {', '.join(PARAMETER_FILTERS)}")
         for name in ("username", "password", "client_id", "client_secret"):
             if not getattr(self, name):
                 raise SettingsError(f"{name} must not be empty")

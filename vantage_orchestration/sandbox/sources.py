@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 _MAGIC = (
@@ -78,7 +79,7 @@ def read_source(path: Path, name: str, size: int, sha256: str) -> Source:
     if kind != "pdf":
         return Source(name, size, sha256, (Page(*_IMAGE_SIZE),))
     try:
-        pages = _pdf_pages(path, size)
+        pages = _pdf_pages(_Content(sha256, path, size))
     except Exception:  # a damaged PDF makes the parser fail in many ways
         return Source(
             name, size, sha256, error=f"Unknown format: the PDF file {name} can't be opened."
@@ -96,9 +97,21 @@ def _kind(path: Path) -> str | None:
     return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
 
 
-def _pdf_pages(path: Path, size: int) -> tuple[Page, ...]:
+@dataclass(frozen=True)
+class _Content:
+    """A file, equal to every other file with the same bytes."""
+
+    sha256: str
+    path: Path = field(compare=False)
+    size: int = field(compare=False)
+
+
+# Load tests send the same few files thousands of times.
+@lru_cache(maxsize=16)
+def _pdf_pages(content: _Content) -> tuple[Page, ...]:
     from pypdf import PdfReader
 
+    path, size = content.path, content.size
     # An open file, not a path: given a path the library copies the file into memory.
     with path.open("rb") as file:
         if size > _MEND_LIMIT:

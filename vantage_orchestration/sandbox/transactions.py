@@ -34,6 +34,10 @@ NEW, PROCESSING, PROCESSED, FAILED, CANCELED = (
 )
 ENDED = frozenset({PROCESSED, FAILED, CANCELED})
 WAITING, FINISHED = "waiting", "finished"
+#: Where a transaction is while it waits for a person; its status stays ``Processing``.
+IN_REVIEW = "InReview"
+#: Source of the transactions that come in through the API.
+PUBLIC_API = "PublicAPI"
 
 #: Registration parameters that steer the sandbox; the real service gives them no meaning.
 OUTCOME_PARAMETER = "SandboxOutcome"
@@ -85,6 +89,20 @@ class Transaction:
     mobile_links: list[str] = field(default_factory=list, repr=False)
     deleted_at: float | None = None
     delete_looks: int = 0
+    source: str = PUBLIC_API
+    phases: list[tuple[float, str]] = field(default_factory=list)
+    entries: dict[str, str] = field(default_factory=dict, repr=False)
+    """List entries as JSON text by phase. Only kept once nothing in them can change any more."""
+
+    def phase(self, at: float) -> str | None:
+        """Return where the transaction was at a moment of the clock, None before it was made.
+
+        That is a status, or ``IN_REVIEW``.
+        """
+        for since, name in reversed(self.phases):
+            if since <= at:
+                return name
+        return None
 
     @property
     def files(self) -> list[SourceFile]:
@@ -117,8 +135,10 @@ class Transaction:
         raise Problem(404, "There is no such document.")
 
     def listed_parameters(self) -> list[Parameter]:
-        """Registration parameters with the one the service adds."""
-        return [Parameter("App", "PublicAPI"), *self.registration]
+        """Registration parameters with the one the service adds to what came through the API."""
+        if self.source != PUBLIC_API:
+            return list(self.registration)
+        return [Parameter("App", PUBLIC_API), *self.registration]
 
     def file_parameters(self) -> list[Parameter]:
         """Parameters of all files with those the service adds."""
@@ -128,7 +148,7 @@ class Transaction:
             added = {
                 "Index": str(item.index),
                 "SourceFileName": item.upload.name,
-                "SourceType": "PublicAPI",
+                "SourceType": self.source,
             }
             found += [Parameter(key, value) for key, value in added.items() if key not in own]
             found += item.parameters
@@ -206,7 +226,7 @@ class Transactions:
 
     # ---- changing ------------------------------------------------------------------------
 
-    def create(self, tenant_id: str, model: CreateModel) -> Transaction:
+    def create(self, tenant_id: str, model: CreateModel, source: str = PUBLIC_API) -> Transaction:
         """Make an empty transaction."""
         skill = self.skill_for(model.skill_id)
         made = Transaction(
@@ -217,19 +237,35 @@ class Transactions:
             self._clock.monotonic(),
             model.registration,
             model.skill,
+            source=source,
         )
+        self._enter(made, NEW)
         self._all[made.id] = made
         return made
 
     def launch(
-        self, tenant_id: str, skill_id: str, model: UploadModel, upload: Upload
+        self,
+        tenant_id: str,
+        skill_id: str,
+        model: UploadModel,
+        upload: Upload,
+        source: str = PUBLIC_API,
     ) -> Transaction:
         """Make a transaction with files and start it.
+
+        Args:
+            tenant_id: Tenant it belongs to.
+            skill_id: Skill that processes it.
+            model: What is said about the transaction and its files.
+            upload: The files.
+            source: Where it came in.
 
         Raises:
             Problem: 400, the files are not acceptable (a launch declares no 409).
         """
-        made = self.create(tenant_id, CreateModel(skill_id, False, model.registration, model.skill))
+        made = self.create(
+            tenant_id, CreateModel(skill_id, False, model.registration, model.skill), source
+        )
         try:
             self.add_files(made, model.files, upload)
             self.start(made)
@@ -328,6 +364,7 @@ class Transactions:
             raise Problem(400, "The transaction can't be started: a document has no files.")
         transaction.status = PROCESSING
         transaction.started_at = self._clock.monotonic()
+        self._enter(transaction, PROCESSING)
         loop = asyncio.get_running_loop()
         job = self._job(transaction)
         transaction.work = loop.run_in_executor(None, produce, job, self._skills, self._ids)
@@ -380,6 +417,7 @@ class Transactions:
             self._end(transaction, FAILED, outcome.error)
         elif self._needs_review(transaction, outcome, settings):
             transaction.review = WAITING
+            self._enter(transaction, IN_REVIEW)
         else:
             self._end(transaction, wanted)
 
@@ -493,8 +531,12 @@ class Transactions:
 
     def _end(self, transaction: Transaction, status: str, error: str | None = None) -> None:
         transaction.status = status if status in ENDED else PROCESSED
+        self._enter(transaction, transaction.status)
         if status == FAILED:
             transaction.error = error or self._settings().outcome_error
+
+    def _enter(self, transaction: Transaction, phase: str) -> None:
+        transaction.phases.append((self._clock.monotonic(), phase))
 
     def _sweep(self) -> None:
         """Carry out due deletions: asked for, or by age."""

@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures how many requests, how much memory and how much of an event loop waiting triggers take.
+
+``python benchmarks/airflow/triggers.py``, in an environment with ``.[airflow,sandbox]``. It starts
+a sandbox in a process of its own, and for each contestant a process with one event loop that runs
+1000 triggers, as a triggerer does. It prints a table in Markdown.
+
+Contestants are the trigger of this package, and the usual design, in which each trigger asks for
+its own transaction: by a blocking client in a thread, or by an asynchronous one. Both are given
+what they usually lack: one client, one connection pool and one token for all triggers, and requests
+that are spread evenly over the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.sandbox import SandboxControl
+
+CONN_ID = "benchmark"
+#: Seconds between two samples of the event loop's lag.
+SAMPLE = 0.005
+
+Wait = Callable[[str], Awaitable[str]]
+
+
+# -------------------------------------------------------------- contestants
+
+
+@contextlib.asynccontextmanager
+async def nothing(interval: float) -> AsyncIterator[Wait]:
+    """Ask for nothing at all: what this machine does by itself."""
+
+    async def wait(name: str) -> str:
+        await asyncio.Event().wait()
+        return name
+
+    yield wait
+
+
+@contextlib.asynccontextmanager
+async def ours(interval: float) -> AsyncIterator[Wait]:
+    """Run this package's trigger, one for each transaction."""
+    from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
+
+    async def wait(name: str) -> str:
+        trigger = VantageTransactionsTrigger(
+            transaction_ids=[name],
+            conn_id=CONN_ID,
+            poke_interval=interval,
+            max_poke_interval=interval,
+        )
+        async for event in trigger.run():
+            return str(event.payload["transactions"][name])
+        raise RuntimeError("the trigger has ended without an event")
+
+    yield wait
+
+
+def _client() -> VantageClient:
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+
+    return VantageHook(CONN_ID).client
+
+
+async def _spread(interval: float) -> None:
+    """Wait for a while: the tasks of a day have not all begun at the same moment."""
+    await asyncio.sleep(random.uniform(0, interval))  # noqa: S311 - no secret
+
+
+@contextlib.asynccontextmanager
+async def in_threads(interval: float) -> AsyncIterator[Wait]:
+    """Ask for each transaction by a blocking client in a thread."""
+    client = await asyncio.to_thread(_client)
+
+    async def wait(name: str) -> str:
+        await _spread(interval)
+        while True:
+            await asyncio.sleep(interval)
+            transaction = await asyncio.to_thread(client.get_transaction, name)
+            if transaction.ended:
+                return transaction.status
+
+    yield wait
+
+
+@contextlib.asynccontextmanager
+async def asynchronous(interval: float) -> AsyncIterator[Wait]:
+    """Ask for each transaction by an asynchronous client."""
+    import httpx
+
+    client = await asyncio.to_thread(_client)
+    token = await client.aget_token()
+    api = client.config.credentials.api_url
+    headers = {"Authorization": f"Bearer {token.reveal()}"}
+    limits = httpx.Limits(max_connections=100)
+    async with httpx.AsyncClient(headers=headers, timeout=60, limits=limits) as http:
+
+        async def wait(name: str) -> str:
+            await _spread(interval)
+            while True:
+                await asyncio.sleep(interval)
+                reply = await http.get(f"{api}/transactions/{name}")
+                reply.raise_for_status()
+                status = str(reply.json()["status"])
+                if status in ("Processed", "Failed", "Canceled"):
+                    return status
+
+        yield wait
+
+
+CONTESTANTS: dict[str, tuple[str, Callable[[float], Any]]] = {
+    "nothing": ("nothing but an idle event loop", nothing),
+    "ours": ("VantageTransactionsTrigger", ours),
+    "in_threads": ("one request a trigger, blocking, in threads", in_threads),
+    "asynchronous": ("one request a trigger, asynchronous (httpx)", asynchronous),
+}
+
+
+# -------------------------------------------------------------- measurement
+
+
+class Lag:
+    """Samples how much later than asked for the event loop wakes somebody."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+
+    async def sample(self) -> None:
+        """Sample for ever."""
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(SAMPLE)
+            self.samples.append(time.perf_counter() - begin - SAMPLE)
+
+    def take(self) -> dict[str, float]:
+        """Return what was sampled since the last call, in milliseconds."""
+        samples, self.samples = sorted(self.samples), []
+
+        def at(part: float) -> float:
+            return 1000 * samples[min(len(samples) - 1, int(part * len(samples)))]
+
+        return {"p50": at(0.5), "p99": at(0.99), "max": at(1.0)}
+
+
+def _memory() -> float:
+    """Return the most memory that this process has had, in MB."""
+    # In kilobytes on Linux, in bytes on macOS.
+    unit = 1024 if sys.platform != "darwin" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+async def measure(
+    key: str, ids: list[str], interval: float, seconds: float, control: SandboxControl
+) -> dict[str, Any]:
+    """Run one contestant: let it wait, then let everything end at once."""
+    lag = Lag()
+    sampler = asyncio.create_task(lag.sample())
+    await asyncio.sleep(0.5)
+    before = _memory()
+    async with CONTESTANTS[key][1](interval) as wait:
+        tasks = [asyncio.create_task(wait(each)) for each in ids]
+        # The first round: connections, the login, imports.
+        await asyncio.sleep(2 * interval)
+        first = lag.take()
+        counted = await asyncio.to_thread(control.count, "GET", "/transactions")
+        cpu = time.process_time()
+        await asyncio.sleep(seconds)
+        waiting = lag.take()
+        cpu = time.process_time() - cpu
+        counted = await asyncio.to_thread(control.count, "GET", "/transactions") - counted
+        found: dict[str, Any] = {
+            "rounds": seconds / interval,
+            "requests": counted,
+            "cpu": cpu / (seconds / interval),
+            "first": first,
+            "waiting": waiting,
+        }
+        if key != "nothing":
+            begin = time.perf_counter()
+            await asyncio.to_thread(control.advance, 100_000)
+            statuses = await asyncio.gather(*tasks)
+            found |= {"ending": lag.take(), "seconds": time.perf_counter() - begin}
+            if set(statuses) != {"Processed"}:
+                raise RuntimeError(f"transactions ended as {sorted(set(statuses))}")
+        for task in (*tasks, sampler):
+            task.cancel()
+    return {**found, "memory": _memory() - before}
+
+
+def contestant(arguments: argparse.Namespace) -> None:
+    """Be the process of one contestant."""
+    import logging
+
+    logging.disable(logging.INFO)
+    from vantage_orchestration.airflow.triggers import transactions  # noqa: F401 - not measured
+    from vantage_orchestration.client import VantageClient  # noqa: F401 - nor this
+    from vantage_orchestration.sandbox import SandboxControl
+
+    control = SandboxControl(arguments.sandbox)
+    ids = [each["id"] for each in control.transactions()]
+    found = asyncio.run(
+        measure(arguments.contestant, ids, arguments.interval, arguments.seconds, control)
+    )
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+# ------------------------------------------------------------- the processes
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Be the sandbox: it ends when its standard input does."""
+    from vantage_orchestration.sandbox import SandboxServer
+
+    with SandboxServer(processing_polls=0, processing_seconds=50_000, token_lifetime=10**6) as it:
+        it.control.receive_many(arguments.count, "Invoice")
+        sys.stdout.write(json.dumps({"url": it.url, **it.credentials}) + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def sandbox(count: int) -> Iterator[dict[str, str]]:
+    """Run a sandbox with so many running transactions in a process of its own."""
+    process = subprocess.Popen(  # noqa: S603 - this very script
+        [sys.executable, __file__, "--serve", "--count", str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.communicate(timeout=30)
+
+
+def run(key: str, arguments: argparse.Namespace, home: str) -> dict[str, Any]:
+    """Measure one contestant with a sandbox of its own."""
+    with sandbox(arguments.count) as account:
+        connection = {
+            "conn_type": "abbyy_vantage",
+            "host": account["url"],
+            "login": account["username"],
+            "password": account["password"],
+            "extra": {
+                "region": "custom",
+                "client_id": account["client_id"],
+                "client_secret": account["client_secret"],
+                "store": "memory",
+            },
+        }
+        environment = {
+            **{name: value for name, value in os.environ.items() if "AIRFLOW" not in name.upper()},
+            "AIRFLOW_HOME": home,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            f"AIRFLOW_CONN_{CONN_ID.upper()}": json.dumps(connection),
+        }
+        options = [f"--interval={arguments.interval}", f"--seconds={arguments.seconds}"]
+        done = subprocess.run(  # noqa: S603 - this very script
+            [sys.executable, __file__, "--contestant", key, "--sandbox", account["url"], *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+# ----------------------------------------------------------------- the table
+
+
+def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
+    """Return the result in Markdown."""
+    head = [
+        "",
+        "requests a round",
+        "lag p50",
+        "p99",
+        "max",
+        "lag while all end, p99",
+        "max",
+        "until all know it",
+        "memory",
+        "CPU a round",
+    ]
+    rows = []
+    for key, found in results.items():
+        ending = found.get("ending")
+        rows.append(
+            [
+                CONTESTANTS[key][0],
+                f"{found['requests'] / found['rounds']:.1f}",
+                *(f"{found['waiting'][name]:.1f} ms" for name in ("p50", "p99", "max")),
+                *(f"{ending[name]:.1f} ms" if ending else "" for name in ("p99", "max")),
+                f"{found['seconds']:.1f} s" if ending else "",
+                f"{found['memory']:.0f} MB",
+                f"{1000 * found['cpu']:.0f} ms",
+            ]
+        )
+    align = ["---"] + ["---:"] * (len(head) - 1)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [head, align, *rows])
+    return f"""# {arguments.count} waiting triggers in one event loop, measured
+
+Made by `triggers.py` on {os.cpu_count()} cores, with Python {platform.python_version()} on\
+ {platform.system()}. Each
+trigger waits for one transaction and looks every {arguments.interval:.0f} s. Measured over\
+ {arguments.seconds:.0f} s of waiting, after the
+first rounds; then all transactions end at the same moment, and each trigger tells so. The lag is
+that of a coroutine that sleeps for {1000 * SAMPLE:.0f} ms again and again; its own work is part of\
+ the CPU seconds.
+Memory is what was added at the most.
+
+{table}
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000, help="triggers (%(default)s)")
+    parser.add_argument("--interval", type=float, default=10, help="seconds between looks")
+    parser.add_argument("--seconds", type=float, default=60, help="seconds of waiting")
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="only this contestant")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--sandbox", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments)
+    elif arguments.contestant:
+        contestant(arguments)
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            keys = arguments.only or CONTESTANTS
+            results = {key: run(key, arguments, home) for key in keys}
+        sys.stdout.write(report(results, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,549 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results from the sandbox into folders: complete, once, and the same after every crash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pendulum
+import pytest
+import stores
+from pdfs import make_invoice
+
+from vantage_orchestration import errors
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.errors import ConfigurationError, ConnectionFailed
+from vantage_orchestration.models import Transaction
+from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.manifest import SourceEntry, TransactionManifest
+from vantage_orchestration.processing.plan import plan
+from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.storage import Location
+
+PROCESS = "workspace.default.processing"
+DOWNLOAD = "downloadResultFile"
+#: Tries as in production, without their waits.
+QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
+
+
+@pytest.fixture(autouse=True)
+def _empty_stores():
+    stores.forget()
+    yield
+    stores.forget()
+
+
+@pytest.fixture(autouse=True)
+def _at_once(sandbox):
+    sandbox.control.set(processing_polls=0)
+
+
+@pytest.fixture(params=["local", "memory", "bucket", "renaming"])
+def target(request, tmp_path) -> Location:
+    """A folder for results, in each kind of store."""
+    return Location.of(
+        tmp_path / "out" / "x.pdf" if request.param == "local" else f"{request.param}://out/x.pdf"
+    )
+
+
+@pytest.fixture
+def local(tmp_path) -> Location:
+    return Location.of(tmp_path / "out")
+
+
+@pytest.fixture
+def process(client, sandbox, tmp_path) -> Callable[..., Transaction]:
+    """Process made-up invoices in one transaction of the Process skill."""
+
+    def run(count: int = 1, prefix: str = "INV") -> Transaction:
+        paths = [
+            make_invoice(tmp_path / f"{prefix}-{n}.pdf", f"{prefix}-{n}") for n in range(count)
+        ]
+        return client.get_transaction(client.launch_transaction(PROCESS, paths))
+
+    return run
+
+
+def content(folder: Location) -> dict[str, bytes]:
+    """Return everything in a folder."""
+    return {path: folder.child(path).read_bytes() for path in folder.sizes()}
+
+
+def downloads(sandbox) -> int:
+    return sandbox.control.count("GET", "/download$")
+
+
+def renamed(sandbox, transaction: Transaction, names: list[list[str]]) -> None:
+    """Make the sandbox show other names of result files, document by document."""
+    documents = []
+    for document, wanted in zip(transaction.documents, names, strict=True):
+        files = [
+            {"fileId": file.id, "fileName": name, "type": file.type}
+            for file, name in zip(document.result_files, wanted, strict=True)
+        ]
+        documents.append({"id": document.id, "resultFiles": files})
+    sandbox.control.add_fault(
+        operation="getTransaction", merge_json={"documents": documents}, times=0
+    )
+
+
+# ----------------------------------------------------------------- landing
+
+
+def test_results_land_as_they_are(client, sandbox, process, target):
+    transaction = process(3)
+    manifest = collect(client, transaction, target, skill_id=PROCESS, page_count=3)
+    assert (manifest.transaction_id, manifest.skill_id) == (transaction.id, PROCESS)
+    assert (manifest.status, manifest.pages) == ("Processed", 3)
+    assert [document.document_id for document in manifest.documents] == [
+        document.id for document in transaction.documents
+    ]
+    files = content(target)
+    assert json.loads(files.pop("manifest.json")) == manifest.to_json()
+    assert set(files) == {file.path for file in manifest.files}
+    for number, (entry, document) in enumerate(
+        zip(manifest.documents, transaction.documents, strict=True), 1
+    ):
+        assert len(entry.files) == len(document.result_files) > 1
+        for file in entry.files:
+            (found,) = (f for f in document.result_files if f.type == file.type)
+            data = client.read_result(transaction.id, found.id)
+            assert files[file.path] == data
+            assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+            assert (file.name, file.path) == (found.name, f"{number}/{found.name}")
+    numbers = [
+        json.loads(files[file.path])["Fields"]["Invoice Number"]
+        for file in manifest.files
+        if file.type == "FieldsJson"
+    ]
+    assert sorted(numbers) == ["INV-0", "INV-1", "INV-2"]
+    assert [source.stored_name for source in manifest.sources] == [
+        file.name for file in transaction.source_files
+    ]
+    assert landed(manifest, target)
+
+
+def test_details_are_noted(client, sandbox, local, tmp_path):
+    sandbox.control.set(rule_errors=[{"errorType": "Condition", "customMessage": "Total is off"}])
+    paths = [make_invoice(tmp_path / f"{name}.pdf") for name in ("a (1)", "b")]
+    (unit,) = plan(paths, process_skill=False)
+    classify = {skill.type: skill.id for skill in client.list_skills()}["Classification"]
+    transaction = client.get_transaction(
+        client.launch_transaction(classify, [unit.files[0].source])
+    )
+    created = pendulum.now("UTC").subtract(days=1)
+    sources = [SourceEntry.of(file) for file in unit.files]
+    manifest = collect(
+        client, transaction, local, sources=sources, created_at=created, key="0" * 64
+    )
+    (source,) = manifest.sources
+    assert (source.name, source.stored_name) == ("a (1).pdf", "a _1_.pdf")
+    assert source.sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    assert (source.path, source.duplicates) == (str(paths[0]), (str(paths[1]),))
+    (document,) = manifest.documents
+    assert document.files == ()
+    assert document.classification["name"] == transaction.documents[0].classification.class_name
+    assert 0 < document.classification["confidence"] <= 100
+    assert [error["message"] for error in document.rule_errors] == ["Total is off"]
+    assert set(document.rule_errors[0]) == {"type", "message", "rule_id", "field_id"}
+    assert (manifest.created_at, manifest.key) == (created, "0" * 64)
+    assert content(local).keys() == {"manifest.json"}
+    assert landed(manifest, local)
+
+
+def test_sources_that_are_gone_keep_their_names(client, process, local, tmp_path):
+    transaction = process(3)
+    (unit,) = plan([tmp_path / "INV-1.pdf"], process_skill=True)
+    sources = [SourceEntry.of(file) for file in unit.files]
+    manifest = collect(client, transaction, local, sources=sources)
+    assert {(each.name, each.size is None) for each in manifest.sources} == {
+        ("INV-0.pdf", True),
+        ("INV-1.pdf", False),
+        ("INV-2.pdf", True),
+    }
+
+
+def test_only_the_wanted_types_are_fetched(client, sandbox, process, local):
+    transaction = process(2)
+    before = downloads(sandbox)
+    manifest = collect(client, transaction, local, result_types={"FieldsJson", "Pdf"})
+    assert [file.type for file in manifest.files] == ["FieldsJson"] * 2
+    assert downloads(sandbox) - before == 2
+    both = collect(client, transaction, local)
+    assert downloads(sandbox) - before == 4
+    assert {file.type for file in both.files} == {"FieldsJson", "Json"}
+    assert set(content(local)) == {"manifest.json", *(file.path for file in both.files)}
+    again = collect(client, transaction, local, result_types=["FieldsJson"])
+    assert again == manifest
+    assert downloads(sandbox) - before == 4
+    assert set(content(local)) == {"manifest.json", *(file.path for file in again.files)}
+    assert collect(client, transaction, local, result_types=[]).files == ()
+    assert os.listdir(local.path) == ["manifest.json"]
+
+
+def test_the_manifest_does_not_depend_on_the_order_of_result_files(client, process, tmp_path):
+    transaction = process(1)
+    (document,) = transaction.documents
+    backwards = dataclasses.replace(
+        transaction,
+        documents=(
+            dataclasses.replace(document, result_files=tuple(reversed(document.result_files))),
+        ),
+    )
+    first = collect(client, transaction, Location.of(tmp_path / "1"))
+    assert collect(client, backwards, Location.of(tmp_path / "2"), parallel=1) == first
+
+
+def test_several_files_are_fetched_at_the_same_time(client, process, local, monkeypatch):
+    transaction = process(2)
+    together = threading.Barrier(4)
+    fetch = client.stream_result
+
+    def stream_result(*args):
+        together.wait(30)  # Ends only if four downloads are under way.
+        return fetch(*args)
+
+    monkeypatch.setattr(client, "stream_result", stream_result)
+    manifest = collect(client, transaction, local)
+    assert len(manifest.files) == 4
+
+
+def test_a_store_that_takes_one_at_a_time_gets_one(client, process, monkeypatch):
+    target = Location.of("renaming://out")
+    running, most = [], []
+    fetch = client.stream_result
+
+    def stream_result(*args):
+        running.append(1)
+        most.append(len(running))
+        try:
+            return fetch(*args)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(client, "stream_result", stream_result)
+    assert len(collect(client, process(3), target, parallel=6).files) == 6
+    assert most == [1] * 6
+
+
+# ------------------------------------------------------------------- names
+
+
+def test_documents_with_the_same_file_names(client, sandbox, process, target):
+    transaction = process(2)
+    renamed(sandbox, transaction, [["Same.json", "Same.json"], ["Same.json", "SAME.json"]])
+    transaction = client.get_transaction(transaction.id)
+    manifest = collect(client, transaction, target)
+    paths = [file.path for file in manifest.files]
+    assert paths == ["1/Same.json", "1/Same_2.json", "2/SAME.json", "2/Same_2.json"]
+    assert landed(manifest, target)
+    assert len({file.sha256 for file in manifest.files}) == 4
+    files = {file.id: file for document in transaction.documents for file in document.result_files}
+    for document, entry in zip(transaction.documents, manifest.documents, strict=True):
+        for file in entry.files:
+            (wanted,) = (
+                each.id
+                for each in document.result_files
+                if (each.name, each.type) == (file.name, file.type)
+            )
+            data = client.read_result(transaction.id, files[wanted].id)
+            assert target.child(file.path).read_bytes() == data
+    assert collect(client, transaction, target) == manifest
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escaped.json",
+        "/etc/escaped.json",
+        "..\\..\\escaped.json",
+        "..",
+        ".",
+        " ",
+        "a\u0000b.json",
+        "new\nline.json",
+        "CON.json",
+        "x" * 400 + ".json",
+        "ü" * 400 + ".json",
+        "half \ud83d.json",
+        "*?[a].json",
+        ".hidden.json",
+        ".x.0123456789abcdef.part",
+        "manifest.json",
+    ],
+)
+def test_hostile_names_stay_in_their_folder(client, sandbox, process, tmp_path, name):
+    local = Location.of(tmp_path / "a" / "b" / "out")
+    transaction = process(1)
+    around = {path for path in tmp_path.rglob("*") if path.is_file()}
+    renamed(sandbox, transaction, [[name, f"{name}.json"]])
+    transaction = client.get_transaction(transaction.id)
+    manifest = collect(client, transaction, local)
+    assert {file.name for file in manifest.files} == {name, f"{name}.json"}
+    files = content(local)
+    assert files.keys() == {"manifest.json", *(file.path for file in manifest.files)}
+    assert {path.parent for path in (tmp_path / "a").rglob("*") if path.is_file()} == {
+        Path(local.path),
+        Path(local.path) / "1",
+    }
+    assert {path for path in tmp_path.glob("*") if path.is_file()} == around
+    for file in manifest.files:
+        assert hashlib.sha256(files[file.path]).hexdigest() == file.sha256
+    assert TransactionManifest.load(local) == manifest
+    before = downloads(sandbox)
+    assert collect(client, transaction, local) == manifest
+    assert downloads(sandbox) == before
+
+
+# ------------------------------------------------------------- once, again
+
+
+def test_what_has_landed_is_not_fetched_again(client, sandbox, process, target):
+    transaction = process(2)
+    manifest = collect(client, transaction, target, skill_id="s", page_count=2)
+    before, count = content(target), downloads(sandbox)
+    assert collect(client, transaction, target) == manifest
+    assert (content(target), downloads(sandbox)) == (before, count)
+    # What is missing or was changed is fetched again, and nothing else.
+    first, second, *_ = manifest.files
+    target.child(second.path).write_text("half")
+    assert not landed(manifest, target)
+    target.child(first.path).remove()
+    assert not landed(manifest, target)
+    assert collect(client, transaction, target) == manifest
+    assert content(target) == before
+    assert downloads(sandbox) == count + 2
+    # So is everything, if nobody knows what it should be.
+    target.child("manifest.json").write_text("{")
+    assert not landed(dataclasses.replace(manifest, documents=()), Location.of("memory://none"))
+    assert collect(client, transaction, target, skill_id="s", page_count=2) == manifest
+    assert content(target) == before
+    assert downloads(sandbox) == count + 2 + len(manifest.files)
+
+
+def test_what_is_learned_later_is_added(client, sandbox, process, local):
+    transaction = process(1)
+    first = collect(client, transaction, local)
+    assert (first.pages, first.skill_id, first.created_at) == (None, None, None)
+    count = downloads(sandbox)
+    created = pendulum.now("UTC")
+    second = collect(
+        client, transaction, local, page_count=7, skill_id="s", created_at=created, key="k"
+    )
+    assert (second.pages, second.skill_id, second.created_at) == (7, "s", created)
+    assert TransactionManifest.load(local) == second
+    assert collect(client, transaction, local) == second
+    source = SourceEntry("mine.pdf", transaction.source_files[0].name, "/in/mine.pdf", 1, "0" * 64)
+    third = collect(client, transaction, local, sources=[source])
+    assert third.sources == (source,)
+    assert collect(client, transaction, local) == third
+    assert downloads(sandbox) == count
+
+
+def test_another_transaction_in_the_same_folder(client, sandbox, process, target):
+    first = collect(client, process(3), target)
+    mine = ["notes.txt", "own/1/kept.json", "1x/kept.json", ".3.part"]
+    for name in mine:
+        target.child(name).write_text("mine")
+    transaction = process(1, "NEW")
+    renamed(sandbox, transaction, [["New.json", "New_fields.json"]])
+    transaction = client.get_transaction(transaction.id)
+    second = collect(client, transaction, target)
+    assert second.transaction_id != first.transaction_id
+    assert {*content(target)} == {
+        "manifest.json",
+        "1/New.json",
+        "1/New_fields.json",
+        *mine,
+    }
+    assert TransactionManifest.load(target) == second
+    assert not target.child("3").exists()
+    assert not landed(first, target)
+
+
+def test_the_manifest_of_another_transaction_goes_first(client, sandbox, process, local):
+    first = process(1)
+    collect(client, first, local)
+    second = process(1, "NEW")
+    sandbox.control.add_fault(operation=DOWNLOAD, status=404, times=0)
+    with pytest.raises(errors.NotFound):
+        collect(client, second, local)
+    assert "manifest.json" not in content(local)
+    sandbox.control.clear_faults()
+    manifest = collect(client, second, local)
+    assert landed(manifest, local)
+
+
+# ------------------------------------------------------------------ trouble
+
+
+def test_a_broken_download_is_begun_again(client, sandbox, process, target):
+    transaction = process(2)
+    sandbox.control.add_fault(operation=DOWNLOAD, truncate=100, times=2, after=1)
+    manifest = collect(client, transaction, target)
+    assert landed(manifest, target)
+    for file in manifest.files:
+        data = target.child(file.path).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == file.sha256
+        json.loads(data)
+    assert [fault["hits"] for fault in sandbox.control.faults()] == [2]
+
+
+def test_a_large_download_that_breaks_off_is_not_mixed_with_the_next(
+    client, sandbox, process, target
+):
+    """It breaks off after whole pieces of it were written, and the next one is shorter."""
+    transaction = process(1)
+    for size, sent in ((900_000, {"truncate": 600_000}), (300_000, {})):
+        sandbox.control.add_fault(operation=DOWNLOAD, status=200, body_size=size, **sent)
+    manifest = collect(client, transaction, target, result_types={"Json"})
+    (file,) = manifest.files
+    data = target.child(file.path).read_bytes()
+    assert [fault["hits"] for fault in sandbox.control.faults()] == [1, 1]
+    assert data == b"x" * 300_000
+    assert (file.size, file.sha256) == (300_000, hashlib.sha256(data).hexdigest())
+
+
+def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, process, target):
+    transaction = process(2)
+    sandbox.control.add_fault(operation=DOWNLOAD, truncate=100, times=0, after=2)
+    with pytest.raises(ConnectionFailed) as caught:
+        collect(client, transaction, target, parallel=2)
+    assert caught.value.retryable
+    there = content(target)
+    assert len(there) <= 2
+    for path, data in there.items():
+        assert path.startswith(("1/", "2/"))
+        json.loads(data)
+    sandbox.control.clear_faults()
+    manifest = collect(client, transaction, target)
+    assert landed(manifest, target)
+    assert set(content(target)) == {"manifest.json", *(file.path for file in manifest.files)}
+
+
+def test_trouble_of_the_store_is_raised(client, sandbox, process):
+    target = Location.of("bucket://out")
+    stores.BucketFileSystem.failing["write"] = OSError("no room")
+    with pytest.raises(OSError, match="no room"):
+        collect(client, process(2), target)
+    assert stores.BucketFileSystem.objects == {}
+
+
+def test_errors_are_translated(client, sandbox, process, local, configure):
+    transaction = process(1)
+    sandbox.control.add_fault(operation=DOWNLOAD, status=404, times=0)
+    other = VantageClient(
+        configure(), retries=QUICK, translate=lambda error: RuntimeError(f"final: {error.what}")
+    )
+    with other, pytest.raises(RuntimeError, match=r"final: .*404"):
+        collect(other, transaction, local)
+    with other, pytest.raises(RuntimeError, match=r"final: .*Failed"):
+        collect(other, dataclasses.replace(transaction, status="Failed"), local)
+
+
+@pytest.mark.parametrize("status", ["New", "Processing", "Failed", "Canceled", "Unheard"])
+def test_only_what_was_processed_is_collected(client, process, local, status):
+    transaction = dataclasses.replace(process(1), status=status)
+    with pytest.raises(ConfigurationError, match=status):
+        collect(client, transaction, local)
+    assert not local.exists()
+
+
+def test_wrong_arguments_are_refused(client, process, local):
+    transaction = process(1)
+    for wrong in ({"result_types": "Json"}, {"parallel": 0}):
+        with pytest.raises(ConfigurationError):
+            collect(client, transaction, local, **wrong)
+    assert not local.exists()
+
+
+@pytest.mark.parametrize(("days", "warned"), [(11.9, False), (12.1, True), (15, True)])
+def test_results_that_the_service_deletes_soon(client, process, local, caplog, days, warned):
+    created = pendulum.now("UTC").subtract(seconds=int(days * 86400))
+    with caplog.at_level(logging.WARNING):
+        collect(client, process(1), local, created_at=created)
+    assert ("shortly before" in caplog.text) == warned
+
+
+# -------------------------------------------------------------------- kill
+
+
+COLLECTOR = """
+import json, sys
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.processing.collect import collect
+from vantage_orchestration.storage import Location
+
+fields, transaction_id, target = json.load(sys.stdin)
+with VantageClient(VantageConfig.from_fields(fields)) as client:
+    collect(client, client.get_transaction(transaction_id), Location.of(target), parallel=2)
+"""
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_collector_killed_in_a_download(client, sandbox, process, tmp_path, after):
+    transaction = process(3)
+    whole = Location.of(tmp_path / "whole")
+    manifest = collect(client, transaction, whole)
+    killed = Location.of(tmp_path / "killed")
+    sandbox.control.add_fault(
+        operation=DOWNLOAD, chunk_size=64, chunk_delay=0.2, times=0, after=after
+    )
+    credentials = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
+    fields = {"region": "custom", "base_url": sandbox.url, "store": "memory", **credentials}
+    worker = subprocess.Popen([sys.executable, "-c", COLLECTOR], stdin=subprocess.PIPE, text=True)
+    try:
+        json.dump([fields, transaction.id, killed.path], worker.stdin)
+        worker.stdin.close()
+        end = time.monotonic() + 60
+        while not (parts := [path for path in killed.sizes() if path.endswith(".part")]):
+            assert worker.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        worker.send_signal(signal.SIGKILL)
+        worker.wait(30)
+    left = content(killed)
+    assert parts
+    assert [path for path in left if path.endswith(".part")]
+    assert "manifest.json" not in left
+    assert not landed(manifest, killed)
+    for path, data in left.items():
+        assert path.endswith(".part") or data == whole.child(path).read_bytes()
+    sandbox.control.clear_faults()
+    assert collect(client, transaction, killed) == manifest
+    assert content(killed) == content(whole)
+
+
+def test_a_killed_try_of_another_transaction_leaves_nothing(client, process, local):
+    """A try that ended before its manifest has left files that nothing names."""
+    first = collect(client, process(3), local)
+    local.child("manifest.json").remove()
+    local.child(".manifest.json.0123456789abcdef.part").write_text("{")
+    local.child("2/.x.json.0123456789abcdef.part").write_text("{")
+    second = collect(client, process(1, "NEW"), local)
+    assert second.transaction_id != first.transaction_id
+    assert set(content(local)) == {"manifest.json", *(file.path for file in second.files)}
+    assert sorted(os.listdir(local.path)) == ["1", "manifest.json"]
+
+
+def test_the_manifest_holds_no_secret(client, sandbox, process, local):
+    transaction = process(1)
+    collect(client, transaction, local)
+    text = local.child("manifest.json").read_text()
+    secrets = [*sandbox.control.issued_secrets(), sandbox.credentials["client_secret"]]
+    assert len(secrets) > 1
+    assert not [secret for secret in secrets if secret in text]
+    assert sandbox.url not in text

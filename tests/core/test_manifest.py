@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a manifest says, and what is refused as one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pendulum
+import pytest
+import stores
+
+from vantage_orchestration.models import Classification
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    FileEntry,
+    Manifest,
+    SourceEntry,
+    TransactionManifest,
+    UnfinishedEntry,
+    class_of,
+)
+from vantage_orchestration.processing.plan import plan
+from vantage_orchestration.storage import Location
+from vantage_orchestration.upload import SourceFile
+
+
+@pytest.fixture(autouse=True)
+def _empty_stores():
+    stores.forget()
+    yield
+    stores.forget()
+
+
+TRANSACTION = TransactionManifest(
+    "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f",
+    "Receipt",
+    "Processed",
+    pendulum.datetime(2026, 3, 1, 12, 30, 0, 250_000, tz="Europe/Amsterdam"),
+    3,
+    (SourceEntry("Grüße.pdf", "Grüße.pdf", "s3://in/Grüße.pdf", 7, "ab" * 32, ("/a", "/b")),),
+    (
+        DocumentEntry(
+            "d1",
+            {"id": "c1", "name": "Receipt", "confidence": 97, "is_confident": True},
+            ({"type": "Condition", "message": "Total is off", "rule_id": None, "field_id": "f"},),
+            (
+                FileEntry("Receipt.json", "1/Receipt.json", "Json", 12, "cd" * 32),
+                FileEntry("\ud83d.json", "1/_.json", "FieldsJson", 0, "ef" * 32),
+            ),
+        ),
+        DocumentEntry("d2", None, (), ()),
+    ),
+    key="0123",
+)
+
+EXPECTED = {
+    "version": 1,
+    "transaction_id": "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f",
+    "key": "0123",
+    "skill_id": "Receipt",
+    "status": "Processed",
+    "created_at": "2026-03-01T11:30:00.250000Z",
+    "expires_at": "2026-03-15T11:30:00.250000Z",
+    "pages": 3,
+    "sources": [
+        {
+            "name": "Grüße.pdf",
+            "stored_name": "Grüße.pdf",
+            "path": "s3://in/Grüße.pdf",
+            "size": 7,
+            "sha256": "ab" * 32,
+            "duplicates": ["/a", "/b"],
+        }
+    ],
+    "documents": [
+        {
+            "document_id": "d1",
+            "class": {"id": "c1", "name": "Receipt", "confidence": 97, "is_confident": True},
+            "rule_errors": [
+                {"type": "Condition", "message": "Total is off", "rule_id": None, "field_id": "f"}
+            ],
+            "files": [
+                {
+                    "name": "Receipt.json",
+                    "path": "1/Receipt.json",
+                    "type": "Json",
+                    "size": 12,
+                    "sha256": "cd" * 32,
+                },
+                {
+                    "name": "\ud83d.json",
+                    "path": "1/_.json",
+                    "type": "FieldsJson",
+                    "size": 0,
+                    "sha256": "ef" * 32,
+                },
+            ],
+        },
+        {"document_id": "d2", "class": None, "rule_errors": [], "files": []},
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", ["local", "memory", "bucket"])
+def test_a_manifest_is_written_and_read_back(kind, tmp_path):
+    folder = Location.of(tmp_path if kind == "local" else f"{kind}://out")
+    assert TransactionManifest.load(folder) is None
+    written = TRANSACTION.write(folder)
+    assert written.path == folder.child("manifest.json").path
+    assert json.loads(written.read_text()) == EXPECTED
+    assert "Grüße" in written.read_text()
+    again = TransactionManifest.load(folder)
+    assert again == TRANSACTION
+    assert again.expires_at == TRANSACTION.created_at.add(days=14)
+    before = written.read_bytes()
+    again.write(folder)
+    assert written.read_bytes() == before
+    unknown = replace(TRANSACTION, skill_id=None, created_at=None, pages=None)
+    unknown.write(folder)
+    assert TransactionManifest.load(folder) == unknown
+    assert json.loads(written.read_text())["expires_at"] is None
+
+
+def changed(**members: object) -> dict[str, object]:
+    return {**EXPECTED, **members}
+
+
+def with_file(**members: object) -> dict[str, object]:
+    file = {**EXPECTED["documents"][0]["files"][0], **members}
+    return changed(documents=[{**EXPECTED["documents"][0], "files": [file]}])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        "text",
+        {},
+        changed(version=2),
+        changed(transaction_id=None),
+        changed(transaction_id=7),
+        changed(documents=None),
+        changed(documents=[7]),
+        changed(sources=[{}]),
+        changed(created_at="yesterday"),
+        changed(created_at="P1D"),
+        *(
+            with_file(path=path)
+            for path in (
+                "../1/a.json",
+                "/etc/passwd",
+                "1/../../a",
+                "1/..",
+                "1/.",
+                "1/",
+                "a/b.json",
+                "0/b.json",
+                "1\\b.json",
+                "1/b\\..\\c",
+                "1/a\0b",
+                "a.json",
+                7,
+                None,
+            )
+        ),
+        with_file(size=-1),
+        with_file(size="12"),
+        with_file(unknown=1),
+    ],
+)
+def test_anything_else_is_no_manifest(data, tmp_path, caplog):
+    with pytest.raises(ValueError, match="manifest"):
+        TransactionManifest.from_json(data)
+    folder = Location.of(tmp_path)
+    folder.child("manifest.json").write_text(json.dumps(data))
+    assert TransactionManifest.load(folder) is None
+    assert "is passed over" in caplog.text
+
+
+def test_half_a_manifest_is_none(tmp_path, caplog):
+    folder = Location.of(tmp_path)
+    for text in ("", "{", "[" * 100_000, '{"version": 1}', "\x00"):
+        folder.child("manifest.json").write_text(text)
+        assert TransactionManifest.load(folder) is None
+        assert Manifest.load(folder) is None
+    folder.child("manifest.json").write(lambda stream: stream.write(b"\xff\xfe"))
+    assert TransactionManifest.load(folder) is None
+
+
+def test_a_file_entry_may_be_named_like_anything_safe():
+    assert TransactionManifest.from_json(with_file(path="17/..a b..json")).files[0].path
+
+
+def test_the_manifest_of_a_job(tmp_path):
+    (unit,) = plan(
+        [SourceFile.of(b"a", name="a.pdf"), SourceFile.of(b"a", name="b.pdf")], process_skill=True
+    )
+    sources = tuple(SourceEntry.of(file) for file in unit.files)
+    manifest = Manifest(
+        "Receipt",
+        "job-1",
+        (
+            replace(TRANSACTION, folder="Grüße.pdf"),
+            replace(TRANSACTION, transaction_id="t2", folder="b.pdf", pages=None),
+        ),
+        (
+            UnfinishedEntry("t3", "Processing", in_review=True, sources=sources),
+            UnfinishedEntry("t4", "New"),
+        ),
+        (
+            UnfinishedEntry(
+                "t5", "Failed", error="See https://example.com/x?token=made-up-secret", sources=()
+            ),
+        ),
+    )
+    folder = Location.of(tmp_path / "out")
+    text = manifest.write(folder).read_text()
+    data = json.loads(text)
+    assert data["counts"] == {
+        "transactions": 2,
+        "documents": 4,
+        "files": 4,
+        "pages": 3,
+        "rule_errors": 2,
+        "duplicates": 5,
+        "pending": 2,
+        "in_review": 1,
+        "failed": 1,
+    }
+    assert [entry["folder"] for entry in data["transactions"]] == ["Grüße.pdf", "b.pdf"]
+    assert data["transactions"][0] == {"folder": "Grüße.pdf", **EXPECTED}
+    assert data["pending"][0] == {
+        "transaction_id": "t3",
+        "status": "Processing",
+        "in_review": True,
+        "error": None,
+        "sources": [
+            {
+                "name": "a.pdf",
+                "stored_name": "a.pdf",
+                "path": "a.pdf",
+                "size": 1,
+                "sha256": unit.files[0].sha256,
+                "duplicates": ["b.pdf"],
+            }
+        ],
+    }
+    assert data["failed"][0]["error"] == "See https://example.com/x"
+    again = Manifest.load(folder)
+    assert replace(again, failed=()) == replace(manifest, failed=())
+    assert again.write(folder).read_text() == text
+    assert TransactionManifest.load(folder) is None, "it is another kind"
+    with pytest.raises(ValueError, match="manifest"):
+        Manifest.from_json(EXPECTED)
+    empty = Manifest("Receipt")
+    assert Manifest.from_json(json.loads(json.dumps(empty.to_json()))) == empty
+    assert set(empty.counts.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("result_class", "confidences", "expected"),
+    [
+        (
+            {"id": "c1", "name": "A"},
+            [("c0", "A", 5), ("c1", "A", 90)],
+            {"id": "c1", "name": "A", "confidence": 90},
+        ),
+        ("A", [("c0", "B", 5), ("c1", "A", 80)], {"id": None, "name": "A", "confidence": 80}),
+        ({"id": "c1"}, [("c1", "A", 70)], {"id": "c1", "name": None, "confidence": 70}),
+        ({"id": None, "name": None}, [], {"id": None, "name": None, "confidence": None}),
+        (
+            {"id": "c2", "name": "A"},
+            [("c1", "A", 1)],
+            {"id": "c2", "name": "A", "confidence": None},
+        ),
+    ],
+)
+def test_the_confidence_is_that_of_the_class(result_class, confidences, expected):
+    found = Classification.read(
+        {
+            "isResultClassConfident": True,
+            "resultClass": result_class,
+            "classConfidences": [
+                {"classId": key, "className": name, "confidence": value}
+                for key, name, value in confidences
+            ],
+        }
+    )
+    assert class_of(found) == {**expected, "is_confident": True}
+    assert class_of(None) is None

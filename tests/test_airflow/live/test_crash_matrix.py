@@ -1,0 +1,440 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Airflow is disturbed at each point of a run, and goes on to the run's end by itself.
+
+In each case every input is charged once, the results are complete and the same bytes that the
+service has, and nothing is left over. What the service saw is counted on its side. All runs are
+disturbed at the same time, each on a sandbox of its own; each test looks at one of them.
+
+A worker that is killed is, in turns, the process that runs the task (as when memory runs out) and
+that process with the one that supervises it (as when a machine is lost).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import pytest
+from leaks import database_bytes, find_leaks
+from test_airflow.live.running import PATIENCE, Running, kill
+from test_airflow.live.scene import INPUTS, Scene
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+
+ONCE = {f"{number}.pdf": 1 for number in range(1, INPUTS + 1)}
+TWICE = {f"{number}.pdf": 2 for number in range(1, INPUTS + 1)}
+
+
+# ---------------------------------------------------------------- the cases
+
+
+def undisturbed(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    task = scene.finish()
+    assert task["try_number"] == 1
+
+
+def cleared_at_the_end(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    scene.finish()
+    before = scene.files()
+    scene.run.clear()
+    scene.end(try_number=2)
+    assert scene.files() == before
+    downloads = scene.requests("downloadResultFile")
+    assert len(downloads) == len({each["path"] for each in downloads})
+
+
+def before_create(scene: Scene, gate: Gate) -> None:
+    scene.catch("createTransaction", drop=True)
+    scene.trigger()
+    scene.caught()
+    assert scene.control.transactions() == []
+    scene.kill(whole=False)
+    scene.finish()
+
+
+def after_create(scene: Scene, gate: Gate) -> None:
+    scene.catch("createTransaction", when="after")
+    scene.trigger()
+    scene.until(lambda: len(scene.left_over()) == INPUTS, "the transactions to be made")
+    scene.kill(whole=True)
+    scene.finish()
+
+
+def during_upload(scene: Scene, gate: Gate) -> None:
+    scene.catch("addFiles", times=1, drop=True, read_body=False)
+    scene.trigger()
+    scene.caught(1)
+    # The others have been sent at the same time, and started.
+    scene.started(INPUTS - 1)
+    assert len(scene.left_over()) == 1
+    scene.kill(whole=False)
+    scene.finish()
+
+
+def after_upload(scene: Scene, gate: Gate) -> None:
+    # Each transaction is looked at before it is started.
+    scene.catch("getTransaction", drop=True)
+    scene.trigger()
+    scene.caught()
+    assert [len(each["files"]) for each in scene.control.transactions()] == [1] * INPUTS
+    scene.kill(whole=True)
+    scene.finish()
+
+
+def before_start(scene: Scene, gate: Gate) -> None:
+    scene.catch("startTransaction", drop=True)
+    scene.trigger()
+    scene.caught()
+    assert len(scene.left_over()) == INPUTS
+    scene.kill(whole=False)
+    scene.finish()
+
+
+def after_start(scene: Scene, gate: Gate) -> None:
+    # Started, but nobody has been told.
+    scene.catch("startTransaction", when="after")
+    scene.trigger()
+    scene.started()
+    scene.kill(whole=True)
+    scene.finish()
+
+
+def supervisor_killed(scene: Scene, gate: Gate) -> None:
+    # The task goes on without its supervisor, until it needs it. Its requests to start what it has
+    # made arrive when the next try is at work on the same transactions.
+    scene.catch("startTransaction", delay=25.0)
+    scene.trigger()
+    scene.caught()
+    runner, supervisor = scene.airflow.worker_of(scene.run.when("running"))
+    kill(supervisor)
+    scene.control.clear_faults()
+    scene.deferred(try_number=2)
+    gone, _ = psutil.wait_procs([runner], timeout=PATIENCE)
+    assert gone == [runner]
+    scene.finish()
+
+
+def during_download(scene: Scene, gate: Gate) -> None:
+    scene.control.add_fault(operation="downloadResultFile", chunk_delay=2.0, chunk_size=50)
+    scene.trigger()
+    scene.deferred()
+    scene.release()
+    scene.until(
+        lambda: any(each["response_bytes"] for each in scene.requests("downloadResultFile")),
+        "the first bytes of a result",
+    )
+    scene.kill(whole=False)
+    assert not (scene.output / "manifest.json").exists()
+    scene.end()
+
+
+def after_download(scene: Scene, gate: Gate) -> None:
+    # Deleted, but nobody has been told. The service takes minutes for it.
+    scene.catch("deleteTransaction", times=1, when="after")
+    scene.trigger()
+    scene.deferred()
+    scene.release()
+    scene.until(
+        lambda: any(each["deleted"] for each in scene.control.transactions()),
+        "a transaction to be deleted",
+    )
+    scene.kill(whole=True)
+    scene.end()
+    assert all(each["deleted"] for each in scene.control.transactions())
+
+
+def waiting_in_the_worker(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.started()
+    scene.asked()
+    scene.kill(whole=False)
+    scene.started()
+    scene.asked()
+    scene.finish()
+
+
+def triggerer_killed(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    try:
+        scene.deferred()
+        scene.airflow.kill("triggerer")
+        scene.airflow.begin("triggerer")
+        scene.asked()
+        scene.airflow.end("triggerer")
+        scene.airflow.begin("triggerer")
+        scene.asked()
+    finally:
+        gate.open()
+    task = scene.finish()
+    assert task["try_number"] == 1
+
+
+def cleared_while_deferred(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    gate.pass_through()
+    scene.asked()
+    scene.run.clear()
+    scene.deferred(try_number=2)
+    scene.finish(try_number=2)
+    # The trigger of the first try was ended by Airflow; it must not take away the second's work.
+    assert scene.requests("deleteTransaction") == []
+
+
+def cleared_while_running(scene: Scene, gate: Gate) -> None:
+    scene.catch("startTransaction", when="after")
+    scene.trigger()
+    scene.started()
+    scene.run.clear()
+    scene.control.clear_faults()
+    scene.deferred(try_number=2)
+    scene.finish(try_number=2)
+    assert scene.requests("deleteTransaction") == []
+
+
+def marked_failed(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    gate.pass_through()
+    scene.asked()
+    scene.run.mark("failed")
+    scene.until(lambda: scene.run.state == "failed", "the run to fail", ended=True)
+    scene.run.clear()
+    scene.deferred(try_number=2)
+    scene.finish(try_number=2)
+    assert scene.requests("deleteTransaction") == []
+
+
+def marked_failed_to_delete(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    gate.pass_through()
+    scene.asked()
+    scene.run.mark("failed")
+    scene.until(
+        lambda: scene.control.transactions() == [], "the transactions to be deleted", ended=True
+    )
+    scene.run.clear()
+    scene.deferred(try_number=2)
+    scene.finish(try_number=2)
+
+
+def retried(scene: Scene, gate: Gate) -> None:
+    # A time limit is reached, and the task fails; the service goes on.
+    scene.trigger()
+    scene.deferred(try_number=2)
+    scene.finish(try_number=2)
+    assert "WaitTimeout" in scene.run.log()
+
+
+def reviewed(scene: Scene, gate: Gate) -> None:
+    scene.trigger()
+    scene.deferred()
+    scene.release()
+    scene.until(lambda: any(each["in_review"] for each in scene.control.transactions()), "a review")
+    gate.pass_through()
+    scene.deferred()
+    scene.run.clear()
+    scene.deferred(try_number=2)
+    gate.triggers += scene.airflow.stored_triggers()
+    [waiting] = [each for each in scene.control.transactions() if each["in_review"]]
+    scene.control.finish_review(waiting["id"])
+    scene.end(try_number=2)
+
+
+# ------------------------------------------------------------------ the run
+
+
+@dataclass(frozen=True)
+class Case:
+    steps: Callable[[Scene, Gate], None]
+    dag_id: str = "crash"
+    starts: dict[str, int] = field(default_factory=lambda: ONCE)
+    settings: dict[str, Any] = field(default_factory=dict)
+    extra_lines: tuple[str, ...] = ()
+    padding: int = 0
+
+
+CASES = {
+    case.steps.__name__: case
+    for case in (
+        Case(undisturbed),
+        Case(triggerer_killed),
+        # Made and not started: found again only where the service lists such transactions.
+        Case(after_create, settings={"list_new": True}),
+        Case(after_upload),
+        Case(after_start),
+        Case(after_download, "crash_delete_after", settings={"delete_seconds": 3600.0}),
+        Case(before_create),
+        # More than is sent before a server has begun to read it.
+        Case(during_upload, padding=3_000_000),
+        Case(before_start),
+        Case(supervisor_killed),
+        Case(during_download),
+        Case(waiting_in_the_worker, "crash_in_worker"),
+        Case(cleared_at_the_end),
+        Case(cleared_while_deferred, "crash_delete_on_kill"),
+        Case(cleared_while_running, "crash_delete_on_kill"),
+        Case(marked_failed),
+        # Deleted transactions can be read for a moment; here they are gone at once.
+        Case(marked_failed_to_delete, "crash_delete_on_kill", TWICE, settings={"delete_polls": 0}),
+        Case(retried, "crash_short"),
+        Case(reviewed, extra_lines=("Manual review required",)),
+    )
+}
+
+
+class Gate:
+    """Closed while the triggerer is killed and restarted.
+
+    Attributes:
+        triggers: What the database has held of triggers, which it forgets when they are over.
+    """
+
+    def __init__(self) -> None:
+        self.triggers: list[str] = []
+        self._open = threading.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def pass_through(self) -> None:
+        """Wait until the triggerer stays."""
+        if not self._open.wait(300):
+            raise TimeoutError("the triggerer was not restarted")
+
+
+class Matrix:
+    """All cases, in work."""
+
+    def __init__(self, airflow: Running, scenes: dict[str, Scene]) -> None:
+        self.airflow = airflow
+        self.scenes = scenes
+        self.gate = Gate()
+        self.pool = ThreadPoolExecutor(len(scenes))
+        self.running: dict[str, Future[None]] = {
+            name: self.pool.submit(CASES[name].steps, scene, self.gate)
+            for name, scene in scenes.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def matrix(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+    """Begin all cases."""
+    with contextlib.ExitStack() as stack:
+        scenes = {}
+        for seed, (name, case) in enumerate(CASES.items(), 100):
+            scenes[name] = Scene(
+                running,
+                name,
+                tmp_path_factory.mktemp(name),
+                seed=seed,
+                dag_id=case.dag_id,
+                settings=case.settings,
+                extra_lines=case.extra_lines,
+                padding=case.padding,
+            )
+            stack.callback(scenes[name].stop)
+            scenes[name].begin()
+        matrix = Matrix(running, scenes)
+        stack.callback(matrix.pool.shutdown, cancel_futures=True)
+        yield matrix
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_page_is_paid_for_once(matrix: Matrix, name: str) -> None:
+    scene, case = matrix.scenes[name], CASES[name]
+    matrix.running[name].result()
+    transactions = scene.control.transactions()
+
+    assert scene.starts() == case.starts
+    assert scene.requests("launchTransaction") == []
+    assert scene.left_over() == []
+    assert len(transactions) == INPUTS
+    assert {each["status"] for each in transactions} <= {"Processed", "Processing"}
+    if case.steps is not supervisor_killed:
+        # Nor has the service refused to start one a second time.
+        assert {each["started"] for each in transactions} == {1}
+
+    check_results(scene)
+    told = scene.run.xcom()
+    assert told["transactions"] == told["documents"] == INPUTS
+    assert told["failed"] == told["pending"] == told["in_review"] == 0
+
+
+def check_results(scene: Scene) -> None:
+    """Compare the output folder with what the service has."""
+    files = scene.files()
+    manifest = scene.manifest()
+    named = {
+        f"{entry['folder']}/{file['path']}": file
+        for entry in manifest["transactions"]
+        for document in entry["documents"]
+        for file in document["files"]
+    }
+    sources = [each["name"] for entry in manifest["transactions"] for each in entry["sources"]]
+    assert sorted(sources) == sorted(ONCE)
+    manifests = {f"{entry['folder']}/manifest.json" for entry in manifest["transactions"]}
+    assert set(files) == {"manifest.json", *manifests, *named}
+    if not scene.control.transactions()[0]["deleted"]:
+        contents = [content for _, content in scene.served().values()]
+        assert len(contents) == INPUTS * 2
+        assert sorted(files[path] for path in named) == sorted(contents)
+    for path, file in named.items():
+        assert len(files[path]) == file["size"]
+
+
+def test_nothing_is_left_in_the_database(matrix: Matrix) -> None:
+    for future in matrix.running.values():
+        assert future.exception() is None
+    with contextlib.closing(sqlite3.connect(matrix.airflow.database)) as connection:
+        [triggers] = connection.execute("SELECT count(*) FROM trigger").fetchone()
+        states = connection.execute("SELECT DISTINCT state FROM task_instance").fetchall()
+    assert triggers == 0
+    assert states == [("success",)]
+
+
+def test_nothing_leaks(matrix: Matrix) -> None:
+    """Neither the database nor a log nor what the processes have printed holds a secret."""
+    for future in matrix.running.values():
+        future.exception()
+    passwords: set[str] = set()
+    issued: set[str] = set()
+    for scene in matrix.scenes.values():
+        account = scene.sandbox.credentials
+        passwords |= {account["password"], account["client_secret"]}
+        issued |= set(scene.control.issued_secrets())
+    assert [each for each in issued if each.startswith("eyJ")]
+    # Links to the review, which are a credential as well.
+    assert [each for each in issued if not each.startswith("eyJ")]
+    places = {
+        "home": matrix.airflow.home,
+        "triggers": "\n".join(matrix.gate.triggers),
+        **{name: scene.output for name, scene in matrix.scenes.items()},
+    }
+    assert find_leaks({*passwords, *issued}, places) == []
+
+    # The search would have found it: what is no secret is in all of these places.
+    scene = matrix.scenes["reviewed"]
+    [reviewed] = [
+        each["id"]
+        for each in scene.control.transactions()
+        if each["files"][0]["name"] == f"{INPUTS}.pdf"
+    ]
+    found = set(find_leaks([reviewed], places))
+    assert found >= {"triggers", "home: airflow.db (rows)", "home: attempt=1.log"}
+    assert found >= {"home: scheduler.txt", "reviewed: manifest.json"}
+    rows = database_bytes(matrix.airflow.database).decode()
+    for table in ("xcom", "task_state_store", "rendered_task_instance_fields", "log"):
+        lines = [line for line in rows.splitlines() if line.startswith(f'INSERT INTO "{table}"')]
+        assert lines, table

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deletes the transactions of a task that somebody has ended, if its author asked for that.
+
+Airflow calls ``on_kill`` also for a task that is cleared, or whose worker is shut down. Its next
+try goes on with the same transactions, so they must stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.errors import VantageError
+from vantage_orchestration.watching.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+
+__all__ = ["KILLED", "delete_transactions", "state_of_task"]
+
+#: States from which a task does not go on by itself. A cleared or retried task has another one,
+#: and its new try goes on with the same transactions.
+KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_failed"})
+_THREADS: Final = 8
+
+
+def state_of_task(task: Any) -> str | None:
+    """Return the state of a task in Airflow's database, None if it has none.
+
+    It asks the supervisor and waits for the answer: never call it in an event loop's thread.
+
+    Args:
+        task: Task instance.
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=task.dag_id,
+        run_ids=[task.run_id],
+        task_ids=[task.task_id],
+        map_index=task.map_index,
+    )
+    mapped = task.map_index is not None and task.map_index >= 0
+    name = f"{task.task_id}_{task.map_index}" if mapped else task.task_id
+    state = states.get(task.run_id, {}).get(name)
+    return None if state is None else str(getattr(state, "value", state))
+
+
+def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, VantageError]:
+    """Delete transactions, several at a time, and return what went wrong."""
+    failures: dict[str, VantageError] = {}
+
+    def delete(name: str) -> None:
+        try:
+            client.delete_transaction(name)
+        except VantageError as error:
+            failures[name] = error
+
+    in_parallel(delete, ids, _THREADS)
+    return failures

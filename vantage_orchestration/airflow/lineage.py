@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lineage for OpenLineage: which files a task has read, and which folder it has written.
+
+Airflow's OpenLineage provider calls ``get_openlineage_facets_on_start`` and
+``get_openlineage_facets_on_complete`` of an operator, which return what :func:`datasets` makes.
+Without that provider nobody calls them, so it need not be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.airflow.urls import Place
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+__all__ = ["dataset_name", "datasets"]
+
+
+def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage:
+    """Return the datasets of a task. Call it from the methods named above only.
+
+    Args:
+        inputs: URLs or local paths of the files; each counts once.
+        output: URL or local path of the folder with the results, None if there is none yet.
+
+    Raises:
+        ImportError: The provider ``apache-airflow-providers-openlineage`` is not installed.
+    """
+    from airflow.providers.common.compat.openlineage.facet import Dataset
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    read = dict.fromkeys(dataset_name(url) for url in inputs)
+    written = [] if output is None else [dataset_name(output)]
+    return OperatorLineage(
+        inputs=[Dataset(namespace=namespace, name=name) for namespace, name in read],
+        outputs=[Dataset(namespace=namespace, name=name) for namespace, name in written],
+    )
+
+
+def dataset_name(url: str) -> tuple[str, str]:
+    """Return namespace and name of a file or folder by OpenLineage's naming conventions.
+
+    Local files are ``file`` and the absolute path, those of HDFS keep the leading slash as well;
+    in buckets the name is the key. No login and no query is in either.
+    """
+    place = Place.of(url)
+    if place.scheme == "file":
+        return (f"file://{place.authority}" if place.authority else "file"), place.path
+    namespace = f"{place.scheme}://{place.authority}" if place.authority else place.scheme
+    if place.scheme == "hdfs":
+        return namespace, place.path
+    return namespace, place.path.lstrip("/") or "/"

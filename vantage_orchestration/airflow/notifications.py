@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tells people that ABBYY Vantage waits for one of them.
+
+Operators take ``review_notifiers``: functions that are called with the context, or notifiers of any
+provider (mail, Slack and so on), like Airflow's own ``on_failure_callback``. The context has one
+more member then, so in templates of notifiers there are::
+
+    {{ abbyy_vantage_review.page }}             page with a button for each review
+    {{ abbyy_vantage_review.transaction_ids }}  ids of the transactions that wait
+    {{ abbyy_vantage_review.deadline }}         when the task stops waiting (UTC), or None
+
+The page needs a login to Airflow. A review link of ABBYY Vantage itself holds a token, so it is
+not told to anybody: whoever has it can open the review, and mails and channels are kept for long.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from vantage_orchestration.airflow.links import page_url
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseNotifier, Context
+
+__all__ = ["CONTEXT_KEY", "ReviewNotifier", "notify_review"]
+
+#: Name of the additional member of the context.
+CONTEXT_KEY: Final = "abbyy_vantage_review"
+
+if TYPE_CHECKING:
+    ReviewNotifier = Callable[[Context], Any] | BaseNotifier
+
+log = logging.getLogger(__name__)
+
+
+def notify_review(
+    context: Context,
+    notifiers: Sequence[ReviewNotifier],
+    transaction_ids: Iterable[str],
+    deadline: float | None = None,
+) -> None:
+    """Call all notifiers, in their order. What one of them raises is logged, and no more.
+
+    Call :func:`vantage_orchestration.airflow.links.record_transactions` first: the page shows what
+    that has noted.
+
+    Args:
+        context: Context of the running task; it is not changed.
+        notifiers: Functions and notifiers.
+        transaction_ids: Transactions that wait for a person.
+        deadline: When the task stops waiting, in seconds since 1970 UTC.
+    """
+    if not notifiers:
+        return
+    import pendulum
+
+    review = {
+        "transaction_ids": list(transaction_ids),
+        "page": page_url(context["ti"]),
+        "deadline": None if deadline is None else pendulum.from_timestamp(deadline, tz="UTC"),
+    }
+    for index, notifier in enumerate(notifiers):
+        # A notifier puts its fields into the context, and renders its own templates for good:
+        # each call gets copies, so that a second one speaks about the second review.
+        theirs = cast("Context", {**context, CONTEXT_KEY: dict(review)})
+        try:
+            copy.copy(notifier)(theirs)
+        except Exception:
+            log.exception("Review notifier %d failed; the task goes on", index)

@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators: documents in, results out, and the steps of that one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from vantage_orchestration.airflow.assets import emit
+from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
+from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.hooks.vantage import VantageHook
+from vantage_orchestration.airflow.killing import KILLED, delete_transactions, state_of_task
+from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
+from vantage_orchestration.airflow.storage import inputs_of, location_of
+from vantage_orchestration.airflow.waiting import (
+    REVIEW_TIMEOUT,
+    OnReview,
+    Outcome,
+    WaitingMixin,
+    check_outcome,
+    ids_of,
+)
+from vantage_orchestration.errors import RulesBroken, translating
+
+if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import Context
+
+    from vantage_orchestration.processing.job import JobSettings
+    from vantage_orchestration.processing.keys import TaskKey
+    from vantage_orchestration.processing.ledger import Ledger
+    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.storage import Location
+
+__all__ = [
+    "VantageDeleteTransactionOperator",
+    "VantageDownloadResultsOperator",
+    "VantageProcessDocumentsOperator",
+    "VantageSubmitOperator",
+]
+
+TIMEOUT = 3600.0
+PARALLEL = 8
+#: Seconds that ``on_kill`` may take; the supervisor gives a task a few before it is killed.
+_DELETE_SECONDS = 4.0
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class _VantageOperator(BaseOperator):
+    """What the operators have in common."""
+
+    ui_color = "#ffe3e0"
+    operator_extra_links = (VantageTransactionLink(),)
+    _lineage: tuple[list[str], str] | None = None
+
+    def __init__(self, *, abbyy_vantage_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
+
+    @cached_property
+    def hook(self) -> VantageHook:
+        """The hook; nothing is read before it is used."""
+        return VantageHook(self.abbyy_vantage_conn_id)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+        """Return what was read and written, for Airflow's OpenLineage provider if installed."""
+        from vantage_orchestration.airflow.lineage import datasets
+
+        return datasets(*self._lineage) if self._lineage is not None else None
+
+    def _result(self, context: Context, manifest: Manifest, output: Location) -> dict[str, Any]:
+        """Return the task's result, and emit it with the events of the task's asset outlets.
+
+        Raises:
+            RulesBroken: A document breaks a rule, and the task is to fail then.
+        """
+        from vantage_orchestration.processing.job import MANIFEST
+
+        result = {"manifest": output.child(MANIFEST).url, **manifest.counts}
+        emit(context, output.url, result)
+        sources = [source for entry in manifest.transactions for source in entry.sources]
+        read = [source.path for source in sources if source.path is not None]
+        self._lineage = read, output.url
+        broken = manifest.counts["rule_errors"]
+        if broken and getattr(self, "fail_on_rule_errors", False):
+            raise translate(
+                RulesBroken(
+                    f"The documents break business rules {broken} times",
+                    hint=f"The results have landed; {result['manifest']} names the rules",
+                )
+            )
+        return result
+
+
+class _SendingOperator(_VantageOperator):
+    """What the two operators that send files have in common."""
+
+    inputs: Any
+    skill_id: str
+    registration_parameters: Any
+    skill_parameters: Any
+    duplicates: str
+    durable: bool
+    parallel: int
+
+    def _key(self) -> TaskKey:
+        """Return who asks, the same in each try, and different for other registration parameters.
+
+        Without the map index: if a file joins those that a task is mapped over and the run is
+        cleared, the indexes of all files behind it change. What an instance works on is part of
+        each transaction's key by the files' names and contents.
+        """
+        from vantage_orchestration.airflow.context import task_key
+
+        key = task_key(json.dumps(self.registration_parameters or {}, sort_keys=True))
+        return key if self.durable else replace(key, since=None)
+
+    def _ledger(self, context: Context) -> Ledger:
+        from vantage_orchestration.airflow.ledger import TaskStateLedger
+        from vantage_orchestration.processing.ledger import MemoryLedger
+
+        store = context.get("task_state_store")
+        if not self.durable or store is None:
+            return MemoryLedger()
+        return TaskStateLedger(store, fingerprint=self._fingerprint())
+
+    def _fingerprint(self) -> str:
+        """Return a digest of what the transactions depend on, but for the inputs.
+
+        Clearing a task keeps its state, also after its arguments were changed.
+        """
+        return _digest([self._key().scope, self.skill_id, self.skill_parameters or {}])
+
+    def _settings(self, **more: Any) -> JobSettings:
+        from vantage_orchestration.processing.job import JobSettings
+
+        with translating(translate):
+            return JobSettings(
+                skill_id=self.skill_id,
+                registration_parameters=self.registration_parameters,
+                skill_parameters=self.skill_parameters,
+                duplicates=self.duplicates,
+                parallel=self.parallel,
+                origin=_digest(self.inputs)[:8],
+                **more,
+            )
+
+
+class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: ignore[misc]
+    """Processes documents: files in, a folder with results and a manifest out.
+
+    Each file is sent once, however often the task is tried, cleared or killed: a later try goes on
+    with the transactions that it finds. While ABBYY Vantage works, or a person reviews, the task is
+    deferred and takes no worker slot.
+
+    Args:
+        inputs: Path, glob or URL of any store that Airflow's ``ObjectStoragePath`` knows, or
+            several (templated). A Process skill gets up to 1000 files in a transaction; all others
+            get one transaction for each file, since they take a transaction for one document.
+        output_path: Folder for the results, a path or URL (templated). It belongs to this task
+            instance alone: for mapped tasks put ``{{ ti.map_index }}`` into it.
+        skill_id: Skill (templated).
+        abbyy_vantage_conn_id: Connection (templated).
+        result_types: Types of result files to fetch, such as ``["FieldsJson"]``; all by default.
+        registration_parameters: Up to 9, for each transaction (templated). They are part of what
+            makes a try find its transactions, so they must not change from try to try.
+        skill_parameters: Up to 10 (templated).
+        duplicates: ``skip`` sends one of several files with the same content, ``send`` all of them,
+            ``fail`` refuses them.
+        timeout: Seconds that the service may take.
+        review_timeout: Seconds that people may take, from when the first of them is needed.
+        on_review: What to do when a person is needed: ``wait`` for up to ``review_timeout``,
+            ``return`` without those documents, or ``fail``. Trying again goes on in each case.
+        fail_on_rule_errors: Fail if a document breaks a business rule of its skill. The results are
+            there nevertheless.
+        delete_after: Delete the transactions in ABBYY Vantage when all of their results have
+            landed. They are deleted after 14 days anyway.
+        durable: False sends everything anew with each try, and pays for it.
+        delete_on_kill: Delete the transactions if somebody ends the task. Pages stay charged.
+        poke_interval: Seconds between two looks at the beginning; they grow.
+        max_poke_interval: Seconds between two looks at the most.
+        parallel: Requests at the same time.
+        deferrable: Wait in the triggerer, which is the default; see
+            :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
+        review_notifiers: Called with the context when a person is needed, like
+            ``on_failure_callback``; notifiers or functions.
+
+    Returns:
+        ``manifest`` (its URI) and numbers: ``transactions``, ``documents``, ``files``, ``pages``,
+        ``rule_errors``, ``duplicates``, ``in_review``, ``pending``, ``failed``.
+
+    Raises:
+        ConfigurationError: An input or argument is not acceptable. Nothing was sent.
+        TransactionFailed: Documents could not be processed; the others' results have landed.
+        WaitTimeout: A limit was reached. A retry goes on.
+    """
+
+    template_fields: Sequence[str] = (
+        "inputs",
+        "output_path",
+        "skill_id",
+        "abbyy_vantage_conn_id",
+        "result_types",
+        "registration_parameters",
+        "skill_parameters",
+    )
+
+    def __init__(
+        self,
+        *,
+        inputs: Any,
+        output_path: Any,
+        skill_id: str,
+        result_types: Collection[str] | None = None,
+        registration_parameters: Mapping[str, str] | None = None,
+        skill_parameters: Mapping[str, str] | None = None,
+        duplicates: str = "skip",
+        timeout: float = TIMEOUT,
+        review_timeout: float = REVIEW_TIMEOUT,
+        on_review: OnReview = "wait",
+        fail_on_rule_errors: bool = False,
+        delete_after: bool = False,
+        durable: bool = True,
+        delete_on_kill: bool = False,
+        poke_interval: float = 10.0,
+        max_poke_interval: float = 60.0,
+        parallel: int = PARALLEL,
+        deferrable: bool | None = None,
+        review_notifiers: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        self.output_path = output_path
+        self.skill_id = skill_id
+        self.result_types = result_types
+        self.registration_parameters = registration_parameters
+        self.skill_parameters = skill_parameters
+        self.duplicates = duplicates
+        self.timeout = timeout
+        self.review_timeout = review_timeout
+        self.on_review = on_review
+        self.fail_on_rule_errors = fail_on_rule_errors
+        self.delete_after = delete_after
+        self.durable = durable
+        self.delete_on_kill = delete_on_kill
+        self.poke_interval = poke_interval
+        self.max_poke_interval = max_poke_interval
+        self.parallel = parallel
+        self.deferrable = deferrable
+        self.review_notifiers = review_notifiers
+        self._check_waiting()
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start the transactions, then wait for them."""
+        from vantage_orchestration.processing.job import begin
+
+        ledger = self._ledger(context)
+        self._running = context["ti"], ledger
+        job = begin(
+            self.hook.client,
+            inputs_of(self.inputs),
+            location_of(self.output_path),
+            self._key(),
+            self._job_settings(),
+            token=self._token(context),
+            ledger=ledger,
+        )
+        record_transactions(context, self.abbyy_vantage_conn_id, job.transaction_ids)
+        result: dict[str, Any] = self._wait(context, job.transaction_ids, self.timeout)
+        return result
+
+    #: What ``on_kill`` needs to know of the running try.
+    _running: tuple[Any, Ledger] | None = None
+
+    def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
+        from vantage_orchestration.processing.job import finish
+
+        output = location_of(self.output_path)
+        manifest = finish(
+            self.hook.client,
+            output,
+            self._job_settings(),
+            token=self._token(context),
+            in_review=outcome.in_review,
+            ledger=self._ledger(context),
+        )
+        check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=self.on_review)
+        return self._result(context, manifest, output)
+
+    def on_kill(self) -> None:
+        """Delete the transactions, if that was asked for and somebody has ended the task."""
+        if not self.delete_on_kill or self._running is None:
+            return
+        task, ledger = self._running
+        failures: list[Exception] = []
+
+        def delete() -> None:
+            try:
+                if state_of_task(task) in KILLED:
+                    ids = [record.transaction_id for record in ledger.load().values()]
+                    failures.extend(delete_transactions(self.hook.client, ids).values())
+            except Exception as error:
+                failures.append(error)
+
+        # Airflow calls this in a signal handler, which may have interrupted the very code that
+        # asks the supervisor: in its own thread it can be given up.
+        thread = threading.Thread(target=delete, name="abbyy-vantage-delete", daemon=True)
+        thread.start()
+        thread.join(_DELETE_SECONDS)
+        for error in failures:
+            self.log.warning("A transaction was not deleted: %s", type(error).__name__)
+
+    def _job_settings(self) -> JobSettings:
+        return self._settings(result_types=self.result_types, delete_after=self.delete_after)
+
+    def _token(self, context: Context) -> str:
+        from vantage_orchestration.processing.job import job_token
+
+        task = context["ti"]
+        return job_token(json.dumps([task.dag_id, task.run_id, task.task_id]), str(task.map_index))
+
+
+class VantageSubmitOperator(_SendingOperator):
+    """Starts transactions and does not wait for them: see :class:`VantageTransactionSensor`.
+
+    The arguments are those of :class:`VantageProcessDocumentsOperator` as far as they have to do
+    with sending.
+
+    Returns:
+        The ids of the transactions, in the order of the inputs. Small, as XComs have to be.
+    """
+
+    template_fields: Sequence[str] = (
+        "inputs",
+        "skill_id",
+        "abbyy_vantage_conn_id",
+        "registration_parameters",
+        "skill_parameters",
+    )
+
+    def __init__(
+        self,
+        *,
+        inputs: Any,
+        skill_id: str,
+        registration_parameters: Mapping[str, str] | None = None,
+        skill_parameters: Mapping[str, str] | None = None,
+        duplicates: str = "skip",
+        durable: bool = True,
+        parallel: int = PARALLEL,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        self.skill_id = skill_id
+        self.registration_parameters = registration_parameters
+        self.skill_parameters = skill_parameters
+        self.duplicates = duplicates
+        self.durable = durable
+        self.parallel = parallel
+
+    def execute(self, context: Context) -> list[str]:
+        """Start the transactions."""
+        from vantage_orchestration.processing.job import submit_files
+
+        submitted = submit_files(
+            self.hook.client,
+            inputs_of(self.inputs),
+            self._key(),
+            self._settings(),
+            ledger=self._ledger(context),
+        )
+        ids = [each.transaction_id for each in submitted]
+        record_transactions(context, self.abbyy_vantage_conn_id, ids)
+        return ids
+
+
+class VantageDownloadResultsOperator(_VantageOperator):
+    """Brings the results of processed transactions into a folder.
+
+    Args:
+        transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
+            (templated).
+        output_path: Folder for the results, a path or URL (templated). Each transaction gets a
+            folder in it, named by its id; ``manifest.json`` tells what is where.
+        abbyy_vantage_conn_id: Connection (templated).
+        result_types: Types of result files to fetch; all by default.
+        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
+            nevertheless.
+        delete_after: Delete the transactions when all of their results have landed.
+        parallel: Requests at the same time.
+
+    Returns:
+        What :class:`VantageProcessDocumentsOperator` returns.
+
+    Raises:
+        TransactionFailed: One of them failed; the others' results have landed.
+        WaitTimeout: One has not ended yet. Put a :class:`VantageTransactionSensor` before.
+    """
+
+    template_fields: Sequence[str] = (
+        "transaction_ids",
+        "output_path",
+        "abbyy_vantage_conn_id",
+        "result_types",
+    )
+
+    def __init__(
+        self,
+        *,
+        transaction_ids: Any,
+        output_path: Any,
+        result_types: Collection[str] | None = None,
+        fail_on_rule_errors: bool = False,
+        delete_after: bool = False,
+        parallel: int = PARALLEL,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.transaction_ids = transaction_ids
+        self.output_path = output_path
+        self.result_types = result_types
+        self.fail_on_rule_errors = fail_on_rule_errors
+        self.delete_after = delete_after
+        self.parallel = parallel
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Fetch the results."""
+        from vantage_orchestration.processing.job import download
+
+        ids = ids_of(self.transaction_ids)
+        record_transactions(context, self.abbyy_vantage_conn_id, ids)
+        output = location_of(self.output_path)
+        manifest = download(
+            self.hook.client,
+            ids,
+            output,
+            result_types=self.result_types,
+            delete_after=self.delete_after,
+            parallel=self.parallel,
+        )
+        check_outcome(Outcome.of(manifest), on_review="fail")
+        return self._result(context, manifest, output)
+
+
+class VantageDeleteTransactionOperator(_VantageOperator):
+    """Deletes transactions in ABBYY Vantage, with their files and results.
+
+    It is carried out by the service within minutes. Pages that were charged stay charged.
+
+    Args:
+        transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
+            (templated).
+        abbyy_vantage_conn_id: Connection (templated).
+
+    Returns:
+        The number of transactions. One that is gone already counts as deleted.
+    """
+
+    template_fields: Sequence[str] = ("transaction_ids", "abbyy_vantage_conn_id")
+
+    def __init__(self, *, transaction_ids: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.transaction_ids = transaction_ids
+
+    def execute(self, context: Context) -> int:
+        """Delete them."""
+        ids = ids_of(self.transaction_ids)
+        for each in ids:
+            self.hook.client.delete_transaction(each)
+        self.log.info("Deleted %d transactions", len(ids))
+        return len(ids)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow plugin that puts the pages about ABBYY Vantage transactions into the API server.
+
+Airflow loads plugins in every process, workers and Dag processors among them. So this imports
+nothing of the pages; they are imported at the first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from vantage_orchestration.airflow.links import URL_PREFIX
+
+__all__ = ["VantagePlugin", "pages"]
+
+Message = MutableMapping[str, Any]
+
+
+async def pages(
+    scope: Message,
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Message], Awaitable[None]],
+) -> None:
+    """Serve the pages, as an ASGI application."""
+    app = await asyncio.to_thread(_load)
+    await app(scope, receive, send)
+
+
+def _load() -> Any:
+    # In a thread, since an import takes its time, and the API server serves others meanwhile.
+    from vantage_orchestration.airflow.pages.app import app
+
+    return app
+
+
+class VantagePlugin(AirflowPlugin):
+    """The plugin, entry point group ``airflow.plugins``.
+
+    The provider's metadata does not list it as well: with ``[core] lazy_discover_providers``
+    switched off, Airflow would load it twice and report the second time as an error.
+    """
+
+    name = "abbyy_vantage"
+    fastapi_apps: list[Any] = [  # noqa: RUF012 - declared like this by Airflow
+        {"name": "ABBYY Vantage", "app": pages, "url_prefix": URL_PREFIX}
+    ]

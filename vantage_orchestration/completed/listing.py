@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the list of completed transactions again and again, without reading it all each time.
+
+The list filters by the time of making only, not by the time of ending (contract, section 3.2), and
+a transaction in review ends days after it was made. So each look has to cover the 14 days that the
+service keeps, while a busy tenant has 100,000 transactions in them. What was made lately is read at
+each look. Of what is older, the numbers are asked for: where the number of an interval is what it
+was, nothing in it is read, else the interval is halved until little is left to read. One that ends
+while another one is deleted hides from that, so everything is read once in a while.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction
+
+__all__ = ["HOUR", "KEPT_DAYS", "CompletedList", "hour_of"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds; times of making are counted in whole hours.
+HOUR: Final = 3600
+#: Days that transactions are kept for (contract, section 5), and one more since clocks differ.
+KEPT_DAYS: Final = 15
+_LONGEST_PAGE: Final = 1000
+_SHORTEST_PAGE: Final = 50
+#: File parameters that one page should hold at the most: a transaction may have 1000 files.
+_MOST_PARAMETERS: Final = 20_000
+#: How often an interval is read again that changed while its pages were read.
+_PASSES: Final = 3
+
+Entries = tuple["ListedTransaction", ...]
+
+
+def hour_of(moment: DateTime | None) -> int:
+    """Return the number of the hour a moment lies in, counted from 1970; 0 without a moment."""
+    return 0 if moment is None else math.floor(moment.timestamp() / HOUR)
+
+
+class CompletedList:
+    """Looks at ``GET /transactions/completed``. Blocks, and is used by one thread at a time.
+
+    Args:
+        client: Client.
+        skill_id: Only transactions of this skill; None for all that the caller may use.
+        overlap: Seconds: transactions made within them are read at each look. At least the time
+            that most transactions take and that the list lags behind.
+        clock: Returns the present moment in UTC.
+    """
+
+    def __init__(
+        self,
+        client: VantageClient,
+        skill_id: str | None,
+        *,
+        overlap: float,
+        clock: Callable[[], DateTime] | None = None,
+    ) -> None:
+        self._client = client
+        self._skill_id = skill_id
+        self._overlap = overlap
+        self._clock = clock or _now
+        self._known: dict[int, int] = {}
+        self._limit = _LONGEST_PAGE
+
+    def look(self, *, full: bool) -> Iterator[Entries]:
+        """Yield what may be new since the last look, page by page, the latest made first.
+
+        A transaction may come more than once, and most will have come before.
+
+        Args:
+            full: Read everything.
+
+        Raises:
+            VantageError: A page could not be had. The next look makes up for it.
+        """
+        now = self._clock()
+        recent = hour_of(now.subtract(seconds=self._overlap))
+        oldest = hour_of(now.subtract(days=KEPT_DAYS))
+        self._known = {hour: n for hour, n in self._known.items() if oldest <= hour < recent}
+        yield from self._read(recent, None)
+        if oldest < recent:
+            yield from self._search(oldest, recent, self._count(oldest, recent), full)
+
+    def _search(self, begin: int, end: int, count: int, full: bool) -> Iterator[Entries]:
+        """Yield what may be new among transactions made from one hour to before another."""
+        if not full and count == self._number(begin, end):
+            return
+        if count == 0:
+            self._known.update(dict.fromkeys(range(begin, end), 0))
+            return
+        if count <= _LONGEST_PAGE or end - begin == 1:
+            yield from self._read(begin, end)
+            return
+        middle = (begin + end) // 2
+        later = self._count(middle, end)
+        yield from self._search(middle, end, later, full)
+        yield from self._search(begin, middle, count - later, full)
+
+    def _number(self, begin: int, end: int) -> int | None:
+        """Return how many there were when last read, None if that is not known."""
+        numbers = [self._known.get(hour) for hour in range(begin, end)]
+        known = [number for number in numbers if number is not None]
+        return sum(known) if len(known) == len(numbers) else None
+
+    def _count(self, begin: int, end: int) -> int:
+        return self._client.list_completed_transactions(limit=1, **self._filters(begin, end)).total
+
+    def _read(self, begin: int, end: int | None) -> Iterator[Entries]:
+        """Yield all transactions made in an interval, and note their numbers by hour."""
+        seen: dict[str, ListedTransaction] = {}
+        for _ in range(_PASSES):
+            whole = yield from self._pages(begin, end, seen)
+            if whole:
+                break
+            log.debug("The list changed while it was read, up to now %d entries", len(seen))
+        if end is None:
+            return
+        for hour in range(begin, end):
+            self._known.pop(hour, None)
+            if whole:
+                self._known[hour] = 0
+        if whole:
+            for item in seen.values():
+                hour = hour_of(item.created_at)
+                if begin <= hour < end:
+                    self._known[hour] += 1
+
+    def _pages(
+        self, begin: int, end: int | None, seen: dict[str, ListedTransaction]
+    ) -> Generator[Entries, None, bool]:
+        """Yield the pages; return whether the list stood still meanwhile.
+
+        Each page begins with the last entry of the one before. If it does not, something was put
+        in or taken out further up, and an entry may have slipped through between two pages.
+        """
+        offset, last = 0, None
+        filters = self._filters(begin, end)
+        found: dict[str, ListedTransaction] = {}
+        while True:
+            page = self._client.list_completed_transactions(
+                limit=self._limit, offset=offset, **filters
+            )
+            self._fit(page.items)
+            stood_still = last is None or (bool(page.items) and page.items[0].id == last)
+            found.update((item.id, item) for item in page.items)
+            if new := tuple(item for item in page.items if item.id not in seen):
+                seen.update((item.id, item) for item in new)
+                yield new
+            if not stood_still:
+                return False
+            if len(page.items) < 2 or offset + len(page.items) >= page.total:
+                if whole := len(found) == page.total:
+                    # What was deleted between two passes does not count any more.
+                    for name in seen.keys() - found.keys():
+                        del seen[name]
+                return whole
+            offset += len(page.items) - 1
+            last = page.items[-1].id
+
+    def _fit(self, items: Entries) -> None:
+        """Choose the length of the next page by what this one weighs."""
+        if len(items) >= _SHORTEST_PAGE:
+            weight = sum(len(item.file_parameters) for item in items) / len(items)
+            fitting = int(_MOST_PARAMETERS / max(weight, 1.0))
+            self._limit = min(_LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
+
+    def _filters(self, begin: int, end: int | None) -> dict[str, Any]:
+        import pendulum
+
+        return {
+            "skill_id": self._skill_id,
+            "start_date": pendulum.from_timestamp(begin * HOUR),
+            # The end counts in. What was made exactly then is read twice, which does no harm.
+            "end_date": None if end is None else pendulum.from_timestamp(end * HOUR),
+        }
+
+
+def _now() -> DateTime:
+    import pendulum
+
+    return pendulum.now("UTC")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at input files: whether they can be sent, what they are called, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from vantage_orchestration.errors import ConfigurationError, FileChanged
+from vantage_orchestration.storage import Location, Place
+from vantage_orchestration.upload import (
+    LONGEST_UPLOAD,
+    LONGEST_VALUE,
+    SourceFile,
+    parameters,
+    stored_name,
+)
+
+__all__ = ["Found", "Gone", "Refused", "Seen", "listed", "look_at_all"]
+
+_CHUNK = 1024 * 1024
+#: Files that are read at the same time.
+_READERS = 8
+#: Files that an error names; more are counted.
+_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that can be sent.
+
+    Attributes:
+        original: Name of the input.
+        path: Its path or URL.
+        base: Its name in the service, before it is made unlike others.
+        sha256: Hex digest of its content.
+        source: The file to send.
+    """
+
+    original: str
+    path: str
+    base: str
+    sha256: str
+    source: SourceFile
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An input that isn't there."""
+
+    path: str
+    base: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An input that can't be sent."""
+
+    reason: str
+
+
+#: What became of an input.
+Seen = Found | Gone | Refused
+
+
+def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
+    """Read every file once, in pieces, several at a time where the store allows it.
+
+    Returns:
+        What became of each, in order.
+
+    Raises:
+        FileChanged: A file was changed while it was read.
+        OSError: A file can't be read now.
+    """
+    sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
+    alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
+    with ThreadPoolExecutor(1 if alone else _READERS, "abbyy-vantage-plan") as pool:
+        return list(pool.map(_look_at, sources))
+
+
+def _look_at(source: SourceFile | Location) -> Seen:
+    if isinstance(source, SourceFile):
+        given = source.registration_parameters.get("SourceFilePath")
+        return _checked(source, _printable(given or source.name), {})
+    path, name = _printable(source.url), source.name
+    info = source.info()
+    if info is None:
+        return Gone(path, _service_name(name))
+    if info.get("type") == "directory":
+        return Refused(f"{path!r} is a folder; name its files, for example with a pattern")
+    size = info.get("size")
+    source = SourceFile(name, -1 if size is None else int(size), source.open)
+    return _checked(source, path, {"SourceFilePath": _fitted(path)})
+
+
+def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
+    if source.size > LONGEST_UPLOAD:
+        return Refused(f"{path!r} has {source.size} bytes; ABBYY Vantage takes {LONGEST_UPLOAD}")
+    with source.open() as stream:
+        size, sha256 = _digest(stream)
+    if source.size not in (-1, size):
+        raise FileChanged(
+            f"The file {path!r} was changed while it was read",
+            hint="Nothing was sent. Wait until it is complete; the next try sends it",
+        )
+    if size == 0:
+        return Refused(f"{path!r} is empty")
+    if size > LONGEST_UPLOAD:
+        return Refused(f"{path!r} has more than the {LONGEST_UPLOAD} bytes of ABBYY Vantage")
+    original = _printable(source.name)
+    together = {"SourceFileName": _fitted(original), **details, **source.registration_parameters}
+    try:
+        parameters(together)
+    except ConfigurationError as error:
+        return Refused(f"{path!r}: {error.what}")
+    source = replace(source, size=size, registration_parameters=together)
+    return Found(original, path, _service_name(source.name), sha256, source)
+
+
+def _digest(stream: BinaryIO) -> tuple[int, str]:
+    """Return size and hex SHA-256; stop where it is too large anyway."""
+    digest, size = hashlib.sha256(), 0
+    while size <= LONGEST_UPLOAD and (chunk := stream.read(_CHUNK)):
+        digest.update(chunk)
+        size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def _printable(text: str) -> str:
+    """Replace what can't be written as UTF-8: parts of names that the system couldn't decode."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _service_name(name: str) -> str:
+    """Return the name that the service shows, without what can't be sent in a header."""
+    text = stored_name(_printable(name))
+    return "".join("_" if ord(char) < 32 or char in '"\x7f' else char for char in text) or "_"
+
+
+def _fitted(text: str) -> str:
+    """Shorten a value to what a registration parameter takes; the end says more."""
+    return text if len(text) <= LONGEST_VALUE else "…" + text[1 - LONGEST_VALUE :]
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Put what is wrong with several inputs into one text, not too long."""
+    more = len(texts) - _NAMED
+    return "; ".join(texts[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at any number of transactions with as few requests as that takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from vantage_orchestration.errors import (
+    ApiError,
+    AuthError,
+    NotFound,
+    ProtocolError,
+    RateLimited,
+    Unauthorized,
+    VantageError,
+    translated,
+)
+from vantage_orchestration.models import ENDED, Transaction
+from vantage_orchestration.text import clean
+from vantage_orchestration.watching.active_list import NO_LISTING, ActiveList, Listing
+from vantage_orchestration.watching.backoff import Backoff
+from vantage_orchestration.watching.observation import GONE, Observation
+from vantage_orchestration.watching.pace import LEAST_PAUSE
+from vantage_orchestration.watching.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from vantage_orchestration.client import VantageClient
+
+__all__ = ["Sighting", "Watcher"]
+
+log = logging.getLogger(__name__)
+
+_PROCESSING: Final = "Processing"
+_REVIEW: Final = "ManualReview"
+_KNOWN: Final = frozenset({"New", _PROCESSING, *ENDED})
+#: Where the list is out of order, that many transactions are asked for singly in its place.
+_FEW: Final = 16
+#: Failures in a row after which the server is left alone.
+_FAILURES: Final = 5
+#: Rounds in a row in which something that looks final is believed not to be.
+_ROUNDS_OF_DOUBT: Final = 3
+#: Seconds for which a list that is refused is not asked for again.
+_LIST_PAUSE: Final = 600.0
+#: Rounds after which a transaction that runs, but is on no list, is not sought there any more.
+_MISSES: Final = 3
+#: Seconds after which a transaction that only the list shows as running is asked for singly.
+_UNCONFIRMED: Final = 300.0
+#: Transactions that one round asks for in this way at the most.
+_MOST_CHECKS: Final = 1024
+#: Seconds after which a transaction that nobody asks for any more is forgotten.
+_FORGOTTEN: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one look has shown.
+
+    Attributes:
+        seen: Transaction id to its state. One that could not be looked at is missing.
+        failures: Transaction id to the final error that this one transaction gives.
+    """
+
+    seen: dict[str, Observation] = field(default_factory=dict)
+    failures: dict[str, VantageError] = field(default_factory=dict)
+
+
+class _Record:
+    """What is remembered of a transaction from look to look."""
+
+    __slots__ = (
+        "asked",
+        "first",
+        "garbled",
+        "lost",
+        "misses",
+        "name",
+        "state",
+        "wanted",
+        "warned",
+    )
+
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.first = self.wanted = now
+        self.asked: float | None = None
+        self.lost: float | None = None
+        self.state: Observation | None = None
+        self.misses = 0
+        self.garbled = 0
+        self.warned = False
+
+    @property
+    def confirmed(self) -> float:
+        """When it was last asked for singly."""
+        return self.first if self.asked is None else self.asked
+
+    @property
+    def may_be_listed(self) -> bool:
+        """Whether it is worth looking for it on the list; a new one is on none."""
+        is_new = self.state is not None and self.state.status == "New"
+        return not is_new and self.misses < _MISSES
+
+    def see(self, status: str, *, in_review: bool = False, stage: str | None = None) -> Observation:
+        """Take note of a state and return it."""
+        found = Observation(self.name, status, in_review, stage)
+        if self.state is None or not (
+            self.state == found or (stage is None and found.tells_the_same_as(self.state))
+        ):
+            self.state = found
+        return self.state
+
+
+class _Round:
+    """One look: what is asked for, and what has become of it. Keys are ids in lower case."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.spellings: dict[str, list[str]] = {}
+        self.seen: dict[str, Observation] = {}
+        self.failures: dict[str, VantageError] = {}
+        #: Why the round was given up.
+        self.trouble: VantageError | None = None
+        self.failed_in_a_row = 0
+        self.lock = threading.Lock()
+
+    def sighting(self) -> Sighting:
+        """Return the outcome under the ids as they were asked for."""
+        sighting = Sighting()
+        for key, names in self.spellings.items():
+            for name in names:
+                if key in self.failures:
+                    sighting.failures[name] = self.failures[key]
+                elif key in self.seen:
+                    state = self.seen[key]
+                    same = state.transaction_id == name
+                    sighting.seen[name] = state if same else replace(state, transaction_id=name)
+        return sighting
+
+
+class Watcher:
+    """Looks at transactions: the list of running ones first, 1000 of them in one request, then
+    singly at those that are not on it. Usable from several threads.
+
+    * Where asking for each takes fewer requests than the list, the list is not read.
+    * The list may lag behind. A transaction that left it is asked for at once. Of those that stay
+      on it for minutes, one in each round is asked for singly as well, the one longest
+      unconfirmed; where that proves the list wrong, twice as many in the next round, and so on.
+    * Nothing is repeated within a round. While the server is in trouble, or asks to wait, rounds
+      send nothing and return nothing; see :meth:`resume_in`.
+    * No transaction is asked for singly more than once a second, the vendor's limit.
+
+    Args:
+        client: Client. Its own retries are not used.
+        settle: Seconds for which a transaction has to be answered with 404 before its status is
+            :data:`GONE`: right after it was made it may be too new. 0 believes the first answer.
+        threads: Requests at the same time.
+        clock: Steady seconds.
+    """
+
+    def __init__(
+        self,
+        client: VantageClient,
+        *,
+        settle: float = 30.0,
+        threads: int = 8,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._settle = settle
+        self._threads = threads
+        self._clock = clock
+        self._list = ActiveList(client, clock)
+        self._list_refusals = 0
+        self._list_off_until = 0.0
+        self._backoff = Backoff()
+        self._rejections = 0
+        self._checks = 1
+        self._records: dict[str, _Record] = {}
+        self._swept = clock()
+        self._lock = threading.Lock()
+
+    def observe(
+        self, ids: Collection[str], *, skill_id: str | None = None
+    ) -> dict[str, Observation]:
+        """Look once at some transactions.
+
+        Args:
+            ids: Transactions.
+            skill_id: Their skill, if all have the same and it is known.
+
+        Returns:
+            Transaction id to its state. One that could not be looked at, since the server is in
+            trouble or does not know it yet, is missing: look again later.
+
+        Raises:
+            AuthError: The login was refused.
+            VantageError: Another error that no repetition cures, for all or for one of them.
+        """
+        sighting = self.look(ids, skill_id=skill_id)
+        with self.translating():
+            for error in sighting.failures.values():
+                raise error
+        return sighting.seen
+
+    @translated
+    def look(
+        self, ids: Collection[str], *, also: Collection[str] = (), skill_id: str | None = None
+    ) -> Sighting:
+        """Look once, as :meth:`observe` does, but tell apart what concerns one transaction alone.
+
+        Args:
+            ids: Transactions.
+            also: Transactions to look at if the list is read anyway.
+            skill_id: Skill of all of them, if it is known.
+
+        Raises:
+            VantageError: An error that no repetition cures, and that concerns all of them.
+        """
+        with self._lock:
+            this = _Round(self._clock())
+            self._sweep(this.now)
+            if self._backoff.left(this.now):
+                return this.sighting()
+            due, also_there = self._take(this, ids), self._take(this, also)
+            self._look(this, due, also_there, skill_id)
+            return this.sighting()
+
+    def resume_in(self) -> float:
+        """Return the seconds for which looking is in vain, since the server is in trouble."""
+        return self._backoff.left(self._clock())
+
+    def translating(self) -> AbstractContextManager[None]:
+        """Return a context in which errors become those that the client's owner wants."""
+        return self._client.translating()
+
+    # -- internals: memory
+
+    def _take(self, this: _Round, names: Iterable[str]) -> dict[str, _Record]:
+        """Return the records of transactions that are new to the round and have not ended."""
+        found = {}
+        for name in names:
+            key = name.lower()
+            spellings = this.spellings.setdefault(key, [])
+            if name in spellings:
+                continue
+            spellings.append(name)
+            record = self._records.get(key)
+            if record is None:
+                record = self._records[key] = _Record(name, this.now)
+            record.wanted = this.now
+            if record.state is not None and record.state.ended:
+                this.seen[key] = record.state  # Nothing changes any more.
+            elif len(spellings) == 1:
+                found[key] = record
+        return found
+
+    def _sweep(self, now: float) -> None:
+        """Forget transactions that nobody has asked for in a while."""
+        if now - self._swept >= _FORGOTTEN:
+            self._swept = now
+            self._records = {
+                key: record
+                for key, record in self._records.items()
+                if now - record.wanted < _FORGOTTEN
+            }
+
+    # -- internals: one round
+
+    def _look(
+        self,
+        this: _Round,
+        due: Mapping[str, _Record],
+        also: Mapping[str, _Record],
+        skill_id: str | None,
+    ) -> None:
+        wanted = {key for key, record in due.items() if record.may_be_listed}
+        listing = self._read_list(this, wanted, skill_id, len(due))
+        everything = {**due, **also}
+        asked = {}
+        for key, record in everything.items():
+            if key in listing.stages:
+                stage = listing.stages[key]
+                record.misses, record.lost = 0, None
+                this.seen[key] = record.see(_PROCESSING, in_review=stage == _REVIEW, stage=stage)
+            elif key in due or (listing.complete and record.may_be_listed):
+                asked[key] = record
+        doubted = self._doubted(this, everything)
+        self._ask(this, {**asked, **doubted})
+        if listing.complete:
+            for key, record in asked.items():
+                if key in this.seen and this.seen[key].status == _PROCESSING:
+                    record.misses += 1
+        if doubted:
+            wrong = any(this.seen[key].ended for key in doubted if key in this.seen)
+            self._checks = min(2 * self._checks, _MOST_CHECKS) if wrong else 1
+        self._conclude(this)
+
+    def _doubted(self, this: _Round, everything: Mapping[str, _Record]) -> dict[str, _Record]:
+        """Return some of those that nothing but the list has shown as running for a while."""
+        old = [
+            (record.confirmed, key)
+            for key, record in everything.items()
+            if key in this.seen and this.now - record.confirmed >= _UNCONFIRMED
+        ]
+        return {key: everything[key] for _, key in nsmallest(self._checks, old)}
+
+    def _conclude(self, this: _Round) -> None:
+        error = this.trouble
+        if error is None:
+            self._backoff.fine()
+            self._rejections = 0
+            return
+        self._rejections = self._rejections + 1 if isinstance(error, Unauthorized) else 0
+        if self._rejections >= _ROUNDS_OF_DOUBT:
+            # Each of these rounds has logged in anew, and the new token was rejected as well.
+            self._rejections = 0
+            raise error
+        self._backoff.trouble(error, self._clock())
+        log.warning("ABBYY Vantage is left alone for %.0f s: %s", self.resume_in(), error)
+
+    # -- internals: the list
+
+    def _read_list(
+        self, this: _Round, wanted: Set[str], skill_id: str | None, count: int
+    ) -> Listing:
+        if not wanted or this.now < self._list_off_until:
+            return NO_LISTING
+        try:
+            listing = self._list.read(wanted, skill_id)
+        except VantageError as error:
+            if not isinstance(error, ApiError) and not error.retryable:
+                raise
+            self._judge_list(this, error, few=count <= _FEW)
+            return NO_LISTING
+        self._list_refusals = 0
+        return listing
+
+    def _judge_list(self, this: _Round, error: VantageError, *, few: bool) -> None:
+        """Decide what to do without the list: ask for a few singly, or try again later."""
+        if not error.retryable:
+            # Perhaps a proxy's page; or this installation has no such list, or not for us.
+            self._list_refusals += 1
+            if self._list_refusals >= _ROUNDS_OF_DOUBT:
+                self._list_refusals = 0
+                self._list_off_until = this.now + _LIST_PAUSE
+                log.warning(
+                    "The list of running transactions can't be read, so each is asked for"
+                    " singly: %s",
+                    error,
+                )
+                return
+        if _stops_the_round(error) or not few:
+            this.trouble = error
+
+    # -- internals: single transactions
+
+    def _ask(self, this: _Round, records: Mapping[str, _Record]) -> None:
+        """Ask for transactions singly, several at a time."""
+        ready = []
+        for key, record in records.items():
+            if record.asked is None or this.now - record.asked >= LEAST_PAUSE:
+                ready.append((key, record))
+            elif record.state is not None:
+                this.seen[key] = record.state
+        in_parallel(lambda item: self._ask_one(this, *item), ready, self._threads)
+
+    def _ask_one(self, this: _Round, key: str, record: _Record) -> None:
+        if this.trouble is not None:
+            return
+        record.asked = self._clock()
+        path = f"/transactions/{quote(record.name, safe='')}"
+        try:
+            response = self._client._send("GET", path, transaction_id=record.name)
+            found = self._client._parse(response, Transaction.read, "GET", path, record.name)
+        except NotFound:
+            this.failed_in_a_row = 0
+            record.lost = this.now if record.lost is None else record.lost
+            # Not every machine of a service knows of a change at the same moment.
+            if this.now - record.lost >= self._settle:
+                this.seen[key] = record.see(GONE)
+        except VantageError as error:
+            self._judge(this, key, record, error)
+        else:
+            this.failed_in_a_row = record.garbled = 0
+            record.lost = None
+            status = found.status if found.status in _KNOWN else clean(found.status)
+            if status not in _KNOWN and not record.warned:
+                record.warned = True
+                log.warning(
+                    "Transaction %s has the status %r, which this version does not know; it counts"
+                    " as not ended",
+                    record.name,
+                    status,
+                )
+            review = found.waits_for_review
+            this.seen[key] = record.see(status, in_review=review, stage=_REVIEW if review else None)
+
+    def _judge(self, this: _Round, key: str, record: _Record, error: VantageError) -> None:
+        """Decide whom an error concerns: this moment, this transaction, or all of them."""
+        if isinstance(error, ProtocolError):
+            record.garbled += 1
+            if record.garbled >= _ROUNDS_OF_DOUBT:
+                this.failures[key] = error
+        elif error.retryable:
+            with this.lock:
+                this.failed_in_a_row += 1
+                if _stops_the_round(error) or this.failed_in_a_row >= _FAILURES:
+                    this.trouble = error
+        elif isinstance(error, ApiError):
+            this.failures[key] = error
+        else:
+            raise error
+
+
+def _stops_the_round(error: VantageError) -> bool:
+    """Tell whether the next request would meet the same, or the server asks to wait."""
+    return error.retry_after is not None or isinstance(
+        error, (RateLimited, Unauthorized, AuthError)
+    )
