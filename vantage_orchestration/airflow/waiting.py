@@ -23,12 +23,14 @@ from vantage_orchestration.errors import (
     VantageError,
     WaitTimeout,
 )
+from vantage_orchestration.models import ENDED
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
     from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.watching import Observation
 
 __all__ = [
     "ON_REVIEW",
@@ -43,6 +45,7 @@ __all__ = [
 
 OnReview = Literal["wait", "return", "fail"]
 ON_REVIEW = ("wait", "return", "fail")
+_OVER = ENDED | {"Gone"}
 #: A review can take days; people go on holiday for longer than a week, but results live 14 days.
 REVIEW_TIMEOUT = 7 * 86_400.0
 
@@ -164,6 +167,7 @@ class WaitingMixin:
         deadline: float,
         in_review: Sequence[str] = (),
         review_deadline: float | None = None,
+        known: Mapping[str, str] | None = None,
     ) -> NoReturn:
         from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
 
@@ -182,7 +186,11 @@ class WaitingMixin:
                 delete_on_kill=self.delete_on_kill,
             ),
             method_name="execute_complete",
-            kwargs={"deadline": deadline, "review_deadline": review_deadline},
+            kwargs={
+                "deadline": deadline,
+                "review_deadline": review_deadline,
+                "known": dict(known or {}),
+            },
             # The trigger has the deadline: Airflow's own would fail the task without its code.
             timeout=None,
         )
@@ -193,6 +201,7 @@ class WaitingMixin:
         event: dict[str, Any] | None = None,
         deadline: float = 0.0,
         review_deadline: float | None = None,
+        known: Mapping[str, str] | None = None,
     ) -> Any:
         """Go on after the trigger has fired.
 
@@ -201,6 +210,7 @@ class WaitingMixin:
             event: Payload of the trigger's event.
             deadline: Until when the service may work, in seconds since the epoch.
             review_deadline: Until when a person may take, once one is needed.
+            known: Status of transactions that are not waited for any more.
         """
         if not isinstance(event, dict) or not isinstance(event.get("transactions"), dict):
             failure: VantageError = ProtocolError(
@@ -209,6 +219,7 @@ class WaitingMixin:
             )
             raise translate(failure)
         statuses = {str(each): str(status) for each, status in event["transactions"].items()}
+        before = dict(known or {})
         in_review = tuple(str(each) for each in event.get("in_review") or ())
         status, message = event.get("status"), event.get("message")
         if status == "error":
@@ -226,8 +237,21 @@ class WaitingMixin:
                     in_review=in_review,
                     review_deadline=review_deadline,
                 )
+            rest = [
+                each for each, its in statuses.items() if each not in in_review and its not in _OVER
+            ]
+            if self.on_review == "return" and rest:
+                # What is in review is not waited for, but all else is.
+                others = {each: its for each, its in statuses.items() if each not in rest}
+                self._defer(
+                    rest,
+                    deadline=deadline,
+                    review_deadline=review_deadline,
+                    known={**before, **others},
+                )
         timed_out = str(message or "Time is over") if status == "timeout" else None
-        return self._ended(context, Outcome(statuses, in_review, timed_out))
+        in_review += tuple(each for each, its in before.items() if its not in _OVER)
+        return self._ended(context, Outcome({**before, **statuses}, in_review, timed_out))
 
     # -- in the worker
 
@@ -235,33 +259,46 @@ class WaitingMixin:
         """Wait in the worker. A sensor does it in a way of its own."""
         from vantage_orchestration.watching import Pace, wait_for
 
-        begin = time.monotonic()
-        in_review: list[str] = []
-        timed_out = None
-        pace = Pace(self.poke_interval, self.max_poke_interval)
-        while True:
-            try:
-                seen = wait_for(
+        seen: dict[str, Observation] = {}
+        told: list[str] = []
+
+        def tell() -> None:
+            new = [each for each in ids if _in_review(seen.get(each)) and each not in told]
+            if new:
+                told.extend(new)
+                self._needs_person(context, new, time.time() + self.review_timeout)
+
+        def sleep(seconds: float) -> None:
+            tell()  # All reviews of a round together.
+            time.sleep(seconds)
+
+        begin, rest, timed_out = time.monotonic(), list(ids), None
+        slowest = max(self.poke_interval, self.max_poke_interval)
+        try:
+            while rest:
+                wait_for(
                     self.hook.client,
-                    ids,
+                    rest,
                     timeout=max(0.0, begin + timeout - time.monotonic()),
                     review_timeout=self.review_timeout,
-                    pace=pace,
+                    pace=Pace(self.poke_interval, slowest, review=slowest),
                     skill_id=self.skill_id,
-                    report_review=True,
-                    in_review=in_review,
+                    report_review=self.on_review != "wait",
+                    on_change=lambda each: seen.update({each.transaction_id: each}),
+                    sleep=sleep,
                 )
-            except WaitTimeout as error:
-                timed_out = error.what
-                break
-            new = [each for each in ids if seen[each].in_review and each not in in_review]
-            if not new:
-                break
-            in_review += new
-            self._needs_person(context, new, time.time() + self.review_timeout)
-            if self.on_review != "wait":
-                break
-        return Outcome(dict.fromkeys(ids, "Unknown"), tuple(in_review), timed_out)
+                tell()
+                if self.on_review != "return":
+                    break
+                # What is in review is not waited for, but all else is.
+                rest = [each for each in rest if not (_in_review(seen[each]) or seen[each].ended)]
+        except WaitTimeout as error:
+            timed_out = error.what
+        return Outcome(
+            {each: seen[each].status if each in seen else "Unknown" for each in ids},
+            tuple(each for each in ids if _in_review(seen.get(each))),
+            timed_out,
+        )
 
     # -- what both need
 
@@ -316,6 +353,10 @@ def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
         )
     if failure is not None:
         raise translate(failure)
+
+
+def _in_review(seen: Observation | None) -> bool:
+    return seen is not None and seen.in_review and not seen.ended
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
     ConfigurationError,
+    Conflict,
     DocumentMismatch,
     FileChanged,
     NotFound,
@@ -304,7 +305,14 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
     source, sent = _watched(file.source)
     # The name is the planned one, which is unique and needs no replacement by the service.
     source = replace(source, name=file.name)
-    job.client.add_files(sending.transaction_id, [source], first_index=index)
+    try:
+        job.client.add_files(sending.transaction_id, [source], first_index=index)
+    except Conflict:
+        # A killed try's upload may arrive late, after the look at what is there. The key stands
+        # for names and contents, so it is the same file; if it is not there, that is an error.
+        state = job.client.get_transaction(sending.transaction_id)
+        if file.name not in {each.name for each in state.source_files}:
+            raise
     if sent() != file.sha256:
         # Not started, so nothing was charged; it must not be found by a later try either.
         job.client.delete_transaction(sending.transaction_id)
@@ -351,9 +359,11 @@ def _start(job: _Job, sending: _Sending) -> None:
     names = sorted(file.name for file in state.source_files)
     # A server that does not list the files before the start says nothing about them.
     if names and names != wanted:
+        # Not started, so nothing was charged; the next try must not find it again.
+        job.client.delete_transaction(sending.transaction_id)
         raise DocumentMismatch(
             f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent",
-            hint="It was not started; a new try makes a new one",
+            hint="It was not started, and is deleted; the next try makes a new one",
             transaction_id=sending.transaction_id,
         )
     job.client.start_transaction(sending.transaction_id)

@@ -127,6 +127,9 @@ class VantageTransactionSensor(WaitingMixin, BaseSensorOperator):
     def _watcher(self) -> Watcher:
         from vantage_orchestration.watching import Watcher
 
+        # In the mode ``reschedule`` each look is another process, which remembers no other one.
+        if self.reschedule:
+            return Watcher(self.hook.client, settle=0.0)
         return Watcher(self.hook.client)
 
     def _tell_new_reviews(self, context: Context, in_review: Sequence[str]) -> None:
