@@ -24,7 +24,6 @@ from test_airflow.installation import DAGS, Airflow, logins
 from vantage_orchestration.sandbox import SandboxServer
 
 DAG = "abbyy_vantage_documents"
-STATUS = "/api/publicapi/v1/transactions/{transactionId}"
 Connect = Callable[..., str]
 pytestmark = pytest.mark.slow
 _runs = itertools.count()
@@ -142,10 +141,10 @@ def test_cleared_run_sends_nothing_again(job: Job) -> None:
 
 def test_retry_goes_on_with_the_same_transaction(job: Job) -> None:
     file = job.add("a.pdf")
-    # The first look checks the arrival; the next ones wait, and fail. The wait that the server
-    # asks for is too long for the client's own retries, so the task's are used.
+    # The wait that the server asks for is too long for the client's own retries, so the task's are
+    # used.
     job.sandbox.control.add_fault(
-        method="GET", path=STATUS, status=503, retry_after=99999, after=1, times=0
+        operation="downloadResultFile", status=503, retry_after=99999, times=0
     )
     told = job.run()
     assert told["tasks"]["process[0]"] == ["up_for_retry", 1]

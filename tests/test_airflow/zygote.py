@@ -3,7 +3,8 @@
 
 Loading Airflow takes seconds, and it changes logging and the environment. So one process loads it
 once, and forks for each call: no call sees what another has left in memory. Started as a program;
-reads a JSON line for each call and answers with a line when it is over.
+reads a JSON line for each call and answers with two lines: the process's id when it begins, its exit
+code when it is over.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> int:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        answers.write(f"{child}\n")
         _, status = os.waitpid(child, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
     return 0
