@@ -3,7 +3,7 @@
 
 Loading Airflow takes seconds, and it changes logging and the environment. So one process loads it
 once, and forks for each call: no call sees what another has left in memory. Started as a program;
-reads a JSON line for each call and answers with two lines: the process's id when it begins, its exit
+reads a JSON line for each call and answers with two: the process's id when it begins, its exit
 code when it is over.
 """
 
