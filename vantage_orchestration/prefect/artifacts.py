@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows of its documents in Prefect's user interface.
+
+* a table of the documents: class, confidence and broken rules, never field values;
+* the progress of a batch;
+* a link for each transaction that a person has to review, as long as that is so. It leads to ABBYY
+  Vantage, where the reviewer logs in. The service's own review link holds a token, and artifacts
+  are kept and seen by many.
+
+What goes wrong here is logged as a warning, and no more: a document must not fail since it could
+not be shown.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from vantage_orchestration.prefect.events import TransactionEvent, emit
+
+if TYPE_CHECKING:
+    from vantage_orchestration.processing.manifest import (
+        Manifest,
+        TransactionManifest,
+        UnfinishedEntry,
+    )
+
+__all__ = [
+    "DOCUMENTS_KEY",
+    "PROGRESS_KEY",
+    "BatchProgress",
+    "review_began",
+    "review_ended",
+    "show_documents",
+]
+
+log = logging.getLogger(__name__)
+
+DOCUMENTS_KEY: Final = "abbyy-vantage-documents"
+PROGRESS_KEY: Final = "abbyy-vantage-progress"
+_REVIEW_KEY: Final = "abbyy-vantage-review"
+#: Rows of a table that a browser shows without trouble.
+_MOST_ROWS: Final = 1000
+#: Seconds between two updates of a progress bar.
+_UPDATE_EVERY: Final = 2.0
+#: Artifacts that Prefect returns at once.
+_TOGETHER: Final = 100
+
+
+def show_documents(manifest: Manifest, *, key: str = DOCUMENTS_KEY) -> None:
+    """Show the documents of a job as a table artifact.
+
+    Args:
+        manifest: Manifest of the job.
+        key: Key of the artifact; tables of several runs with the same key are versions of it.
+            Characters that Prefect does not take in a key become dashes.
+    """
+    rows = _rows(manifest)
+    counts = manifest.counts
+    parts = [
+        f"{counts['documents']} documents from {counts['transactions']} transactions",
+        f"{counts['pages']} pages",
+    ]
+    parts += [
+        f"{counts[name]} {text}"
+        for name, text in (
+            ("rule_errors", "broken rules"),
+            ("in_review", "in review"),
+            ("failed", "failed"),
+        )
+        if counts[name]
+    ]
+    text = f"ABBYY Vantage: {', '.join(parts)}."
+    if len(rows) > _MOST_ROWS:
+        text += f" The first {_MOST_ROWS} rows; manifest.json has all {len(rows)}."
+    with _shown("the table of documents"):
+        _create("table", key, json.dumps(rows[:_MOST_ROWS], allow_nan=False), text)
+
+
+class BatchProgress:
+    """A progress artifact over the transactions of a batch. Used by one thread at a time.
+
+    Args:
+        total: How many there are.
+        key: Key of the artifact.
+        clock: Steady seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        key: str = PROGRESS_KEY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total = total
+        self._clock = clock
+        self._shown = 0
+        self._next = clock() + _UPDATE_EVERY
+        self._id: UUID | None = None
+        with _shown("the progress"):
+            self._id = _create("progress", key, self._percent(0), self._text(0))
+
+    def update(self, done: int) -> None:
+        """Show that so many have ended. Cheap to call: it is sent every two seconds at the most.
+
+        The last one, when all have ended, always is.
+        """
+        now = self._clock()
+        last = done >= self._total
+        if self._id is None or done == self._shown or (now < self._next and not last):
+            return
+        self._shown, self._next = done, now + _UPDATE_EVERY
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.actions import ArtifactUpdate
+
+        update = ArtifactUpdate(data=self._percent(done), description=self._text(done))
+        with _shown("the progress"), get_client(sync_client=True) as client:
+            client.update_artifact(self._id, update)
+
+    def _percent(self, done: int) -> float:
+        return round(min(100.0, 100.0 * done / self._total), 1) if self._total > 0 else 100.0
+
+    def _text(self, done: int) -> str:
+        return f"ABBYY Vantage: {done} of {self._total} transactions have ended."
+
+
+def review_began(
+    transaction_ids: Iterable[str], *, server: str, skill_id: str | None = None
+) -> None:
+    """Show that a person has to review transactions, and emit the event ``review`` of each.
+
+    May be called again: of a review that is shown already, nothing is told twice.
+
+    Args:
+        transaction_ids: Transactions that wait for a person now.
+        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+        skill_id: Their skill.
+    """
+    names = list(dict.fromkeys(transaction_ids))
+    with _shown("the reviews"):
+        shown = _reviews(names)
+        for name in names:
+            if name not in shown:
+                text = (
+                    f"A person has to review the transaction `{name}` in ABBYY Vantage."
+                    " This link goes when that is done."
+                )
+                shown[name] = [
+                    _create("link", _review_key(name), f"[ABBYY Vantage]({server})", text)
+                ]
+        emit(
+            TransactionEvent(
+                "review",
+                name,
+                server,
+                "Processing",
+                skill_id,
+                # Another review of the transaction has another artifact.
+                occasion=str(min(shown[name])),
+            )
+            for name in names
+        )
+
+
+def review_ended(transaction_ids: Iterable[str]) -> None:
+    """Take away the links of transactions that wait for nobody any more. May be called again.
+
+    Args:
+        transaction_ids: Transactions, in review before or not.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with _shown("the reviews"), get_client(sync_client=True) as client:
+        for artifacts in _reviews(transaction_ids).values():
+            for artifact in artifacts:
+                try:
+                    client.delete_artifact(artifact)
+                except ObjectNotFound:
+                    continue  # Another run has been as quick.
+
+
+# -------------------------------------------------------------------- rows
+
+
+def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+    # What needs somebody's attention comes first.
+    rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
+    rows += [row for each in manifest.transactions for row in _documents(each)]
+    return rows
+
+
+def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
+    files = ", ".join(source.name for source in entry.sources)
+    for number, document in enumerate(entry.documents, 1):
+        found = document.classification or {}
+        rules = [str(error["message"] or error["type"] or "?") for error in document.rule_errors]
+        yield {
+            "File": files,
+            "Document": number,
+            "Status": entry.status,
+            "Class": found.get("name") or "",
+            "Confidence": _number(found.get("confidence")),
+            "Sure": {True: "yes", False: "no"}.get(found.get("is_confident"), ""),  # type: ignore[arg-type]
+            "Broken rules": "; ".join(rules),
+            "Transaction": entry.transaction_id,
+        }
+
+
+def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
+    return {
+        "File": ", ".join(source.name for source in entry.sources),
+        "Document": "",
+        "Status": "In review" if entry.in_review else entry.status,
+        "Class": "",
+        "Confidence": "",
+        "Sure": "",
+        "Broken rules": "",
+        "Transaction": entry.transaction_id,
+    }
+
+
+def _number(value: Any) -> Any:
+    return "" if value is None else value
+
+
+# --------------------------------------------------------------- artifacts
+
+
+@contextmanager
+def _shown(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # A reply could quote what was sent; the class says enough.
+        log.warning("Prefect could not show %s (%s)", what, type(error).__name__)
+
+
+def _create(kind: str, key: str, data: Any, description: str) -> UUID:
+    """Make an artifact of the running task or flow; the same in threads and coroutines."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactCreate
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    flow_run = flow.flow_run if flow is not None else None
+    artifact = ArtifactCreate(
+        type=kind,
+        key=_key(key),
+        data=data,
+        description=description,
+        flow_run_id=flow_run.id if flow_run else task.task_run.flow_run_id if task else None,
+        task_run_id=task.task_run.id if task else None,
+    )
+    with get_client(sync_client=True) as client:
+        return client.create_artifact(artifact).id
+
+
+def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
+    """Return the artifacts of those transactions that have one."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    names = {_review_key(each): each for each in transaction_ids}
+    keys, found = list(names), dict[str, list[UUID]]()
+    with get_client(sync_client=True) as client:
+        for place in range(0, len(keys), _TOGETHER):
+            wanted = ArtifactFilterKey(any_=keys[place : place + _TOGETHER])
+            for artifact in client.read_artifacts(artifact_filter=ArtifactFilter(key=wanted)):
+                if artifact.key in names:
+                    found.setdefault(names[artifact.key], []).append(artifact.id)
+    return found
+
+
+def _review_key(transaction_id: str) -> str:
+    return _key(f"{_REVIEW_KEY}-{transaction_id}")
+
+
+def _key(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or DOCUMENTS_KEY

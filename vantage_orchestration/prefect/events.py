@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prefect events about ABBYY Vantage transactions, for automations to be built on.
+
+The names are ``abbyy_vantage.transaction.submitted``, ``.review``, ``.processed`` and ``.failed``.
+The resource is the transaction. Its labels are what an automation can match on::
+
+    prefect.resource.id        abbyy_vantage.transaction.<transaction id>
+    abbyy_vantage.server       https://vantage-eu.abbyy.com
+    abbyy_vantage.skill_id     skill, if it is known
+    abbyy_vantage.status       Processing, Processed, Failed, Canceled or Gone
+    abbyy_vantage.origin       api: sent through the API, by whatever program; input: by mail,
+                               scanner, phone and the like
+
+Prefect's own ``emit_event`` hands events to a background thread, which loses them if the process is
+killed, or the server does not answer. Here they are sent at once, and each has an id that is made
+of what it tells: whoever tells the same again after a crash tells nothing new. No event holds a
+review link or a token.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from prefect.events import Event
+
+    from vantage_orchestration.processing.manifest import Manifest
+
+__all__ = [
+    "PREFIX",
+    "Happening",
+    "TransactionEvent",
+    "deliver",
+    "emit",
+    "emit_outcome",
+    "emit_submitted",
+]
+
+log = logging.getLogger(__name__)
+
+Happening = Literal["submitted", "review", "processed", "failed"]
+
+#: What the names of the events begin with, and the ids of their resources.
+PREFIX: Final = "abbyy_vantage.transaction"
+_NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, PREFIX)
+#: Events in one request; the server answers with that many at the most.
+_TOGETHER: Final = 50
+#: Seconds for the server to store what it has taken; it does so every five.
+_PATIENCE: Final = 60.0
+_PAUSE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionEvent:
+    """Something that happened to a transaction.
+
+    Attributes:
+        happening: What.
+        transaction_id: Transaction.
+        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+        status: Its status then.
+        skill_id: Its skill, if known.
+        origin: ``api`` or ``input``.
+        details: JSON to go along as the payload. It is stored and shown: nothing secret.
+        occasion: Tells apart what may happen to a transaction more than once.
+    """
+
+    happening: Happening
+    transaction_id: str
+    server: str
+    status: str
+    skill_id: str | None = None
+    origin: Literal["api", "input"] = "api"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    occasion: str = ""
+
+    @property
+    def id(self) -> uuid.UUID:
+        """Id of the event, the same whoever tells it, and however often."""
+        parts = (self.server, self.transaction_id.lower(), self.happening, self.occasion)
+        return uuid.uuid5(_NAMESPACE, "\0".join(parts))
+
+    def to_prefect(self) -> Event:
+        """Return it as Prefect has it, related to the flow run and task run that it is told by."""
+        from prefect.events import Event
+
+        resource = {
+            "prefect.resource.id": f"{PREFIX}.{self.transaction_id}",
+            "prefect.resource.name": f"ABBYY Vantage transaction {self.transaction_id}",
+            "abbyy_vantage.server": self.server,
+            "abbyy_vantage.status": self.status,
+            "abbyy_vantage.origin": self.origin,
+        }
+        if self.skill_id:
+            resource["abbyy_vantage.skill_id"] = self.skill_id
+        payload = {
+            "transaction_id": self.transaction_id,
+            "skill_id": self.skill_id,
+            "status": self.status,
+            **self.details,
+        }
+        return Event.model_validate(
+            {
+                "event": f"{PREFIX}.{self.happening}",
+                "resource": resource,
+                "related": _related(),
+                "payload": payload,
+                "id": self.id,
+            }
+        )
+
+
+def emit_submitted(
+    transaction_ids: Iterable[str], *, server: str, skill_id: str | None = None
+) -> None:
+    """Tell that transactions were started. See :func:`emit`.
+
+    Args:
+        transaction_ids: Transactions.
+        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+        skill_id: Their skill.
+    """
+    emit(
+        TransactionEvent("submitted", each, server, "Processing", skill_id)
+        for each in transaction_ids
+    )
+
+
+def emit_outcome(manifest: Manifest, *, server: str) -> None:
+    """Tell of all transactions in a manifest that have ended. See :func:`emit`.
+
+    Args:
+        manifest: Manifest of a job.
+        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+    """
+    processed = (
+        TransactionEvent(
+            "processed",
+            each.transaction_id,
+            server,
+            each.status,
+            each.skill_id or manifest.skill_id,
+            details={
+                "pages": each.pages,
+                "documents": len(each.documents),
+                "rule_errors": sum(len(document.rule_errors) for document in each.documents),
+            },
+        )
+        for each in manifest.transactions
+    )
+    failed = (
+        TransactionEvent("failed", each.transaction_id, server, each.status, manifest.skill_id)
+        for each in manifest.failed
+    )
+    emit([*processed, *failed])
+
+
+def emit(events: Iterable[TransactionEvent]) -> None:
+    """Send events, each once, whoever has told them before. Blocks until the server has them.
+
+    A document must not fail since nobody could be told of it: what goes wrong here is logged as a
+    warning, and no more.
+    """
+    try:
+        deliver(list(events))
+    except Exception as error:
+        # A reply could quote what was sent; the class says enough.
+        log.warning(
+            "Prefect could not be told of ABBYY Vantage transactions (%s)", type(error).__name__
+        )
+
+
+def deliver(
+    events: Sequence[TransactionEvent],
+    *,
+    confirm: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Send events that are not stored yet.
+
+    Args:
+        events: Events.
+        confirm: Wait until the server has stored them. It takes events into its memory first, and
+            loses them if it is killed within the next seconds.
+        sleep: Waits seconds.
+
+    Raises:
+        httpx.HTTPError: The Prefect API does not answer, or refuses.
+        TimeoutError: It has not stored an event in a minute. Sending again does no harm.
+    """
+    from prefect.client.orchestration import get_client
+
+    unique = {event.id: event for event in events}
+    names = list(unique)
+    with get_client(sync_client=True) as client:
+        for place in range(0, len(names), _TOGETHER):
+            batch = names[place : place + _TOGETHER]
+            there = _stored(client, batch)
+            new = [unique[name].to_prefect() for name in batch if name not in there]
+            if not new:
+                continue
+            body = [event.model_dump(mode="json") for event in new]
+            client.request("POST", "/events", json=body).raise_for_status()
+            waited = 0.0
+            while confirm and not there.issuperset(batch):
+                if waited >= _PATIENCE:
+                    raise TimeoutError(
+                        f"Prefect took {len(new)} events, and did not store all of them in"
+                        f" {_PATIENCE:.0f} s. Is its service for storing events turned off?"
+                    )
+                sleep(_PAUSE)
+                waited += _PAUSE
+                there = _stored(client, batch)
+
+
+def _stored(client: Any, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return those of the ids under which the server has an event."""
+    from prefect.events.filters import EventFilter, EventIDFilter
+
+    filter_ = EventFilter(id=EventIDFilter(id=list(names)))
+    return {event.id for event in client.read_events(filter_, limit=_TOGETHER).events}
+
+
+def _related() -> list[dict[str, str]]:
+    """Return the running flow and task in the form in which Prefect relates its own events."""
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    found = []
+    flow_run = flow.flow_run if flow is not None else None
+    if flow_run is not None:
+        found.append(_resource("flow-run", flow_run.id, flow_run.name))
+        found.append(_resource("flow", flow_run.flow_id))
+        if flow_run.deployment_id is not None:
+            found.append(_resource("deployment", flow_run.deployment_id))
+        found += [_resource("tag", tag) for tag in sorted(flow_run.tags)]
+    if task is not None:
+        if flow_run is None and task.task_run.flow_run_id is not None:
+            found.append(_resource("flow-run", task.task_run.flow_run_id))
+        found.append(_resource("task-run", task.task_run.id, task.task_run.name))
+    return found
+
+
+def _resource(kind: str, name: object, shown: str | None = None) -> dict[str, str]:
+    resource = {"prefect.resource.id": f"prefect.{kind}.{name}", "prefect.resource.role": kind}
+    return {**resource, "prefect.resource.name": shown} if shown else resource
