@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-benchmark
 EXTRAS := airflow,prefect,sandbox,test
+# Processes that run tests at the same time. Those of the orchestrators wait most of their time.
+WORKERS := 4
 
 # The first Python that this package and both orchestrators run on. Set PYTHON to choose another.
 CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
@@ -30,7 +32,7 @@ types: install
 	$(BIN)/mypy
 
 pytest: install
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST)
 
 install: $(VENV)/.installed
 

@@ -4,11 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vantage_orchestration.sandbox import SandboxServer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a folder in one process: they share an orchestrator that takes long to start.
+
+    Processes that run at the same time (``-n 4 --dist loadgroup``) take a folder each.
+    """
+    here = Path(__file__).parent
+    for item in items:
+        folder = str(item.path.parent.relative_to(here))
+        item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @pytest.fixture(autouse=True)

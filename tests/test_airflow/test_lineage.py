@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,11 +13,6 @@ from test_airflow.installation import Airflow
 
 from vantage_orchestration.airflow.lineage import dataset_name, datasets
 from vantage_orchestration.airflow.urls import Place
-
-
-def has_provider() -> bool:
-    """Tell whether the provider is installed, without importing Airflow."""
-    return importlib.util.find_spec("openlineage") is not None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +59,6 @@ def test_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_provider(), reason="the provider is not installed")
 def test_events(tmp_path: Path) -> None:
     """A real task under the provider's own listener, which writes events into a file."""
     airflow, file = Airflow(tmp_path), tmp_path / "events.json"
