@@ -105,8 +105,8 @@ class Triggerer:
         raw = self.manager.subscribe(trigger_id=number, trigger=trigger, key=key)
 
         async def counted() -> Any:
-            async for look in raw:
-                yield look
+            async for looks, look in raw:
+                yield looks, look
                 if look.last:
                     self.done[name] += 1
                     if self.after_round and number == 1:

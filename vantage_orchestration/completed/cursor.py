@@ -3,8 +3,9 @@
 
 The ids of a busy tenant's transactions, 140,000 in 14 days, do not fit into one value. Of each, 8
 bytes of a hash are kept, in one value for each hour in which transactions were made: for 10,000 a
-day that is 4 kB, and only hours with changes are written. Two of 140,000 ids share their 8 bytes
-with a probability of 1 to 2 thousand millions; in one hour it is a hundred thousandth of that.
+day that is 4 kB, and only hours with changes are written. (A store of smaller values may have more
+of them for an hour, or one for several.) Two of 140,000 ids share their 8 bytes with a probability
+of 1 to 2 thousand millions; in one hour it is a hundred thousandth of that.
 
 What is going to be told is announced in the store before it is told, and noted as dealt with after
 it has arrived. Whoever starts again after a crash sees what was announced and not noted: that may
@@ -29,7 +30,7 @@ __all__ = ["Cursor", "Overtaken", "Store"]
 
 _DIGEST: Final = 8
 #: Digests in one value: 43 kB as text. Airflow advises against values of more than 64 kB.
-_PART: Final = 4000
+_DIGESTS: Final = 4000
 #: Hours after which nothing of that age can be listed any more.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
 
@@ -78,16 +79,28 @@ class Cursor:
         stores: Where it is kept: the same in each of them, so that one may go.
         scope: Names the watcher within its stores.
         clock: Seconds since 1970.
+        digests: How many transactions one value may hold; each takes 11 characters.
+        hours: Of how many hours one value may hold transactions, where they are few.
+
+    What was stored with one number of digests or hours can't be read with another.
     """
 
     def __init__(
-        self, stores: Sequence[Store], scope: str, clock: Callable[[], float] = time.time
+        self,
+        stores: Sequence[Store],
+        scope: str,
+        clock: Callable[[], float] = time.time,
+        *,
+        digests: int = _DIGESTS,
+        hours: int = 1,
     ) -> None:
         if not stores:
             raise ValueError("a cursor needs a store")
         self._stores = tuple(stores)
         self._prefix = f"abbyy_vantage/completed/{hashlib.sha256(scope.encode()).hexdigest()[:16]}"
         self._clock = clock
+        self._part = digests
+        self._span = hours
         self._me = uuid.uuid4().hex
         self._hours: dict[int, _Hour] = {}
         self._index: dict[int, int] = {}
@@ -111,12 +124,21 @@ class Cursor:
         for announced in await self._get_all("announced"):
             self._doubtful |= set(_unpacked(announced))
         self._announced = set(self._doubtful)
-        states = await self._get_all("state")
-        return states[0] if states else None
+        return await self.saved("state")
 
-    async def save(self, state: Mapping[str, Any]) -> None:
-        """Save a few settings along with the cursor."""
-        await self._set("state", dict(state))
+    async def save(self, state: Mapping[str, Any], name: str = "state") -> None:
+        """Save a few settings along with the cursor.
+
+        Args:
+            state: JSON.
+            name: Names them, if there are others than those that :meth:`open` returns.
+        """
+        await self._set(name, dict(state))
+
+    async def saved(self, name: str) -> Mapping[str, Any] | None:
+        """Return what was saved under a name, None if nothing ever was."""
+        states = await self._get_all(name)
+        return states[0] if states else None
 
     async def unknown(self, entries: Iterable[Entry]) -> list[str]:
         """Return the ids that were not dealt with, in their order, each once."""
@@ -170,12 +192,13 @@ class Cursor:
         changed = {n: hour for n, hour in self._hours.items() if hour.unwritten is not None}
         index = dict(self._index)
         for number, hour in changed.items():
-            index[number] = max(index.get(number, 0), math.ceil(len(hour.digests) / _PART))
+            parts = math.ceil(len(hour.digests) / self._part)
+            index[number] = max(index.get(number, 0), parts)
         # The index first: a value that is in no index would never be removed.
         await self._write_index(index)
         for number, hour in changed.items():
-            for part in range((hour.unwritten or 0) // _PART, index[number]):
-                digests = hour.digests[part * _PART : (part + 1) * _PART]
+            for part in range((hour.unwritten or 0) // self._part, index[number]):
+                digests = hour.digests[part * self._part : (part + 1) * self._part]
                 await self._set(_hour_key(number, part), _packed(digests))
             hour.unwritten = None
 
@@ -183,7 +206,7 @@ class Cursor:
         """Remove what is older than anything that can be listed."""
         limit = int(self._clock()) // HOUR - _FORGET_AFTER
         # Hour 0 stands for transactions without a time.
-        old = {number: parts for number, parts in self._index.items() if 0 < number < limit}
+        old = {n: parts for n, parts in self._index.items() if 0 < n <= limit - self._span}
         for number, parts in old.items():
             for part in range(parts):
                 for store in self._stores:
@@ -197,6 +220,7 @@ class Cursor:
             self._index, self._index_stored = index, True
 
     async def _loaded(self, number: int) -> _Hour:
+        number -= number % self._span
         hour = self._hours.get(number)
         if hour is None:
             hour = _Hour()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -70,6 +70,19 @@ class CompletedList:
         self._clock = clock or _now
         self._known: dict[int, int] = {}
         self._limit = _LONGEST_PAGE
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what is known of the list, for :meth:`restore`, as small JSON.
+
+        To be stored once all that was yielded is dealt with.
+        """
+        begin, end = min(self._known, default=0), max(self._known, default=-1) + 1
+        return {"begin": begin, "numbers": [self._known.get(hour) for hour in range(begin, end)]}
+
+    def restore(self, numbers: Mapping[str, Any]) -> None:
+        """Go on where another list has ended, so that the next look reads what is new alone."""
+        found = enumerate(numbers["numbers"], numbers["begin"])
+        self._known = {hour: number for hour, number in found if number is not None}
 
     def look(self, *, full: bool) -> Iterator[Entries]:
         """Yield what may be new since the last look, page by page, the latest made first.

@@ -14,8 +14,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
@@ -23,18 +22,25 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamProducer
 
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
-from vantage_orchestration.completed import CompletedList, Cursor, Overtaken, Store
-from vantage_orchestration.completed.listing import hour_of
+from vantage_orchestration.completed import (
+    FULL_EVERY,
+    CompletedList,
+    Cursor,
+    Look,
+    Overtaken,
+    Store,
+    Teller,
+    Wanted,
+    facts,
+)
 from vantage_orchestration.errors import VantageError
-from vantage_orchestration.models import ENDED, ListedTransaction
-from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.retrying import RetryPolicy
 
 if TYPE_CHECKING:
     from airflow.triggers.shared_stream import AdvanceItem
-    from pendulum import DateTime
 
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction
 
 __all__ = ["VantageTransactionCompletedTrigger"]
 
@@ -43,16 +49,10 @@ log = logging.getLogger(__name__)
 #: Transactions that are handed over together. Airflow stores their events one by one, and takes
 #: the trigger for dead if that takes minutes.
 _TOGETHER: Final = 100
-#: Seconds after which everything is read again: deletions can hide what ended meanwhile.
-_FULL_EVERY: Final = 3600.0
 #: Seconds: longest pause while the login or the service does not work.
 _LONGEST_PAUSE: Final = 900.0
 #: Seconds: first pause after a refused login. Many of them in a row lock an account.
 _REFUSED_PAUSE: Final = 60.0
-#: Transactions without an event that are noted before they are stored.
-_QUIETLY: Final = 5000
-#: Limits of registration parameters (contract, section 5); what breaks them is left out.
-_MOST_PARAMETERS, _LONGEST_KEY, _LONGEST_VALUE = 20, 128, 256
 #: A page is tried again at once, everything else with the next look.
 _RETRIES: Final = RetryPolicy(attempts=3, first_wait=1.0, max_wait=4.0, budget=15.0)
 _random = random.SystemRandom()
@@ -104,8 +104,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         overlap: float = 3600.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if isinstance(statuses, str) or not statuses or not set(statuses) <= ENDED:
-            raise ValueError(f"statuses is {statuses!r}; give some of {', '.join(sorted(ENDED))}")
+        self._wanted = Wanted.of(statuses, include_api, since)
         if not 1 <= poke_interval < math.inf:
             raise ValueError("poke_interval is below 1; ABBYY Vantage asks for a second or more")
         if not 0 <= overlap < math.inf:
@@ -119,7 +118,6 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         self.include_api = include_api
         self.since = since
         self.overlap = overlap
-        self._since = _instant(since)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments; they are stored in plain text and hold no secret."""
@@ -158,10 +156,14 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
     ) -> AsyncIterator[TriggerEvent]:
         """Make events of what was not told before."""
         try:
-            teller = _Teller(self._cursor(), self._wanted())
+            teller = Teller(self._cursor(), self._wanted)
             await teller.open()
-            async for look in shared_stream:
-                for event in await teller.take(look):
+            async for looks, look in shared_stream:
+                told = await teller.take(look)
+                if look.last and teller.wants_all:
+                    looks.want_all()
+                for item, repeated in told:
+                    event = {**facts(item), "repeated": repeated}
                     yield TriggerEvent(event)  # type: ignore[no-untyped-call]
         except (Overtaken, AirflowRuntimeError) as error:
             # Airflow starts a trigger that ended at once again, and that one reads everything.
@@ -173,16 +175,13 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         """Work without shared streams, and so without word of what Airflow has stored."""
         looks = self.create_shared_stream_producer(self.serialize()[1])
 
-        async def stream() -> AsyncIterator[_Look]:
-            async for look, _ in looks.open_stream():
-                yield look
+        async def stream() -> AsyncIterator[_Seen]:
+            async for seen, _ in looks.open_stream():
+                yield seen
                 await looks.advance(())
 
         async for event in self.filter_shared_stream(stream()):
             yield event
-
-    def _wanted(self) -> _Wanted:
-        return _Wanted(frozenset(self.statuses), self.include_api, self._since)
 
     def _cursor(self) -> Cursor:
         stores = _stores_of(self.asset_state_store)
@@ -190,50 +189,6 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
             log.warning("This watcher of ABBYY Vantage watches for no asset: it forgets at its end")
             stores = [_Memory()]
         return Cursor(stores, f"{self.conn_id}\0{self.skill_id or ''}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Which transactions are told."""
-
-    statuses: frozenset[str]
-    include_api: bool
-    since: DateTime | None = None
-
-    def fits(self, item: ListedTransaction) -> bool:
-        if item.status not in self.statuses:
-            return False
-        if self.since is not None and (item.created_at is None or item.created_at < self.since):
-            return False
-        return self.include_api or not (
-            item.parameters.get("App") == "PublicAPI" or KEY_PARAMETER in item.parameters
-        )
-
-    def saved(self) -> dict[str, Any]:
-        return {
-            "statuses": sorted(self.statuses),
-            "include_api": self.include_api,
-            "since": self.since.to_iso8601_string() if self.since else None,
-        }
-
-    @classmethod
-    def read(cls, state: Mapping[str, Any]) -> _Wanted:
-        return cls(
-            frozenset(state["statuses"]), bool(state["include_api"]), _instant(state["since"])
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """Some of what was seen, and its place in the round that it belongs to."""
-
-    looks: _Looks
-    items: tuple[ListedTransaction, ...] = ()
-    full: bool = False
-    """Whether the round reads everything."""
-    first: bool = False
-    last: bool = False
-    """Whether the round ended with this, without an error."""
 
 
 class _Looks(SharedStreamProducer):
@@ -257,7 +212,7 @@ class _Looks(SharedStreamProducer):
         """Ask for a round that reads everything, soon."""
         self._full_wanted.set()
 
-    async def open_stream(self) -> AsyncIterator[tuple[_Look, None]]:
+    async def open_stream(self) -> AsyncIterator[tuple[_Seen, None]]:
         """Yield what is seen. Goes on when Airflow has stored all events made of it."""
         clock = asyncio.get_running_loop().time
         while True:
@@ -267,7 +222,7 @@ class _Looks(SharedStreamProducer):
             try:
                 async for look in self._round(full):
                     self._resolved.clear()
-                    yield look, None
+                    yield (self, look), None
                     await self._resolved.wait()
             except Exception as error:
                 # A watcher that ended would be started again at once, for ever. What other
@@ -281,7 +236,7 @@ class _Looks(SharedStreamProducer):
                 continue
             self._failures = 0
             if full:
-                self._next_full = clock() + _FULL_EVERY
+                self._next_full = clock() + FULL_EVERY
             try:
                 # Not in step with other watchers.
                 await asyncio.wait_for(self._full_wanted.wait(), pause * _random.uniform(0.9, 1.1))
@@ -302,16 +257,16 @@ class _Looks(SharedStreamProducer):
         if client is not None:
             await asyncio.to_thread(client.close)
 
-    async def _round(self, full: bool) -> AsyncIterator[_Look]:
+    async def _round(self, full: bool) -> AsyncIterator[Look]:
         if self._list is None:
             self._list = await asyncio.to_thread(self._open_list)
         pages = self._list.look(full=full)
         first = True
         while page := await asyncio.to_thread(_next_page, pages):
             for place in range(0, len(page), _TOGETHER):
-                yield _Look(self, page[place : place + _TOGETHER], full, first)
+                yield Look(page[place : place + _TOGETHER], full, first)
                 first = False
-        yield _Look(self, (), full, first, True)
+        yield Look((), full, first, last=True)
 
     def _open_list(self) -> CompletedList:
         """Make the client; the connection is read here, in the thread that will use it."""
@@ -332,121 +287,12 @@ class _Looks(SharedStreamProducer):
         return min(pause * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
 
 
-class _Teller:
-    """Decides for one watcher what of the looks is told, and keeps its cursor.
-
-    Args:
-        cursor: Its cursor.
-        wanted: What it tells.
-    """
-
-    def __init__(self, cursor: Cursor, wanted: _Wanted) -> None:
-        self._cursor = cursor
-        self._wanted = wanted
-        self._before: _Wanted | None = wanted
-        self._told: list[tuple[str, int]] = []
-        self._in_full_round = False
-        self._caught_up = False
-
-    async def open(self) -> None:
-        """Find out what an earlier copy of this watcher has told."""
-        state = await self._cursor.open()
-        if state is not None:
-            self._before = _Wanted.read(state)
-        elif self._wanted.since is None:
-            self._before = None
-
-    async def take(self, look: _Look) -> list[dict[str, Any]]:
-        """Return the events to make of a look.
-
-        When this is called, all events of the look before are stored.
-        """
-        await self._settle()
-        if look.first:
-            self._in_full_round = look.full
-        new = await self._new(look.items)
-        # What had ended before the first look, and what was not wanted before, is not told.
-        quiet = [item for item in new if not self._was_wanted(item)]
-        await self._cursor.add(_entry(item) for item in quiet)
-        if self._cursor.unwritten >= _QUIETLY:
-            await self._cursor.flush()
-        if look.last:
-            await self._end_round(look)
-        known = {item.id for item in quiet}
-        return await self._tell([item for item in new if item.id not in known])
-
-    async def _settle(self) -> None:
-        if self._told:
-            await self._cursor.add(self._told)
-            await self._cursor.flush()
-            self._told = []
-
-    async def _new(self, items: tuple[ListedTransaction, ...]) -> list[ListedTransaction]:
-        wanted = {item.id: item for item in items if self._wanted.fits(item)}
-        names = await self._cursor.unknown(_entry(item) for item in wanted.values())
-        return [wanted[name] for name in names]
-
-    def _was_wanted(self, item: ListedTransaction) -> bool:
-        return self._caught_up or (self._before is not None and self._before.fits(item))
-
-    async def _end_round(self, look: _Look) -> None:
-        if self._in_full_round:
-            await self._cursor.flush()
-            if not self._caught_up:
-                await self._cursor.save(self._wanted.saved())
-                self._caught_up = True
-            self._cursor.forget_doubts()
-            await self._cursor.prune()
-        elif not self._caught_up:
-            look.looks.want_all()
-        self._in_full_round = False
-
-    async def _tell(self, items: list[ListedTransaction]) -> list[dict[str, Any]]:
-        if not items:
-            return []
-        repeated = await self._cursor.announce([item.id for item in items])
-        self._told = [_entry(item) for item in items]
-        return [_payload(item, item.id in repeated) for item in items]
-
-
-def _entry(item: ListedTransaction) -> tuple[str, int]:
-    return item.id, hour_of(item.created_at)
-
-
-def _payload(item: ListedTransaction, repeated: bool) -> dict[str, Any]:
-    parameters = {
-        key: value
-        for key, value in item.parameters.items()
-        if len(key) <= _LONGEST_KEY and len(value) <= _LONGEST_VALUE
-    }
-    return {
-        "transaction_id": item.id,
-        "skill_id": item.skill_id,
-        "status": item.status,
-        "created_at": item.created_at.to_iso8601_string() if item.created_at else None,
-        "pages": item.page_count,
-        "documents": item.document_count,
-        "parameters": dict(list(parameters.items())[:_MOST_PARAMETERS]),
-        "repeated": repeated,
-    }
+_Seen = tuple[_Looks, Look]
+"""What was seen, and who can be asked to look at everything."""
 
 
 def _next_page(pages: Iterator[tuple[ListedTransaction, ...]]) -> Any:
     return next(pages, None)
-
-
-def _instant(text: str | None) -> DateTime | None:
-    if text is None:
-        return None
-    import pendulum
-
-    try:
-        found = pendulum.parse(text, tz="UTC")
-    except ValueError:
-        found = None
-    if not isinstance(found, pendulum.DateTime):
-        raise ValueError(f"since is {text!r}; give a date and time such as 2026-03-01T00:00:00Z")
-    return found
 
 
 def _stores_of(accessors: Any) -> list[Store]:
