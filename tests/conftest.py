@@ -13,7 +13,7 @@ from vantage_orchestration.sandbox import SandboxServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder in one process: they share an orchestrator that takes long to start.
+    """Keep the tests of a folder in one process: they share an orchestrator that starts slowly.
 
     Processes that run at the same time (``-n 4 --dist loadgroup``) take a folder each.
     """
