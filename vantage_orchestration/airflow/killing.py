@@ -7,21 +7,13 @@ try goes on with the same transactions, so they must stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from vantage_orchestration.errors import VantageError
-from vantage_orchestration.watching.parallel import in_parallel
-
-if TYPE_CHECKING:
-    from vantage_orchestration.client import VantageClient
-
-__all__ = ["KILLED", "delete_transactions", "state_of_task"]
+__all__ = ["KILLED", "state_of_task"]
 
 #: States from which a task does not go on by itself. A cleared or retried task has another one,
 #: and its new try goes on with the same transactions.
 KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_failed"})
-_THREADS: Final = 8
 
 
 def state_of_task(task: Any) -> str | None:
@@ -44,17 +36,3 @@ def state_of_task(task: Any) -> str | None:
     name = f"{task.task_id}_{task.map_index}" if mapped else task.task_id
     state = states.get(task.run_id, {}).get(name)
     return None if state is None else str(getattr(state, "value", state))
-
-
-def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, VantageError]:
-    """Delete transactions, several at a time, and return what went wrong."""
-    failures: dict[str, VantageError] = {}
-
-    def delete(name: str) -> None:
-        try:
-            client.delete_transaction(name)
-        except VantageError as error:
-            failures[name] = error
-
-    in_parallel(delete, ids, _THREADS)
-    return failures

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.airflow.errors import translate
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
 __all__ = ["inputs_of", "location_of"]
-
-_GLOB = frozenset("*?[")
 
 
 def location_of(place: Any) -> Location:
@@ -48,39 +45,7 @@ def inputs_of(inputs: Any) -> list[Location]:
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
     """
-    if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
-        inputs = [inputs]
-    if isinstance(inputs, Mapping):
-        raise translate(ConfigurationError("inputs is no list of paths or URLs"))
-    found: dict[str, Location] = {}
-    for each in inputs:
-        for location in _files(each):
-            found.setdefault(location.url, location)
-    if not found:
-        raise translate(ConfigurationError("There are no inputs"))
-    return list(found.values())
+    from vantage_orchestration.processing.files import files_of
 
-
-def _files(each: Any) -> list[Location]:
-    from vantage_orchestration.storage import Location
-
-    place = location_of(each)
-    # First as it is: the name of a file may hold the signs of a glob.
-    info = place.info()
-    if info is not None and info.get("type") == "directory":
-        raise translate(
-            ConfigurationError(
-                f"The input {place.url!r} is a folder", hint="Give a glob, such as FOLDER/*.pdf"
-            )
-        )
-    if info is not None:
-        return [place]
-    parts = place.path.split("/")
-    first = next((number for number, part in enumerate(parts) if _GLOB & set(part)), None)
-    if first is None:
-        raise translate(ConfigurationError(f"There is no file {place.url!r}"))
-    folder = Location(place.fs, "/".join(parts[:first]) or "/")
-    files = folder.files("/".join(parts[first:]))
-    if not files:
-        raise translate(ConfigurationError(f"No file fits {place.url!r}"))
-    return files
+    with translating(translate):
+        return files_of(inputs, location_of)

@@ -7,30 +7,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import (
-    ConfigurationError,
     ProcessingError,
     ProtocolError,
-    ReviewNeeded,
     ServiceUnavailable,
-    TransactionCanceled,
-    TransactionFailed,
     VantageError,
-    WaitTimeout,
+    translating,
 )
 from vantage_orchestration.models import ENDED
+from vantage_orchestration.processing import outcome as core
+from vantage_orchestration.processing.outcome import REVIEW_TIMEOUT, Outcome
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
-    from vantage_orchestration.processing.manifest import Manifest
-    from vantage_orchestration.watching import Observation
 
 __all__ = [
     "ON_REVIEW",
@@ -46,8 +41,6 @@ __all__ = [
 OnReview = Literal["wait", "return", "fail"]
 ON_REVIEW = ("wait", "return", "fail")
 _OVER = ENDED | {"Gone"}
-#: A review can take days; people go on holiday for longer than a week, but results live 14 days.
-REVIEW_TIMEOUT = 7 * 86_400.0
 
 
 def deferrable_by_default() -> bool:
@@ -60,44 +53,6 @@ def deferrable_by_default() -> bool:
     """
     value = os.environ.get("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "")
     return value.strip().lower() not in ("false", "f", "0")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the waiting ended.
-
-    Attributes:
-        statuses: Transaction id to status.
-        in_review: Ids that wait for a person.
-        timed_out: Why it ended too early, else None.
-    """
-
-    statuses: Mapping[str, str]
-    in_review: tuple[str, ...] = ()
-    timed_out: str | None = None
-
-    @classmethod
-    def of(cls, manifest: Manifest, timed_out: str | None = None) -> Outcome:
-        """Return what a manifest says, which was asked for later than the waiting ended.
-
-        Args:
-            manifest: Manifest of the job.
-            timed_out: Why the waiting ended too early, if it did.
-        """
-        rest = [*manifest.pending, *manifest.failed]
-        landed = [each.transaction_id for each in manifest.transactions]
-        late = [each for each in manifest.pending if not each.in_review]
-        if late and timed_out is None:
-            timed_out = f"{len(late)} transactions have not ended"
-        return cls(
-            {**dict.fromkeys(landed, "Processed"), **{e.transaction_id: e.status for e in rest}},
-            tuple(each.transaction_id for each in manifest.pending if each.in_review),
-            timed_out,
-        )
-
-    def with_status(self, *statuses: str) -> list[str]:
-        """Return the ids that have one of these statuses."""
-        return [each for each, status in self.statuses.items() if status in statuses]
 
 
 class WaitingMixin:
@@ -257,47 +212,21 @@ class WaitingMixin:
 
     def _wait_here(self, context: Context, ids: Sequence[str], timeout: float) -> Outcome:
         """Wait in the worker. A sensor does it in a way of its own."""
-        from vantage_orchestration.watching import Pace, wait_for
+        from vantage_orchestration.processing.waiting import wait_for_outcome
+        from vantage_orchestration.watching import Pace
 
-        seen: dict[str, Observation] = {}
-        told: list[str] = []
-
-        def tell() -> None:
-            new = [each for each in ids if _in_review(seen.get(each)) and each not in told]
-            if new:
-                told.extend(new)
-                self._needs_person(context, new, time.time() + self.review_timeout)
-
-        def sleep(seconds: float) -> None:
-            tell()  # All reviews of a round together.
-            time.sleep(seconds)
-
-        begin, rest, timed_out = time.monotonic(), list(ids), None
         slowest = max(self.poke_interval, self.max_poke_interval)
-        try:
-            while rest:
-                wait_for(
-                    self.hook.client,
-                    rest,
-                    timeout=max(0.0, begin + timeout - time.monotonic()),
-                    review_timeout=self.review_timeout,
-                    pace=Pace(self.poke_interval, slowest, review=slowest),
-                    skill_id=self.skill_id,
-                    report_review=self.on_review != "wait",
-                    on_change=lambda each: seen.update({each.transaction_id: each}),
-                    sleep=sleep,
-                )
-                tell()
-                if self.on_review != "return":
-                    break
-                # What is in review is not waited for, but all else is.
-                rest = [each for each in rest if not (_in_review(seen[each]) or seen[each].ended)]
-        except WaitTimeout as error:
-            timed_out = error.what
-        return Outcome(
-            {each: seen[each].status if each in seen else "Unknown" for each in ids},
-            tuple(each for each in ids if _in_review(seen.get(each))),
-            timed_out,
+        return wait_for_outcome(
+            self.hook.client,
+            ids,
+            timeout=timeout,
+            review_timeout=self.review_timeout,
+            on_review=self.on_review,
+            pace=Pace(self.poke_interval, slowest, review=slowest),
+            skill_id=self.skill_id,
+            on_needed=lambda new: self._needs_person(
+                context, new, time.time() + self.review_timeout
+            ),
         )
 
     # -- what both need
@@ -314,53 +243,9 @@ class WaitingMixin:
 
 
 def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
-    """Raise what the outcome of a task calls for.
-
-    Args:
-        outcome: How the waiting ended.
-        on_review: As the argument of the operators.
-
-    Raises:
-        TransactionFailed: One or more ended as Failed, or were deleted meanwhile.
-        TransactionCanceled: One or more were cancelled.
-        ReviewNeeded: A person is needed and ``on_review`` is ``fail``.
-        WaitTimeout: A limit was reached; a new try goes on.
-    """
-    failure: VantageError | None = None
-    if failed := outcome.with_status("Failed", "Gone"):
-        failure = TransactionFailed(
-            f"{len(failed)} of {len(outcome.statuses)} transactions failed or were deleted:"
-            f" {_some(failed)}",
-            hint="Their pages may have been charged, so they are not sent again by themselves."
-            " Check files and skill, then clear the task; only these are sent anew",
-            transaction_id=failed[0],
-        )
-    elif canceled := outcome.with_status("Canceled"):
-        failure = TransactionCanceled(
-            f"{len(canceled)} of {len(outcome.statuses)} transactions were cancelled in ABBYY"
-            f" Vantage: {_some(canceled)}",
-            hint="Clear the task to send these anew",
-            transaction_id=canceled[0],
-        )
-    elif outcome.timed_out is not None:
-        failure = WaitTimeout(outcome.timed_out, hint="They go on; the next try finds them")
-    elif outcome.in_review and on_review == "fail":
-        failure = ReviewNeeded(
-            f"{len(outcome.in_review)} transactions wait for a manual review:"
-            f" {_some(outcome.in_review)}",
-            hint="Review them in ABBYY Vantage, then clear the task; it goes on from there",
-            transaction_id=outcome.in_review[0],
-        )
-    if failure is not None:
-        raise translate(failure)
-
-
-def _in_review(seen: Observation | None) -> bool:
-    return seen is not None and seen.in_review and not seen.ended
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+    """Raise, in Airflow's words, what :func:`vantage_orchestration.processing.outcome` finds."""
+    with translating(translate):
+        core.check_outcome(outcome, on_review=on_review)
 
 
 def ids_of(value: Any) -> list[str]:
@@ -369,12 +254,5 @@ def ids_of(value: Any) -> list[str]:
     Raises:
         ConfigurationError: There is none, or it is something else.
     """
-    if isinstance(value, Mapping) and "transaction_ids" in value:
-        value = value["transaction_ids"]
-    ids = [value] if isinstance(value, str) else value
-    if not isinstance(ids, Sequence) or not all(isinstance(each, str) for each in ids):
-        raise translate(ConfigurationError("transaction_ids is no list of texts"))
-    found = list(dict.fromkeys(each.strip() for each in ids if each.strip()))
-    if not found:
-        raise translate(ConfigurationError("There are no transaction ids"))
-    return found
+    with translating(translate):
+        return core.ids_of(value)

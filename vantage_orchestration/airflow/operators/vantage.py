@@ -17,7 +17,7 @@ from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
-from vantage_orchestration.airflow.killing import KILLED, delete_transactions, state_of_task
+from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.storage import inputs_of, location_of
 from vantage_orchestration.airflow.waiting import (
@@ -310,6 +310,8 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         def delete() -> None:
             try:
                 if state_of_task(task) in KILLED:
+                    from vantage_orchestration.processing.deleting import delete_transactions
+
                     ids = [record.transaction_id for record in ledger.load().values()]
                     failures.extend(delete_transactions(self.hook.client, ids).values())
             except Exception as error:

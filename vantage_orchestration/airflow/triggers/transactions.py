@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
-from vantage_orchestration.airflow.killing import KILLED, delete_transactions, state_of_task
+from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.watching import Limits, Pace, SharedPoller
 from vantage_orchestration.watching.pace import LEAST_PAUSE
@@ -226,5 +226,7 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     def _delete(self, ids: Sequence[str]) -> dict[str, VantageError]:
         """Delete transactions and return what went wrong. Runs in a thread."""
+        from vantage_orchestration.processing.deleting import delete_transactions
+
         with self._connect() as client:
             return delete_transactions(client, ids)
