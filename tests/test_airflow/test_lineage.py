@@ -12,7 +12,7 @@ import pytest
 from test_airflow.installation import Airflow
 
 from vantage_orchestration.airflow.lineage import dataset_name, datasets
-from vantage_orchestration.airflow.urls import Place
+from vantage_orchestration.urls import Place
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.airflow.urls import Place
+from vantage_orchestration.urls import Place
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vantage_orchestration.airflow.urls import Place
+from vantage_orchestration.urls import Place
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage

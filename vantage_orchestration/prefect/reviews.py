@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives back the worker while a person reviews documents, and resumes the run afterwards.
+
+A run that waits for a person is suspended: its process ends, and its worker is free. It carries two
+labels, the name of its credentials block and the transactions in review. The flow
+:func:`resume_reviewed`, deployed on a schedule, looks at the suspended runs that have them, and
+resumes each of which no transaction waits for a person any more. What it has to know is in the runs
+themselves, so it may run twice at once, be killed, or find that somebody was quicker.
+
+A run that somebody resumes by hand too early finds its documents still in review, and suspends
+itself again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from prefect import flow
+
+from vantage_orchestration.errors import ConfigurationError, VantageError
+from vantage_orchestration.prefect.artifacts import review_ended
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+__all__ = ["check_can_suspend", "resume_reviewed", "suspend_for_review"]
+
+#: Labels of a suspended flow run.
+_BLOCK, _IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
+#: What the keys of our suspensions begin with. A run that somebody else has suspended is none of
+#: our business, even if it carries labels of an earlier review.
+_KEY: Final = "abbyy-vantage-review-"
+#: Flow runs that Prefect returns at once.
+_TOGETHER: Final = 200
+
+
+def check_can_suspend(block: str) -> FlowRun:
+    """Refuse to begin what could not be suspended later. Call it before anything is sent.
+
+    Args:
+        block: Name of the credentials block; empty if it is not a saved one.
+
+    Returns:
+        The running flow run.
+
+    Raises:
+        ConfigurationError: Prefect can't suspend the running flow, or nobody could resume it.
+    """
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context is not None else None
+    if flow_run is None or TaskRunContext.get() is not None:
+        trouble = "it runs in a task, or in no flow at all"
+    elif flow_run.parent_task_run_id is not None:
+        trouble = "it is a subflow"
+    elif flow_run.deployment_id is None:
+        trouble = "it has no deployment"
+    elif not block:
+        trouble = "its credentials block is not saved"
+    else:
+        return flow_run
+    raise ConfigurationError(
+        f"This run can't be suspended while a person reviews documents, since {trouble}",
+        hint='Deploy the flow and name a saved block, or choose on_review="wait"',
+    )
+
+
+def suspend_for_review(
+    transaction_ids: Iterable[str], *, block: str, timeout: float | None = None
+) -> None:
+    """Suspend the running flow until nobody has to review these transactions any more.
+
+    It does not return: Prefect ends the process here. A resumed run begins at its first line, so
+    tasks whose results are not persisted run again, and have to find what they have done.
+
+    Args:
+        transaction_ids: Transactions that wait for a person.
+        block: Name of the saved credentials block.
+        timeout: Seconds after which Prefect fails the run; None for never.
+
+    Raises:
+        ConfigurationError: See :func:`check_can_suspend`.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.flow_runs import suspend_flow_run
+
+    flow_run = check_can_suspend(block)
+    labels: dict[str, bool | int | float | str] = {
+        _BLOCK: block,
+        _IN_REVIEW: ",".join(dict.fromkeys(transaction_ids)),
+    }
+    # Before the suspension: a suspended run without them would never be resumed.
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(flow_run.id, labels)
+    # Prefect grants each key once. A run may have to be suspended again.
+    suspend_flow_run(
+        timeout=None if timeout is None else max(1, round(timeout)),
+        key=f"{_KEY}{uuid.uuid4()}",
+    )
+
+
+@flow(name="abbyy-vantage-resume-reviewed")
+def resume_reviewed() -> int:
+    """Resume the flow runs whose documents have been reviewed. To be deployed on a schedule.
+
+    Returns:
+        How many were resumed.
+
+    Raises:
+        VantageError: ABBYY Vantage could not be asked about some of them; the others were dealt
+            with. The next run makes up for it.
+        ValueError: There is no such block any more.
+    """
+    from prefect import get_run_logger
+
+    log = get_run_logger()
+    waiting: dict[str, list[_Waiting]] = {}
+    for each in _suspended():
+        waiting.setdefault(each.block, []).append(each)
+    resumed, failure = 0, None
+    for block, runs in waiting.items():
+        try:
+            over = _reviewed(block, {name for each in runs for name in each.transaction_ids})
+        except (VantageError, ValueError) as error:
+            # One block's trouble must not keep the runs of all others waiting.
+            log.warning("%d runs stay suspended: %s", len(runs), error)
+            failure = error
+            continue
+        for each in runs:
+            if over.issuperset(each.transaction_ids):
+                review_ended(each.transaction_ids)
+                resumed += _resume(each, log)
+    if failure is not None:
+        raise failure
+    log.info("%d of %d suspended runs go on", resumed, sum(map(len, waiting.values())))
+    return resumed
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A flow run that is suspended for a review."""
+
+    flow_run_id: uuid.UUID
+    name: str
+    block: str
+    transaction_ids: tuple[str, ...]
+
+    @classmethod
+    def read(cls, run: FlowRun) -> _Waiting | None:
+        """Read a suspended run; None if it is not suspended for a review."""
+        key = run.state.state_details.pause_key if run.state is not None else None
+        block, names = run.labels.get(_BLOCK), run.labels.get(_IN_REVIEW)
+        if not key or not key.startswith(_KEY) or not block or not names:
+            return None
+        return cls(run.id, run.name, str(block), tuple(str(names).split(",")))
+
+
+def _suspended() -> Iterator[_Waiting]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateName,
+    )
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    suspended = FlowRunFilter(
+        state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
+    )
+    runs: Sequence[FlowRun] = ()
+    with get_client(sync_client=True) as client:
+        offset = 0
+        while offset == 0 or len(runs) == _TOGETHER:
+            runs = client.read_flow_runs(
+                flow_run_filter=suspended,
+                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+                limit=_TOGETHER,
+                offset=offset,
+            )
+            yield from filter(None, map(_Waiting.read, runs))
+            offset += _TOGETHER
+
+
+def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
+    """Return those that do not wait for a person now."""
+    from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.watching import Watcher
+
+    credentials = VantageCredentials.load(block)
+    if not isinstance(credentials, VantageCredentials):
+        raise TypeError("this can't be called from a coroutine")
+    with credentials.get_client() as client:
+        # Old transactions: one that is unknown was deleted, and is not too new to be known.
+        sighting = Watcher(client, settle=0.0).look(transaction_ids)
+    over = {name for name, each in sighting.seen.items() if each.ended or not each.in_review}
+    # What can't be looked at for a reason of its own is the run's to report.
+    return over | sighting.failures.keys()
+
+
+def _resume(run: _Waiting, log: Any) -> bool:
+    from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
+    from prefect.flow_runs import resume_flow_run
+
+    try:
+        resume_flow_run(run.flow_run_id)
+    except FlowPauseTimeout:
+        log.warning("The run %s was reviewed too late, and has failed", run.name)
+    except (NotPausedError, ObjectNotFound, RuntimeError):
+        # Somebody has resumed, cancelled or deleted it meanwhile.
+        log.info("The run %s is suspended no more", run.name)
+    else:
+        log.info("The documents of the run %s have been reviewed; it goes on", run.name)
+        return True
+    return False
