@@ -205,7 +205,7 @@ def deliver(
             if not new:
                 continue
             body = [event.model_dump(mode="json") for event in new]
-            client.request("POST", "/events", json=body).raise_for_status()
+            client.request("POST", "/events", json=body)
             waited = 0.0
             while confirm and not there.issuperset(batch):
                 if waited >= _PATIENCE:

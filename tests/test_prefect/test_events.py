@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events of transactions: told once, kept by a real server, and no reason for a job to fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from prefect import flow, settings, task
+from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventResourceFilter
+
+from vantage_orchestration.prefect import events as module
+from vantage_orchestration.prefect.events import (
+    PREFIX,
+    TransactionEvent,
+    deliver,
+    emit_outcome,
+    emit_submitted,
+)
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    Manifest,
+    TransactionManifest,
+    UnfinishedEntry,
+)
+
+SERVER = "https://vantage-eu.abbyy.com"
+
+
+def told(*transaction_ids: str) -> list[Any]:
+    """Return the stored events of some transactions, the first told first."""
+    wanted = EventResourceFilter(id=[f"{PREFIX}.{each}" for each in transaction_ids])
+    with get_client(sync_client=True) as client:
+        found = client.read_events(EventFilter(resource=wanted), limit=50).events
+    return sorted(found, key=lambda each: each.occurred)
+
+
+def wait_for(count: int, *transaction_ids: str) -> list[Any]:
+    """Wait until the server has stored that many events."""
+    end = time.monotonic() + 60
+    while len(found := told(*transaction_ids)) < count:
+        assert time.monotonic() < end, f"{len(found)} events were stored"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
+    ids = ["11111111-aaaa-4aaa-8aaa-000000000001", "11111111-aaaa-4aaa-8aaa-000000000002"]
+    document = DocumentEntry("d", None, ({"type": "x", "message": "wrong"},), ())
+    landed = TransactionManifest(ids[0], "skill", "Processed", None, 3, (), (document,))
+    manifest = Manifest("skill", None, (landed,), (), (UnfinishedEntry(ids[1], "Gone"),))
+
+    @task
+    def work() -> None:
+        for _ in range(2):  # As a task that is tried again.
+            emit_submitted(ids, server=SERVER, skill_id="skill")
+
+    @flow
+    def run() -> str:
+        from prefect.runtime import flow_run
+
+        work()
+        emit_outcome(manifest, server=SERVER)
+        emit_outcome(manifest, server=SERVER)
+        return str(flow_run.id)
+
+    run_id = run()
+    found = wait_for(4, *ids)
+    # Here the server has them in its database, where the ids of the first stay taken.
+    emit_submitted(ids, server=SERVER, skill_id="skill")
+    deliver([TransactionEvent("review", ids[0], SERVER, "Processing")], confirm=True)
+    assert len(told(*ids)) == 5
+
+    by_name = {(each.event, each.payload["transaction_id"]): each for each in found}
+    assert set(by_name) == {
+        ("abbyy_vantage.transaction.submitted", ids[0]),
+        ("abbyy_vantage.transaction.submitted", ids[1]),
+        ("abbyy_vantage.transaction.processed", ids[0]),
+        ("abbyy_vantage.transaction.failed", ids[1]),
+    }
+    processed = by_name["abbyy_vantage.transaction.processed", ids[0]]
+    assert processed.resource.root == {
+        "prefect.resource.id": f"abbyy_vantage.transaction.{ids[0]}",
+        "prefect.resource.name": f"ABBYY Vantage transaction {ids[0]}",
+        "abbyy_vantage.server": SERVER,
+        "abbyy_vantage.status": "Processed",
+        "abbyy_vantage.origin": "api",
+        "abbyy_vantage.skill_id": "skill",
+    }
+    assert processed.payload["pages"] == 3
+    assert processed.payload["rule_errors"] == 1
+    failed = by_name["abbyy_vantage.transaction.failed", ids[1]]
+    assert failed.payload["status"] == "Gone"
+    for each in found:
+        related = {entry["prefect.resource.role"]: entry for entry in each.related}
+        assert related["flow-run"]["prefect.resource.id"] == f"prefect.flow-run.{run_id}"
+        assert ("task-run" in related) == each.event.endswith("submitted")
+
+
+@pytest.mark.slow
+def test_an_event_outlives_a_process_that_is_killed_after_it(prefect_server: Any) -> None:
+    name = "22222222-aaaa-4aaa-8aaa-000000000001"
+    code = (
+        "import os, signal\n"
+        "from vantage_orchestration.prefect.events import emit_submitted\n"
+        f"emit_submitted([{name!r}], server={SERVER!r})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=prefect_server.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    assert [each.event for each in wait_for(1, name)] == [f"{PREFIX}.submitted"]
+
+
+def test_id_tells_apart_what_is_not_the_same() -> None:
+    first = TransactionEvent("review", "a", SERVER, "Processing")
+    again = TransactionEvent("review", "A", SERVER, "Whatever", "skill", details={"x": 1})
+    others = [
+        TransactionEvent("processed", "a", SERVER, "Processing"),
+        TransactionEvent("review", "b", SERVER, "Processing"),
+        TransactionEvent("review", "a", "https://vantage-us.abbyy.com", "Processing"),
+        TransactionEvent("review", "a", SERVER, "Processing", occasion="2"),
+    ]
+    assert first.id == again.id
+    assert len({first.id, *(each.id for each in others)}) == 5
+
+
+def test_job_goes_on_if_nobody_can_be_told(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # Not listening: a connection is refused.
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+        with (
+            settings.temporary_settings({settings.PREFECT_API_URL: url}),
+            caplog.at_level(logging.WARNING, "vantage_orchestration"),
+        ):
+            emit_submitted(["t"], server=SERVER)
+    assert [record.getMessage() for record in caplog.records if record.name == module.__name__] == [
+        "Prefect could not be told of ABBYY Vantage transactions (ConnectError)"
+    ]
+
+
+class _Forgetful(BaseHTTPRequestHandler):
+    """Takes events as Prefect does, and stores none."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/filter"):
+            self._answer(200, {"events": [], "total": 0, "next_page": None})
+        else:
+            self.server.taken += [each["id"] for each in body]
+            self._answer(204, None)
+
+    def do_GET(self) -> None:  # It asks for a CSRF token, and there are none.
+        self._answer(404, None)
+
+    def _answer(self, status: int, data: Any) -> None:
+        text = b"" if data is None else json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def forgetful() -> Iterator[Any]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful)
+    server.taken = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_events_that_are_not_stored_do_not_count_as_told(forgetful: Any) -> None:
+    naps: list[float] = []
+    many = [TransactionEvent("processed", str(n), SERVER, "Processed") for n in range(120)]
+    deliver(many)
+    assert len(set(forgetful.taken)) == 120
+    with pytest.raises(TimeoutError, match="Prefect took 50 events, and did not store all"):
+        deliver(many, confirm=True, sleep=naps.append)
+    assert sum(naps) == 60.0
