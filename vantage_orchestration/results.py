@@ -34,6 +34,22 @@ class DocumentFields:
     class_name: str | None
     business_rule_errors: tuple[BusinessRuleError, ...]
 
+    def row(self, transaction_id: str) -> dict[str, Any]:
+        """Return a plain dictionary, fit for JSON Lines and for an orchestrator's results.
+
+        Args:
+            transaction_id: The document's transaction.
+        """
+        return {
+            "transaction_id": transaction_id,
+            "document_id": self.document_id,
+            "class": self.class_name,
+            "fields": dict(self.fields),
+            "business_rule_errors": [
+                error.message or error.error_type for error in self.business_rule_errors
+            ],
+        }
+
 
 @translated
 def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[DocumentFields, ...]:

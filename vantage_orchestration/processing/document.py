@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.keys import TaskKey
+    from vantage_orchestration.processing.ledger import Ledger
+    from vantage_orchestration.storage import Place
 
 __all__ = [
     "DocumentResult",
+    "document_result",
     "process_document",
     "submit_document",
+    "submit_one",
     "wait_for_transaction",
 ]
 
@@ -57,17 +61,7 @@ class DocumentResult:
     def rows(self) -> list[dict[str, Any]]:
         """Return one plain dictionary for each document, fit for JSON Lines and XCom."""
         return [
-            {
-                "file": self.file,
-                "sha256": self.sha256,
-                "transaction_id": self.transaction_id,
-                "document_id": document.document_id,
-                "class": document.class_name,
-                "fields": dict(document.fields),
-                "business_rule_errors": [
-                    error.message or error.error_type for error in document.business_rule_errors
-                ],
-            }
+            {"file": self.file, "sha256": self.sha256, **document.row(self.transaction_id)}
             for document in self.documents
         ]
 
@@ -99,23 +93,45 @@ def submit_document(
         ConfigurationError: The file or a parameter is not acceptable. Nothing was sent.
         DocumentMismatch: The server holds something else than was sent. Nothing was started.
     """
-    submitted = _submit(client, file, skill_id, key, registration_parameters, skill_parameters)
+    submitted = submit_one(
+        client,
+        file,
+        skill_id,
+        key,
+        registration_parameters=registration_parameters,
+        skill_parameters=skill_parameters,
+    )
     return submitted.transaction_id, submitted.unit.files[0].sha256
 
 
-def _submit(
+@translated
+def submit_one(
     client: VantageClient,
-    file: str | os.PathLike[str],
+    file: Place,
     skill_id: str,
     key: TaskKey,
-    registration_parameters: Mapping[str, str] | None,
-    skill_parameters: Mapping[str, str] | None,
+    *,
+    ledger: Ledger | None = None,
+    registration_parameters: Mapping[str, str] | None = None,
+    skill_parameters: Mapping[str, str] | None = None,
 ) -> Submitted:
+    """Start the transaction of one file, as :func:`submit_document` does, and describe it.
+
+    Args:
+        client: Client.
+        file: Path, URL or place of the file.
+        skill_id: Skill that processes it.
+        key: What makes this task the same in each try.
+        ledger: Where its id is noted before the start.
+        registration_parameters: Up to 9 of your own.
+        skill_parameters: Up to 10.
+    """
     (submitted,) = submit(
         client,
         keyed_units(plan([file], process_skill=False), skill_id, key.scope, skill_parameters),
         skill_id,
         since=key.since,
+        ledger=ledger,
         registration_parameters=registration_parameters,
         skill_parameters=skill_parameters,
     )
@@ -217,16 +233,41 @@ def process_document(
         VantageError: See :func:`submit_document`, :func:`wait_for_transaction` and
             :func:`vantage_orchestration.results.fetch_fields`.
     """
-    submitted = _submit(client, file, skill_id, key, registration_parameters, skill_parameters)
-    transaction_id, (sent,) = submitted.transaction_id, submitted.unit.files
-    transaction = wait_for_transaction(
-        client, transaction_id, timeout=timeout, review_timeout=review_timeout
+    submitted = submit_one(
+        client,
+        file,
+        skill_id,
+        key,
+        registration_parameters=registration_parameters,
+        skill_parameters=skill_parameters,
     )
+    transaction = wait_for_transaction(
+        client, submitted.transaction_id, timeout=timeout, review_timeout=review_timeout
+    )
+    return document_result(client, file, submitted, transaction)
+
+
+@translated
+def document_result(
+    client: VantageClient, file: Place, submitted: Submitted, transaction: Transaction
+) -> DocumentResult:
+    """Fetch the fields of a file that was processed.
+
+    Args:
+        client: Client.
+        file: The file as it was given.
+        submitted: What :func:`submit_one` returned.
+        transaction: The transaction, with status ``Processed``.
+
+    Raises:
+        DocumentMismatch: The transaction holds another file than the one that was sent.
+        ProtocolError: A result file is not what its type says.
+    """
+    (sent,) = submitted.unit.files
     names = {source.name for source in transaction.source_files}
     if names and names != {sent.name}:
         raise DocumentMismatch(
             f"The transaction was made from {sorted(names)}, not from {sent.name!r}",
-            transaction_id=transaction_id,
+            transaction_id=transaction.id,
         )
-    fields = fetch_fields(client, transaction)
-    return DocumentResult(str(file), sent.sha256, transaction_id, fields)
+    return DocumentResult(str(file), sent.sha256, transaction.id, fetch_fields(client, transaction))

@@ -193,6 +193,7 @@ def submit_files(
     settings: JobSettings,
     *,
     ledger: Ledger | None = None,
+    most: int | None = None,
 ) -> tuple[Submitted, ...]:
     """Start the transactions of some files, each once.
 
@@ -202,13 +203,20 @@ def submit_files(
         key: What makes this task the same in each try.
         settings: What to do.
         ledger: Where ids are noted before the start.
+        most: How many transactions may be made; None for any number.
 
     Raises:
-        ConfigurationError: A file or parameter is not acceptable. Nothing was sent.
+        ConfigurationError: A file or parameter is not acceptable, or more transactions would be
+            needed. Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     ledger = MemoryLedger() if ledger is None else ledger
     units = _planned(client, list(inputs), key.scope, settings, ledger)
+    if most is not None and len(units) > most:
+        raise ConfigurationError(
+            f"The files make {len(units)} transactions, not {most}",
+            hint="Only a Process skill takes several files in one transaction",
+        )
     return _submit(client, units, key, settings, ledger)
 
 

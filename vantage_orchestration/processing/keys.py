@@ -9,9 +9,10 @@ asked, never of the number of the try, so that whoever tries again arrives at th
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.upload import parameters
@@ -19,7 +20,7 @@ from vantage_orchestration.upload import parameters
 if TYPE_CHECKING:
     from pendulum import DateTime
 
-__all__ = ["KEY_PARAMETER", "TaskKey", "keyed", "unit_key"]
+__all__ = ["KEY_PARAMETER", "TaskKey", "digest_of", "keyed", "unit_key"]
 
 #: Registration parameter that holds our key.
 KEY_PARAMETER = "orchestration.key"
@@ -38,6 +39,16 @@ class TaskKey:
 
     scope: str
     since: DateTime | None = None
+
+
+def digest_of(value: Any) -> str:
+    """Return a digest of arguments, the same in each try: 32 hex digits.
+
+    Args:
+        value: What JSON can write; all else by its text.
+    """
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def unit_key(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vantage_orchestration.errors import (
     ConfigurationError,
     ReviewNeeded,
+    RulesBroken,
     TransactionCanceled,
     TransactionFailed,
     VantageError,
@@ -18,8 +19,17 @@ from vantage_orchestration.errors import (
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.storage import Location
 
-__all__ = ["REVIEW_TIMEOUT", "TIMEOUT", "Outcome", "check_outcome", "ids_of"]
+__all__ = [
+    "REVIEW_TIMEOUT",
+    "TIMEOUT",
+    "Outcome",
+    "check_outcome",
+    "check_rules",
+    "ids_of",
+    "result_of",
+]
 
 #: Seconds that the service may take.
 TIMEOUT = 3600.0
@@ -106,6 +116,34 @@ def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
         )
     if failure is not None:
         raise failure
+
+
+def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
+    """Return what a task tells of its job: ``manifest`` (its URL), and the numbers of all things.
+
+    Args:
+        manifest: Manifest of the job.
+        output: The folder it is in.
+    """
+    from vantage_orchestration.processing.names import MANIFEST
+
+    return {"manifest": output.child(MANIFEST).url, **manifest.counts}
+
+
+def check_rules(result: Mapping[str, Any]) -> None:
+    """Raise if a document breaks a business rule.
+
+    Args:
+        result: What :func:`result_of` returned.
+
+    Raises:
+        RulesBroken: One does. The results are there nevertheless.
+    """
+    if broken := result["rule_errors"]:
+        raise RulesBroken(
+            f"The documents break business rules {broken} times",
+            hint=f"The results have landed; {result['manifest']} names the rules",
+        )
 
 
 def ids_of(value: Any) -> list[str]:

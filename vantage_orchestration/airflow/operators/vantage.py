@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -28,7 +27,9 @@ from vantage_orchestration.airflow.waiting import (
     check_outcome,
     ids_of,
 )
-from vantage_orchestration.errors import RulesBroken, translating
+from vantage_orchestration.errors import translating
+from vantage_orchestration.processing.keys import digest_of
+from vantage_orchestration.processing.outcome import TIMEOUT, check_rules, result_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -47,15 +48,9 @@ __all__ = [
     "VantageSubmitOperator",
 ]
 
-TIMEOUT = 3600.0
 PARALLEL = 8
 #: Seconds that ``on_kill`` may take; the supervisor gives a task a few before it is killed.
 _DELETE_SECONDS = 4.0
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class _VantageOperator(BaseOperator):
@@ -86,21 +81,14 @@ class _VantageOperator(BaseOperator):
         Raises:
             RulesBroken: A document breaks a rule, and the task is to fail then.
         """
-        from vantage_orchestration.processing.job import MANIFEST
-
-        result = {"manifest": output.child(MANIFEST).url, **manifest.counts}
+        result = result_of(manifest, output)
         emit(context, output.url, result)
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
         self._lineage = read, output.url
-        broken = manifest.counts["rule_errors"]
-        if broken and getattr(self, "fail_on_rule_errors", False):
-            raise translate(
-                RulesBroken(
-                    f"The documents break business rules {broken} times",
-                    hint=f"The results have landed; {result['manifest']} names the rules",
-                )
-            )
+        if getattr(self, "fail_on_rule_errors", False):
+            with translating(translate):
+                check_rules(result)
         return result
 
 
@@ -141,7 +129,7 @@ class _SendingOperator(_VantageOperator):
 
         Clearing a task keeps its state, also after its arguments were changed.
         """
-        return _digest([self._key().scope, self.skill_id, self.skill_parameters or {}])
+        return digest_of([self._key().scope, self.skill_id, self.skill_parameters or {}])
 
     def _settings(self, **more: Any) -> JobSettings:
         from vantage_orchestration.processing.job import JobSettings
@@ -153,7 +141,7 @@ class _SendingOperator(_VantageOperator):
                 skill_parameters=self.skill_parameters,
                 duplicates=self.duplicates,
                 parallel=self.parallel,
-                origin=_digest(self.inputs)[:8],
+                origin=digest_of(self.inputs)[:8],
                 **more,
             )
 
