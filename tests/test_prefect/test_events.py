@@ -9,15 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from prefect import flow, settings, task
-from prefect.client.orchestration import get_client
-from prefect.events.filters import EventFilter, EventResourceFilter
+from test_prefect.seen import told, told_in_the_end
 
 from vantage_orchestration.prefect import events as module
 from vantage_orchestration.prefect.events import (
@@ -35,23 +33,6 @@ from vantage_orchestration.processing.manifest import (
 )
 
 SERVER = "https://vantage-eu.abbyy.com"
-
-
-def told(*transaction_ids: str) -> list[Any]:
-    """Return the stored events of some transactions, the first told first."""
-    wanted = EventResourceFilter(id=[f"{PREFIX}.{each}" for each in transaction_ids])
-    with get_client(sync_client=True) as client:
-        found = client.read_events(EventFilter(resource=wanted), limit=50).events
-    return sorted(found, key=lambda each: each.occurred)
-
-
-def wait_for(count: int, *transaction_ids: str) -> list[Any]:
-    """Wait until the server has stored that many events."""
-    end = time.monotonic() + 60
-    while len(found := told(*transaction_ids)) < count:
-        assert time.monotonic() < end, f"{len(found)} events were stored"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.slow
@@ -77,7 +58,7 @@ def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
         return str(flow_run.id)
 
     run_id = run()
-    found = wait_for(4, *ids)
+    found = told_in_the_end(4, *ids)
     # Here the server has them in its database, where the ids of the first stay taken.
     emit_submitted(ids, server=SERVER, skill_id="skill")
     deliver([TransactionEvent("review", ids[0], SERVER, "Processing")], confirm=True)
@@ -127,7 +108,7 @@ def test_an_event_outlives_a_process_that_is_killed_after_it(prefect_server: Any
         check=False,
     )
     assert done.returncode == -9, done.stderr
-    assert [each.event for each in wait_for(1, name)] == [f"{PREFIX}.submitted"]
+    assert [each.event for each in told_in_the_end(1, name)] == [f"{PREFIX}.submitted"]
 
 
 def test_id_tells_apart_what_is_not_the_same() -> None:

@@ -117,12 +117,8 @@ class BatchProgress:
         if self._id is None or done == self._shown or (now < self._next and not last):
             return
         self._shown, self._next = done, now + _UPDATE_EVERY
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.actions import ArtifactUpdate
-
-        update = ArtifactUpdate(data=self._percent(done), description=self._text(done))
-        with _shown("the progress"), get_client(sync_client=True) as client:
-            client.update_artifact(self._id, update)
+        with _shown("the progress"):
+            _update(self._id, self._percent(done), self._text(done))
 
     def _percent(self, done: int) -> float:
         return round(min(100.0, 100.0 * done / self._total), 1) if self._total > 0 else 100.0
@@ -261,6 +257,14 @@ def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     )
     with get_client(sync_client=True) as client:
         return client.create_artifact(artifact).id
+
+
+def _update(artifact_id: UUID, data: Any, description: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactUpdate
+
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
 
 
 def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:

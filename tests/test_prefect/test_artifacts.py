@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows in the user interface: documents, progress, and reviews as long as they last."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaks import find_leaks
+from pdfs import make_invoice
+from prefect import flow, settings, task
+from test_prefect.seen import artifacts, told_in_the_end
+
+from vantage_orchestration.prefect import artifacts as module
+from vantage_orchestration.prefect.artifacts import (
+    BatchProgress,
+    review_began,
+    review_ended,
+    show_documents,
+)
+from vantage_orchestration.prefect.credentials import VantageCredentials
+from vantage_orchestration.processing import TaskKey
+from vantage_orchestration.processing.job import JobSettings, begin, finish
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    Manifest,
+    TransactionManifest,
+)
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.storage import Location
+from vantage_orchestration.watching import wait_for
+
+
+@pytest.mark.slow
+def test_a_batch_with_a_review_is_shown_while_it_runs(
+    prefect_server: Any, account: dict[str, Any], sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    sandbox.control.set(
+        processing_polls=0, rule_errors=[{"errorType": "Sum", "customMessage": "The sum is wrong"}]
+    )
+    make_invoice(tmp_path / "a.pdf", "INV-1")
+    make_invoice(tmp_path / "b.pdf", "INV-2", extra_lines=["Manual review required"])
+    client = VantageCredentials(**account).get_client()
+    server, output = client.config.credentials.base_url, Location.of(tmp_path / "out")
+    skill = sandbox.control.skill_id("Document type")
+    job_settings = JobSettings(skill)
+    waiting: list[str] = []
+
+    def collect() -> Manifest:
+        return finish(client, output, job_settings, token="t.", in_review=waiting)
+
+    @task
+    def work() -> None:
+        inputs = [Location.of(tmp_path / name) for name in ("a.pdf", "b.pdf")]
+        job = begin(client, inputs, output, TaskKey("t"), job_settings, token="t.")
+        progress = BatchProgress(len(job.transaction_ids), clock=lambda: 0.0)
+        states = wait_for(
+            client, job.transaction_ids, timeout=30, review_timeout=30, report_review=True
+        )
+        waiting.extend(name for name, each in states.items() if each.in_review)
+        for _ in range(2):  # As a task that is tried again.
+            review_began(waiting, server=server, skill_id=skill)
+        show_documents(collect(), key="Documents of ACME & Co.")
+        progress.update(1)
+        assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [0.0]
+        assert len(artifacts("abbyy-vantage-review-%")) == 1
+
+        (link,) = artifacts(f"abbyy-vantage-review-{waiting[0]}")
+        assert link.type == "link"
+        assert link.data == f"[ABBYY Vantage]({sandbox.url})"
+        assert waiting[0] in link.description
+        assert link.task_run_id is not None
+        assert link.flow_run_id is not None
+
+        sandbox.control.finish_review(waiting[0])
+        wait_for(client, waiting, timeout=30, review_timeout=30)
+        for _ in range(2):
+            review_ended(job.transaction_ids)
+        assert artifacts("abbyy-vantage-review-%") == []
+        show_documents(collect(), key="Documents of ACME & Co.")
+        progress.update(2)
+        assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [100.0]
+
+    @flow
+    def run() -> None:
+        work()
+        # Another review of the same transaction, such as that of another stage.
+        review_began(waiting, server=server)
+
+    run()
+    first, second = (each for each in told_in_the_end(2, *waiting))
+    assert first.id != second.id
+    assert {first.event, second.event} == {"abbyy_vantage.transaction.review"}
+    assert first.resource["abbyy_vantage.skill_id"] == skill
+
+    before, after = (json.loads(each.data) for each in artifacts("documents-of-acme-co"))
+    assert [(row["File"], row["Status"]) for row in before] == [
+        ("b.pdf", "In review"),
+        ("a.pdf", "Processed"),
+    ]
+    assert [(row["File"], row["Status"]) for row in after] == [
+        ("a.pdf", "Processed"),
+        ("b.pdf", "Processed"),
+    ]
+    for row in after:
+        assert row["Class"] == "Invoice"
+        assert row["Confidence"] > 50
+        assert row["Broken rules"] == "The sum is wrong"
+        assert row["Transaction"] in {each["id"] for each in sandbox.control.transactions()}
+
+    client.close()
+    secrets = [*sandbox.control.issued_secrets(), account["password"], account["client_secret"]]
+    database = prefect_server.database
+    places = {path.name: path for path in database.parent.glob(f"{database.name}*")}
+    assert find_leaks(secrets, places) == []
+    assert find_leaks([waiting[0]], places)  # The search does find what is there.
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_large_table_is_cut_and_says_so() -> None:
+    documents = tuple(DocumentEntry(str(n), None, (), ()) for n in range(1500))
+    entry = TransactionManifest("t", "skill", "Processed", None, None, (), documents)
+
+    @flow
+    def run() -> None:
+        show_documents(Manifest("skill", None, (entry,)))
+
+    run()
+    (table,) = artifacts(module.DOCUMENTS_KEY)
+    assert len(json.loads(table.data)) == 1000
+    assert table.description.endswith("The first 1000 rows; manifest.json has all 1500.")
+
+
+def test_job_goes_on_if_nothing_can_be_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # Not listening: a connection is refused.
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+        with (
+            settings.temporary_settings({settings.PREFECT_API_URL: url}),
+            caplog.at_level(logging.WARNING, "vantage_orchestration"),
+        ):
+            BatchProgress(3).update(3)
+            show_documents(Manifest(None))
+            review_began(["t"], server="https://vantage-eu.abbyy.com")
+            review_ended(["t"])
+    assert [record.getMessage() for record in caplog.records if record.name == module.__name__] == [
+        "Prefect could not show the progress (ConnectError)",
+        "Prefect could not show the table of documents (ConnectError)",
+        "Prefect could not show the reviews (ConnectError)",
+        "Prefect could not show the reviews (ConnectError)",
+    ]
+
+
+def test_progress_is_sent_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    sent: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "_create", lambda *call: sent.append(call) or "id")
+    monkeypatch.setattr(module, "_update", lambda *call: sent.append(call))
+    progress = BatchProgress(1000, clock=lambda: now[0])
+    for done in range(1, 1001):
+        now[0] += 1 / 128
+        progress.update(done)
+    progress.update(1000)
+    assert [call[-2] for call in sent] == [0.0, 25.6, 51.2, 76.8, 100.0]
+    assert BatchProgress(0)._percent(0) == 100.0
