@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ABBYY Vantage for Prefect: a credentials block and what a task needs besides.
+"""ABBYY Vantage for Prefect: blocks, tasks and flows.
 
 Prefect imports this module by the entry point group ``prefect.collections``, which makes the block
-type known. Importing it loads no HTTP library.
+types known. Importing it loads no HTTP library. Tasks are in :mod:`.tasks`, flows in :mod:`.flows`,
+and what deletes transactions of cancelled runs in :mod:`.undo`.
 """
 
 from __future__ import annotations
@@ -10,5 +11,12 @@ from __future__ import annotations
 from vantage_orchestration.prefect.context import task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.retries import retry_if_it_helps
+from vantage_orchestration.prefect.skill import VantageSkill, VantageTransaction
 
-__all__ = ["VantageCredentials", "retry_if_it_helps", "task_key"]
+__all__ = [
+    "VantageCredentials",
+    "VantageSkill",
+    "VantageTransaction",
+    "retry_if_it_helps",
+    "task_key",
+]

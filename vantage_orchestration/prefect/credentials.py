@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import (
@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.fields import FIELDS
+from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.secret import MASK
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from vantage_orchestration.token import AccessToken
     from vantage_orchestration.token.stores import StoreFactory
 
-__all__ = ["VantageCredentials"]
+__all__ = ["VantageCredentials", "load_credentials", "name_of_block", "reading_block"]
 
 log = logging.getLogger(__name__)
 
 #: Whether pydantic is at work above, so that a block is read and not made by somebody's code.
-_validating: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "abbyy-vantage-validating", default=False
+reading_block: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "abbyy-vantage-reading-block", default=False
 )
 _OF_PREFECT = frozenset(
     {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
@@ -112,7 +113,7 @@ class VantageCredentials(CredentialsBlock):
     background_renewal: bool = _field("background_renewal")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        made_here = not _validating.get()
+        made_here = not reading_block.get()
         super().__init__(*args, **kwargs)
         if made_here:
             self._check(kwargs)
@@ -121,13 +122,13 @@ class VantageCredentials(CredentialsBlock):
     @classmethod
     def _quote_nothing(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Note that pydantic reads a stored block, and keep its values out of errors."""
-        token = _validating.set(True)
+        token = reading_block.set(True)
         try:
             return handler(values)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False, include_context=False)
         finally:
-            _validating.reset(token)
+            reading_block.reset(token)
         raise _failure(cls, [(item["loc"], _words(item, values)) for item in problems])
 
     @model_validator(mode="before")
@@ -174,6 +175,10 @@ class VantageCredentials(CredentialsBlock):
         """Return a valid token as :meth:`get_token` does, without blocking the event loop."""
         return await self.get_client().aget_token()
 
+    def poller_key(self) -> str:
+        """Return what is equal for equal blocks; those who wait with it share their requests."""
+        return name_of_block(self) or digest_of(self._values())
+
     def _orchestrator_store(self) -> StoreFactory:
         from vantage_orchestration.prefect.token_store import VariableStores
 
@@ -203,7 +208,7 @@ class VantageCredentials(CredentialsBlock):
     def _loader(self) -> Callable[[], VantageConfig]:
         """Return a function that gives this block's values first, and then the stored ones."""
         own: list[VantageConfig] = [_read(self._values())]
-        if self._block_document_name is None or self._is_anonymous:
+        if not name_of_block(self):
             return lambda: own[0]
         first = [True]
         # Threads that are not Prefect's do not know which Prefect server is meant.
@@ -252,6 +257,39 @@ class VantageCredentials(CredentialsBlock):
             f"The block {name!r} with the ABBYY Vantage credential was deleted",
             hint="Save it again under this name",
         )
+
+
+def load_credentials(credentials: VantageCredentials | str) -> VantageCredentials:
+    """Return a credentials block. It asks the Prefect API if a name is given, and blocks.
+
+    Args:
+        credentials: The block, or the name of a saved one.
+
+    Raises:
+        ConfigurationError: There is no block of this name.
+        httpx.HTTPError: The Prefect API does not answer.
+    """
+    if not isinstance(credentials, str):
+        return credentials
+    try:
+        # In a thread where an event loop runs it would give a coroutine without _sync.
+        block = VantageCredentials.load(credentials, _sync=True)  # type: ignore[call-arg]
+    except ValueError as error:
+        trouble = type(error).__name__
+    else:
+        return cast(VantageCredentials, block)
+    raise ConfigurationError(
+        f"The block {credentials!r} could not be read from Prefect ({trouble})",
+        hint="Save an ABBYY Vantage Credentials block under this name",
+    )
+
+
+def name_of_block(credentials: VantageCredentials | str) -> str:
+    """Return the name of a saved block; empty for one that is not saved."""
+    if isinstance(credentials, str):
+        return credentials
+    name = credentials._block_document_name
+    return "" if name is None or credentials._is_anonymous else name
 
 
 def _read(values: dict[str, Any]) -> VantageConfig:

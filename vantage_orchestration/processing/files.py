@@ -5,26 +5,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.storage import Location
 
-__all__ = ["files_of"]
+__all__ = ["Folder", "files_of"]
 
 _GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The files of a folder, of which there may be none. Its name may hold the signs of a glob.
+
+    Attributes:
+        place: Path or URL of the folder.
+        pattern: Which files to take, see :meth:`vantage_orchestration.storage.Location.files`.
+    """
+
+    place: str
+    pattern: str = "*"
 
 
 def files_of(inputs: Any, locate: Callable[[Any], Location] = Location.of) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
     Args:
-        inputs: A path, glob or URL, or several.
+        inputs: A path, glob or URL, or several; or a :class:`Folder`.
         locate: Makes a place of one of them.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
     """
+    if isinstance(inputs, Folder):
+        return locate(inputs.place).files(inputs.pattern)
     if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
         inputs = [inputs]
     if isinstance(inputs, Mapping):

@@ -46,6 +46,17 @@ class Pace:
         if not 0 <= self.jitter < 1:
             raise ConfigurationError(f"A jitter of {self.jitter} is not from 0 to 1")
 
+    @classmethod
+    def between(cls, first: float, slowest: float) -> Pace:
+        """Return the pace for the two intervals that users give.
+
+        Args:
+            first: Seconds between two looks at the beginning.
+            slowest: Seconds at the most, also while people are waited for.
+        """
+        slowest = max(first, slowest)
+        return cls(first, slowest, review=slowest)
+
     def pause(self, looks: int, *, in_review: bool = False) -> float:
         """Return the seconds to wait before the next look.
 

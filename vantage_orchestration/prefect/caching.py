@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When Prefect may take a task's result from an earlier try of the same flow run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+
+from vantage_orchestration.errors import VantageError
+from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.processing.keys import digest_of
+
+__all__ = ["OncePerRun"]
+
+#: Arguments that do not change what comes back, or must not get into a key.
+_LEFT_OUT = frozenset(
+    {"credentials", "parallel", "timeout", "review_timeout", "poke_interval", "max_poke_interval"}
+)
+
+
+@dataclass
+class OncePerRun(CachePolicy):
+    """A result counts for one flow run and the same arguments; credentials are no part of the key.
+
+    Unlike Prefect's ``RUN_ID`` it also holds in a subflow, which becomes another run with each try
+    of its parent.
+
+    Attributes:
+        contents: Name of the argument that names files: their contents count, not only the names.
+        unless: Arguments with which nothing is cached.
+    """
+
+    contents: str = ""
+    unless: Mapping[str, Any] = field(default_factory=dict)
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key; None where nothing may be cached."""
+        if any(inputs.get(name) == value for name, value in self.unless.items()):
+            return None
+        kept = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
+        if self.contents:
+            try:
+                kept[self.contents] = _digests(kept[self.contents])
+            except (OSError, VantageError):
+                return None  # The task itself says what is wrong with them.
+        return f"abbyy-vantage-{digest_of([task_key().scope, kept])}"
+
+
+def _digests(inputs: Any) -> list[list[str]]:
+    from vantage_orchestration.processing.files import files_of
+    from vantage_orchestration.processing.inputs import Found, look_at_all
+
+    seen = look_at_all(files_of(inputs))
+    return [[each.path, each.sha256] for each in seen if isinstance(each, Found)]

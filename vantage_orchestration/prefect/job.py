@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Prefect run brings to the core's jobs: key, ledger, token, and what it shows of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.prefect.ledger import ledger_of_run
+from vantage_orchestration.processing.keys import TaskKey, digest_of
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.processing.ledger import Ledger
+    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.storage import Location
+    from vantage_orchestration.watching import Observation
+
+__all__ = ["UNDO", "Asker", "Telling", "in_run", "note_started"]
+
+#: Name under which a Prefect transaction holds what to undo.
+UNDO = "abbyy_vantage"
+
+
+def in_run() -> bool:
+    """Tell whether a Prefect flow or task is running here."""
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return TaskRunContext.get() is not None or FlowRunContext.get() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for documents to be processed, the same in each try.
+
+    Attributes:
+        key: Key of the task.
+        ledger: Where it notes its transactions.
+        origin: Digest of the inputs as they were given.
+        number: Number of the call within the flow run, as far as Prefect has one.
+    """
+
+    key: TaskKey
+    ledger: Ledger
+    origin: str
+    number: str
+
+    @classmethod
+    def of_run(
+        cls,
+        inputs: Any,
+        skill_id: str,
+        *,
+        registration_parameters: Mapping[str, str] | None = None,
+        skill_parameters: Mapping[str, str] | None = None,
+        output: Location | None = None,
+    ) -> Asker:
+        """Return the running task, or the running flow if it calls this itself.
+
+        Where neither runs nobody can try again, and each call stands for itself.
+
+        Args:
+            inputs: Inputs as they were given, globs not resolved.
+            skill_id: Skill.
+            registration_parameters: They are part of who asks: a document that is sent with other
+                ones is another order.
+            skill_parameters: They change what comes back.
+            output: Folder for the results, if there is one.
+        """
+        shown = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else inputs
+        origin = digest_of([str(each) for each in shown])
+        if not in_run():
+            import uuid
+
+            from vantage_orchestration.processing.ledger import MemoryLedger
+
+            return cls(TaskKey(f"prefect/{uuid.uuid4()}"), MemoryLedger(), origin[:8], "")
+        key = task_key(json.dumps(dict(registration_parameters or {}), sort_keys=True))
+        base = [key.scope, skill_id, dict(skill_parameters or {})]
+        number = _number_of_call()
+        second = output.url if output is not None else number
+        names = [digest_of([*base, origin]), digest_of([*base, "second", second])]
+        return cls(key, ledger_of_run(names if second else names[:1]), origin[:8], number)
+
+    def token(self, output: Location) -> str:
+        """Return the token for a job that writes into a folder, see :func:`.job.job_token`.
+
+        Mapped tasks are told apart by their inputs, since Prefect's numbers of them change from try
+        to try. A later try may have been given other inputs; then the number of the call tells
+        that it is the same.
+        """
+        from vantage_orchestration.processing.job import Job, job_token
+        from vantage_orchestration.processing.manifest import Manifest
+
+        token = job_token(self.key.scope, f"{self.origin}-{self.number}")
+        job, manifest = Job.load(output), Manifest.load(output)
+        for owner in (job.token if job else None, manifest.job if manifest else None):
+            task, _, piece = (owner or "").rpartition(".")
+            origin, _, number = piece.partition("-")
+            again = self.key.since is not None and number == self.number
+            if owner and token.startswith(f"{task}.") and (origin == self.origin or again):
+                return owner
+        return token
+
+
+def _number_of_call() -> str:
+    from prefect.context import TaskRunContext
+
+    task = TaskRunContext.get()
+    number = task.task_run.dynamic_key if task is not None else ""
+    return number if number.isdecimal() else ""
+
+
+class Telling:
+    """Tells Prefect how a run's transactions get on: in its log, as events and as artifacts.
+
+    Outside of runs it tells nobody, and asks no Prefect server.
+
+    Args:
+        client: Client; only its address is used.
+        skill_id: Skill, if it is known.
+        log: Writes a line into the run's log.
+        ids: Transactions whose progress is shown; one alone is not worth that.
+    """
+
+    def __init__(
+        self,
+        client: VantageClient,
+        skill_id: str | None,
+        log: Callable[..., object],
+        ids: Sequence[str] = (),
+    ) -> None:
+        self._server = client.config.credentials.base_url
+        self._skill_id = skill_id
+        self._log = log
+        self._ended: set[str] = set()
+        self._active = in_run()
+        self._progress: Any = None
+        if self._active and len(ids) > 1:
+            from vantage_orchestration.prefect.artifacts import BatchProgress
+
+            self._progress = BatchProgress(len(ids))
+
+    def started(self, ids: Sequence[str]) -> None:
+        """Tell that transactions were started, by this try or an earlier one."""
+        if self._active and ids:
+            from vantage_orchestration.prefect.events import emit_submitted
+
+            emit_submitted(ids, server=self._server, skill_id=self._skill_id)
+
+    def changed(self, seen: Observation) -> None:
+        """Tell one change."""
+        waits = ", waiting for manual review" if seen.in_review else ""
+        self._log("Transaction %s: %s%s", seen.transaction_id, seen.status, waits)
+        if seen.ended:
+            self._ended.add(seen.transaction_id)
+            if self._progress is not None:
+                self._progress.update(len(self._ended))
+
+    def needs_person(self, ids: Sequence[str]) -> None:
+        """Tell that a person has to review transactions."""
+        self._log("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
+        if self._active:
+            from vantage_orchestration.prefect.artifacts import review_began
+
+            review_began(ids, server=self._server, skill_id=self._skill_id)
+
+    def ended(self, ids: Sequence[str]) -> None:
+        """Tell that nobody has to review these transactions any more."""
+        if self._active and ids:
+            from vantage_orchestration.prefect.artifacts import review_ended
+
+            review_ended(ids)
+
+    def finished(self, manifest: Manifest) -> None:
+        """Tell what came of a job."""
+        if self._active:
+            from vantage_orchestration.prefect.artifacts import show_documents
+            from vantage_orchestration.prefect.events import emit_outcome
+
+            over = [each.transaction_id for each in manifest.transactions]
+            self.ended([*over, *(each.transaction_id for each in manifest.failed)])
+            emit_outcome(manifest, server=self._server)
+            show_documents(manifest)
+
+
+def note_started(credentials: VantageCredentials | str, ids: Sequence[str]) -> None:
+    """Note in Prefect's transaction, in memory, what a rollback would have to delete."""
+    from prefect.transactions import get_transaction
+
+    transaction = get_transaction()
+    if transaction is not None:
+        transaction.set(UNDO, {"credentials": credentials, "transaction_ids": list(ids)})

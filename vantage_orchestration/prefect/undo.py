@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deletes in ABBYY Vantage what a run has started and nobody wants any more; only where asked for.
+
+Pages that were charged stay charged. By default nothing is deleted: a later try of the run goes on
+with its transactions, which is cheaper than sending documents anew.
+
+Two ways::
+
+    @flow(on_cancellation=[delete_on_cancellation("abbyy-vantage")])
+    def invoices(): ...
+
+    with prefect.transactions.transaction():
+        ids = undoable(submit_documents)("abbyy-vantage", "in/*.pdf", "Invoice")
+        ...  # Whatever fails here deletes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from vantage_orchestration.prefect.job import UNDO
+
+if TYPE_CHECKING:
+    from prefect import Flow, Task
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.transactions import Transaction
+
+    from vantage_orchestration.prefect.credentials import VantageCredentials
+
+__all__ = ["delete_on_cancellation", "delete_on_rollback", "undoable"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Runs that Prefect returns at once.
+_TOGETHER = 200
+
+
+def delete_on_rollback(transaction: Transaction) -> None:
+    """Delete what a task has started: a rollback hook for the tasks that send documents.
+
+    Prefect calls it if the task has ended well, and the ``transaction()`` around it fails. A task
+    that fails itself is not rolled back: its retry goes on with what it has started.
+
+    Args:
+        transaction: Prefect's transaction of the task.
+    """
+    noted = transaction.get(UNDO, None)
+    if noted is not None:
+        _delete(noted["credentials"], noted["transaction_ids"], transaction.logger)
+
+
+def undoable(task: Task[P, R]) -> Task[P, R]:
+    """Return a copy of a task of this package that is undone by a rollback.
+
+    Args:
+        task: ``submit_documents``, ``process_document`` or ``process_documents``.
+    """
+    copy = task.with_options()
+    copy.on_rollback(delete_on_rollback)
+    return copy
+
+
+def delete_on_cancellation(
+    credentials: VantageCredentials | str,
+) -> Callable[[Flow[..., Any], FlowRun, State[Any]], None]:
+    """Return a hook for a flow that deletes what its run has started if somebody cancels it.
+
+    It finds the transactions in the notes that the tasks keep in the result storage, also those of
+    subflows. Prefect calls such hooks where the flow's process was started, which has to reach that
+    storage: the same host, or a storage that all share.
+
+    Args:
+        credentials: The credentials block, or the name of a saved one.
+    """
+
+    def delete_started(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+        from prefect.logging.loggers import flow_run_logger
+        from prefect.results import ResultStore
+
+        from vantage_orchestration.prefect.ledger import transactions_of_run
+
+        store = cast(
+            ResultStore,
+            ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
+        )
+        found = (
+            name for run in _runs(flow_run.id) for name in transactions_of_run(store, str(run))
+        )
+        _delete(credentials, dict.fromkeys(found), flow_run_logger(flow_run, flow))
+
+    return delete_started
+
+
+def _delete(credentials: VantageCredentials | str, ids: Iterable[str], log: Any) -> None:
+    from vantage_orchestration.prefect.credentials import load_credentials
+    from vantage_orchestration.processing.deleting import delete_transactions
+
+    names = list(ids)
+    if not names:
+        return
+    with load_credentials(credentials).get_client() as client:
+        failures = delete_transactions(client, names)
+    log.info("Deleted %d transactions in ABBYY Vantage", len(names) - len(failures))
+    for name, error in failures.items():
+        log.warning("Transaction %s was not deleted: %s", name, error)
+
+
+def _runs(flow_run_id: UUID) -> Iterator[UUID]:
+    """Yield the ids of a flow run, of its task runs, and of all that they have called."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterParentTaskRunId,
+    )
+
+    flow_runs = [flow_run_id]
+    with get_client(sync_client=True) as client:
+        while flow_runs:
+            yield from flow_runs
+            called = [
+                run
+                for flow_run in flow_runs
+                for run in _all(
+                    client.read_task_runs,
+                    FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])),
+                )
+            ]
+            yield from called
+            flow_runs = [
+                run
+                for place in range(0, len(called), _TOGETHER)
+                for run in _all(
+                    client.read_flow_runs,
+                    FlowRunFilter(
+                        parent_task_run_id=FlowRunFilterParentTaskRunId(
+                            any_=called[place : place + _TOGETHER]
+                        )
+                    ),
+                )
+            ]
+
+
+def _all(read: Callable[..., Sequence[Any]], those: FlowRunFilter) -> list[UUID]:
+    """Return the ids on all pages."""
+    found: list[UUID] = []
+    while page := read(flow_run_filter=those, limit=_TOGETHER, offset=len(found)):
+        found += [run.id for run in page]
+    return found
