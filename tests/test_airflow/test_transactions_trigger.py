@@ -193,6 +193,24 @@ def test_processing_time_stands_still_during_a_review(
     assert time.time() >= begin + 5
 
 
+def test_a_triggerer_that_starts_anew_does_not_count_the_time_of_a_review(
+    airflow: Airflow, waiting: SandboxServer
+) -> None:
+    """The time for processing was over long ago, but stood still: somebody reviews for days."""
+    reviewed = in_review(waiting)
+    begin = time.time()
+    taken_over = {
+        "transaction_ids": [reviewed],
+        "deadline": begin - 1000,
+        "review_deadline": begin + 4,
+        "in_review": [reviewed],
+        "report_review": True,
+    }
+    event = only(run_in_loop(airflow, waiting, taken_over))
+    assert event["message"] == "1 transaction waits for manual review, and time is over"
+    assert time.time() >= begin + 4
+
+
 def test_refused_login(airflow: Airflow, waiting: SandboxServer) -> None:
     wrong = "not the password of it"
     ids = waiting.control.receive_many(3, "Invoice")

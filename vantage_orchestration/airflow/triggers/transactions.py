@@ -15,6 +15,7 @@ from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.watching import Limits, Pace, SharedPoller
+from vantage_orchestration.watching.limits import AFTER_REVIEW
 from vantage_orchestration.watching.pace import LEAST_PAUSE
 from vantage_orchestration.watching.parallel import in_thread
 
@@ -171,9 +172,13 @@ class VantageTransactionsTrigger(BaseTrigger):
     # -- internals
 
     def _new_limits(self) -> Limits:
+        deadline = self.deadline
+        if deadline is not None and self.in_review:
+            # It may have stood still since: where a triggerer takes over, let it look first.
+            deadline = max(deadline, time.time() + AFTER_REVIEW)
         return Limits(
             self.transaction_ids,
-            deadline=self.deadline,
+            deadline=deadline,
             review_deadline=self.review_deadline,
             report_review=self.report_review,
             in_review=self.in_review,
