@@ -45,7 +45,8 @@ class VantageTransactionsTrigger(BaseTrigger):
         conn_id: Id of a connection of the type ``abbyy_vantage``.
         skill_id: Their skill, if all have the same and it is known: makes the list shorter.
         deadline: Seconds since the epoch: when processing has to have ended. It does not run while
-            everything that has not ended waits for people.
+            everything that has not ended waits for people. Where ``in_review`` names one, it is ten
+            minutes from the start at the least: an earlier copy may have held it.
         review_deadline: Seconds since the epoch: when reviews have to have ended; counts only while
             there are any.
         in_review: Transactions whose review was reported before, and is not again.
