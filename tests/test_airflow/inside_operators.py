@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scheduler, executor and triggerer in one, for Dags whose tasks defer.
+
+Run by ``zygote``, like ``inside``. Tasks run under the real supervisor. What the database holds of
+a trigger is run as it is; only the triggerer's own process, which other tests use, is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import inside
+from airflow import settings
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskreschedule import TaskReschedule
+from airflow.models.trigger import Trigger
+from airflow.sdk.module_loading import import_string
+from airflow.serialization.decoders import smart_decode_trigger_kwargs
+from airflow.triggers.base import TriggerEvent
+from sqlalchemy import select
+
+from vantage_orchestration.sandbox import SandboxControl
+
+
+def run(dag_id: str, run_id: str, conf: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Make a run and work on it, see :func:`work`."""
+    inside.start_run(dag_id, run_id, conf)
+    return work(dag_id, run_id, **options)
+
+
+def work(
+    dag_id: str,
+    run_id: str,
+    retries: bool = False,
+    people: str | None = None,
+    late: bool = False,
+) -> dict[str, Any]:
+    """Run all tasks that can run, and the triggers of those that are deferred.
+
+    Args:
+        dag_id: Dag.
+        run_id: Run.
+        retries: As for :func:`inside.work`.
+        people: Address of a sandbox: as soon as a task was told of a review, somebody does it.
+        late: Nobody does a review in time: its deadline has passed when it is waited for.
+
+    Returns:
+        What :func:`inside.report` says, and in ``triggers`` the arguments of all triggers.
+    """
+    triggers: list[dict[str, Any]] = []
+    while True:
+        told = inside.work(dag_id, run_id, retries)
+        states = {state for state, _ in told["tasks"].values()}
+        if "deferred" in states:
+            triggers += _fire(dag_id, run_id, people, late)
+        elif "up_for_reschedule" in states:
+            _pass_time(dag_id, run_id)
+        else:
+            return {**told, "triggers": triggers}
+
+
+def _fire(dag_id: str, run_id: str, people: str | None, late: bool) -> list[dict[str, Any]]:
+    session = settings.Session()
+    tasks = session.scalars(
+        select(TaskInstance).where(
+            TaskInstance.dag_id == dag_id,
+            TaskInstance.run_id == run_id,
+            TaskInstance.state == "deferred",
+        )
+    ).all()
+    rows = [session.get_one(Trigger, task.trigger_id) for task in tasks]
+    stored = [
+        {
+            "task_id": task.task_id,
+            "classpath": row.classpath,
+            "kwargs": {
+                name: smart_decode_trigger_kwargs(value)
+                for name, value in Trigger._decrypt_kwargs(row.encrypted_kwargs).items()
+            },
+            # An event's payload is shown to nobody but the task, which gets it from this row.
+            "next_kwargs": task.next_kwargs,
+        }
+        for task, row in zip(tasks, rows, strict=True)
+    ]
+    session.commit()
+    for each in stored:
+        if people is not None:
+            for transaction_id in each["kwargs"]["in_review"]:
+                SandboxControl(people).finish_review(transaction_id)
+        if late and each["kwargs"]["review_deadline"] is not None:
+            each["kwargs"]["review_deadline"] = time.time() - 1
+    for row, each, event in zip(rows, stored, _events(stored), strict=True):
+        each["event"] = event
+        Trigger.submit_event(row.id, TriggerEvent(event), session=session)
+    session.commit()
+    return json.loads(json.dumps(stored, default=str))
+
+
+def _events(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run triggers together in a process of their own, which is gone with all of its threads."""
+
+    async def one(each: dict[str, Any]) -> dict[str, Any]:
+        trigger = import_string(each["classpath"])(**each["kwargs"])
+        (event,) = [event.payload async for event in trigger.run()]
+        return event
+
+    async def main() -> list[dict[str, Any]]:
+        return await asyncio.wait_for(asyncio.gather(*map(one, stored)), 60)
+
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "events.json")
+        child = os.fork()
+        if child == 0:
+            try:
+                inside.after_fork()
+                # A process without a supervisor reads connections from the database itself.
+                os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
+                answer.write_text(json.dumps(asyncio.run(main())))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        return json.loads(answer.read_text())
+
+
+def _pass_time(dag_id: str, run_id: str) -> None:
+    """Let the pause of sensors that are to be looked at again pass at once."""
+    session = settings.Session()
+    rows = session.scalars(
+        select(TaskReschedule)
+        .join(TaskInstance, TaskReschedule.ti_id == TaskInstance.id)
+        .where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
+    )
+    for row in rows:
+        row.reschedule_date -= timedelta(days=1)
+    session.commit()

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped Dags: they parse without anything, and each runs by ``dag.test()``."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pdfs import make_invoice
+from test_airflow.installation import DAGS, Airflow, columns_of, logins
+
+from vantage_orchestration.sandbox import SandboxServer
+
+FILES = sorted(DAGS.glob("*.py"))
+ASSET = "x-abbyy-vantage://results"
+pytestmark = pytest.mark.slow
+_numbers = itertools.count()
+
+
+class Case:
+    """Three invoices and a sandbox.
+
+    The connection is in the environment: a trigger that runs within ``dag.test()`` finds no other.
+    """
+
+    def __init__(self, airflow: Airflow, sandbox: SandboxServer, folder: Path) -> None:
+        self.airflow, self.sandbox = airflow, sandbox
+        self.folder, self.output = folder / "in", folder / "out"
+        self.folder.mkdir()
+        self.files = [self.add(f"{name}.pdf") for name in ("a", "b [1]", "c é")]
+        self.conn_id = f"example_{next(_numbers)}"
+        self.conf = {
+            "skill_id": sandbox.control.skill_id("Invoice"),
+            "conn_id": self.conn_id,
+            "output": str(self.output),
+        }
+
+    def add(self, name: str, **changes: Any) -> Path:
+        return make_invoice(self.folder / name, f"INV-{name}", **changes)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        columns = columns_of(self.sandbox)
+        connection = {**columns, "extra": json.loads(columns["extra"])}
+        return {f"AIRFLOW_CONN_{self.conn_id.upper()}": json.dumps(connection)}
+
+    def test(self, dag_id: str, conf: dict[str, Any], fetch: tuple[str, ...] = ()) -> Any:
+        told = self.airflow(
+            "inside_examples.dag_test",
+            self.environment,
+            dag_id=dag_id,
+            conf={**self.conf, **conf},
+            fetch=list(fetch),
+        )
+        assert told["state"] == "success", (told, self.airflow.output.read_text()[-8000:])
+        return told
+
+    def starts(self) -> dict[str, int]:
+        """Return how often each file was started, and so charged, by its digest."""
+        counts: dict[str, int] = {}
+        for item in self.sandbox.control.transactions():
+            for file in item["files"]:
+                counts[file["sha256"]] = counts.get(file["sha256"], 0) + item["started"]
+        return counts
+
+    def landed(self, folder: Path) -> dict[str, str]:
+        """Return what is in a folder by its manifest: digest of each document to its name."""
+        found = {}
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for entry in manifest["transactions"]:
+            (source,), (document,) = entry["sources"], entry["documents"]
+            for file in document["files"]:
+                data = (folder / entry["folder"] / file["path"]).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == file["sha256"]
+                if file["type"] == "FieldsJson":
+                    digest = json.loads(data)["Fields"]["Source SHA-256"]
+            assert source["sha256"] in (None, digest), "the fields of another document"
+            found[digest] = source["name"]
+        return found
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def case(airflow: Airflow, sandbox_factory: Callable[..., SandboxServer], tmp_path: Path) -> Case:
+    # Secrets of their own: ``dag.test()`` writes them to stdout, unmasked, at the level DEBUG.
+    sandbox = sandbox_factory(
+        seed=next(_numbers) + 400,
+        password="the password of the examples",
+        client_secret="the client secret of the examples",
+        processing_polls=0,
+    )
+    return Case(airflow, sandbox, tmp_path)
+
+
+def wanted(*files: Path) -> dict[str, str]:
+    return {sha256(file): file.name for file in files}
+
+
+def test_all_parse_without_anything(airflow: Airflow) -> None:
+    found = airflow("inside_examples.parse", paths=[str(path) for path in FILES])
+    assert found["touched"] == {path.name: [] for path in FILES}
+    assert found["clients"] == []
+    told = airflow("inside_examples.examples")
+    assert told["errors"] == {}
+    assert {each["file"] for each in told["dags"].values()} == {path.name for path in FILES}
+    for dag_id, dag in told["dags"].items():
+        assert dag["file"] == f"{dag_id}.py"
+        assert dag["doc"].startswith("### ")
+        assert not dag["catchup"]
+        assert dag["zone"] == "UTC"
+        assert "abbyy-vantage" in dag["tags"]
+
+
+def test_one_operator(case: Case) -> None:
+    told = case.test("abbyy_vantage_process", {"inputs": f"file://{case.folder}/*.pdf"})
+    assert case.landed(case.output / told["run_id"]) == wanted(*case.files)
+    assert set(case.starts().values()) == {1}
+    assert logins(case.sandbox) == 1
+
+
+def test_mapped_over_object_storage(case: Case) -> None:
+    # A connection of the store is part of the address, and must stay with each file.
+    conf = {"folder": f"file://the_store@{case.folder}"}
+    told = case.test("abbyy_vantage_mapped", conf, ("list_files", "total"))
+    assert told["names"] == [file.name for file in case.files]
+    for number, file in enumerate(case.files):
+        assert case.landed(case.output / told["run_id"] / str(number)) == wanted(file)
+    assert set(case.starts().values()) == {1}
+    assert told["results"]["total"] == {
+        "transactions": 3,
+        "documents": 3,
+        "files": 6,
+        "rule_errors": 0,
+    }
+    listed = [each["__data__"]["conn_id"] for each in told["results"]["list_files"]]
+    assert listed == ["the_store"] * 3
+
+
+def test_mapped_and_cleared_with_one_file_more(case: Case) -> None:
+    run = {"dag_id": "abbyy_vantage_mapped", "run_id": f"cleared_{case.conn_id}"}
+    conf = {**case.conf, "folder": str(case.folder)}
+    told = case.airflow("inside_operators.run", case.environment, **run, conf=conf)
+    assert told["state"] == "success", told
+    before = case.starts()
+    first = case.add("0.pdf")
+    case.airflow("clear", **run)
+    told = case.airflow("inside_operators.work", case.environment, **run)
+    assert told["state"] == "success", told
+    for number, file in enumerate([first, *case.files]):
+        assert case.landed(case.output / run["run_id"] / str(number)) == wanted(file)
+    assert case.starts() == {**before, sha256(first): 1}
+
+
+def test_submit_and_sensor(case: Case) -> None:
+    told = case.test(
+        "abbyy_vantage_submit_and_wait",
+        {"inputs": str(case.files[0])},
+        ("submit", "wait"),
+    )
+    (transaction_id,) = told["results"]["submit"]
+    assert told["results"]["wait"] == {transaction_id: "Processed"}
+    folder = case.output / told["run_id"]
+    assert case.landed(folder) == wanted(case.files[0])
+    assert (folder / transaction_id / "manifest.json").exists()
+    assert case.starts() == {sha256(case.files[0]): 1}
+
+
+@pytest.fixture
+def people(case: Case) -> Iterator[list[str]]:
+    """People who do each review as soon as somebody was told of it; the ids that they have done."""
+    done: list[str] = []
+    over = threading.Event()
+
+    def review() -> None:
+        control = case.sandbox.control
+        while not over.wait(0.2):
+            waiting = [item["id"] for item in control.transactions() if item["in_review"]]
+            told = "documents wait for a review until" in case.airflow.output.read_text()
+            for transaction_id in waiting if told else ():
+                control.finish_review(transaction_id)
+                done.append(transaction_id)
+
+    thread = threading.Thread(target=review)
+    thread.start()
+    yield done
+    over.set()
+    thread.join()
+
+
+def test_review(case: Case, people: list[str]) -> None:
+    file = case.add("d.pdf", extra_lines=["Manual review required"])
+    told = case.test("abbyy_vantage_review", {"inputs": f"{case.folder}/*.pdf"})
+    assert len(people) == 1
+    assert case.landed(case.output / told["run_id"]) == wanted(*case.files, file)
+    assert set(case.starts().values()) == {1}
+
+
+def test_deadline_of_a_review_is_not_retried(case: Case) -> None:
+    """The time that people may take is over: one try, and the other documents have landed."""
+    case.add("d.pdf", extra_lines=["Manual review required"])
+    run = {"dag_id": "abbyy_vantage_review", "run_id": f"late_{case.conn_id}"}
+    conf = {**case.conf, "inputs": f"{case.folder}/*.pdf"}
+    told = case.airflow(
+        "inside_operators.run", case.environment, **run, conf=conf, retries=True, late=True
+    )
+    assert told["tasks"] == {"process[-1]": ["failed", 1]}
+    assert case.landed(case.output / run["run_id"]) == wanted(*case.files)
+    (waiting,) = [each for each in case.sandbox.control.transactions() if each["in_review"]]
+    case.sandbox.control.finish_review(waiting["id"])
+    case.airflow("clear", **run)
+    told = case.airflow("inside_operators.work", case.environment, **run)
+    assert told["state"] == "success"
+    assert len(case.landed(case.output / run["run_id"])) == 4
+    assert set(case.starts().values()) == {1}
+
+
+def test_consumer_starts_by_the_asset(case: Case) -> None:
+    """From the producer's event by way of the scheduler to the fields of each document."""
+    dag_id = "abbyy_vantage_consumer"
+    case.airflow("inside_examples.pause", dag_id=dag_id, paused=False)
+    try:
+        produced = case.test("abbyy_vantage_process", {"inputs": f"{case.folder}/*.pdf"})
+        (told,) = case.airflow("inside_examples.runs_by_assets", dag_id=dag_id)
+    finally:
+        case.airflow("inside_examples.pause", dag_id=dag_id, paused=True)
+    assert told["state"] == "success", told
+    run = {"dag_id": dag_id, "run_id": told["run_id"]}
+    manifest = f"{case.output}/{produced['run_id']}/manifest.json"
+    # The first run gets what other tests have produced as well.
+    events = case.airflow("xcom", **run, task_id="received")
+    (index,) = (n for n, event in enumerate(events) if event["manifest"] == manifest)
+    assert events[index] == {
+        "manifest": manifest,
+        "transactions": 3,
+        "documents": 3,
+        "files": 6,
+        "pages": 3,
+        "rule_errors": 0,
+        "duplicates": 0,
+        "in_review": 0,
+        "pending": 0,
+        "failed": 0,
+    }
+    assert manifest in told["names"]
+    assert case.airflow("xcom", **run, task_id="take", map_index=index) == 3
+    assert "Invoice_fields.json: " in case.airflow.log_text(**run)
+
+
+def test_started_by_hand_without_events(case: Case) -> None:
+    for dag_id in ("abbyy_vantage_consumer", "abbyy_vantage_watcher"):
+        told = case.test(dag_id, {})
+        assert {state for state, _ in told["tasks"].values()} == {"skipped"}
+    assert logins(case.sandbox) == 0
+
+
+def test_hook_alone(case: Case) -> None:
+    output = case.output / "rows.jsonl"
+    case.test("abbyy_vantage_documents", {"folder": str(case.folder), "output": str(output)})
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["sha256"] for row in rows] == [sha256(file) for file in case.files]
+    assert set(case.starts().values()) == {1}
