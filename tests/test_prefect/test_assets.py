@@ -6,33 +6,36 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from test_prefect.seen import events_named, until
 
-from vantage_orchestration.prefect.assets import materialize_results, note_results, results_asset
-from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.prefect.assets import materializing, results_asset
+from vantage_orchestration.processing.files import Folder
+
+
+@task(retries=2, retry_delay_seconds=0, task_run_name="collect {count}")
+def collect(count: int, tries: list[int]) -> dict[str, int]:
+    """Fail once."""
+    tries.append(count)
+    if len(tries) == 1:
+        raise OSError("once")
+    return {"documents": count}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_what_lands_is_an_asset_with_counts_and_sources(tmp_path: Path) -> None:
-    output = str(tmp_path / "results of today")
-    inputs = [f"s3://inbox/{name}.pdf" for name in ("a/1", "a/2", "b/3")]
+    output = tmp_path / "results of today"
+    inputs = ["s3://inbox/a/1.pdf", "s3://inbox/a/2.pdf", "s3://inbox/b/**/*.pdf"]
 
     @flow
     def run() -> None:
-        @materialize_results(output, inputs, name="collect")
-        def collect(count: int) -> int:
-            note_results(output, Manifest("skill"))
-            return count
-
-        assert collect(7) == 7
+        assert materializing(collect, output, inputs)(7, []) == {"documents": 7}
 
     run()
     key = results_asset(output).key
     (event,) = until(lambda: events_named("prefect.asset.materialization.succeeded", key))
-    assert event.payload["skill_id"] == "skill"
-    assert event.payload["documents"] == 0
+    assert event.payload == {"documents": 7}
     assert event.resource["prefect.resource.name"] == f"file://{output}"
     related = {
         (entry["prefect.resource.role"], entry["prefect.resource.id"]) for entry in event.related
@@ -42,6 +45,15 @@ def test_what_lands_is_an_asset_with_counts_and_sources(tmp_path: Path) -> None:
         ("asset", "s3://inbox/b"),
         ("asset-materialized-by", "abbyy-vantage"),
     } <= related
+
+
+def test_the_other_task_is_the_same_but_for_the_asset() -> None:
+    other = materializing(collect, "/out", Folder("/in[1]", "*.pdf"))
+    assert other.name == "collect"
+    assert other.task_run_name == "collect {count}"
+    assert (other.retries, other.retry_delay_seconds) == (2, 0)
+    assert [each.key for each in other.asset_deps] == [results_asset("/in[1]").key]
+    assert other.fn.__doc__ == "Fail once."
 
 
 @pytest.mark.parametrize(

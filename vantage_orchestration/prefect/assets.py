@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterable
+import os
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from vantage_orchestration.urls import Place
 
 if TYPE_CHECKING:
+    from prefect import Task
     from prefect.assets import Asset
-    from prefect.tasks import MaterializingTask
 
-    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.files import Folder
 
-__all__ = ["MATERIALIZED_BY", "materialize_results", "note_results", "results_asset"]
+__all__ = ["MATERIALIZED_BY", "materializing", "results_asset"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=Mapping[str, Any])
 
 #: The tool that Prefect shows as the maker of the assets.
 MATERIALIZED_BY: Final = "abbyy-vantage"
@@ -26,10 +29,30 @@ MATERIALIZED_BY: Final = "abbyy-vantage"
 _MOST_SOURCES: Final = 20
 #: Prefect takes 512 characters.
 _LONGEST_KEY: Final = 500
+#: The first part of a path that holds the signs of a glob.
+_GLOB: Final = re.compile(r"/[^/]*[*?\[]")
+#: Options of a task that another one takes over.
+_OPTIONS: Final = (
+    "name",
+    "description",
+    "tags",
+    "version",
+    "cache_policy",
+    "task_run_name",
+    "retries",
+    "retry_delay_seconds",
+    "retry_jitter_factor",
+    "retry_condition_fn",
+    "persist_result",
+    "timeout_seconds",
+    "log_prints",
+)
 
 
-def results_asset(output: str) -> Asset:
+def results_asset(output: str | os.PathLike[str]) -> Asset:
     """Return the asset that a folder is. No I/O.
+
+    For tasks of your own: ``@materialize(results_asset("s3://bucket/invoices"))``.
 
     Args:
         output: Path or URL of the folder. A login in front of the host, and the query of a web
@@ -41,45 +64,56 @@ def results_asset(output: str) -> Asset:
     """
     from prefect.assets import Asset, AssetProperties
 
-    url = Place.of(output).url
+    url = Place.of(os.fspath(output)).url
     return Asset(key=_key(url), properties=AssetProperties(name=url))
 
 
-def materialize_results(
-    output: str, inputs: Iterable[str] = (), **options: Any
-) -> Callable[[Callable[P, R]], MaterializingTask[P, R]]:
-    """Make a task of a function that brings results into a folder; Prefect's ``materialize``.
+def materializing(task: Task[P, R], output: str | os.PathLike[str], inputs: Any = ()) -> Task[P, R]:
+    """Return a task that does the same, and whose folder of results is a Prefect asset.
+
+    What the task returns (numbers of documents, pages and so on) goes along with the asset's event.
 
     Args:
-        output: Path or URL of the folder, see :func:`results_asset`.
-        inputs: Paths or URLs of the files that the results are of. Their folders become the
-            asset's sources, 20 at the most.
-        options: What ``@task`` takes.
+        task: Task that brings results into a folder, such as
+            :func:`vantage_orchestration.prefect.tasks.process_documents`.
+        output: That folder, see :func:`results_asset`.
+        inputs: Its inputs, as the task takes them. Their folders become the asset's sources, 20 at
+            the most.
     """
-    from prefect.assets import materialize
+    from prefect.assets import add_asset_metadata, materialize
 
-    folders = dict.fromkeys(Place.of(each).url.rpartition("/")[0] for each in inputs)
-    sources = [results_asset(each) for each in list(folders)[:_MOST_SOURCES]]
-    return materialize(
-        results_asset(output), by=MATERIALIZED_BY, asset_deps=[*sources] or None, **options
-    )
+    asset = results_asset(output)
+    work = task.fn
+
+    @functools.wraps(work)
+    def landing(*args: P.args, **kwargs: P.kwargs) -> R:
+        result = work(*args, **kwargs)
+        add_asset_metadata(asset, dict(result))
+        return result
+
+    options: Any = {name: getattr(task, name) for name in _OPTIONS}
+    sources = [results_asset(each) for each in _folders(inputs)]
+    return materialize(asset, by=MATERIALIZED_BY, asset_deps=[*sources], **options)(landing)
 
 
-def note_results(output: str, manifest: Manifest) -> None:
-    """Put the counts of a manifest into the asset's event. Call it inside the task.
+def _folders(inputs: Any) -> list[str]:
+    """Return the folders that inputs are in, or under, where they are globs."""
+    from vantage_orchestration.processing.files import Folder
 
-    Args:
-        output: As for :func:`materialize_results`.
-        manifest: Manifest of what landed there.
+    if isinstance(inputs, (str, os.PathLike, Folder)):
+        inputs = [inputs]
+    texts = [each for each in inputs if isinstance(each, (str, os.PathLike, Folder))]
+    return list(dict.fromkeys(map(_folder, texts)))[:_MOST_SOURCES]
 
-    Raises:
-        RuntimeError: No task is running.
-        ValueError: The running task does not materialize that folder.
-    """
-    from prefect.assets import add_asset_metadata
 
-    facts = {"skill_id": manifest.skill_id, **manifest.counts}
-    add_asset_metadata(results_asset(output).key, facts)
+def _folder(place: str | os.PathLike[str] | Folder) -> str:
+    from vantage_orchestration.processing.files import Folder
+
+    if isinstance(place, Folder):
+        return place.place
+    url = Place.of(os.fspath(place)).url
+    glob = _GLOB.search(url)
+    return url[: glob.start()] if glob else url.rpartition("/")[0]
 
 
 def _key(url: str) -> str:
