@@ -51,6 +51,7 @@ class Field(NamedTuple):
         kind: How its value is read.
         default: Its value where none is given.
         choices: The values of a dropdown.
+        needed: Whether no credential does without it.
     """
 
     name: str
@@ -59,14 +60,17 @@ class Field(NamedTuple):
     kind: Literal["text", "secret", "flag", "seconds"] = "text"
     default: str | bool | float = ""
     choices: tuple[str, ...] = ()
+    needed: bool = False
 
 
 FIELDS: Final = (
     Field(
         "region",
         "Region",
-        "Region of the tenant: us, eu or au; custom for an address of your own (base URL).",
+        "Region of the tenant: us, eu or au. Choose custom for an address of your own, and give the"
+        " base URL.",
         choices=(*REGIONS, "custom"),
+        needed=True,
     ),
     Field(
         "base_url",
@@ -78,20 +82,36 @@ FIELDS: Final = (
         "Tenant ID",
         "Needed if the user's e-mail address belongs to more than one tenant.",
     ),
-    Field("username", "Username", "E-mail address of the ABBYY Vantage user (grant password)."),
-    Field("password", "Password", "Password of that user (grant password).", "secret"),
-    Field("client_id", "Client ID", "Id of the API client, from the tenant's administrator."),
+    Field(
+        "username",
+        "Username",
+        "E-mail address of the ABBYY Vantage user. Needed with the grant type password.",
+    ),
+    Field(
+        "password",
+        "Password",
+        "Password of that user. Needed with the grant type password.",
+        "secret",
+    ),
+    Field(
+        "client_id",
+        "Client ID",
+        "Id of the API client, from the tenant's administrator. Always needed.",
+        needed=True,
+    ),
     Field(
         "client_secret",
         "Client secret",
-        "Secret of the API client. It expires, six months after its making by default.",
+        "Secret of the API client. Always needed. It expires, six months after its making by"
+        " default.",
         "secret",
+        needed=True,
     ),
     Field(
         "grant_type",
         "Grant type",
-        "OAuth 2.0 grant: password, or client_credentials for services and for tenants with single"
-        " sign-on.",
+        "OAuth 2.0 grant: password for a user, or client_credentials for services and for tenants"
+        " with single sign-on.",
         default=DEFAULT_GRANT_TYPE,
     ),
     Field(

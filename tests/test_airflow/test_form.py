@@ -60,6 +60,8 @@ def test_form(replies: dict[str, Any]) -> None:
         assert shown["value"] == (spec.default if spec.default != "" else None)
         assert (shown["schema"].get("format") == "password") == (spec.kind == "secret")
     assert fields["region"]["schema"]["enum"] == ["us", "eu", "au", "custom"]
+    needed = [name for name, shown in fields.items() if "null" not in shown["schema"]["type"]]
+    assert needed == ["region", "client_id", "client_secret"]
     assert fields["verify"]["schema"]["type"] == ["boolean", "null"]
     assert fields["read_timeout"]["schema"]["type"] == ["number", "null"]
     standard = form["standard_fields"]

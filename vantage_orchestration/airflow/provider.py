@@ -72,7 +72,9 @@ def _modules(*names: str) -> list[dict[str, Any]]:
 
 def _form_field(spec: Field) -> dict[str, Any]:
     # Airflow's form calls a field optional if null is one of its types.
-    schema: dict[str, Any] = {"type": [_TYPES[spec.kind], "null"]}
+    # Where it is not, the form asks for it, and marks the folded part in which it is.
+    kind = _TYPES[spec.kind]
+    schema: dict[str, Any] = {"type": kind if spec.needed else [kind, "null"]}
     if spec.choices:
         schema["enum"] = list(spec.choices)
     if spec.kind == "secret":
