@@ -52,11 +52,16 @@ class VantageAuth(AuthBase):
         self._translate = translate
         self.config = load()
         self._told: AccessToken | None = None
+        self._found: tuple[VantageConfig, TokenSource] | None = None
 
     @property
     def source(self) -> TokenSource:
         """The process's token source for the credential."""
-        return token_source(self.config, self._orchestrator_store)
+        config = self.config
+        # Finding it takes a digest of the whole credential, too much for each request.
+        if self._found is None or self._found[0] is not config:
+            self._found = config, token_source(config, self._orchestrator_store)
+        return self._found[1]
 
     def token(self) -> AccessToken:
         """Return a valid token.

@@ -216,11 +216,9 @@ def _downloaded(
     target: Location,
     parallel: int,
 ) -> _Entries:
-    if not wanted:
-        return {}
-    pool = ThreadPoolExecutor(
-        parallel if target.concurrent else 1, thread_name_prefix="abbyy-vantage-collect"
-    )
+    if parallel == 1 or not target.concurrent:
+        return {each.key: _download(client, transaction_id, each, target) for each in wanted}
+    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-collect")
     try:
         futures = [pool.submit(_download, client, transaction_id, each, target) for each in wanted]
         _raise_first(futures)

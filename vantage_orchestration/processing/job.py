@@ -390,6 +390,7 @@ def finish(
     token: str,
     in_review: Collection[str] = (),
     ledger: Ledger | None = None,
+    processed: Mapping[str, Transaction] | None = None,
 ) -> Manifest:
     """Collect what was processed, and write the manifest.
 
@@ -401,6 +402,8 @@ def finish(
         in_review: Ids that wait for a person.
         ledger: As for :func:`begin`. Transactions that failed are forgotten, so that the next try
             makes them anew.
+        processed: Transactions by their ids that were seen as processed a moment ago, see
+            :class:`.outcome.Outcome`. They are not asked for again.
 
     Returns:
         The manifest, which also names what failed and what has not ended.
@@ -426,6 +429,7 @@ def finish(
         parallel=settings.parallel,
         delete_after=settings.delete_after,
         token=token,
+        processed=processed or {},
     )
     failed = {each.transaction_id for each in manifest.failed}
     if ledger is not None and failed:
@@ -475,6 +479,7 @@ def download(
         parallel=parallel,
         delete_after=delete_after,
         token=None,
+        processed={},
     )
 
 
@@ -489,8 +494,11 @@ def _collect(
     parallel: int,
     delete_after: bool,
     token: str | None,
+    processed: Mapping[str, Transaction],
 ) -> Manifest:
     def look(part: Part) -> Transaction | None:
+        if part.transaction_id in processed:
+            return processed[part.transaction_id]
         try:
             return client.get_transaction(part.transaction_id)
         except NotFound:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import (
@@ -18,6 +18,7 @@ from vantage_orchestration.errors import (
 )
 
 if TYPE_CHECKING:
+    from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
 
@@ -45,11 +46,14 @@ class Outcome:
         statuses: Transaction id to status.
         in_review: Ids that wait for a person.
         timed_out: Why it ended too early, else None.
+        processed: Processed transactions in full, if this process has seen them end: their results
+            can be fetched without asking for them again.
     """
 
     statuses: Mapping[str, str]
     in_review: tuple[str, ...] = ()
     timed_out: str | None = None
+    processed: Mapping[str, Transaction] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, manifest: Manifest, timed_out: str | None = None) -> Outcome:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import WaitTimeout
@@ -13,12 +13,12 @@ from vantage_orchestration.watching import Limits, Observation, Pace, wait_for
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
     from vantage_orchestration.watching import SharedPoller
 
 __all__ = ["await_outcome", "wait_for_outcome"]
 
 
-Told = Callable[[Sequence[str]], object]
 Changed = Callable[[Observation], object]
 
 
@@ -32,7 +32,7 @@ def wait_for_outcome(
     pace: Pace | None = None,
     skill_id: str | None = None,
     on_change: Changed | None = None,
-    on_needed: Told | None = None,
+    on_needed: Callable[[Sequence[str]], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
     """Wait until all transactions have ended, a limit is reached, or a person is needed.
@@ -57,10 +57,15 @@ def wait_for_outcome(
     Raises:
         VantageError: An error that no repetition cures.
     """
-    waiting = _Waiting(ids, on_change, on_needed)
+    waiting = _Waiting(ids, on_change)
+
+    def tell() -> None:
+        new = waiting.reviews()
+        if new and on_needed is not None:
+            on_needed(new)
 
     def tell_and_sleep(seconds: float) -> None:
-        waiting.tell()
+        tell()
         sleep(seconds)
 
     begin, rest, timed_out = time.monotonic(), list(ids), None
@@ -75,9 +80,10 @@ def wait_for_outcome(
                 skill_id=skill_id,
                 report_review=on_review != "wait",
                 on_change=waiting.note,
+                on_processed=waiting.keep,
                 sleep=tell_and_sleep,
             )
-            waiting.tell()
+            tell()
             rest = waiting.left(rest) if on_review == "return" else []
     except WaitTimeout as error:
         timed_out = error.what
@@ -94,7 +100,7 @@ async def await_outcome(
     pace: Pace | None = None,
     skill_id: str | None = None,
     on_change: Changed | None = None,
-    on_needed: Told | None = None,
+    on_needed: Callable[[Sequence[str]], Awaitable[object]] | None = None,
 ) -> Outcome:
     """Wait as :func:`wait_for_outcome` does, without blocking the event loop.
 
@@ -106,10 +112,10 @@ async def await_outcome(
         on_review: What to do when a person is needed.
         pace: How often to look.
         skill_id: Skill.
-        on_change: Told each change.
-        on_needed: Told the ids that have got into review.
+        on_change: Told each change, on the event loop.
+        on_needed: Told, and awaited, the ids that have got into review.
     """
-    waiting = _Waiting(ids, on_change, on_needed)
+    waiting = _Waiting(ids, on_change)
     begin, rest = time.monotonic(), list(ids)
     while rest:
         limits = Limits(
@@ -124,7 +130,9 @@ async def await_outcome(
                 limits.note(changes, time.monotonic())
                 for each in changes:
                     waiting.note(each)
-                waiting.tell()
+                new = waiting.reviews()
+                if new and on_needed is not None:
+                    await on_needed(new)
         if verdict == "timeout":
             seconds = time.monotonic() - begin
             return waiting.outcome(f"After {seconds:.0f} s {limits.reason()}")
@@ -133,28 +141,28 @@ async def await_outcome(
 
 
 class _Waiting:
-    """What was seen so far, and who was told of it."""
+    """What was seen so far, and which reviews were told."""
 
-    def __init__(
-        self, ids: Sequence[str], on_change: Changed | None, on_needed: Told | None
-    ) -> None:
+    def __init__(self, ids: Sequence[str], on_change: Changed | None) -> None:
         self._ids = list(ids)
         self._on_change = on_change
-        self._on_needed = on_needed
         self._seen: dict[str, Observation] = {}
         self._told: set[str] = set()
+        self._processed: dict[str, Transaction] = {}
+
+    def keep(self, name: str, transaction: Transaction) -> None:
+        self._processed[name] = transaction
 
     def note(self, seen: Observation) -> None:
         self._seen[seen.transaction_id] = seen
         if self._on_change is not None:
             self._on_change(seen)
 
-    def tell(self) -> None:
+    def reviews(self) -> list[str]:
+        """Return those that have got into review, each once."""
         new = [each for each in self._ids if self._in_review(each) and each not in self._told]
-        if new:
-            self._told.update(new)
-            if self._on_needed is not None:
-                self._on_needed(new)
+        self._told.update(new)
+        return new
 
     def left(self, ids: Sequence[str]) -> list[str]:
         """Return those that neither have ended nor wait for a person."""
@@ -166,6 +174,7 @@ class _Waiting:
             {each: seen[each].status if each in seen else "Unknown" for each in self._ids},
             tuple(each for each in self._ids if self._in_review(each)),
             timed_out,
+            self._processed,
         )
 
     def _ended(self, name: str) -> bool:

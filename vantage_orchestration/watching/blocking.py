@@ -16,6 +16,7 @@ from vantage_orchestration.watching.watcher import Watcher
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
 
 __all__ = ["wait_for"]
 
@@ -32,6 +33,7 @@ def wait_for(
     pace: Pace | None = None,
     skill_id: str | None = None,
     on_change: Callable[[Observation], object] | None = None,
+    on_processed: Callable[[str, Transaction], object] | None = None,
     report_review: bool = False,
     in_review: Collection[str] = (),
     sleep: Callable[[float], None] = time.sleep,
@@ -49,6 +51,7 @@ def wait_for(
         pace: How often to look; :class:`Pace` by default. The first look is at once.
         skill_id: Skill of all of them, if it is known.
         on_change: Told each change, the first state included.
+        on_processed: As for :class:`.watcher.Watcher`.
         report_review: Return as well when a transaction gets into review.
         in_review: Transactions whose review is known, and not reported.
         sleep: Waits seconds.
@@ -62,7 +65,7 @@ def wait_for(
         VantageError: Another error that no repetition cures.
     """
     pace = pace or Pace()
-    watcher = Watcher(client, clock=clock)
+    watcher = Watcher(client, clock=clock, on_processed=on_processed)
     begin = clock()
     limits = Limits(
         ids,

@@ -164,6 +164,8 @@ class Watcher:
             :data:`GONE`: right after it was made it may be too new. 0 believes the first answer.
         threads: Requests at the same time.
         clock: Steady seconds.
+        on_processed: Told each transaction that was processed, by the id that was asked for and in
+            full, so that whoever wants its results need not ask again. Called in some thread.
     """
 
     def __init__(
@@ -173,8 +175,10 @@ class Watcher:
         settle: float = 30.0,
         threads: int = 8,
         clock: Callable[[], float] = time.monotonic,
+        on_processed: Callable[[str, Transaction], object] | None = None,
     ) -> None:
         self._client = client
+        self._on_processed = on_processed
         self._settle = settle
         self._threads = threads
         self._clock = clock
@@ -403,6 +407,8 @@ class Watcher:
                 )
             review = found.waits_for_review
             this.seen[key] = record.see(status, in_review=review, stage=_REVIEW if review else None)
+            if status == "Processed" and self._on_processed is not None:
+                self._on_processed(record.name, found)
 
     def _judge(self, this: _Round, key: str, record: _Record, error: VantageError) -> None:
         """Decide whom an error concerns: this moment, this transaction, or all of them."""
