@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,81 @@ def test_a_file_that_changes_while_it_is_sent_is_not_processed(
     assert manifest.counts["transactions"] == 4
     counts = [item["started"] for item in sandbox.control.transactions() if item["started"]]
     assert counts == [1] * 4
+
+
+def test_what_is_being_deleted_is_not_gone_on_with(
+    client, sandbox, skill, folder, output, tmp_path, monkeypatch
+):
+    """The service takes minutes to delete, and the file may be again what it was."""
+    sandbox.control.set(delete_polls=10**6)
+    target = folder / "invoice 1.pdf"
+    content = target.read_bytes()
+    spoil = _after(client.create_transaction, lambda: target.write_bytes(content[:-1] + b"x"))
+    monkeypatch.setattr(client, "create_transaction", spoil)
+    settings = JobSettings(skill, origin="o")
+    given = [Location.of(target)]
+    ledger = FileLedger(tmp_path / "ledger")
+    with pytest.raises(errors.FileChanged):
+        begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    monkeypatch.undo()
+    target.write_bytes(content)
+    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    assert [(t["deleted"], t["started"]) for t in sandbox.control.transactions()] == [
+        (True, 0),
+        (False, 1),
+    ]
+
+
+def test_two_tries_at_work_at_the_same_time_start_once(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    """The one that was given up has noted its transaction, and still sends a large file."""
+    settings = JobSettings(skill, origin="o")
+    given, note = files_of(folder)[:1], tmp_path / "ledger"
+
+    def attempt(key: TaskKey) -> list[str]:
+        ledger = FileLedger(note)
+        return begin(
+            client, given, output, key, settings, token=TOKEN, ledger=ledger
+        ).transaction_ids
+
+    sandbox.control.add_fault(operation="addFiles", delay=1.0)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(attempt, TaskKey("task"))
+        while not sandbox.control.faults()[0]["hits"]:
+            time.sleep(0.01)
+        second = attempt(again())
+        assert first.result(60) == second
+    assert sandbox.control.count("POST", "/start$") == 1
+    # Both have looked, and one of them comes too late with its start.
+    sandbox.control.add_fault(operation="startTransaction", when="after", status=400)
+    run(client, folder, output, skill, TaskKey("other"))
+    assert set(started(sandbox).values()) == {1, 2}
+
+
+def test_a_server_that_lists_no_files_before_the_start_is_believed_to_have_them(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    settings = JobSettings(skill, origin="o")
+    given, ledger = files_of(folder)[:1], FileLedger(tmp_path / "ledger")
+    sandbox.control.add_fault(operation="startTransaction", status=403)
+    with pytest.raises(errors.Forbidden):
+        begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    sandbox.control.add_fault(operation="getTransaction", times=3, merge_json={"sourceFiles": []})
+    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    assert list(started(sandbox).values()) == [1]
+
+
+def test_a_new_transaction_that_is_not_known_everywhere_is_not_made_again(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    sandbox.control.set(list_lag=60.0)
+    settings = JobSettings(skill, origin="o")
+    given, ledger = files_of(folder)[:1], FileLedger(tmp_path / "ledger")
+    begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    sandbox.control.add_fault(operation="getTransaction", status=404, times=2)
+    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    assert list(started(sandbox).values()) == [1]
 
 
 def _after(function, action):

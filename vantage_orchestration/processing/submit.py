@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
+    BadRequest,
     ConfigurationError,
     Conflict,
     DocumentMismatch,
@@ -31,6 +32,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, MemoryLedger, Record
 from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.retrying import call
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ log = logging.getLogger(__name__)
 PARALLEL = 8
 #: Transactions that are made before their ids are noted together.
 _CHUNK = 100
+#: Seconds after which the server's word that a transaction does not exist is believed at once.
+_SETTLED = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ def submit(
     skill_parameters: Mapping[str, str] | None = None,
     parallel: int = PARALLEL,
     origin: str = "",
+    resend_failed: bool = True,
 ) -> tuple[Submitted, ...]:
     """Start a transaction for each unit, or find the one that an earlier try has made.
 
@@ -120,6 +125,8 @@ def submit(
         skill_parameters: Up to 10.
         parallel: Requests at the same time.
         origin: See :class:`.ledger.Record`.
+        resend_failed: Whether what is noted, but has failed or was cancelled, is made anew. Else
+            it is returned as it is, for a caller that tells of failures and forgets them then.
 
     Returns:
         One entry for each unit, in their order.
@@ -143,12 +150,12 @@ def submit(
         origin,
     )
     with _pool(parallel) as pool:
-        known = _known(job, units, since, pool)
+        known = _known(job, units, since, pool, resend_failed)
         records = {key: record for key, (record, _) in known.items()}
         unfinished = {key: state for key, (_, state) in known.items() if state.status == "New"}
         _send(
             job,
-            [_Sending(units[key], state.id, state) for key, state in unfinished.items()],
+            [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()],
             pool,
         )
         missing = [key for key in units if key not in known]
@@ -157,7 +164,7 @@ def submit(
             made = dict(zip(chunk, _create(job, units, chunk, pool), strict=True))
             # Noted before anything is started: from here on no try can start it a second time.
             job.ledger.add(made)
-            _send(job, [_Sending(units[key], made[key].transaction_id) for key in chunk], pool)
+            _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk], pool)
             records |= made
     return tuple(
         Submitted(
@@ -195,11 +202,15 @@ def _pool(parallel: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _known(
-    job: _Job, units: Mapping[str, Unit], since: DateTime | None, pool: ThreadPoolExecutor
+    job: _Job,
+    units: Mapping[str, Unit],
+    since: DateTime | None,
+    pool: ThreadPoolExecutor,
+    resend_failed: bool,
 ) -> dict[str, tuple[Record, Transaction]]:
     """Return the transactions that can be gone on with."""
     noted = {each: record for each, record in job.ledger.load().items() if each in units}
-    known = _alive(job, noted, pool)
+    known = _alive(job, noted, pool, also_failed=not resend_failed)
     gone = noted.keys() - known.keys()
     if since is not None:
         # What is noted but failed is listed as well, and passed over there too.
@@ -226,14 +237,26 @@ def _known(
 
 
 def _alive(
-    job: _Job, records: Mapping[str, Record], pool: ThreadPoolExecutor
+    job: _Job,
+    records: Mapping[str, Record],
+    pool: ThreadPoolExecutor,
+    *,
+    also_failed: bool = False,
 ) -> dict[str, tuple[Record, Transaction]]:
     def look(record: Record) -> Transaction | None:
+        # Not every machine of a service knows at once of what was made a moment ago, and what is
+        # taken for gone is sent, and charged, again.
+        new = time.time() - record.created < _SETTLED
         try:
-            transaction = job.client.get_transaction(record.transaction_id)
+            transaction = call(
+                lambda: job.client.get_transaction(record.transaction_id),
+                job.client._retries,
+                may_repeat=lambda error: new and isinstance(error, NotFound),
+            )
         except NotFound:
             return None
-        return None if transaction.status in ("Failed", "Canceled") else transaction
+        failed = transaction.status in ("Failed", "Canceled")
+        return None if failed and not also_failed else transaction
 
     states = pool.map(look, records.values())
     return {
@@ -263,15 +286,24 @@ def _create(
 class _Sending:
     """The upload of one unit. Whoever adds its last file starts it."""
 
-    def __init__(self, unit: Unit, transaction_id: str, state: Transaction | None = None) -> None:
+    def __init__(
+        self, key: str, unit: Unit, transaction_id: str, state: Transaction | None = None
+    ) -> None:
+        self.key = key
         self.unit = unit
         self.transaction_id = transaction_id
+        self.given_up = False
         there = {file.name for file in state.source_files} if state is not None else set()
         self.missing = [
             (index, file) for index, file in enumerate(unit.files) if file.name not in there
         ]
         self._left = len(self.missing)
         self._lock = threading.Lock()
+
+    def give_up(self, client: VantageClient) -> None:
+        """Delete the transaction. It was not started, so nothing was charged."""
+        self.given_up = True
+        client.delete_transaction(self.transaction_id)
 
     def one_arrived(self) -> bool:
         """Count a file; tell whether it was the last."""
@@ -297,6 +329,9 @@ def _send(job: _Job, sendings: Sequence[_Sending], pool: ThreadPoolExecutor) -> 
             continue
         error = future.exception()
         failure = failure or error
+    if given_up := [sending.key for sending in sendings if sending.given_up]:
+        # The service takes minutes to delete them, and no other try may go on with them meanwhile.
+        job.ledger.drop(given_up)
     if failure is not None:
         raise failure
 
@@ -307,15 +342,19 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
     source = replace(source, name=file.name)
     try:
         job.client.add_files(sending.transaction_id, [source], first_index=index)
-    except Conflict:
-        # A killed try's upload may arrive late, after the look at what is there. The key stands
-        # for names and contents, so it is the same file; if it is not there, that is an error.
+    except (BadRequest, Conflict) as error:
+        # A killed try's upload may arrive late, after the look at what is there; or another try is
+        # at work still, and was faster. The key stands for names and contents, so it is the same
+        # file. A server that does not list files before the start has only its refusal to say so.
         state = job.client.get_transaction(sending.transaction_id)
-        if file.name not in {each.name for each in state.source_files}:
+        names = {each.name for each in state.source_files}
+        there = isinstance(error, Conflict) and (file.name in names or not names)
+        if state.status == "New" and not there:
             raise
+        return
     if sent() != file.sha256:
-        # Not started, so nothing was charged; it must not be found by a later try either.
-        job.client.delete_transaction(sending.transaction_id)
+        # It must not be found by a later try either.
+        sending.give_up(job.client)
         raise FileChanged(
             f"The file {file.original_name!r} was changed while it was read",
             hint="It was not processed. Wait until it is complete; the next try sends it",
@@ -359,14 +398,19 @@ def _start(job: _Job, sending: _Sending) -> None:
     names = sorted(file.name for file in state.source_files)
     # A server that does not list the files before the start says nothing about them.
     if names and names != wanted:
-        # Not started, so nothing was charged; the next try must not find it again.
-        job.client.delete_transaction(sending.transaction_id)
+        # The next try must not find it again.
+        sending.give_up(job.client)
         raise DocumentMismatch(
             f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent",
             hint="It was not started, and is deleted; the next try makes a new one",
             transaction_id=sending.transaction_id,
         )
-    job.client.start_transaction(sending.transaction_id)
+    try:
+        job.client.start_transaction(sending.transaction_id)
+    except BadRequest:
+        if job.client.get_transaction(sending.transaction_id).status == "New":
+            raise
+        return  # The other was faster by less than this look took.
     log.info(
         "Started transaction %s for %s%s",
         sending.transaction_id,
