@@ -11,10 +11,12 @@ from typing import Any
 
 import inside
 from airflow import settings
+from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
+from airflow.sdk.execution_time import supervisor
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
@@ -112,6 +114,10 @@ def dag_test(dag_id: str, conf: dict[str, Any], fetch: list[str] | None = None) 
             task.partial_kwargs.update(changes)
         else:
             vars(task).update(changes)
+    # Made anew in each process, it would take seconds.
+    api = InProcessExecutionAPI()
+    api._app = inside._execution_api.app
+    supervisor.in_process_api_server = lambda: api
     run = dag.test(run_conf=conf)
     results = {name: inside.xcom(dag_id, run.run_id, name) for name in fetch or ()}
     return {"run_id": run.run_id, "results": results, **inside.report(dag_id, run.run_id)}

@@ -56,6 +56,9 @@ def work(
         What :func:`inside.report` says, and in ``triggers`` the arguments of all triggers.
     """
     triggers: list[dict[str, Any]] = []
+    # One for all rounds: Airflow takes seconds to close it.
+    client = inside.execution_client()
+    inside.execution_client = lambda: client
     while True:
         told = inside.work(dag_id, run_id, retries)
         states = {state for state, _ in told["tasks"].values()}
@@ -108,7 +111,8 @@ def _events(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run triggers together in a process of their own, which is gone with all of its threads."""
 
     async def one(each: dict[str, Any]) -> dict[str, Any]:
-        trigger = import_string(each["classpath"])(**each["kwargs"])
+        # Nobody has to wait for ten seconds until the first look.
+        trigger = import_string(each["classpath"])(**{**each["kwargs"], "poke_interval": 1.0})
         (event,) = [event.payload async for event in trigger.run()]
         return event
 

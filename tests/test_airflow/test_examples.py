@@ -146,6 +146,7 @@ def test_mapped_over_object_storage(case: Case) -> None:
 
 
 def test_mapped_and_cleared_with_one_file_more(case: Case) -> None:
+    case.files.pop().unlink()
     run = {"dag_id": "abbyy_vantage_mapped", "run_id": f"cleared_{case.conn_id}"}
     conf = {**case.conf, "folder": str(case.folder)}
     told = case.airflow("inside_operators.run", case.environment, **run, conf=conf)
