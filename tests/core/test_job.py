@@ -92,7 +92,7 @@ def again(scope: str = "task") -> TaskKey:
 
 
 def files_of(folder: Path) -> list[Location]:
-    return Location.of(folder).files("*.pdf")
+    return Location.of(folder).files("**/*.pdf")
 
 
 def started(sandbox) -> dict[str, int]:
@@ -184,6 +184,40 @@ def test_results_that_landed_are_enough_when_the_transaction_is_gone(
     assert run(client, folder, output, skill, again()) == first
     assert set(started(sandbox).values()) <= {1}
     assert sandbox.control.count("POST", "/start$") == 4
+
+
+@pytest.mark.parametrize("kind", ["Invoice", PROCESS])
+def test_what_has_landed_and_was_deleted_is_not_sent_again_whatever_joins_or_goes(
+    client, sandbox, skill, folder, output, tmp_path, kind
+):
+    chosen = skill if kind == "Invoice" else kind
+    ledger = FileLedger(tmp_path / "ledger")
+    sandbox.control.set(delete_polls=0)
+    first = run(client, folder, output, chosen, TaskKey("task"), ledger=ledger, delete_after=True)
+    before = sandbox.control.count("POST", "/start$")
+    # A folder named by its file alone gets a longer name now; and one file was put away.
+    (folder / "sub").mkdir()
+    make_invoice(folder / "sub" / "invoice 1.pdf", "INV-9")
+    (folder / "invoice 2.pdf").unlink()
+    second = run(client, folder, output, chosen, again(), ledger=ledger, delete_after=True)
+    assert sandbox.control.count("POST", "/start$") == before + 1
+    assert len(second.transactions) == len(first.transactions) + 1
+    assert all(entry in second.transactions for entry in first.transactions)
+
+
+def test_a_failure_that_nobody_was_told_of_is_told_before_anything_is_sent_again(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    """Its pages were charged. The worker was killed before it could say so."""
+    ledger = FileLedger(tmp_path / "ledger")
+    settings = JobSettings(skill, origin="o")
+    sandbox.control.set(outcome="Failed")
+    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    (folder / "invoice 4.pdf").unlink()
+    assert run(client, folder, output, skill, again(), ledger=ledger).counts["failed"] == 4
+    assert set(started(sandbox).values()) == {1}
+    sandbox.control.set(outcome="Processed")
+    assert run(client, folder, output, skill, again(), ledger=ledger).counts["transactions"] == 3
 
 
 def _is_gone(client, transaction_id) -> bool:

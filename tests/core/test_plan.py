@@ -324,6 +324,7 @@ def test_folders_are_named_after_their_files():
         file("A.pdf", "2"),
         file("b.pdf"),
         file("manifest.json"),
+        file("Submitted.json"),
         file("x" * 300 + ".pdf"),
         file("..pdf."),
     ]
@@ -332,6 +333,7 @@ def test_folders_are_named_after_their_files():
     assert folders[2:] == [
         "b.pdf",
         "manifest_2.json",
+        "Submitted_2.json",
         "x" * 116 + ".pdf",
         "__pdf",
     ]

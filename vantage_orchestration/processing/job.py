@@ -34,7 +34,7 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
     UnfinishedEntry,
 )
-from vantage_orchestration.processing.names import MANIFEST
+from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.plan import Duplicates, Unit, plan
 from vantage_orchestration.processing.submit import PARALLEL, Submitted, keyed_units, submit
 
@@ -59,7 +59,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SUBMITTED = "submitted.json"
 _VERSION = 1
 #: Status of a transaction that the service does not know any more.
 _GONE = "Gone"
@@ -252,20 +251,20 @@ def begin(
     """
     ledger = MemoryLedger() if ledger is None else ledger
     _check_owner(output, token)
-    units = _planned(client, list(inputs), key.scope, settings, ledger)
+    before = _Landed(output)
+    units = _planned(client, list(inputs), key.scope, settings, ledger, before)
     # An output that can't be written is better found out before pages are charged than after.
     Job(token).write(output)
-    there = {
-        each: (unit, manifest)
-        for each, unit in units.items()
-        if (manifest := _landed_with(output.child(unit.name), each)) is not None
-    }
+    there = before.of(units, units.values())
     missing = {each: unit for each, unit in units.items() if each not in there}
     parts = {
-        each: Part.of(each, manifest.transaction_id, 0.0, unit, landed=True)
-        for each, (unit, manifest) in there.items()
+        each: replace(
+            Part.of(each, entry.transaction_id, 0.0, units[each], landed=True), folder=entry.folder
+        )
+        for each, entry in there.items()
     }
-    for each in _submit(client, missing, key, settings, ledger):
+    # What has failed since is told by :func:`finish`, and only then sent anew by whoever asks.
+    for each in _submit(client, missing, key, settings, ledger, resend_failed=False):
         parts[each.key] = Part.of(
             each.key, each.transaction_id, each.created, each.unit, landed=False
         )
@@ -280,6 +279,8 @@ def _submit(
     key: TaskKey,
     settings: JobSettings,
     ledger: Ledger,
+    *,
+    resend_failed: bool = True,
 ) -> tuple[Submitted, ...]:
     return submit(
         client,
@@ -291,6 +292,7 @@ def _submit(
         skill_parameters=settings.skill_parameters,
         parallel=settings.parallel,
         origin=settings.origin,
+        resend_failed=resend_failed,
     )
 
 
@@ -300,6 +302,7 @@ def _planned(
     scope: str,
     settings: JobSettings,
     ledger: Ledger,
+    landed: _Landed | None = None,
 ) -> dict[str, Unit]:
     """Return the units by their keys; what earlier tries have sent stays together as it was."""
     process_skill = _is_process_skill(client, settings.skill_id)
@@ -322,10 +325,15 @@ def _planned(
             or records[keys[unit.known]].origin == settings.origin
         )
         known = {keys[unit.known]: unit for unit in units if unit.known is not None}
+        there = landed.of(known, units) if landed is not None else {}
         lost = [
             key
             for key, unit in known.items()
-            if unit.missing and not _was_started(client, records[key].transaction_id)
+            if unit.missing
+            and key not in there
+            and not _was_started(
+                client, records[key].transaction_id, also_failed=landed is not None
+            )
         ]
         if not lost:
             break
@@ -343,14 +351,15 @@ def _is_process_skill(client: VantageClient, skill_id: str) -> bool:
         return False
 
 
-def _was_started(client: VantageClient, transaction_id: str) -> bool:
+def _was_started(client: VantageClient, transaction_id: str, *, also_failed: bool) -> bool:
     try:
         status = client.get_transaction(transaction_id).status
     except NotFound:
         return False
     if status == "New":
         client.delete_transaction(transaction_id)
-    return status not in ("New", "Failed", "Canceled")
+        return False
+    return also_failed or status not in ("Failed", "Canceled")
 
 
 def _check_owner(output: Location, token: str) -> None:
@@ -370,12 +379,40 @@ def _check_owner(output: Location, token: str) -> None:
             )
 
 
-def _landed_with(folder: Location, key: str) -> TransactionManifest | None:
-    """Return the manifest of the transaction with this key if all of its results are there."""
-    manifest = TransactionManifest.load(folder)
-    if manifest is None or manifest.key != key or not landed(manifest, folder):
-        return None
-    return manifest
+class _Landed:
+    """Results that earlier tries have brought into the folder of a job."""
+
+    def __init__(self, output: Location) -> None:
+        self._output = output
+        manifest = Manifest.load(output)
+        self._folders = {
+            entry.key: entry.folder
+            for entry in (manifest.transactions if manifest is not None else ())
+            if entry.key and entry.folder
+        }
+
+    def of(
+        self, wanted: Mapping[str, Unit], planned: Iterable[Unit]
+    ) -> dict[str, TransactionManifest]:
+        """Return what is there by its key, each with its folder.
+
+        Args:
+            wanted: Units by their keys.
+            planned: All units of the plan. The folder of one of them is none of another's.
+        """
+        names = {folded(unit.name) for unit in planned}
+        found = {}
+        for key, unit in wanted.items():
+            # Its name was another one before a file of the same name joined.
+            folders = [unit.name]
+            if (before := self._folders.get(key)) and folded(before) not in names:
+                folders.append(before)
+            for folder in folders:
+                entry = TransactionManifest.load(place := self._output.child(folder))
+                if entry is not None and entry.key == key and landed(entry, place):
+                    found[key] = replace(entry, folder=folder)
+                    break
+        return found
 
 
 # -------------------------------------------------------------- collecting

@@ -29,6 +29,7 @@ from vantage_orchestration.processing.matching import (
 )
 from vantage_orchestration.processing.names import (
     MANIFEST,
+    SUBMITTED,
     UniqueNames,
     folded,
     safe_name,
@@ -290,7 +291,7 @@ def _folder_names(loads: Sequence[_Load]) -> list[str]:
     counts: dict[str, int] = {}
     for name in wanted:
         counts[folded(name)] = counts.get(folded(name), 0) + 1
-    names = UniqueNames(MANIFEST)
+    names = UniqueNames(MANIFEST, SUBMITTED)
     # Not by numbers, which would depend on the order: each keeps its folder in every try.
     return [
         names.take(name if counts[folded(name)] == 1 else suffixed(name, f"-{load.digest[:12]}"))
