@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import requests
 from cryptography.fernet import Fernet
+from processes import Component, Processes, free_port, wait_until
 from test_airflow.installation import airflow_environment, columns_of
 
 from vantage_orchestration.sandbox import SandboxServer
 
-T = TypeVar("T")
 HERE = Path(__file__).parent
 #: Commands of the processes that make up an Airflow. The API is served by two: requests of users
 #: write to the database from the event loop, and with sqlite that would wait for ever for a task's
@@ -45,30 +42,9 @@ COMPONENTS = {
 TASK = "process"
 #: Those that listen.
 SERVERS = ("api-server", "execution-api")
-#: Seconds. Only a test that fails waits that long.
-PATIENCE = 150.0
 #: Seconds without a sign of life after which a task counts as lost. A machine that is busy must
 #: not reach it: each task whose supervisor is killed waits that long.
 TASK_HEARTBEAT_TIMEOUT = 12
-
-
-def wait_until(
-    condition: Callable[[], T], what: str | Callable[[], str], patience: float = PATIENCE
-) -> T:
-    """Return the first true result of ``condition``.
-
-    Args:
-        condition: What is asked for again and again.
-        what: What is waited for, to be told when it does not come.
-        patience: Seconds.
-    """
-    end = time.monotonic() + patience
-    while not (found := condition()):
-        if time.monotonic() > end:
-            text = what if isinstance(what, str) else what()
-            raise TimeoutError(f"not within {patience:.0f} s: {text}")
-        time.sleep(0.4)
-    return found
 
 
 def environment_of(home: Path, dags: Path, ports: Mapping[str, int]) -> dict[str, str]:
@@ -121,12 +97,7 @@ def database_of(home: Path) -> Path:
     return home / "airflow.db"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-class Running:
+class Running(Processes):
     """An Airflow that runs.
 
     Args:
@@ -135,13 +106,18 @@ class Running:
     """
 
     def __init__(self, home: Path, dags: Path) -> None:
-        self.home = home.resolve()
+        ports = {name: free_port() for name in SERVERS}
+        environment = environment_of(home.resolve(), dags, ports)
+        components = {}
+        for name, command in COMPONENTS.items():
+            port = ("--port", str(ports[name])) if name in ports else ()
+            components[name] = Component(
+                [sys.executable, "-m", "airflow", *command, *port], environment
+            )
+        super().__init__(home, components)
         self.dags = dags
-        self.ports = {name: free_port() for name in SERVERS}
-        self.environment = environment_of(self.home, dags, self.ports)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        #: Each component is the leader of a session, to which all it starts belong for ever.
-        self._sessions: set[int] = set()
+        self.ports = ports
+        self.environment = environment
         self._headers: dict[str, str] = {}
         self._reading, self._writing = threading.Lock(), threading.Lock()
         self._tasks: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -155,16 +131,10 @@ class Running:
     def logs(self) -> Path:
         return self.home / "logs"
 
-    @property
-    def outputs(self) -> Path:
-        """All that the processes have written to stdout and stderr."""
-        return self.home / "outputs"
-
     # ------------------------------------------------------------ processes
 
     def start(self) -> None:
         """Start everything; returns when all Dags can be run."""
-        self.outputs.mkdir()
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=self.environment,
@@ -183,35 +153,6 @@ class Running:
             lambda: f"a healthy Airflow with the Dags of {expected} files:\n{self.told()}",
         )
 
-    def begin(self, name: str) -> None:
-        """Start one component; returns at once."""
-        self._check()
-        command = COMPONENTS[name]
-        port = ("--port", str(self.ports[name])) if name in self.ports else ()
-        with (self.outputs / f"{name}.txt").open("ab") as output:
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *command, *port],
-                env=self.environment,
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._sessions.add(self._processes[name].pid)
-
-    def kill(self, name: str) -> None:
-        """Kill a component and all processes it has started, as a lost machine does."""
-        process = self._processes.pop(name)
-        kill(*self._family(process.pid))
-        process.wait(PATIENCE)
-
-    def end(self, name: str) -> None:
-        """Ask a component to end, and wait until it has."""
-        process = self._processes.pop(name)
-        process.terminate()
-        process.wait(PATIENCE)
-
     def worker_of(self, task: dict[str, Any]) -> tuple[psutil.Process, psutil.Process]:
         """Return the process that runs a task, and the executor's process that supervises it.
 
@@ -220,8 +161,7 @@ class Running:
         """
         runner = psutil.Process(task["pid"])
         supervisor = runner.parent()
-        scheduler = self._processes["scheduler"].pid
-        if supervisor is None or supervisor.ppid() != scheduler:
+        if supervisor is None or supervisor.ppid() != self.pid("scheduler"):
             raise RuntimeError(f"process {task['pid']} is no task of this Airflow")
         return runner, supervisor
 
@@ -233,56 +173,11 @@ class Running:
         # Those of deferred tasks are not encrypted.
         return [row if row.startswith("{") else fernet.decrypt(row).decode() for row in rows]
 
-    def stop(self) -> None:
-        """End all processes that belong to this Airflow."""
-        for name in list(self._processes):
-            self.kill(name)
-        # What was started by a process that was killed is nobody's child now.
-        for _ in range(20):
-            left = [item for item in psutil.process_iter() if self._is_ours(item)]
-            if not left:
-                return
-            kill(*left)
-
-    def _family(self, pid: int) -> list[psutil.Process]:
-        try:
-            parent = psutil.Process(pid)
-            return [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        """Whether a process is in one of our sessions, and in our folder, which none else has."""
-        try:
-            return (
-                os.getsid(process.pid) in self._sessions
-                and process.status() != psutil.STATUS_ZOMBIE
-                and Path(process.cwd()) == self.home
-            )
-        except (psutil.Error, OSError):
-            return False
-
-    def _check(self) -> None:
-        """Raise if a component has ended by itself."""
-        for name, process in list(self._processes.items()):
-            if process.poll() is not None and self._processes.get(name) is process:
-                raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.told(name)}")
-
-    def told(self, name: str | None = None) -> str:
-        """Return the last that a component, or each of them, has written."""
-        names = [name] if name else list(COMPONENTS)
-        parts = []
-        for each in names:
-            path = self.outputs / f"{each}.txt"
-            text = path.read_text(errors="replace")[-4000:] if path.exists() else ""
-            parts.append(f"--- {each}\n{text}")
-        return "\n".join(parts)
-
     # ------------------------------------------------------------------ API
 
     def api(self, method: str, path: str, **body: Any) -> Any:
         """Call the REST API and return the reply's JSON."""
-        self._check()
+        self.check()
         # One change at a time, for the reason told above.
         turn = contextlib.nullcontext() if method == "GET" else self._writing
         with turn, requests.Session() as session:
@@ -299,7 +194,7 @@ class Running:
         return reply.json() if reply.content else None
 
     def _log_in(self) -> bool:
-        self._check()
+        self.check()
         core, execution = (f"http://127.0.0.1:{port}" for port in self.ports.values())
         try:
             with requests.Session() as session:
@@ -441,11 +336,3 @@ class Run:
                     details = {key: told[key] for key in ("error", "error_detail") if key in told}
                     lines.append(f"{told['timestamp']} {told['event']} {details or ''}")
         return "\n".join(lines)
-
-
-def kill(*processes: psutil.Process) -> None:
-    """Kill with -9 and wait for the end."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=30)

@@ -14,21 +14,17 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import psutil
 import pytest
 from leaks import database_bytes, find_leaks
-from test_airflow.live.running import PATIENCE, Running, kill
-from test_airflow.live.scene import INPUTS, Scene
+from processes import PATIENCE, kill
+from scenes import INPUTS, TWICE, Matrix, secrets_of
+from test_airflow.live.running import Running
+from test_airflow.live.scene import Case, Scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
-
-ONCE = {f"{number}.pdf": 1 for number in range(1, INPUTS + 1)}
-TWICE = {f"{number}.pdf": 2 for number in range(1, INPUTS + 1)}
 
 
 # ---------------------------------------------------------------- the cases
@@ -65,7 +61,7 @@ def before_create(scene: Scene, gate: Gate) -> None:
 def after_create(scene: Scene, gate: Gate) -> None:
     scene.catch("createTransaction", when="after")
     scene.trigger()
-    scene.until(lambda: len(scene.left_over()) == INPUTS, "the transactions to be made")
+    scene.made()
     scene.kill(whole=True)
     scene.finish()
 
@@ -129,10 +125,7 @@ def during_download(scene: Scene, gate: Gate) -> None:
     scene.trigger()
     scene.deferred()
     scene.release()
-    scene.until(
-        lambda: any(each["response_bytes"] for each in scene.requests("downloadResultFile")),
-        "the first bytes of a result",
-    )
+    scene.some_downloaded()
     scene.kill(whole=False)
     assert not (scene.output / "manifest.json").exists()
     scene.end()
@@ -241,32 +234,21 @@ def reviewed(scene: Scene, gate: Gate) -> None:
     scene.trigger()
     scene.deferred()
     scene.release()
-    scene.until(lambda: any(each["in_review"] for each in scene.control.transactions()), "a review")
+    transaction_id = scene.in_review()
     gate.pass_through()
     scene.deferred()
     scene.run.clear()
     scene.deferred(try_number=2)
     gate.triggers += scene.airflow.stored_triggers()
-    [waiting] = [each for each in scene.control.transactions() if each["in_review"]]
-    scene.control.finish_review(waiting["id"])
+    scene.control.finish_review(transaction_id)
     scene.end(try_number=2)
 
 
 # ------------------------------------------------------------------ the run
 
 
-@dataclass(frozen=True)
-class Case:
-    steps: Callable[[Scene, Gate], None]
-    dag_id: str = "crash"
-    starts: dict[str, int] = field(default_factory=lambda: ONCE)
-    settings: dict[str, Any] = field(default_factory=dict)
-    extra_lines: tuple[str, ...] = ()
-    padding: int = 0
-
-
 CASES = {
-    case.steps.__name__: case
+    case.name: case
     for case in (
         Case(undisturbed),
         Case(triggerer_killed),
@@ -274,21 +256,21 @@ CASES = {
         Case(after_create, settings={"list_new": True}),
         Case(after_upload),
         Case(after_start),
-        Case(after_download, "crash_delete_after", settings={"delete_seconds": 3600.0}),
+        Case(after_download, dag_id="crash_delete_after", settings={"delete_seconds": 3600.0}),
         Case(before_create),
         # More than is sent before a server has begun to read it.
         Case(during_upload, padding=3_000_000),
         Case(before_start),
         Case(supervisor_killed),
         Case(during_download),
-        Case(waiting_in_the_worker, "crash_in_worker"),
+        Case(waiting_in_the_worker, dag_id="crash_in_worker"),
         Case(cleared_at_the_end),
-        Case(cleared_while_deferred, "crash_delete_on_kill"),
-        Case(cleared_while_running, "crash_delete_on_kill"),
+        Case(cleared_while_deferred, dag_id="crash_delete_on_kill"),
+        Case(cleared_while_running, dag_id="crash_delete_on_kill"),
         Case(marked_failed),
         # Deleted transactions can be read for a moment; here they are gone at once.
-        Case(marked_failed_to_delete, "crash_delete_on_kill", TWICE, settings={"delete_polls": 0}),
-        Case(retried, "crash_short"),
+        Case(marked_failed_to_delete, TWICE, {"delete_polls": 0}, dag_id="crash_delete_on_kill"),
+        Case(retried, dag_id="crash_short"),
         Case(reviewed, extra_lines=("Manual review required",)),
     )
 }
@@ -314,115 +296,49 @@ class Gate:
             raise TimeoutError("the triggerer was not restarted")
 
 
-class Matrix:
-    """All cases, in work."""
-
-    def __init__(self, airflow: Running, scenes: dict[str, Scene]) -> None:
-        self.airflow = airflow
-        self.scenes = scenes
-        self.gate = Gate()
-        self.pool = ThreadPoolExecutor(len(scenes))
-        self.running: dict[str, Future[None]] = {
-            name: self.pool.submit(CASES[name].steps, scene, self.gate)
-            for name, scene in scenes.items()
-        }
-
-
 @pytest.fixture(scope="module")
-def matrix(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+def matrix(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix[Scene]]:
     """Begin all cases."""
     with contextlib.ExitStack() as stack:
         scenes = {}
         for seed, (name, case) in enumerate(CASES.items(), 100):
-            scenes[name] = Scene(
-                running,
-                name,
-                tmp_path_factory.mktemp(name),
-                seed=seed,
-                dag_id=case.dag_id,
-                settings=case.settings,
-                extra_lines=case.extra_lines,
-                padding=case.padding,
-            )
+            scenes[name] = Scene(running, case, tmp_path_factory.mktemp(name), seed)
             stack.callback(scenes[name].stop)
             scenes[name].begin()
-        matrix = Matrix(running, scenes)
-        stack.callback(matrix.pool.shutdown, cancel_futures=True)
+        matrix = Matrix(scenes, CASES, Gate())
+        stack.callback(matrix.close)
         yield matrix
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_page_is_paid_for_once(matrix: Matrix, name: str) -> None:
-    scene, case = matrix.scenes[name], CASES[name]
-    matrix.running[name].result()
-    transactions = scene.control.transactions()
-
-    assert scene.starts() == case.starts
-    assert scene.requests("launchTransaction") == []
-    assert scene.left_over() == []
-    assert len(transactions) == INPUTS
-    assert {each["status"] for each in transactions} <= {"Processed", "Processing"}
-    if case.steps is not supervisor_killed:
-        # Nor has the service refused to start one a second time.
-        assert {each["started"] for each in transactions} == {1}
-
-    check_results(scene)
+def test_every_page_is_paid_for_once(matrix: Matrix[Scene], name: str) -> None:
+    scene, case = matrix.done(name), CASES[name]
+    scene.check_charges(case.starts, late=case.steps is supervisor_killed)
+    scene.check_results()
     told = scene.run.xcom()
     assert told["transactions"] == told["documents"] == INPUTS
     assert told["failed"] == told["pending"] == told["in_review"] == 0
 
 
-def check_results(scene: Scene) -> None:
-    """Compare the output folder with what the service has."""
-    files = scene.files()
-    manifest = scene.manifest()
-    named = {
-        f"{entry['folder']}/{file['path']}": file
-        for entry in manifest["transactions"]
-        for document in entry["documents"]
-        for file in document["files"]
-    }
-    sources = [each["name"] for entry in manifest["transactions"] for each in entry["sources"]]
-    assert sorted(sources) == sorted(ONCE)
-    manifests = {f"{entry['folder']}/manifest.json" for entry in manifest["transactions"]}
-    assert set(files) == {"manifest.json", *manifests, *named}
-    if not scene.control.transactions()[0]["deleted"]:
-        contents = [content for _, content in scene.served().values()]
-        assert len(contents) == INPUTS * 2
-        assert sorted(files[path] for path in named) == sorted(contents)
-    for path, file in named.items():
-        assert len(files[path]) == file["size"]
-
-
-def test_nothing_is_left_in_the_database(matrix: Matrix) -> None:
-    for future in matrix.running.values():
-        assert future.exception() is None
-    with contextlib.closing(sqlite3.connect(matrix.airflow.database)) as connection:
+def test_nothing_is_left_in_the_database(matrix: Matrix[Scene], running: Running) -> None:
+    for name in CASES:
+        matrix.done(name)
+    with contextlib.closing(sqlite3.connect(running.database)) as connection:
         [triggers] = connection.execute("SELECT count(*) FROM trigger").fetchone()
         states = connection.execute("SELECT DISTINCT state FROM task_instance").fetchall()
     assert triggers == 0
     assert states == [("success",)]
 
 
-def test_nothing_leaks(matrix: Matrix) -> None:
+def test_nothing_leaks(matrix: Matrix[Scene], running: Running) -> None:
     """Neither the database nor a log nor what the processes have printed holds a secret."""
-    for future in matrix.running.values():
-        future.exception()
-    passwords: set[str] = set()
-    issued: set[str] = set()
-    for scene in matrix.scenes.values():
-        account = scene.sandbox.credentials
-        passwords |= {account["password"], account["client_secret"]}
-        issued |= set(scene.control.issued_secrets())
-    assert [each for each in issued if each.startswith("eyJ")]
-    # Links to the review, which are a credential as well.
-    assert [each for each in issued if not each.startswith("eyJ")]
+    matrix.all_done()
     places = {
-        "home": matrix.airflow.home,
-        "triggers": "\n".join(matrix.gate.triggers),
+        "home": running.home,
+        "triggers": "\n".join(matrix.shared.triggers),
         **{name: scene.output for name, scene in matrix.scenes.items()},
     }
-    assert find_leaks({*passwords, *issued}, places) == []
+    assert find_leaks(secrets_of(matrix.scenes.values()), places) == []
 
     # The search would have found it: what is no secret is in all of these places.
     scene = matrix.scenes["reviewed"]
@@ -434,7 +350,7 @@ def test_nothing_leaks(matrix: Matrix) -> None:
     found = set(find_leaks([reviewed], places))
     assert found >= {"triggers", "home: airflow.db (rows)", "home: attempt=1.log"}
     assert found >= {"home: scheduler.txt", "reviewed: manifest.json"}
-    rows = database_bytes(matrix.airflow.database).decode()
+    rows = database_bytes(running.database).decode()
     for table in ("xcom", "task_state_store", "rendered_task_instance_fields", "log"):
         lines = [line for line in rows.splitlines() if line.startswith(f'INSERT INTO "{table}"')]
         assert lines, table

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of an orchestrator that runs: started, killed, ended and started anew by tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+#: Seconds. Only a test that fails waits that long.
+PATIENCE = 150.0
+
+
+def wait_until(
+    condition: Callable[[], T], what: str | Callable[[], str], patience: float = PATIENCE
+) -> T:
+    """Return the first true result of ``condition``.
+
+    Args:
+        condition: What is asked for again and again.
+        what: What is waited for, to be told when it does not come.
+        patience: Seconds.
+    """
+    end = time.monotonic() + patience
+    while not (found := condition()):
+        if time.monotonic() > end:
+            text = what if isinstance(what, str) else what()
+            raise TimeoutError(f"not within {patience:.0f} s: {text}")
+        time.sleep(0.4)
+    return found
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def kill(*processes: psutil.Process) -> None:
+    """Kill with -9 and wait for the end."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=30)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A process that is started by a command.
+
+    Attributes:
+        command: The command.
+        environment: All of its environment.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+class Processes:
+    """Components that belong together.
+
+    Args:
+        home: Folder in which all of them work, and nobody else.
+        components: Components by name.
+    """
+
+    def __init__(self, home: Path, components: Mapping[str, Component]) -> None:
+        self.home = home.resolve()
+        self.components = components
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        #: Each component is the leader of a session, to which all it starts belong for ever.
+        self._sessions: set[int] = set()
+
+    @property
+    def outputs(self) -> Path:
+        """All that the processes have written to stdout and stderr."""
+        return self.home / "outputs"
+
+    def begin(self, name: str) -> None:
+        """Start one component; returns at once."""
+        self.check()
+        component = self.components[name]
+        self.outputs.mkdir(exist_ok=True)
+        with (self.outputs / f"{name}.txt").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                component.command,
+                env=component.environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._sessions.add(self._processes[name].pid)
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a component that runs."""
+        return self._processes[name].pid
+
+    def kill(self, name: str) -> None:
+        """Kill a component and all processes it has started, as a lost machine does."""
+        process = self._processes.pop(name)
+        kill(*self._family(process.pid))
+        process.wait(PATIENCE)
+
+    def end(self, name: str) -> None:
+        """Ask a component to end, and wait until it has."""
+        process = self._processes.pop(name)
+        process.terminate()
+        process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """End all processes that belong to this orchestrator."""
+        for name in list(self._processes):
+            self.kill(name)
+        # What was started by a process that was killed is nobody's child now.
+        for _ in range(20):
+            left = [item for item in psutil.process_iter() if self._is_ours(item)]
+            if not left:
+                return
+            kill(*left)
+
+    def _family(self, pid: int) -> list[psutil.Process]:
+        try:
+            parent = psutil.Process(pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        """Whether a process is in one of our sessions, and in our folder, which none else has."""
+        try:
+            return (
+                os.getsid(process.pid) in self._sessions
+                and process.status() != psutil.STATUS_ZOMBIE
+                and Path(process.cwd()) == self.home
+            )
+        except (psutil.Error, OSError):
+            return False
+
+    def check(self) -> None:
+        """Raise if a component has ended by itself."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None and self._processes.get(name) is process:
+                raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.told(name)}")
+
+    def told(self, name: str | None = None) -> str:
+        """Return the last that a component, or each of them, has written."""
+        names = [name] if name else list(self.components)
+        parts = []
+        for each in names:
+            path = self.outputs / f"{each}.txt"
+            text = path.read_text(errors="replace")[-4000:] if path.exists() else ""
+            parts.append(f"--- {each}\n{text}")
+        return "\n".join(parts)
