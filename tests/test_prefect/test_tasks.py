@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks on a real Prefect server: what a later try finds, and what may be seen of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from pdfs import make_invoice
+from prefect import flow, unmapped
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from prefect.states import Cancelling
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.transactions import transaction
+
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    ReviewNeeded,
+    RulesBroken,
+    TransactionFailed,
+)
+from vantage_orchestration.prefect import VantageCredentials, tasks, undo
+from vantage_orchestration.prefect.tasks import (
+    delete_transaction,
+    download_results,
+    list_skills,
+    process_document,
+    process_documents,
+    submit_documents,
+    wait_for_transaction,
+)
+from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.storage import Location
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+QUICK = {"poke_interval": 1.0, "max_poke_interval": 1.0}
+LISTS = "/transactions/(active|completed)"
+
+
+@dataclass
+class Case:
+    """Three invoices, a sandbox, and the name of a block for it."""
+
+    sandbox: SandboxServer
+    block: str
+    folder: Path
+    output: Path
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(map(str, self.folder.glob("*.pdf")))
+
+    @property
+    def glob(self) -> str:
+        return f"{self.folder}/*.pdf"
+
+    def starts(self) -> Counter[str]:
+        """Return how many transactions were started for each content of a file."""
+        return Counter(
+            file["sha256"]
+            for each in self.sandbox.control.transactions()
+            if each["started"]
+            for file in each["files"]
+        )
+
+    def once_each(self) -> Counter[str]:
+        return Counter(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in self.files)
+
+    def add(self, name: str, **changes: Any) -> Path:
+        return make_invoice(self.folder / name, f"INV-{name}", **changes)
+
+
+@pytest.fixture
+def case(sandbox: SandboxServer, save_block: Callable[..., str], tmp_path: Path) -> Case:
+    sandbox.control.set(processing_polls=0)
+    found = Case(sandbox, save_block(), tmp_path / "in", tmp_path / "out")
+    found.folder.mkdir()
+    for name in ("a.pdf", "b [1].pdf", "c é.pdf"):
+        found.add(name)
+    return found
+
+
+def at_once(task: Any, retries: int = 0) -> Any:
+    """Return a task that waits for nothing before it tries again."""
+    return task.with_options(retries=retries, retry_delay_seconds=0)
+
+
+# ------------------------------------------------------------------ by themselves
+
+
+def test_retries_are_on_for_what_can_pass_only(case: Case) -> None:
+    every = [getattr(tasks, name) for name in tasks.__all__]
+    assert [task.retries for task in every] == [3] * 7
+    quick = at_once(list_skills, retries=2)
+
+    @flow
+    def above(block: str) -> Any:
+        return quick(block)
+
+    case.sandbox.control.add_fault(operation="listSkills", times=4, status=503, retry_after=0)
+    assert "Invoice" in {each["name"] for each in above(case.block)}
+    before = case.sandbox.control.count("GET", "/skills")
+    case.sandbox.control.add_fault(operation="listSkills", times=0, status=403)
+    with pytest.raises(Exception, match="403"):
+        above(case.block)
+    assert case.sandbox.control.count("GET", "/skills") == before + 1
+    with pytest.raises(ConfigurationError, match="could not be read from Prefect"):
+        above("nobody")
+
+
+def test_steps_one_by_one_and_a_retry_takes_them_from_the_cache(case: Case) -> None:
+    tries: list[Any] = []
+
+    @flow(retries=1)
+    def above() -> int:
+        ids = submit_documents(case.block, case.glob, "Invoice")
+        statuses = wait_for_transaction(case.block, ids, **QUICK)
+        result = download_results(case.block, ids, str(case.output), delete_after=True)
+        tries.append((ids, statuses, result))
+        if len(tries) == 1:
+            # Deleted by now: whoever sent them again would pay again.
+            raise RuntimeError("once more")
+        return delete_transaction(case.block, ids)
+
+    assert above() == 3
+    assert tries[0] == tries[1]
+    ids, statuses, result = tries[0]
+    assert statuses == dict.fromkeys(ids, "Processed")
+    assert (result["transactions"], result["documents"], result["failed"]) == (3, 3, 0)
+    manifest = Manifest.load(Location.of(case.output))
+    assert [each.transaction_id for each in manifest.transactions] == ids
+    assert case.sandbox.control.count("POST", "/transactions$") == 3
+    assert case.sandbox.control.count("POST", "connect/token") == 1
+
+
+def test_changed_file_is_another_document_for_the_cache(case: Case) -> None:
+    tries: list[list[str]] = []
+
+    @flow(retries=1)
+    def above() -> None:
+        tries.append(submit_documents(case.block, case.glob, "Invoice"))
+        if len(tries) == 1:
+            case.add("a.pdf", pages=2)
+            raise RuntimeError("once more")
+
+    above()
+    assert tries[0][1:] == tries[1][1:]
+    assert tries[0][0] != tries[1][0]
+
+
+@pytest.mark.parametrize("storage", ["kept", "lost"])
+def test_failed_submission_goes_on(case: Case, storage: str, tmp_path: Path) -> None:
+    """The second of three is not started at first. Also where the notes are lost with a disk."""
+    quick = at_once(submit_documents, retries=1 if storage == "kept" else 0)
+    # More often than the client itself tries.
+    fault = {"operation": "startTransaction", "after": 1, "times": 3}
+    case.sandbox.control.add_fault(**fault, status=503, retry_after=0)
+    tries: list[str] = []
+
+    @flow(retries=0 if storage == "kept" else 1)
+    def above() -> Any:
+        tries.append(storage)
+        if len(tries) == 2:
+            shutil.rmtree(PREFECT_LOCAL_STORAGE_PATH.value())
+        return quick(case.block, case.glob, "Invoice")
+
+    ids = above()
+    assert len(set(ids)) == 3
+    assert case.starts() == case.once_each()
+    listed = case.sandbox.control.count("GET", LISTS)
+    # The notes come first; the lists are the second line.
+    assert (listed == 0) == (storage == "kept")
+
+
+def test_notes_survive_where_the_lists_know_nothing(case: Case) -> None:
+    control = case.sandbox.control
+    control.set(processing_polls=1000)
+    tries: list[int] = []
+
+    @flow(retries=1)
+    def above() -> Any:
+        tries.append(1)
+        limits = {"timeout": 0.0} if len(tries) == 1 else {}
+        if len(tries) == 2:
+            for which in ("Active", "Completed"):
+                control.add_fault(operation=f"list{which}Transactions", times=0, status=400)
+            control.set(processing_polls=0)
+        return at_once(process_documents)(
+            case.block, case.glob, str(case.output), "Invoice", **QUICK, **limits
+        )
+
+    assert above()["documents"] == 3
+    assert case.starts() == case.once_each()
+
+
+# ------------------------------------------------------------------ many at once
+
+
+def test_mapped_documents_do_not_mix(case: Case) -> None:
+    """Threads, a failure in the middle, and a retried run: each its own file, once."""
+    for number in range(4):
+        case.add(f"more-{number}.pdf", pages=number + 1)
+    credentials = VantageCredentials.load(case.block)
+    quick = at_once(process_document)
+    tries: list[int] = []
+    case.sandbox.control.add_fault(operation="getTransaction", after=5, times=2, status=400)
+
+    @flow(retries=1, task_runner=ThreadPoolTaskRunner(max_workers=4))
+    def above() -> list[Any]:
+        tries.append(1)
+        files = case.files if len(tries) == 1 else case.files[::-1]
+        return quick.map(unmapped(credentials), files, "Invoice", **QUICK).result()
+
+    rows = above()[::-1]
+    assert len(tries) == 2
+    assert [row["file"] for (row,) in rows] == case.files
+    for (row,), file in zip(rows, case.files, strict=True):
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        assert row["sha256"] == digest
+        assert digest in json.dumps(row["fields"]["Source SHA-256"])
+    assert case.starts() == case.once_each()
+    assert case.sandbox.control.count("POST", "connect/token") == 1
+
+
+def test_mapped_jobs_need_a_folder_each(case: Case) -> None:
+    quick = at_once(process_documents)
+
+    @flow
+    def above(outputs: list[str]) -> list[Any]:
+        futures = quick.map(case.block, case.files, outputs, "Invoice", **QUICK)
+        return [future.result(raise_on_failure=False) for future in futures]
+
+    results = above([str(case.output / str(number)) for number in range(3)])
+    assert [each["documents"] for each in results] == [1, 1, 1]
+    for number, file in enumerate(case.files):
+        manifest = Manifest.load(Location.of(case.output / str(number)))
+        ((source,),) = (each.sources for each in manifest.transactions)
+        assert source.path == file
+    refused = [
+        each for each in above([str(case.output / "same")] * 3) if isinstance(each, Exception)
+    ]
+    assert refused
+    assert all(isinstance(each, ConfigurationError) for each in refused)
+    assert "Two mapped instances" in str(refused[0])
+
+
+def test_later_try_may_have_more_files(case: Case) -> None:
+    """A list that has grown: the number of the call and the folder tell that it is the same job."""
+    process = next(
+        each["name"] for each in case.sandbox.control.skills() if each["type"] == "Process"
+    )
+    tries: list[Any] = []
+
+    @flow(retries=1)
+    def above() -> Any:
+        tries.append(1)
+        if len(tries) == 2:
+            case.add("d.pdf")
+        result = at_once(process_documents)(
+            case.block, case.files, str(case.output), process, **QUICK
+        )
+        if len(tries) == 1:
+            raise RuntimeError("once more")
+        return result
+
+    assert above()["transactions"] == 2
+    assert case.starts() == case.once_each()
+
+
+def test_stores_of_fsspec(case: Case) -> None:
+    memory = fsspec.filesystem("memory")
+    for file in case.files:
+        memory.pipe_file(f"/inbox/{Path(file).name}", Path(file).read_bytes())
+
+    @flow
+    def above() -> Any:
+        return process_documents(
+            case.block, "memory://inbox/*.pdf", "memory://results", "Invoice", **QUICK
+        )
+
+    try:
+        result = above()
+        assert result["manifest"] == "memory:///results/manifest.json"
+        assert json.loads(memory.cat_file("/results/manifest.json"))["counts"]["documents"] == 3
+    finally:
+        memory.rm("/inbox", recursive=True)
+        memory.rm("/results", recursive=True)
+
+
+# ------------------------------------------------------------------ ends
+
+
+def test_ends_that_are_no_results(case: Case) -> None:
+    control = case.sandbox.control
+
+    def end(name: str, **options: Any) -> Any:
+        output = str(case.output / name)
+
+        @flow
+        def above() -> Any:
+            return at_once(process_documents, retries=2)(
+                case.block, case.glob, output, "Invoice", **QUICK, **options
+            )
+
+        return above()
+
+    control.set(review=True)
+    result = end("return", on_review="return")
+    assert (result["in_review"], result["pending"], result["documents"]) == (3, 3, 0)
+    with pytest.raises(ReviewNeeded):
+        end("fail", on_review="fail")
+    control.set(review=False, outcome="Failed")
+    before = len(control.transactions())
+    with pytest.raises(TransactionFailed):
+        end("failed")
+    # Their pages may have been charged: the task's own retries do not send them again.
+    assert len(control.transactions()) == before + 3
+
+
+def test_broken_rules(case: Case) -> None:
+    for file in case.files:
+        Path(file).unlink()
+    case.add("broken.pdf", total="1.00")
+
+    @flow
+    def above(**options: Any) -> Any:
+        return process_documents(
+            case.block, case.glob, str(case.output), "Invoice", **QUICK, **options
+        )
+
+    assert above()["rule_errors"] == 1
+    with pytest.raises(RulesBroken, match=r"manifest\.json"):
+        above(fail_on_rule_errors=True)
+
+
+# ------------------------------------------------------------------ undo
+
+
+def test_rollback_deletes_where_it_was_asked_for(case: Case) -> None:
+    @flow
+    def above(submit: Any) -> None:
+        with transaction():
+            submit(case.block, case.glob, "Invoice")
+            raise RuntimeError("what comes next has failed")
+
+    def left() -> int:
+        return sum(not each["deleted"] for each in case.sandbox.control.transactions())
+
+    with pytest.raises(RuntimeError, match="what comes next"):
+        above(submit_documents)
+    assert left() == 3
+    with pytest.raises(RuntimeError, match="what comes next"):
+        above(undo.undoable(submit_documents))
+    assert left() == 3
+    assert submit_documents.on_rollback_hooks == []
+
+
+def test_cancellation_deletes_what_was_started(case: Case) -> None:
+    case.sandbox.control.set(processing_polls=1000)
+    runs: list[Any] = []
+
+    @flow
+    def below() -> None:
+        submit_documents(case.block, case.files[0], "Invoice")
+
+    @flow
+    def above() -> None:
+        runs.append(FlowRunContext.get().flow_run)
+        submit_documents(case.block, case.files[1:], "Invoice")
+        below()
+
+    @flow
+    def other() -> None:
+        submit_documents(case.block, case.glob, "Invoice")
+
+    above()
+    other()
+    assert case.starts().total() == 6
+    hook = undo.delete_on_cancellation(case.block)
+    hook(above, runs[0], Cancelling())
+    left = [each for each in case.sandbox.control.transactions() if not each["deleted"]]
+    assert len(left) == 3
