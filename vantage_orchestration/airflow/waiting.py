@@ -215,14 +215,13 @@ class WaitingMixin:
         from vantage_orchestration.processing.waiting import wait_for_outcome
         from vantage_orchestration.watching import Pace
 
-        slowest = max(self.poke_interval, self.max_poke_interval)
         return wait_for_outcome(
             self.hook.client,
             ids,
             timeout=timeout,
             review_timeout=self.review_timeout,
             on_review=self.on_review,
-            pace=Pace(self.poke_interval, slowest, review=slowest),
+            pace=Pace.between(self.poke_interval, self.max_poke_interval),
             skill_id=self.skill_id,
             on_needed=lambda new: self._needs_person(
                 context, new, time.time() + self.review_timeout

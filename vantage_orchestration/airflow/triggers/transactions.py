@@ -124,10 +124,8 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         limits = self._limits
-        first = max(LEAST_PAUSE, self.poke_interval)
-        slowest = max(first, self.max_poke_interval)
         poller = SharedPoller.of(("airflow", self.conn_id), self._connect)
-        pace = Pace(first, slowest, review=slowest)
+        pace = Pace.between(max(LEAST_PAUSE, self.poke_interval), self.max_poke_interval)
         with poller.watch(self.transaction_ids, pace, skill_id=self.skill_id) as watch:
             while True:
                 now = time.time()
