@@ -53,8 +53,8 @@ _LIST: Final = "list"
 
 @flow(name="abbyy-vantage-watch-completed")
 async def watch_completed(
-    skill_id: str | None,
-    block: str = "abbyy-vantage",
+    skill: str | None = None,
+    credentials: str = "abbyy-vantage",
     statuses: Sequence[str] = ("Processed",),
     include_api: bool = False,
     since: str | None = None,
@@ -66,8 +66,8 @@ async def watch_completed(
     came in by mail, scanner or phone is told when it is through, a manual review included.
 
     Args:
-        skill_id: Skill; None for all that the credential may use.
-        block: Name of the credentials block.
+        skill: Id or exact name of the skill; None for all that the credential may use.
+        credentials: Name of the saved "ABBYY Vantage Credentials" block.
         statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``.
         include_api: Also those that were sent through the API. As a rule, whoever sent them waits
             for them.
@@ -82,7 +82,8 @@ async def watch_completed(
 
     Event: ``abbyy_vantage.transaction.processed``, or ``.failed`` for all else; see
     :mod:`vantage_orchestration.prefect.events`. Its payload has ``transaction_id``, ``skill_id``,
-    ``status``, ``created_at``, ``pages``, ``documents``, ``parameters`` and ``block``.
+    ``status``, ``created_at``, ``pages``, ``documents``, ``parameters`` and
+    ``credentials``, the name of the block.
     ``parameters`` are the registration parameters of the transaction; events are stored in plain
     text, so there should be no secret among them.
 
@@ -98,20 +99,24 @@ async def watch_completed(
     from prefect.client.orchestration import get_client
 
     from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.processing.skills import skill_id_of
 
     wanted = Wanted.of(tuple(statuses), include_api, since)
     if overlap < 0:
         raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
-    credentials: VantageCredentials = await VantageCredentials.aload(block)
+    block: VantageCredentials = await VantageCredentials.aload(credentials)
     async with get_client() as prefect:
-        with await asyncio.to_thread(credentials.get_client) as client:
+        with await asyncio.to_thread(block.get_client) as client:
+            skill_id = (
+                None if skill is None else await asyncio.to_thread(skill_id_of, client, skill)
+            )
             cursor = Cursor(
                 [_Variables(prefect)],
-                f"{client.config.credentials.base_url}\0{block}\0{skill_id or ''}",
+                f"{client.config.credentials.base_url}\0{credentials}\0{skill_id or ''}",
                 digests=_DIGESTS,
                 hours=_HOURS,
             )
-            told = await _look(client, cursor, wanted, skill_id, block, overlap)
+            told = await _look(client, cursor, wanted, skill_id, credentials, overlap)
     get_run_logger().info("%d transactions of ABBYY Vantage were told", told)
     return told
 
@@ -121,7 +126,7 @@ async def _look(
     cursor: Cursor,
     wanted: Wanted,
     skill_id: str | None,
-    block: str,
+    credentials: str,
     overlap: float,
 ) -> int:
     teller = Teller(cursor, wanted, goes_on=True)
@@ -139,7 +144,7 @@ async def _look(
         nonlocal told
         found = await teller.take(look)
         if found:
-            events = [_event(item, server, block) for item, _ in found]
+            events = [_event(item, server, credentials) for item, _ in found]
             await asyncio.to_thread(deliver, events, confirm=True)
             told += len(found)
 
@@ -155,7 +160,7 @@ async def _look(
     return told
 
 
-def _event(item: ListedTransaction, server: str, block: str) -> TransactionEvent:
+def _event(item: ListedTransaction, server: str, credentials: str) -> TransactionEvent:
     return TransactionEvent(
         "processed" if item.status == "Processed" else "failed",
         item.id,
@@ -163,7 +168,7 @@ def _event(item: ListedTransaction, server: str, block: str) -> TransactionEvent
         item.status or "Unknown",
         item.skill_id,
         "api" if sent_through_api(item) else "input",
-        {**facts(item), "block": block},
+        {**facts(item), "credentials": credentials},
     )
 
 
