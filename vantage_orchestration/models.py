@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,7 +310,8 @@ class Transaction:
             this version does not know; that counts as not ended.
         manual_review_link: Set while the transaction waits for a person. It holds a token.
         documents: Complete only when the status is ``Processed``.
-        error: Why it failed.
+        error: Why it failed, in one line: an address in it has lost its query, which may be a link
+            with a token.
         source_files: The files that were sent.
     """
 
@@ -335,12 +337,13 @@ class Transaction:
         """Read a Transaction of the API."""
         data = _object(data)
         link = _text(data.get("manualReviewLink"))
+        error = _text(data.get("error"))
         return cls(
             _needed(data, "id", "transactionId"),
             status_of(_needed(data, "status")),
             Secret(link) if link else None,
             items(data.get("documents"), ExtractedDocument.read),
-            _text(data.get("error")),
+            clean(error) if error is not None else None,
             items(data.get("sourceFiles"), FileRef.read),
         )
 

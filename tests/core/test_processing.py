@@ -157,6 +157,14 @@ def test_a_file_that_can_not_be_read_fails_with_the_servers_words(client, sandbo
         process_document(client, broken, skill, TaskKey("task"))
 
 
+def test_why_it_failed_is_told_without_links(client, sandbox, skill, invoice):
+    text = "Stuck in\nhttps://example.com/manual-review?transactionId=1&accessToken=abcdefgh"
+    sandbox.control.set(outcome="Failed", outcome_error=text)
+    with pytest.raises(errors.TransactionFailed) as caught:
+        process_document(client, invoice, skill, TaskKey("task"))
+    assert caught.value.server_message == "Stuck in https://example.com/manual-review"
+
+
 def test_waiting_for_a_person_has_its_own_limit_and_shows_no_link(
     client, sandbox, skill, invoice, caplog
 ):
