@@ -128,9 +128,18 @@ class _SendingOperator(_VantageOperator):
     def _fingerprint(self) -> str:
         """Return a digest of what the transactions depend on, but for the inputs.
 
-        Clearing a task keeps its state, also after its arguments were changed.
+        Clearing a task keeps its state, also after its arguments were changed. Another connection
+        may lead to another tenant, where nothing of what was noted may even be asked for; if it
+        leads to the same, the transactions are found by their keys.
         """
-        return digest_of([self._key().scope, self.skill_id, self.skill_parameters or {}])
+        return digest_of(
+            [
+                self._key().scope,
+                self.abbyy_vantage_conn_id,
+                self.skill_id,
+                self.skill_parameters or {},
+            ]
+        )
 
     def _settings(self, **more: Any) -> JobSettings:
         from vantage_orchestration.processing.job import JobSettings
@@ -315,7 +324,11 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
                 if state_of_task(task) in KILLED:
                     from vantage_orchestration.processing.deleting import delete_transactions
 
-                    ids = [record.transaction_id for record in ledger.load().values()]
+                    records = dict(ledger.load())
+                    ids = [record.transaction_id for record in records.values()]
+                    # First: the service takes minutes to delete them, and nobody who clears the
+                    # task meanwhile may go on with them.
+                    ledger.drop(records)
                     failures.extend(delete_transactions(self.hook.client, ids).values())
             except Exception as error:
                 failures.append(error)
