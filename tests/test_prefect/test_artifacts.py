@@ -28,6 +28,7 @@ from vantage_orchestration.processing.job import JobSettings, begin, finish
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     Manifest,
+    SourceEntry,
     TransactionManifest,
 )
 from vantage_orchestration.sandbox import SandboxServer
@@ -124,7 +125,8 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
 @pytest.mark.usefixtures("prefect_server")
 def test_a_large_table_is_cut_and_says_so() -> None:
     documents = tuple(DocumentEntry(str(n), None, (), ()) for n in range(1500))
-    entry = TransactionManifest("t", "skill", "Processed", None, None, (), documents)
+    sources = tuple(SourceEntry(f"{n}.pdf", f"{n}.pdf") for n in range(1500))
+    entry = TransactionManifest("t", "skill", "Processed", None, None, sources, documents)
 
     @flow
     def run() -> None:
@@ -132,7 +134,11 @@ def test_a_large_table_is_cut_and_says_so() -> None:
 
     run()
     (table,) = artifacts(module.DOCUMENTS_KEY)
-    assert len(json.loads(table.data)) == 1000
+    rows = json.loads(table.data)
+    assert len(rows) == 1000
+    # No row of it is longer for more files, and no column is empty.
+    file = "0.pdf and 1499 more"
+    assert rows[1] == {"File": file, "Document": 2, "Status": "Processed", "Transaction": "t"}
     assert table.description.endswith("The first 1000 rows; manifest.json has all 1500.")
 
 

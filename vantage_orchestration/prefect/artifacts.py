@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -27,6 +27,7 @@ from vantage_orchestration.prefect.events import TransactionEvent, emit
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
         Manifest,
+        SourceEntry,
         TransactionManifest,
         UnfinishedEntry,
     )
@@ -190,11 +191,13 @@ def _rows(manifest: Manifest) -> list[dict[str, Any]]:
     # What needs somebody's attention comes first.
     rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
     rows += [row for each in manifest.transactions for row in _documents(each)]
-    return rows
+    # Not each skill classifies, and few documents break rules.
+    shown = [name for name in (rows or [{}])[0] if any(row[name] != "" for row in rows)]
+    return [{name: row[name] for name in shown} for row in rows]
 
 
 def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
-    files = ", ".join(source.name for source in entry.sources)
+    files = _files(entry.sources)
     for number, document in enumerate(entry.documents, 1):
         found = document.classification or {}
         rules = [str(error["message"] or error["type"] or "?") for error in document.rule_errors]
@@ -212,7 +215,7 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
 
 def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
     return {
-        "File": ", ".join(source.name for source in entry.sources),
+        "File": _files(entry.sources),
         "Document": "",
         "Status": "In review" if entry.in_review else entry.status,
         "Class": "",
@@ -221,6 +224,12 @@ def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
         "Broken rules": "",
         "Transaction": entry.transaction_id,
     }
+
+
+def _files(sources: Sequence[SourceEntry]) -> str:
+    """Name the files of a transaction. The service does not tell from which a document comes."""
+    more = len(sources) - 1
+    return "".join([*(each.name for each in sources[:1]), f" and {more} more" * (more > 0)])
 
 
 def _number(value: Any) -> Any:

@@ -69,40 +69,45 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
     )
     registration_parameters: dict[str, str] = Field(
         default_factory=dict,
-        title="Registration Parameters",
-        description="Up to 9 of your own that each transaction carries; can be searched for.",
+        title="Registration parameters",
+        description="Names and texts of your own, up to 9, that each transaction carries, such as"
+        ' {"batch": "42"}.',
     )
     skill_parameters: dict[str, str] = Field(
         default_factory=dict,
-        title="Skill Parameters",
-        description="Up to 10 that win over the defaults of the skill.",
+        title="Skill parameters",
+        description="Names and texts, up to 10, that win over the defaults of the skill, such as"
+        ' {"Note": "urgent"}.',
     )
     result_types: list[str] = Field(
         default_factory=list,
-        title="Result Types",
-        description="Types of result files to download, such as FieldsJson; empty for all.",
+        title="Result types",
+        description='Types of result files to download, such as ["FieldsJson"]; empty for all.',
     )
     timeout: float = Field(
-        TIMEOUT, title="Timeout", description="Seconds that ABBYY Vantage may take."
+        TIMEOUT,
+        title="Timeout",
+        description="Seconds that ABBYY Vantage may take. An hour by default.",
     )
     review_timeout: float = Field(
         REVIEW_TIMEOUT,
-        title="Review Timeout",
-        description="Seconds that people may take, from when a manual review is needed.",
+        title="Review timeout",
+        description="Seconds that people may take, from when a manual review is needed. A week by"
+        " default.",
     )
     on_review: Literal["wait", "fail"] = Field(
         "wait",
-        title="On Review",
+        title="On review",
         description="Whether to wait when a person has to review the document, or to fail.",
     )
     poke_interval: float = Field(
         10.0,
-        title="Poke Interval",
+        title="Poke interval",
         description="Seconds between two looks at the beginning; they grow. 1 at the least.",
     )
     max_poke_interval: float = Field(
         60.0,
-        title="Longest Poke Interval",
+        title="Longest poke interval",
         description="Seconds between two looks at the most.",
     )
 
