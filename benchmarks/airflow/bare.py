@@ -67,14 +67,18 @@ class _Loop:
                 ]
                 list(self._pool.map(lambda each: self._download(output, *each), wanted))
                 waiting = [
-                    name for name, reply in ended.items() if reply["status"] in ("New", "Processing")
+                    name
+                    for name, reply in ended.items()
+                    if reply["status"] in ("New", "Processing")
                 ]
                 if not waiting:
                     return
                 time.sleep(self._interval)
 
     def _create(self, skill_id: str) -> str:
-        return str(self._ask("POST", "/transactions", json={"skillId": skill_id}).json()["transactionId"])
+        return str(
+            self._ask("POST", "/transactions", json={"skillId": skill_id}).json()["transactionId"]
+        )
 
     def _add(self, name: str, index: int, file: Path) -> None:
         with file.open("rb") as stream:

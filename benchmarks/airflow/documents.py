@@ -1,60 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures 500 files through the operator beside a bare loop with ``requests``."""
+"""Measures 500 files through the operator beside a bare loop with ``requests``.
+
+Both run in one process, one after the other in changing order, each time with a new sandbox in a
+process of its own. The operator is a task of a real Dag run (``dag.test()``), with a real database
+and the real execution API within the same process, in which its ledger is kept. It waits in the
+worker (``deferrable=False``), since the bare loop does.
+"""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import hashlib
 import json
+import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import bare
 import psutil
-from place import CONN_ID, Account, airflow_environment, sandbox
+from place import CONN_ID, Account, airflow_environment, sandbox, table
 
 FILES = 500
+#: Bytes of a file: a scanned page.
 SIZE = 100_000
 PARALLEL = 8
+#: Seconds between two looks: the operator's default.
 POLL = 10.0
 
 CONTESTANTS = {
     "ours": "VantageProcessDocumentsOperator",
-    "bare": "a bare loop",
-    "looking": "a bare loop that looks before each start",
+    "bare": "bare loop",
+    "looking": "bare loop that looks before each start",
 }
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the service is like, and what it is asked to do."""
+    """What the service is like, and what it is asked to do.
+
+    Attributes:
+        title: Title of the table.
+        skill: Name of the sandbox's skill.
+        together: Whether all files go into one transaction.
+        latency: Seconds that each reply takes.
+        processing: Seconds that a transaction takes.
+    """
 
     title: str
     skill: str
+    together: bool
     latency: float
     processing: float
 
 
 SCENES = {
-    "single": Scene("a transaction for each file", "Invoice", 0.0, 0.0),
-    "batch": Scene("all files in one transaction", "Default process", 0.0, 0.0),
-    "service": Scene("a transaction for each file, on a slower service", "Invoice", 0.05, 10.0),
-    "distant": Scene("a transaction for each file, far away", "Invoice", 0.05, 0.0),
+    "service": Scene(
+        "A reply takes 50 ms, a transaction 5 s; one transaction for each file",
+        "Invoice",
+        False,
+        0.05,
+        5.0,
+    ),
+    "done": Scene(
+        "A reply takes 50 ms, a transaction no time; one transaction for each file",
+        "Invoice",
+        False,
+        0.05,
+        0.0,
+    ),
+    "batch": Scene(
+        "A reply takes 50 ms, a transaction no time; one transaction for all files",
+        "Default process",
+        True,
+        0.05,
+        0.0,
+    ),
+    "instant": Scene(
+        "Nothing takes time but computing; one transaction for each file",
+        "Invoice",
+        False,
+        0.0,
+        0.0,
+    ),
 }
 
 
-# ------------------------------------------------------------ in the process that is measured
+# ------------------------------------------------------ the process that is measured
 
 
 class _Airflow:
-    """Runs the operator as a task of a real Dag run, in this process."""
+    """Runs the operator as the task of a Dag run."""
 
     def __init__(self) -> None:
         from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
@@ -67,31 +111,28 @@ class _Airflow:
             VantageProcessDocumentsOperator,
         )
 
-        took = self.took = []
+        took = self.took = _Took()
 
         class Timed(VantageProcessDocumentsOperator):
-            """Takes the time of ``execute``, since the rest is Airflow's own work."""
+            """Takes the time of ``execute``: what is around it is Airflow's work for any task."""
 
             def execute(self, context: Any) -> Any:
-                with _Clock(took):
+                with took.measured():
                     return super().execute(context)
 
         initdb()
         with create_session() as session:
             session.merge(DagBundleModel(name="benchmark"))
-        with DAG("benchmark", schedule=None) as self._dag:
+        names = ("inputs", "output_path", "skill_id")
+        with DAG("benchmark", schedule=None, params=dict.fromkeys(names, "")) as self._dag:
             Timed(
                 task_id="documents",
-                inputs="{{ params.inputs }}",
-                output_path="{{ params.output }}",
-                skill_id="{{ params.skill_id }}",
+                **{name: f"{{{{ params.{name} }}}}" for name in names},
                 abbyy_vantage_conn_id=CONN_ID,
                 parallel=PARALLEL,
                 poke_interval=POLL,
                 deferrable=False,
-                params={"inputs": "", "output": "", "skill_id": ""}
             )
-        self._dag.params.update({"inputs": "", "output": "", "skill_id": ""})
         bag = DagBag("/dev/null", bundle_name="benchmark")
         bag.bag_dag(self._dag)
         sync_bag_to_db(bag, "benchmark", None)
@@ -102,89 +143,208 @@ class _Airflow:
             raise RuntimeError(f"the run is {run.state}")
 
 
-class _Clock:
-    """Takes wall and CPU time of this process."""
+class _Took:
+    """Wall and CPU seconds of this process for one thing."""
 
-    def __init__(self, took: list[tuple[float, float]]) -> None:
-        self._took = took
+    wall = cpu = 0.0
 
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter(), time.process_time()
-
-    def __exit__(self, *exc: object) -> None:
-        self._took.append(
-            (time.perf_counter() - self._begin[0], time.process_time() - self._begin[1])
-        )
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall, self.cpu = time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _work() -> None:
-    """Be the process that is measured: a line of JSON in for each go, and one out."""
-    import os
-
+    """Be that process: it reads a line of JSON for each go, and answers with another."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # Airflow's log.
     airflow = _Airflow()
-    answers.write("{}\n")
+    took = airflow.took
     for line in sys.stdin:
-        go = json.loads(line)
-        account = Account(**go["account"])
+        order = json.loads(line)
+        account = Account(**order["account"])
+        inputs, output, skill_id = Path(order["inputs"]), order["output"], order["skill_id"]
         server = psutil.Process(account.process)
         before = server.cpu_times()
-        took: list[tuple[float, float]] = airflow.took
-        if go["contestant"] == "ours":
+        if order["contestant"] == "ours":
             os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = account.connection()
-            airflow.run(inputs=f"{go['inputs']}/*", output=go["output"], skill_id=go["skill_id"])
+            airflow.run(inputs=f"{inputs}/*", output_path=output, skill_id=skill_id)
         else:
-            files = sorted(Path(go["inputs"]).iterdir())
-            with _Clock(took):
+            with took.measured():
+                files = sorted(inputs.iterdir())
                 bare.process(
                     account,
-                    [files] if go["together"] else [[file] for file in files],
-                    go["skill_id"],
-                    Path(go["output"]),
+                    [files] if order["together"] else [[file] for file in files],
+                    skill_id,
+                    Path(output),
                     parallel=PARALLEL,
                     interval=POLL,
-                    look=go["contestant"] == "looking",
+                    look=order["contestant"] == "looking",
                 )
         after = server.cpu_times()
-        wall, cpu = took.pop()
         served = after.user + after.system - before.user - before.system
-        answers.write(json.dumps({"wall": wall, "cpu": cpu, "server": served}) + "\n")
+        answers.write(json.dumps({"wall": took.wall, "cpu": took.cpu, "server": served}) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scene", default="single")
-    parser.add_argument("--files", type=int, default=FILES)
-    parser.add_argument("--rounds", type=int, default=3)
-    a = parser.parse_args()
+# ---------------------------------------------------------------- the measurement
+
+
+class _Worker:
+    """The process that is measured, from outside."""
+
+    def __init__(self, home: str) -> None:
+        self._log = Path(home, "log.txt")
+        self._process = subprocess.Popen(  # noqa: S603 - this very script
+            [sys.executable, __file__],
+            env=airflow_environment(home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=os.open(self._log, os.O_WRONLY | os.O_CREAT),
+            text=True,
+        )
+
+    def __call__(self, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(self._log.read_text(errors="replace")[-5000:])
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+def _go(worker: _Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
+    """Let one contestant process all files once, and look whether it has."""
+    settings = {"processing_polls": 0, "processing_seconds": scene.processing}
+    with sandbox(latency=scene.latency, **settings) as account:
+        found = worker(
+            contestant=key,
+            account=asdict(account),
+            inputs=str(inputs),
+            output=str(output),
+            skill_id=account.control.skill_id(scene.skill),
+            together=scene.together,
+        )
+        journal = account.control.journal()
+    asked = Counter(f"{each['method']} {_kind(each['path'])}" for each in journal)
+    results = [path.read_text() for path in output.rglob("*.json") if path.parent.name.isdigit()]
+    sources = Counter(re.findall(r"page-[0-9]{4}\.jpg", "".join({*results})))
+    if asked["POST start"] != (1 if scene.together else len(list(inputs.iterdir()))) or len(
+        sources
+    ) != len(list(inputs.iterdir())):
+        raise RuntimeError(f"{key}: not every file was processed once")
+    return {**found, "requests": len(journal), "asked": asked}
+
+
+def _kind(path: str) -> str:
+    """Return the last part of a path that is no id."""
+    if path.endswith("/download"):
+        return "download"
+    parts = [each for each in path.split("/") if not re.search("[0-9a-f]{8}-", each)]
+    return parts[-1] + ("/{id}" if parts[-1] != path.rpartition("/")[2] else "")
+
+
+def _measure(
+    worker: _Worker, scene: Scene, inputs: Path, rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {key: [] for key in CONTESTANTS}
+    order = list(CONTESTANTS)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for key in order:
+            with tempfile.TemporaryDirectory(dir=inputs.parent) as output:
+                found[key].append(_go(worker, key, scene, inputs, Path(output)))
+    return found
+
+
+def report(files: int = FILES, rounds: int = 5, scenes: tuple[str, ...] = tuple(SCENES)) -> str:
+    """Measure and return the result in Markdown.
+
+    Args:
+        files: Number of files.
+        rounds: Goes of each contestant in each scene.
+        scenes: Keys of :data:`SCENES`.
+    """
+    parts = []
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder, "inputs")
         inputs.mkdir()
-        for number in range(a.files):
-            rnd = random.Random(number)
-            (inputs / f"page-{number:04}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + rnd.randbytes(SIZE))
-        scene = SCENES[a.scene]
-        child = subprocess.Popen([sys.executable, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open("/tmp/h/worker.err", "w"), text=True, env=airflow_environment(folder))
-        print(child.stdout.readline())
-        n = 0
-        for r in range(a.rounds + 1):
-            keys = list(CONTESTANTS)
-            random.shuffle(keys)
-            for key in keys:
-                n += 1
-                out = Path(folder, f"out{n}")
-                with sandbox(processing_polls=0, processing_seconds=scene.processing, latency=scene.latency) as account:
-                    from vantage_orchestration.sandbox import SandboxControl
-                    c = SandboxControl(account.url)
-                    sk = c.skill_id(scene.skill)
-                    child.stdin.write(json.dumps({"contestant": key, "account": account.__dict__, "inputs": str(inputs), "output": str(out), "skill_id": sk, "together": scene.skill == "Default process"}) + "\n")
-                    child.stdin.flush()
-                    print(r, key, child.stdout.readline().strip(), len(c.journal()), len(list(out.rglob("*.json"))), flush=True)
-                    if r == 0:
-                        import collections, re
-                        print(collections.Counter((e["method"], re.sub(r"[0-9a-f-]{36}", "*", e["path"])) for e in c.journal()).most_common(20))
+        for number in range(files):
+            noise = random.Random(number).randbytes(SIZE)  # noqa: S311 - no secret
+            (inputs / f"page-{number:04}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + noise)
+        worker = _Worker(folder)
+        try:
+            # What is imported and connected once in a process is not measured.
+            _measure(worker, SCENES["instant"], inputs, 1)
+            for key in scenes:
+                parts.append(_section(SCENES[key], _measure(worker, SCENES[key], inputs, rounds)))
+        finally:
+            worker.close()
+    return f"""## {files} files through the operator and through a bare loop
+
+{files} files of {SIZE // 1000} kB, {PARALLEL} connections for each, and the operator's default\
+ pause of {POLL:.0f} s between looks
+for each. Medians of {rounds} goes each, in changing order, after one that does not count. A ratio
+is that of two neighbouring goes of the same round; its spread is in brackets. CPU is that of the
+process that is measured, and of the sandbox, which is another process and no part of the first.
+
+{"".join(parts)}"""
+
+
+def _section(scene: Scene, found: dict[str, list[dict[str, Any]]]) -> str:
+    def ratios(key: str, other: str) -> str:
+        each = sorted(
+            one["wall"] / two["wall"] for one, two in zip(found[key], found[other], strict=True)
+        )
+        return f"{median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
+
+    rows = []
+    for key, title in CONTESTANTS.items():
+        middle = {
+            name: median(go[name] for go in found[key])
+            for name in ("wall", "cpu", "server", "requests")
+        }
+        walls = sorted(go["wall"] for go in found[key])
+        rows.append(
+            [
+                f"**{title}**" if key == "ours" else title,
+                ratios(key, "bare"),
+                ratios(key, "looking"),
+                f"{middle['wall']:.1f} s ({walls[0]:.1f} to {walls[-1]:.1f})",
+                f"{middle['requests']:.0f}",
+                f"{middle['cpu']:.1f} s",
+                f"{middle['server']:.1f} s",
+            ]
+        )
+    head = [
+        "",
+        "wall time, ratio to the bare loop",
+        "to the bare loop that looks",
+        "wall time",
+        "requests",
+        "CPU",
+        "CPU of the sandbox",
+    ]
+    asked = {key: found[key][-1]["asked"] for key in ("ours", "bare")}
+    differing = [
+        f"`{name}` {asked['ours'][name]} and {asked['bare'][name]}"
+        for name in sorted({*asked["ours"], *asked["bare"]})
+        if asked["ours"][name] != asked["bare"][name]
+    ]
+    return f"""### {scene.title}
+
+{table(head, rows)}
+
+Requests of which there is not the same number (the operator's, then the bare loop's, in the last
+go): {", ".join(differing)}.
+
+"""
 
 
 if __name__ == "__main__":
-    _work() if "--work" in sys.argv else main()
+    _work()

@@ -8,52 +8,73 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vantage_orchestration.sandbox import SandboxControl
 
 CONN_ID = "benchmark"
 
 
 @dataclass(frozen=True)
 class Account:
-    """A running sandbox and how to log in to it."""
+    """A running sandbox, and how to log in to it.
+
+    Attributes:
+        url: Its address.
+        username: User.
+        password: The user's password.
+        client_id: API client.
+        client_secret: Its secret.
+        process: Id of the sandbox's process.
+    """
 
     url: str
     username: str
     password: str
     client_id: str
     client_secret: str
-    #: Id of the sandbox's process.
     process: int
 
-    def connection(self, **extra: Any) -> str:
+    @property
+    def control(self) -> SandboxControl:
+        """The sandbox's controls."""
+        from vantage_orchestration.sandbox import SandboxControl
+
+        return SandboxControl(self.url)
+
+    def connection(self) -> str:
         """Return an Airflow Connection as JSON."""
+        extra = {
+            "region": "custom",
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+        }
         return json.dumps(
             {
                 "conn_type": "abbyy_vantage",
                 "host": self.url,
                 "login": self.username,
                 "password": self.password,
-                "extra": {
-                    "region": "custom",
-                    "client_id": self.client_id,
-                    "client_secret": self.client_secret,
-                    **extra,
-                },
+                "extra": extra,
             }
         )
 
 
 @contextlib.contextmanager
-def sandbox(**settings: Any) -> Iterator[Account]:
+def sandbox(*, latency: float = 0.0, received: int = 0, **settings: Any) -> Iterator[Account]:
     """Run a sandbox in a process of its own.
 
     Args:
-        settings: Those of the sandbox; and ``latency``, seconds that each reply takes longer.
+        latency: Seconds that each reply takes longer.
+        received: Transactions that run already.
+        settings: Those of the sandbox.
     """
+    order = json.dumps([latency, received, settings])
     process = subprocess.Popen(  # noqa: S603 - this very script
-        [sys.executable, __file__, json.dumps(settings)],
+        [sys.executable, __file__, order],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -66,7 +87,7 @@ def sandbox(**settings: Any) -> Iterator[Account]:
 
 
 def airflow_environment(home: str) -> dict[str, str]:
-    """Return an environment for Airflow in a folder of its own."""
+    """Return an environment for an Airflow in a folder of its own."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -84,18 +105,26 @@ def airflow_environment(home: str) -> dict[str, str]:
     }
 
 
-def _serve(latency: float = 0.0, **settings: Any) -> None:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown whose first column is text and whose others are numbers."""
+    align = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, align, *rows])
+
+
+def _serve(latency: float, received: int, settings: dict[str, Any]) -> None:
     """Be the sandbox: it ends when its standard input does."""
     from vantage_orchestration.sandbox import SandboxServer
 
     with SandboxServer(token_lifetime=10**6, **settings) as server:
+        if received:
+            server.control.receive_many(received, "Invoice")
         if latency:
             server.control.add_fault(path_regex="^/(api|auth2)/", times=0, delay=latency)
-        account = {name: it for name, it in server.credentials.items() if name != "tenant_id"}
+        account = {name: text for name, text in server.credentials.items() if name != "tenant_id"}
         sys.stdout.write(json.dumps({"url": server.url, **account}) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _serve(**json.loads(sys.argv[1]))
+    _serve(*json.loads(sys.argv[1]))

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures how many requests, how much memory and how much of an event loop waiting triggers take.
 
-``python benchmarks/airflow/triggers.py``, in an environment with ``.[airflow,sandbox]``. It starts
-a sandbox in a process of its own, and for each contestant a process with one event loop that runs
-1000 triggers, as a triggerer does. It prints a table in Markdown.
+It starts a sandbox in a process of its own, and for each contestant a process with one event loop
+that runs 1000 triggers, as a triggerer does.
 
 Contestants are the trigger of this package, and the usual design, in which each trigger asks for
 its own transaction: by a blocking client in a thread, or by an asynchronous one. Both are given
@@ -13,26 +12,27 @@ that are spread evenly over the time.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
-import os
-import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
+
+from place import CONN_ID, airflow_environment, sandbox, table
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.sandbox import SandboxControl
 
-CONN_ID = "benchmark"
+COUNT = 1000
+#: Seconds between two looks at a transaction.
+INTERVAL = 10.0
 #: Seconds between two samples of the event loop's lag.
 SAMPLE = 0.005
 
@@ -203,7 +203,7 @@ async def measure(
     return {**found, "memory": _memory() - before}
 
 
-def contestant(arguments: argparse.Namespace) -> None:
+def _contestant(key: str, url: str, interval: float, seconds: float) -> None:
     """Be the process of one contestant."""
     import logging
 
@@ -212,69 +212,22 @@ def contestant(arguments: argparse.Namespace) -> None:
     from vantage_orchestration.client import VantageClient  # noqa: F401 - nor this
     from vantage_orchestration.sandbox import SandboxControl
 
-    control = SandboxControl(arguments.sandbox)
+    control = SandboxControl(url)
     ids = [each["id"] for each in control.transactions()]
-    found = asyncio.run(
-        measure(arguments.contestant, ids, arguments.interval, arguments.seconds, control)
-    )
+    found = asyncio.run(measure(key, ids, interval, seconds, control))
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-# ------------------------------------------------------------- the processes
-
-
-def serve(arguments: argparse.Namespace) -> None:
-    """Be the sandbox: it ends when its standard input does."""
-    from vantage_orchestration.sandbox import SandboxServer
-
-    with SandboxServer(processing_polls=0, processing_seconds=50_000, token_lifetime=10**6) as it:
-        it.control.receive_many(arguments.count, "Invoice")
-        sys.stdout.write(json.dumps({"url": it.url, **it.credentials}) + "\n")
-        sys.stdout.flush()
-        sys.stdin.read()
-
-
-@contextlib.contextmanager
-def sandbox(count: int) -> Iterator[dict[str, str]]:
-    """Run a sandbox with so many running transactions in a process of its own."""
-    process = subprocess.Popen(  # noqa: S603 - this very script
-        [sys.executable, __file__, "--serve", "--count", str(count)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())
-    finally:
-        process.communicate(timeout=30)
-
-
-def run(key: str, arguments: argparse.Namespace, home: str) -> dict[str, Any]:
+def _run(key: str, count: int, interval: float, seconds: float, home: str) -> dict[str, Any]:
     """Measure one contestant with a sandbox of its own."""
-    with sandbox(arguments.count) as account:
-        connection = {
-            "conn_type": "abbyy_vantage",
-            "host": account["url"],
-            "login": account["username"],
-            "password": account["password"],
-            "extra": {
-                "region": "custom",
-                "client_id": account["client_id"],
-                "client_secret": account["client_secret"],
-                "store": "memory",
-            },
-        }
+    running = {"processing_polls": 0, "processing_seconds": 50_000}
+    with sandbox(received=count, **running) as account:
         environment = {
-            **{name: value for name, value in os.environ.items() if "AIRFLOW" not in name.upper()},
-            "AIRFLOW_HOME": home,
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-            f"AIRFLOW_CONN_{CONN_ID.upper()}": json.dumps(connection),
+            **airflow_environment(home),
+            f"AIRFLOW_CONN_{CONN_ID.upper()}": account.connection(),
         }
-        options = [f"--interval={arguments.interval}", f"--seconds={arguments.seconds}"]
         done = subprocess.run(  # noqa: S603 - this very script
-            [sys.executable, __file__, "--contestant", key, "--sandbox", account["url"], *options],
+            [sys.executable, __file__, json.dumps([key, account.url, interval, seconds])],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -283,11 +236,19 @@ def run(key: str, arguments: argparse.Namespace, home: str) -> dict[str, Any]:
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-# ----------------------------------------------------------------- the table
+def report(count: int = COUNT, interval: float = INTERVAL, rounds: int = 6) -> str:
+    """Measure and return the result in Markdown.
 
-
-def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
-    """Return the result in Markdown."""
+    Args:
+        count: Triggers.
+        interval: Seconds between two looks.
+        rounds: Looks that are measured.
+    """
+    results = {}
+    for key in CONTESTANTS:
+        # Each finds no token: the first round counts the login as well.
+        with tempfile.TemporaryDirectory() as home:
+            results[key] = _run(key, count, interval, rounds * interval, home)
     head = [
         "",
         "requests a round",
@@ -314,44 +275,18 @@ def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) ->
                 f"{1000 * found['cpu']:.0f} ms",
             ]
         )
-    align = ["---"] + ["---:"] * (len(head) - 1)
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [head, align, *rows])
-    return f"""# {arguments.count} waiting triggers in one event loop, measured
+    return f"""## {count} waiting triggers in one event loop
 
-Made by `triggers.py` on {os.cpu_count()} cores, with Python {platform.python_version()} on\
- {platform.system()}. Each
-trigger waits for one transaction and looks every {arguments.interval:.0f} s. Measured over\
- {arguments.seconds:.0f} s of waiting, after the
-first rounds; then all transactions end at the same moment, and each trigger tells so. The lag is
-that of a coroutine that sleeps for {1000 * SAMPLE:.0f} ms again and again; its own work is part of\
- the CPU seconds.
-Memory is what was added at the most.
+Each trigger waits for one transaction and looks every {interval:.0f} s. Measured over {rounds}
+rounds of waiting, after the first ones; then all transactions end at the same moment, and each
+trigger tells so. The lag is that of a coroutine that sleeps for {1000 * SAMPLE:.0f} ms again and\
+ again; its own work is
+part of the CPU time. Memory is what was added at the most. The sandbox is another process; its work
+is in none of the columns.
 
-{table}
+{table(head, rows)}
 """
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=1000, help="triggers (%(default)s)")
-    parser.add_argument("--interval", type=float, default=10, help="seconds between looks")
-    parser.add_argument("--seconds", type=float, default=60, help="seconds of waiting")
-    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="only this contestant")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--contestant", help=argparse.SUPPRESS)
-    parser.add_argument("--sandbox", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        serve(arguments)
-    elif arguments.contestant:
-        contestant(arguments)
-    else:
-        with tempfile.TemporaryDirectory() as home:
-            keys = arguments.only or CONTESTANTS
-            results = {key: run(key, arguments, home) for key in keys}
-        sys.stdout.write(report(results, arguments))
-
-
 if __name__ == "__main__":
-    main()
+    _contestant(*json.loads(sys.argv[1]))

@@ -35,6 +35,7 @@ from vantage_orchestration.processing.job import (
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import MemoryLedger, Record
 from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.waiting import wait_for_outcome
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
 
@@ -396,6 +397,27 @@ def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, fo
     with pytest.raises(OSError, match="invoice 1"):
         run(client, folder, blocked, skill, TaskKey("task"))
     assert sandbox.control.count("POST", "/transactions") == 0
+
+
+def test_what_was_just_seen_to_end_is_not_asked_for_again(client, sandbox, skill, folder, output):
+    def looks() -> int:
+        return sandbox.control.count("GET", "/transactions/[0-9a-f-]{36}$")
+
+    settings = JobSettings(skill)
+    sandbox.control.set(outcome="Failed")
+    failing = begin(
+        client, files_of(folder)[:1], output, TaskKey("task"), settings, token=TOKEN
+    ).transaction_ids
+    wait_for_outcome(client, failing)
+    sandbox.control.set(outcome="Processed")
+    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    outcome = wait_for_outcome(client, job.transaction_ids)
+    assert set(outcome.processed) == set(job.transaction_ids)
+    before = looks()
+    manifest = finish(client, output, settings, token=TOKEN, processed=outcome.processed)
+    assert looks() == before
+    assert manifest.counts["transactions"] == 4
+    assert wait_for_outcome(client, failing).processed == {}
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_processed(
