@@ -22,6 +22,7 @@ from airflow import settings
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskreschedule import TaskReschedule
 from airflow.models.trigger import Trigger
+from airflow.models.xcom import XComModel
 from airflow.sdk.module_loading import import_string
 from airflow.serialization.decoders import smart_decode_trigger_kwargs
 from airflow.triggers.base import TriggerEvent
@@ -49,7 +50,7 @@ def work(
         dag_id: Dag.
         run_id: Run.
         retries: As for :func:`inside.work`.
-        people: Address of a sandbox: as soon as a task was told of a review, somebody does it.
+        people: Address of a sandbox: somebody does each review that a task waits for, in time.
         late: Nobody does a review in time: its deadline has passed when it is waited for.
 
     Returns:
@@ -95,11 +96,13 @@ def _fire(dag_id: str, run_id: str, people: str | None, late: bool) -> list[dict
     ]
     session.commit()
     for each in stored:
-        if people is not None:
-            for transaction_id in each["kwargs"]["in_review"]:
+        kwargs, now = each["kwargs"], time.time()
+        deadline = kwargs["review_deadline"]
+        if late and deadline is not None:
+            kwargs["review_deadline"] = now - 1
+        elif people is not None and deadline is not None and deadline > now:
+            for transaction_id in kwargs["in_review"]:
                 SandboxControl(people).finish_review(transaction_id)
-        if late and each["kwargs"]["review_deadline"] is not None:
-            each["kwargs"]["review_deadline"] = time.time() - 1
     for row, each, event in zip(rows, stored, _events(stored), strict=True):
         each["event"] = event
         Trigger.submit_event(row.id, TriggerEvent(event), session=session)
@@ -147,3 +150,77 @@ def _pass_time(dag_id: str, run_id: str) -> None:
     for row in rows:
         row.reschedule_date -= timedelta(days=1)
     session.commit()
+
+
+def xcoms(dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+    """Return all XComs of a run: task and map index to key to value."""
+    rows = settings.Session().scalars(
+        select(XComModel).where(XComModel.dag_id == dag_id, XComModel.run_id == run_id)
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        value = row.value
+        if row.key == "return_value" and isinstance(value, str):
+            value = json.loads(value)
+        found.setdefault(f"{row.task_id}[{row.map_index}]", {})[row.key] = value
+    return found
+
+
+def construct() -> dict[str, Any]:
+    """Make operators of good and of wrong arguments.
+
+    Returns:
+        What the good ones did outside of the process, the wrong arguments that were refused, and
+        which tasks wait in the triggerer by which environment.
+    """
+    import sys
+
+    from vantage_orchestration.airflow.operators import vantage as operators
+    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+
+    touched: list[str] = []
+    watching = [True]
+
+    def audit(event: str, arguments: Any) -> None:
+        if watching[0] and event.startswith(("open", "socket.", "sqlite3.", "subprocess.", "os.")):
+            touched.append(f"{event} {arguments}")
+
+    sending = {"inputs": "/nowhere/*.pdf", "skill_id": "s", "abbyy_vantage_conn_id": "nobody"}
+    process = {**sending, "output_path": "/nowhere/out"}
+    sys.addaudithook(audit)
+    task = operators.VantageProcessDocumentsOperator(task_id="a", **process)
+    operators.VantageSubmitOperator(task_id="b", **sending)
+    operators.VantageDownloadResultsOperator(task_id="c", transaction_ids="t", output_path="/no")
+    operators.VantageDeleteTransactionOperator(task_id="d", transaction_ids=["t"])
+    VantageTransactionSensor(task_id="e", transaction_ids=["t"])
+    watching[0] = False
+
+    wrong: list[dict[str, Any]] = [
+        {"on_review": "ignore"},
+        {"review_timeout": -1},
+        {"review_timeout": float("inf")},
+        {"poke_interval": 0.5},
+        {"poke_interval": "10"},
+        {"max_poke_interval": float("nan")},
+    ]
+    refused = []
+    for each in wrong:
+        for kind, arguments in (
+            (operators.VantageProcessDocumentsOperator, process),
+            (VantageTransactionSensor, {"transaction_ids": "t"}),
+        ):
+            try:
+                kind(task_id="f", **arguments, **each)
+            except ValueError as error:
+                refused.append([repr(each), kind.__name__, str(error)])
+    name = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
+    defers: dict[str, bool] = {}
+    for value in ("", "True", "False", "0"):
+        os.environ[name] = value
+        defers[value] = task._defers()
+    return {
+        "touched": touched,
+        "wrong": [repr(each) for each in wrong],
+        "refused": refused,
+        "defers": defers,
+    }

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.upload import parameters
+from vantage_orchestration.upload import MOST_PARAMETERS, parameters
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -87,6 +87,12 @@ def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[s
         raise ConfigurationError(
             f"The registration parameter {KEY_PARAMETER} is set by this package"
         )
-    together = {**(registration_parameters or {}), KEY_PARAMETER: key}
+    given = registration_parameters or {}
+    if len(given) >= MOST_PARAMETERS:
+        raise ConfigurationError(
+            f"{len(given)} registration parameters were given; {MOST_PARAMETERS - 1} can be,"
+            " besides the one by which this package finds its transactions again"
+        )
+    together = {**given, KEY_PARAMETER: key}
     parameters(together)
     return together

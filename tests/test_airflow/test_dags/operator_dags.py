@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Dag in which each task uses an operator or the sensor in another way.
+
+A task takes the files whose names begin with its own, and writes into a folder of that name.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pendulum
+from airflow.sdk import Asset, Context, Param, dag
+
+from vantage_orchestration.airflow.operators.vantage import (
+    VantageDeleteTransactionOperator,
+    VantageDownloadResultsOperator,
+    VantageProcessDocumentsOperator,
+    VantageSubmitOperator,
+)
+from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+
+CONNECTION = {"abbyy_vantage_conn_id": "{{ params.conn_id }}"}
+SENDING = {**CONNECTION, "skill_id": "{{ params.skill_id }}"}
+QUICK = {"poke_interval": 1, "max_poke_interval": 1}
+FILES = "{{ params.folder }}/{{ task.task_id }}-*.pdf"
+OUTPUT = "{{ params.output }}/{{ task.task_id }}"
+PROCESS = {**SENDING, **QUICK, "output_path": OUTPUT}
+
+
+def told(context: Context) -> None:
+    review = context["abbyy_vantage_review"]
+    logging.getLogger(__name__).info("told of %d reviews", len(review["transaction_ids"]))
+
+
+def process(task_id: str, **options: Any) -> VantageProcessDocumentsOperator:
+    return VantageProcessDocumentsOperator(
+        task_id=task_id, **{**PROCESS, "inputs": FILES, "review_notifiers": [told], **options}
+    )
+
+
+def sensor(task_id: str, ids: Any, **options: Any) -> VantageTransactionSensor:
+    return VantageTransactionSensor(
+        task_id=task_id,
+        transaction_ids=ids,
+        review_notifiers=[told],
+        **{**CONNECTION, **QUICK, **options},
+    )
+
+
+@dag(
+    dag_id="operators",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    default_args={"retries": 2, "retry_delay": pendulum.duration(hours=1)},
+    params={name: Param(type="string") for name in ("folder", "output", "skill_id", "conn_id")},
+)
+def operators() -> None:
+    process(
+        "deferred",
+        inputs=["{{ params.folder }}/deferred-2.pdf", FILES],
+        outlets=[Asset("x-operators://results")],
+        registration_parameters={"Batch": "{{ run_id }}"},
+    )
+    process("in_worker", deferrable=False, on_review="return", result_types=["FieldsJson"])
+    process("waits")
+    process("returns", on_review="return")
+    process("fails", on_review="fail")
+    process("not_durable", on_review="fail", durable=False)
+    process("late", review_timeout=0)
+    process("rules", fail_on_rule_errors=True)
+    process("deletes", delete_after=True)
+    process("failing")
+    VantageProcessDocumentsOperator.partial(task_id="collide", **PROCESS).expand(
+        inputs=["{{ params.folder }}/collide-1.pdf", "{{ params.folder }}/collide-2.pdf"]
+    )
+    refused: list[dict[str, Any]] = [
+        {"inputs": "{{ params.folder }}/nowhere.pdf"},
+        {"inputs": "{{ params.folder }}"},
+        {"skill_id": " "},
+        {"registration_parameters": {f"Key {number}": "x" for number in range(10)}},
+        {"result_types": "FieldsJson"},
+    ]
+    VantageProcessDocumentsOperator.partial(task_id="refused", **QUICK).expand_kwargs(
+        [
+            {
+                **SENDING,
+                "inputs": "{{ params.folder }}/refused-1.pdf",
+                "output_path": OUTPUT + "/{{ ti.map_index }}",
+                **each,
+            }
+            for each in refused
+        ]
+    )
+
+    steps = VantageSubmitOperator(task_id="steps", inputs=FILES, **SENDING)
+    download = VantageDownloadResultsOperator(
+        task_id="download", transaction_ids=steps.output, output_path=OUTPUT, **CONNECTION
+    )
+    delete = VantageDeleteTransactionOperator(
+        task_id="delete", transaction_ids=steps.output, **CONNECTION
+    )
+    sensor("sense", steps.output, skill_id="{{ params.skill_id }}") >> download >> delete
+
+    more = VantageSubmitOperator(task_id="more", inputs=FILES, **SENDING)
+    first, second = (f"{{{{ ti.xcom_pull(task_ids='more')[{number}] }}}}" for number in (0, 1))
+    more >> sensor("poke", first, deferrable=False)
+    more >> sensor("reschedule", second, deferrable=False, mode="reschedule")
+
+    bad = VantageSubmitOperator(task_id="bad", inputs=FILES, **SENDING)
+    first, second = (f"{{{{ ti.xcom_pull(task_ids='bad')[{number}] }}}}" for number in (0, 1))
+    bad >> sensor("sense_failed", first)
+    bad >> sensor("sense_late", second, review_timeout=0)
+
+
+operators()
