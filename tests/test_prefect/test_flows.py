@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows of the package on a real Prefect server."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaks import find_leaks
+from pdfs import make_invoice
+from prefect import flow, unmapped
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from prefect.task_runners import ProcessPoolTaskRunner
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.prefect import VantageCredentials
+from vantage_orchestration.prefect.flows import process_documents, process_folder
+from vantage_orchestration.prefect.tasks import process_document
+from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.storage import Location
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+QUICK = {"poke_interval": 1.0, "max_poke_interval": 1.0}
+
+
+@dataclass
+class Case:
+    """Invoices in a folder whose name holds signs of a glob, a sandbox, and a block for it."""
+
+    sandbox: SandboxServer
+    block: str
+    folder: Path
+    output: Path
+
+    def arguments(self, **changes: Any) -> dict[str, Any]:
+        return {
+            "output_path": str(self.output),
+            "skill": "Invoice",
+            "credentials": self.block,
+            **QUICK,
+            **changes,
+        }
+
+    def check(self) -> None:
+        """Each file was started once, and its results lie where the manifest says."""
+        digests = {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.folder.glob("*.pdf")
+        }
+        started = Counter(
+            file["sha256"]
+            for each in self.sandbox.control.transactions()
+            if each["started"]
+            for file in each["files"]
+        )
+        assert started == Counter(digests.values())
+        manifest = Manifest.load(Location.of(self.output))
+        sources = [source for each in manifest.transactions for source in each.sources]
+        assert {source.path: source.sha256 for source in sources} == digests
+        for each in manifest.transactions:
+            for file in each.files:
+                data = (self.output / each.folder / file.path).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == file.sha256
+
+
+@pytest.fixture
+def case(sandbox: SandboxServer, save_block: Callable[..., str], tmp_path: Path) -> Case:
+    sandbox.control.set(processing_polls=0)
+    found = Case(sandbox, save_block(), tmp_path / "in [1]*", tmp_path / "out")
+    found.folder.mkdir()
+    for name in ("a", "b [2]", "c é"):
+        make_invoice(found.folder / f"{name}.pdf", f"INV-{name}")
+    (found.folder / "notes.txt").write_text("not a document")
+    return found
+
+
+def test_a_folder_in_a_subflow_whose_parent_is_retried(case: Case) -> None:
+    results: list[dict[str, Any]] = []
+
+    @flow(retries=1)
+    def above() -> None:
+        results.append(process_folder(str(case.folder), **case.arguments(delete_after=True)))
+        if len(results) == 1:
+            # Deleted in ABBYY Vantage by now, but the results are there.
+            raise RuntimeError("once more")
+
+    above()
+    assert results[0] == results[1]
+    assert (results[0]["documents"], results[0]["transactions"]) == (3, 3)
+    assert case.sandbox.control.count("POST", "/start$") == 3
+
+
+def test_an_empty_folder_is_no_error_and_nothing_is_lost_when_files_go(case: Case) -> None:
+    tries: list[Any] = []
+
+    @flow(retries=1)
+    def above() -> Any:
+        tries.append(1)
+        arguments = case.arguments()
+        if len(tries) == 1:
+            case.sandbox.control.set(processing_polls=1000)
+            # Submitted, and given up at once.
+            process_folder(str(case.folder), **{**arguments, "timeout": 0.0})
+        case.sandbox.control.set(processing_polls=0)
+        for path in case.folder.glob("*.pdf"):
+            path.rename(path.with_suffix(".done"))
+        return process_folder(str(case.folder), **arguments)
+
+    from vantage_orchestration.prefect import tasks
+
+    quick = tasks.process_documents.with_options(retries=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "process_documents", quick)
+        assert above()["documents"] == 3
+    case.output = case.output.with_name("nothing")
+    result = process_folder(str(case.folder), **case.arguments())
+    assert (result["documents"], result["failed"], result["pending"]) == (0, 0, 0)
+    assert Path(result["manifest"]).is_file()
+
+
+def test_suspended_run_goes_on_after_the_review(case: Case) -> None:
+    with pytest.raises(ConfigurationError, match="has no deployment"):
+        process_documents(
+            f"{case.folder}/*.pdf", **case.arguments(on_review="suspend", output_path="unused")
+        )
+    control = case.sandbox.control
+    assert control.transactions() == []
+    make_invoice(case.folder / "d.pdf", "INV-D", extra_lines=["Manual review required"])
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(process_folder), "of-a-test")
+        arguments = case.arguments(on_review="suspend", folder=str(case.folder))
+        run = client.create_flow_run_from_deployment(deployment, parameters=arguments)
+        with pytest.raises(Pause):
+            run_flow(process_folder, flow_run=run, parameters=arguments)
+        # All else has landed.
+        assert Manifest.load(Location.of(case.output)).counts["documents"] == 3
+        (waiting,) = (each["id"] for each in control.transactions() if each["in_review"])
+        # Somebody resumes it too early.
+        resume_flow_run(run.id)
+        with pytest.raises(Pause):
+            run_flow(process_folder, flow_run=client.read_flow_run(run.id), parameters=arguments)
+        control.finish_review(waiting)
+        resume_flow_run(run.id)
+        result = run_flow(
+            process_folder, flow_run=client.read_flow_run(run.id), parameters=arguments
+        )
+    assert (result["documents"], result["in_review"]) == (4, 0)
+    case.check()
+
+
+def test_blocks_and_documents_in_other_processes(case: Case) -> None:
+    credentials = VantageCredentials.load(case.block)
+    files = sorted(map(str, case.folder.glob("*.pdf")))
+
+    @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    def above() -> list[Any]:
+        return process_document.map(unmapped(credentials), files, "Invoice", **QUICK).result()
+
+    rows = above()
+    assert [row["file"] for (row,) in rows] == files
+    assert case.sandbox.control.count("POST", "connect/token") == 1
+
+
+def test_nothing_secret_is_left(
+    case: Case,
+    account: dict[str, Any],
+    prefect_server: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    control = case.sandbox.control
+    make_invoice(case.folder / "d.pdf", "INV-D", extra_lines=["Manual review required"])
+    control.add_fault(operation="getTransaction", after=2, revoke="all", status=401)
+    caplog.set_level(logging.DEBUG)
+    credentials = VantageCredentials.load(case.block)
+
+    @flow(persist_result=True)
+    def above() -> Any:
+        found = process_documents(
+            f"{case.folder}/*.pdf".replace("in [1]*", "in ?1?*"),
+            **case.arguments(on_review="return"),
+        )
+        a = str(case.folder / "a.pdf")
+        # Not by its name: the block itself must not be written anywhere.
+        rows = process_document.with_options(persist_result=True)(
+            credentials, a, "Invoice", **QUICK
+        )
+        return found["in_review"], rows
+
+    assert above()[0] == 1
+    issued = control.issued_secrets()
+    assert len(issued) > control.count("POST", "connect/token")  # A review link as well.
+    secrets = [*issued, account["password"], account["client_secret"]]
+    results = Path(PREFECT_LOCAL_STORAGE_PATH.value())
+    assert list(results.iterdir())
+    places = {
+        "log": caplog.text,
+        "server": prefect_server.database.parent,
+        "results": results,
+        "output": case.output,
+    }
+    assert find_leaks(secrets, places) == []
