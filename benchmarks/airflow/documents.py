@@ -220,7 +220,7 @@ class _Worker:
 
 def _go(worker: _Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
     """Let one contestant process all files once, and look whether it has."""
-    settings = {"processing_polls": 0, "processing_seconds": scene.processing}
+    settings: dict[str, Any] = {"processing_polls": 0, "processing_seconds": scene.processing}
     with sandbox(latency=scene.latency, **settings) as account:
         found = worker(
             contestant=key,
