@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Prefect that runs, for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from test_prefect.live.running import Running
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server and two workers, for all tests of this folder."""
+    prefect = Running(tmp_path_factory.mktemp("live"))
+    try:
+        prefect.start()
+        yield prefect
+    finally:
+        prefect.stop()
