@@ -117,7 +117,7 @@ def test_paths_urls_and_bytes_are_taken(tmp_path):
 
 
 def test_names_are_what_the_service_shows_and_unique_in_their_unit():
-    given = ["invoice (2).pdf", "invoice [2].pdf", "INVOICE _2_.pdf", 'a"b\n.pdf', "é\ud800.pdf"]
+    given = ["invoice (2).pdf", "invoice [2].pdf", "INVOICE _2_.pdf", 'a"b\n.pdf', " é\ud800.pdf"]
     inputs = [file("x", str(n)) for n in range(len(given))]
     inputs = [module.replace(each, name=name) for each, name in zip(inputs, given, strict=True)]
     (unit,) = plan(inputs, process_skill=True)
@@ -132,7 +132,7 @@ def test_names_are_what_the_service_shows_and_unique_in_their_unit():
     ]
     assert all(stored_name(each.name) == each.name for each in unit.files)
     check_files([each.source for each in unit.files])
-    assert [each.original_name for each in unit.files] == [*given[:4], "é?.pdf"]
+    assert [each.original_name for each in unit.files] == [*given[:4], " é?.pdf"]
     json.dumps([each.source.metadata(0) for each in unit.files], ensure_ascii=False).encode()
     alone = plan(inputs[:3], process_skill=False)
     assert names(alone) == [["invoice _2_.pdf"], ["invoice _2_.pdf"], ["INVOICE _2_.pdf"]]

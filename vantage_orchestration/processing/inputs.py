@@ -136,8 +136,8 @@ def _printable(text: str) -> str:
 
 
 def _service_name(name: str) -> str:
-    """Return the name that the service shows, without what can't be sent in a header."""
-    text = stored_name(_printable(name))
+    """Return the name that the service shows, without what a header does not carry unchanged."""
+    text = stored_name(_printable(name)).strip()
     return "".join("_" if ord(char) < 32 or char in '"\x7f' else char for char in text) or "_"
 
 

@@ -292,6 +292,7 @@ class _Sending:
         self.key = key
         self.unit = unit
         self.transaction_id = transaction_id
+        self.resumed = state is not None
         self.given_up = False
         there = {file.name for file in state.source_files} if state is not None else set()
         self.missing = [
@@ -348,7 +349,8 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
         # file. A server that does not list files before the start has only its refusal to say so.
         state = job.client.get_transaction(sending.transaction_id)
         names = {each.name for each in state.source_files}
-        there = isinstance(error, Conflict) and (file.name in names or not names)
+        hidden = sending.resumed and not names
+        there = isinstance(error, Conflict) and (file.name in names or hidden)
         if state.status == "New" and not there:
             raise
         return
@@ -400,8 +402,10 @@ def _start(job: _Job, sending: _Sending) -> None:
     if names and names != wanted:
         # The next try must not find it again.
         sending.give_up(job.client)
+        strange = ", ".join(map(repr, [each for each in names if each not in wanted][:3]))
         raise DocumentMismatch(
-            f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent",
+            f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent"
+            + (f"; nobody sent {strange}" if strange else ""),
             hint="It was not started, and is deleted; the next try makes a new one",
             transaction_id=sending.transaction_id,
         )
