@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Send each document to ABBYY Vantage in a task of its own, and return the fields of all.
+
+For few documents, each of which may fail and be tried again without the others. Run it with
+
+    python flows/abbyy_vantage_mapped.py SKILL FILE...
+
+It needs a saved block of the type "ABBYY Vantage Credentials" with the name abbyy-vantage.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from prefect import flow, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from vantage_orchestration.prefect.tasks import process_document
+
+
+@flow(name="abbyy-vantage-mapped", task_runner=ThreadPoolTaskRunner(max_workers=8))
+def abbyy_vantage_mapped(
+    files: list[str], skill: str, credentials: str = "abbyy-vantage"
+) -> list[dict[str, Any]]:
+    """Extract the fields of documents.
+
+    Args:
+        files: Paths or URLs of the documents.
+        skill: Id or exact name of the skill.
+        credentials: Name of the credentials block.
+
+    Returns:
+        One row for each document found, in the order of the files.
+    """
+    found = process_document.map(unmapped(credentials), files, unmapped(skill)).result()
+    return [row for rows in found for row in rows]
+
+
+if __name__ == "__main__":
+    for row in abbyy_vantage_mapped(sys.argv[2:], sys.argv[1]):
+        sys.stdout.write(f"{row['file']}: {row['fields']}\n")

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Process documents that people review, without a worker that waits for them.
+
+Two deployments: `process_documents` with `on_review="suspend"` gives back its worker when a person
+is needed, and `resume_reviewed` looks every few minutes which runs can go on. Deploy them with
+`prefect deploy --all` (see prefect.yaml), or serve both from one process with
+
+    python flows/abbyy_vantage_review.py
+
+and start runs with `prefect deployment run abbyy-vantage-process-documents/review`. They need a
+saved block of the type "ABBYY Vantage Credentials".
+"""
+
+from __future__ import annotations
+
+from prefect import serve
+
+from vantage_orchestration.prefect.flows import process_documents
+from vantage_orchestration.prefect.reviews import resume_reviewed
+
+if __name__ == "__main__":
+    serve(
+        process_documents.to_deployment("review", parameters={"on_review": "suspend"}),
+        resume_reviewed.to_deployment("every-five-minutes", interval=300, concurrency_limit=1),
+    )

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example flows as they are deployed: by `prefect deploy`, a worker and an automation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pdfs import make_invoice
+from prefect import settings
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.flow_engine import run_flow
+from prefect.flows import load_flow_from_entrypoint
+from test_prefect.seen import artifacts, events_named, told, until
+
+from vantage_orchestration.prefect.assets import results_asset
+from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.storage import Location
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS = {
+    f"{each['entrypoint'].rpartition(':')[2]}/{each['name']}": each
+    for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+}
+
+pytestmark = pytest.mark.slow
+
+
+def example(entrypoint: str) -> Any:
+    """Load a flow as a worker does."""
+    return load_flow_from_entrypoint(f"{ROOT}/flows/{entrypoint}", use_placeholder_flow=False)
+
+
+def cli(server: Any, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        env=server.environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(_server: Any) -> Iterator[dict[str, DeploymentResponse]]:
+    """What `prefect deploy --all` makes of prefect.yaml, by function and name."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            settings.temporary_settings({settings.PREFECT_API_URL: _server.api_url})
+        )
+        client = stack.enter_context(get_client(sync_client=True))
+        client.create_work_pool(WorkPoolCreate(name="default", type="process"))
+        cli(_server, "deploy", "--all")
+        found = {
+            f"{each.entrypoint.rpartition(':')[2]}/{each.name}": each
+            for each in client.read_deployments()
+        }
+    # The settings are each test's own.
+    yield {name: each for name, each in found.items() if name in DEPLOYMENTS}
+    with (
+        settings.temporary_settings({settings.PREFECT_API_URL: _server.api_url}),
+        get_client(sync_client=True) as client,
+    ):
+        for each in found.values():
+            client.delete_deployment(each.id)
+        client.delete_work_pool("default")
+
+
+@pytest.fixture
+def sandbox() -> Iterator[SandboxServer]:
+    """A sandbox whose transactions no other test has told the Prefect server of."""
+    with SandboxServer(seed=secrets.randbelow(2**31), processing_polls=0) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_invoice(folder / "a.pdf", "INV-1")
+    make_invoice(folder / "b.pdf", "INV-2")
+    return folder
+
+
+def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_run_filter=wanted)
+
+
+def test_each_flow_of_the_file_is_deployed(deployed: dict[str, DeploymentResponse]) -> None:
+    assert set(deployed) == set(DEPLOYMENTS)
+    files = {
+        entrypoint.rpartition(":")[0]
+        for entrypoint in (each["entrypoint"] for each in DEPLOYMENTS.values())
+    }
+    assert files == {f"flows/{path.name}" for path in (ROOT / "flows").glob("*.py")}
+    for name, each in deployed.items():
+        assert bool(each.schedules) == ("schedules" in DEPLOYMENTS[name])
+        assert "properties" in each.parameter_openapi_schema
+        if each.schedules:
+            assert each.global_concurrency_limit.limit == 1
+            assert each.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    assert deployed["process_documents/review"].parameters == {"on_review": "suspend"}
+
+
+def test_automation_runs_a_flow_on_each_document_that_came_by_mail(
+    deployed: dict[str, DeploymentResponse],
+    prefect_server: Any,
+    save_block: Callable[..., str],
+    sandbox: SandboxServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = save_block()
+    watch = example("abbyy_vantage_inbox.py:watch_completed")
+    assert asyncio.run(watch(credentials=block)) == 0
+    mails = sandbox.control.receive_many(2, "Invoice")
+    assert asyncio.run(watch(credentials=block)) == 2
+    consumer = deployed["fetch_transaction/on-completion"]
+    runs = until(lambda: found if len(found := runs_of(consumer)) >= 2 else None)
+    assert asyncio.run(watch(credentials=block)) == 0
+    # It comes as an event, so a last one is the sign that no other is on its way.
+    last = sandbox.control.receive("Invoice")
+    assert asyncio.run(watch(credentials=block)) == 1
+    runs = until(lambda: found if len(found := runs_of(consumer)) >= 3 else None)
+    assert {run.state.name for run in runs} <= {"Scheduled", "Late"}
+    assert sorted(run.parameters["transaction_id"] for run in runs) == sorted([*mails, last])
+    assert {run.parameters["credentials"] for run in runs} == {block}
+
+    monkeypatch.chdir(tmp_path)
+    fetch = example("abbyy_vantage_inbox.py:fetch_transaction")
+    result = run_flow(fetch, flow_run=runs[0], parameters=runs[0].parameters)
+    assert result["documents"] == 1
+    name = runs[0].parameters["transaction_id"]
+    manifest = Manifest.load(Location.of(tmp_path / "inbox" / name))
+    assert [each.transaction_id for each in manifest.transactions] == [name]
+    with get_client(sync_client=True) as client:
+        for run in runs:  # No worker of another test shall find them.
+            client.delete_flow_run(run.id)
+
+
+def test_worker_is_free_while_a_person_reviews(
+    deployed: dict[str, DeploymentResponse],
+    prefect_server: Any,
+    save_block: Callable[..., str],
+    sandbox: SandboxServer,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    make_invoice(folder / "c.pdf", "INV-3", extra_lines=["Manual review required"])
+    output = tmp_path / "out"
+    parameters = {
+        "inputs": f"{folder}/*.pdf",
+        "output_path": str(output),
+        "skill": "Invoice",
+        "credentials": save_block(),
+        "poke_interval": 1.0,
+    }
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run_from_deployment(
+            deployed["process_documents/review"].id, parameters=parameters
+        )
+
+        def work() -> str:
+            # It ends when all that was scheduled has ended, or given it back.
+            log = cli(prefect_server, "worker", "start", "--pool", "default", "--run-once")
+            state = client.read_flow_run(run.id).state
+            return state.name if not state.is_failed() else log
+
+        assert work() == "Suspended"
+        (waiting,) = (
+            each["id"] for each in sandbox.control.transactions() if each["status"] == "Processing"
+        )
+        assert Manifest.load(Location.of(output)).counts["transactions"] == 2
+        resume = example("abbyy_vantage_review.py:resume_reviewed")
+        assert resume() == 0
+        sandbox.control.finish_review(waiting)
+        assert resume() == 1
+        assert work() == "Completed"
+    manifest = Manifest.load(Location.of(output))
+    assert (manifest.counts["transactions"], manifest.counts["pending"]) == (3, 0)
+    assert len(sandbox.control.transactions()) == 3
+    assert artifacts(f"abbyy-vantage-review-{waiting}") == []
+
+
+def test_a_folder_becomes_results_a_table_and_an_asset(
+    prefect_server: Any, save_block: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    batch = example("abbyy_vantage_batch.py:abbyy_vantage_batch")
+    result = batch(str(folder), "Invoice", str(output), credentials=save_block())
+    assert result["documents"] == 2
+    run = Path(result["manifest"]).parent
+    assert run.parent == output
+    manifest = Manifest.load(Location.of(run))
+    ids = [each.transaction_id for each in manifest.transactions]
+    table = next(
+        each for each in artifacts("abbyy-vantage-documents") if str(each.flow_run_id) == run.name
+    )
+    assert [row["Transaction"] for row in json.loads(table.data)] == ids
+    key = results_asset(str(output)).key
+    (landed,) = until(lambda: events_named("prefect.asset.materialization.succeeded", key))
+    assert landed.payload["documents"] == 2
+    names = until(lambda: found if len(found := told(*ids)) >= 4 else None)
+    assert sorted(each.event.rpartition(".")[2] for each in names) == [
+        *["processed"] * 2,
+        *["submitted"] * 2,
+    ]
+
+
+def test_files_are_mapped_over(
+    prefect_server: Any, save_block: Callable[..., str], folder: Path
+) -> None:
+    mapped = example("abbyy_vantage_mapped.py:abbyy_vantage_mapped")
+    files = [str(folder / name) for name in ("b.pdf", "a.pdf")]
+    rows = mapped(files, "Invoice", credentials=save_block())
+    assert [row["file"] for row in rows] == files
