@@ -12,6 +12,7 @@ from typing import Any, Literal
 from prefect import flow
 
 from vantage_orchestration.prefect import tasks
+from vantage_orchestration.prefect.assets import materializing
 from vantage_orchestration.prefect.reviews import check_can_suspend, suspend_for_review
 from vantage_orchestration.processing.files import Folder
 from vantage_orchestration.processing.manifest import Manifest
@@ -170,9 +171,8 @@ def _process(
     if suspends:
         check_can_suspend(credentials)
     options["on_review"] = "return" if suspends else on_review
-    result: dict[str, Any] = tasks.process_documents(
-        credentials, inputs, output_path, skill, **options
-    )
+    process = materializing(tasks.process_documents, output_path, inputs)
+    result: dict[str, Any] = process(credentials, inputs, output_path, skill, **options)
     if suspends and result["in_review"]:
         manifest = Manifest.load(Location.of(output_path))
         pending = manifest.pending if manifest is not None else ()
