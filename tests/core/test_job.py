@@ -492,6 +492,24 @@ def test_two_tries_at_work_at_the_same_time_start_once(
     assert set(started(sandbox).values()) == {1, 2}
 
 
+def test_a_try_that_ends_while_the_next_one_begins_collects_the_whole_job(
+    client, sandbox, skill, folder, output, tmp_path, monkeypatch
+):
+    settings = JobSettings(skill, origin="o")
+    ledger = FileLedger(tmp_path / "ledger")
+    job = begin(
+        client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+    )
+    assert all(client.get_transaction(each).ended for each in job.transaction_ids)
+    make_invoice(folder / "joined.pdf", "INV-5")
+    collected: list[Manifest] = []
+    late = lambda: collected.append(finish(client, output, settings, token=TOKEN))  # noqa: E731
+    monkeypatch.setattr(client, "create_transaction", _after(client.create_transaction, late))
+    begin(client, files_of(folder), output, again(), settings, token=TOKEN, ledger=ledger)
+    assert [each.counts["transactions"] for each in collected] == [4]
+    assert finish(client, output, settings, token=TOKEN).counts["transactions"] == 5
+
+
 def test_a_server_that_lists_no_files_before_the_start_is_believed_to_have_them(
     client, sandbox, skill, folder, output, tmp_path
 ):

@@ -253,8 +253,10 @@ def begin(
     _check_owner(output, token)
     before = _Landed(output)
     units = _planned(client, list(inputs), key.scope, settings, ledger, before)
-    # An output that can't be written is better found out before pages are charged than after.
-    Job(token).write(output)
+    # An output that can't be written is better found out before pages are charged than after. What
+    # is there stays: an earlier try may still be collecting, and must not find a job of nothing.
+    earlier = Job.load(output)
+    (earlier if earlier is not None and earlier.token == token else Job(token)).write(output)
     there = before.of(units, units.values())
     missing = {each: unit for each, unit in units.items() if each not in there}
     parts = {
