@@ -9,7 +9,7 @@ Without that provider nobody calls them, so it need not be installed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.urls import Place
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["dataset_name", "datasets"]
 
 
-def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage:
+def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage[Any, Any]:
     """Return the datasets of a task. Call it from the methods named above only.
 
     Args:

@@ -70,7 +70,9 @@ class _VantageOperator(BaseOperator):
         """The hook; nothing is read before it is used."""
         return VantageHook(self.abbyy_vantage_conn_id)
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+    def get_openlineage_facets_on_complete(
+        self, task_instance: Any
+    ) -> OperatorLineage[Any, Any] | None:
         """Return what was read and written, for Airflow's OpenLineage provider if installed."""
         from vantage_orchestration.airflow.lineage import datasets
 
