@@ -22,7 +22,7 @@ from test_airflow.installation import Airflow, columns_of
 from vantage_orchestration.sandbox import SandboxServer
 
 DAG, RUN = "operators", "operators__1"
-CLEARED = ["deletes", "failing", "fails", "not_durable"]
+CLEARED = ["deletes", "failing", "fails", "moves", "not_durable"]
 #: Number of files that begin with the name of a task, and those that a person has to look at.
 FILES = {
     "bad": 2,
@@ -34,6 +34,7 @@ FILES = {
     "in_worker": 2,
     "late": 2,
     "more": 2,
+    "moves": 1,
     "not_durable": 1,
     "refused": 1,
     "returns": 2,
@@ -145,6 +146,8 @@ def scene(
         processing_polls=1,
     )
     airflow("add_connection", conn_id="operators", **columns_of(sandbox))
+    other = {"login": "second@example.com", "client_id": "second-client"}
+    airflow("add_connection", conn_id="operators_moved", **columns_of(sandbox, **other))
     conf = {
         "folder": str(folder),
         "output": str(output),
@@ -259,6 +262,14 @@ def test_review_fails_the_task(scene: Scene, first: Phase, second: Phase) -> Non
 def test_not_durable_starts_anew(first: Phase, second: Phase) -> None:
     assert first.tasks["not_durable[-1]"] == ["failed", 1]
     assert second.starts("not_durable-1") == 2
+
+
+def test_connection_to_another_tenant(first: Phase, second: Phase) -> None:
+    """Cleared with it, a task does not ask there for what it has noted of the first one."""
+    assert first.tasks["moves[-1]"] == ["success", 1]
+    assert second.tasks["moves[-1]"] == ["success", 2]
+    assert len({each["tenant_id"] for each in second.of("moves-1")}) == 2
+    assert second.starts("moves-1") == 2
 
 
 def test_time_of_a_review_is_over(scene: Scene, first: Phase, second: Phase) -> None:

@@ -68,6 +68,11 @@ def operators() -> None:
     process("returns", on_review="return")
     process("fails", on_review="fail")
     process("not_durable", on_review="fail", durable=False)
+    process(
+        "moves",
+        abbyy_vantage_conn_id="{{ params.conn_id }}{{ '_moved' if ti.try_number > 1 else '' }}",
+        output_path=OUTPUT + "/{{ ti.try_number }}",
+    )
     process("late", review_timeout=0)
     process("rules", fail_on_rule_errors=True)
     process("deletes", delete_after=True)
