@@ -11,6 +11,9 @@ import pytest
 
 from vantage_orchestration.sandbox import SandboxServer
 
+# What tests share may assert as well.
+pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefect.live.scene")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a folder in one process: they share an orchestrator that starts slowly.
