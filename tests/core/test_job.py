@@ -355,6 +355,8 @@ def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder,
     run(client, folder, output, skill, TaskKey("task"), token=job_token("task", "0"))
     with pytest.raises(errors.ConfigurationError, match="map index"):
         run(client, folder, output, skill, TaskKey("other"), token=job_token("task", "1"))
+    # The same work has got another index, since files have joined.
+    run(client, folder, output, skill, again(), token=job_token("task", "1"))
     assert sandbox.control.count("POST", "/start$") == 4
     # Another run may replace what is there.
     run(client, folder, output, skill, TaskKey("next run"), token=job_token("next run", "0"))

@@ -250,9 +250,9 @@ def begin(
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     ledger = MemoryLedger() if ledger is None else ledger
-    _check_owner(output, token)
     before = _Landed(output)
     units = _planned(client, list(inputs), key.scope, settings, ledger, before)
+    _check_owner(output, token, units.keys())
     # An output that can't be written is better found out before pages are charged than after. What
     # is there stays: an earlier try may still be collecting, and must not find a job of nothing.
     earlier = Job.load(output)
@@ -364,17 +364,22 @@ def _was_started(client: VantageClient, transaction_id: str, *, also_failed: boo
     return also_failed or status not in ("Failed", "Canceled")
 
 
-def _check_owner(output: Location, token: str) -> None:
+def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
     """Refuse a folder into which another instance of the same task writes.
 
     Raises:
         ConfigurationError: It is another one's.
     """
     task, _, piece = token.rpartition(".")
-    manifest, job = Manifest.load(output), Job.load(output)
-    for owner in (manifest.job if manifest else None, job.token if job else None):
+    owners: list[tuple[str | None, set[str | None]]] = []
+    if (manifest := Manifest.load(output)) is not None:
+        owners.append((manifest.job, {entry.key for entry in manifest.transactions}))
+    if (job := Job.load(output)) is not None:
+        owners.append((job.token, {part.key for part in job.parts}))
+    for owner, theirs in owners:
         its_task, _, its_piece = (owner or "").rpartition(".")
-        if its_task == task and its_piece != piece:
+        # An instance with the same work is this one, before other files have joined the run.
+        if its_task == task and its_piece != piece and not (theirs and theirs <= set(keys)):
             raise ConfigurationError(
                 f"Two mapped instances of the task write into the same folder {output}",
                 hint="Put the map index into the output, such as {{ ti.map_index }} in Airflow",
