@@ -59,6 +59,8 @@ class Running(Processes):
         server = {
             **common,
             "PREFECT_HOME": str(home / "server"),
+            # It says which block types are registered, and does not follow from the home.
+            "PREFECT_MEMO_STORE_PATH": str(home / "server" / "memo.toml"),
             "PREFECT_SERVER_UI_ENABLED": "false",
             # Many processes write at the same time; each waits for its turn.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
