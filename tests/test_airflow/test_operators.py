@@ -216,6 +216,7 @@ def test_deferred(scene: Scene, first: Phase) -> None:
     assert events == {"x-operators://results": result}
     (transaction,) = first.of("deferred-1")
     assert transaction["registration_parameters"]["Batch"] == RUN
+    assert transaction["skill_parameters"]["Note"] == "deferred"
 
 
 def test_in_the_worker(scene: Scene, first: Phase) -> None:

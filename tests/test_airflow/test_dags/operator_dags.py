@@ -62,8 +62,9 @@ def operators() -> None:
         inputs=["{{ params.folder }}/deferred-2.pdf", FILES],
         outlets=[Asset("x-operators://results")],
         registration_parameters={"Batch": "{{ run_id }}"},
+        skill_parameters={"Note": "{{ task.task_id }}"},
     )
-    process("in_worker", deferrable=False, on_review="return", result_types=["FieldsJson"])
+    process("in_worker", deferrable=False, on_review="return", result_types=["{{ 'Fields' }}Json"])
     process("waits")
     process("returns", on_review="return")
     process("fails", on_review="fail")
