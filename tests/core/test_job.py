@@ -35,6 +35,7 @@ from vantage_orchestration.processing.job import (
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import MemoryLedger, Record
 from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.outcome import Outcome, check_outcome
 from vantage_orchestration.processing.waiting import wait_for_outcome
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
@@ -349,6 +350,22 @@ def test_what_was_processed_lands_although_others_have_not_ended(
     sandbox.control.finish_review(waiting)
     assert finish(client, output, settings, token=TOKEN).counts["transactions"] == 5
     assert not output.child(SUBMITTED).exists()
+
+
+def test_a_review_fails_a_task_that_does_not_wait_for_it_whatever_still_runs(
+    client, sandbox, skill, folder, output
+):
+    make_invoice(folder / "review.pdf", "INV-9", note="Manual review required")
+    settings = JobSettings(skill)
+    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    (waiting,) = [each for each in job.parts if each.sources[0].name == "review.pdf"]
+    assert client.get_transaction(waiting.transaction_id).waits_for_review
+    sandbox.control.set(processing_seconds=5000)
+    outcome = Outcome.of(finish(client, output, settings, token=TOKEN))
+    with pytest.raises(errors.ReviewNeeded):
+        check_outcome(outcome, on_review="fail")
+    with pytest.raises(errors.WaitTimeout):
+        check_outcome(outcome)
 
 
 def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder, output):

@@ -108,9 +108,8 @@ def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
             hint="Clear or run the task again to send these anew",
             transaction_id=canceled[0],
         )
-    elif outcome.timed_out is not None:
-        failure = WaitTimeout(outcome.timed_out, hint="They go on; the next try finds them")
     elif outcome.in_review and on_review == "fail":
+        # Before a limit: others may not have ended, since the waiting stopped at the first review.
         failure = ReviewNeeded(
             f"{len(outcome.in_review)} transactions wait for a manual review:"
             f" {_some(outcome.in_review)}",
@@ -118,6 +117,8 @@ def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
             " there",
             transaction_id=outcome.in_review[0],
         )
+    elif outcome.timed_out is not None:
+        failure = WaitTimeout(outcome.timed_out, hint="They go on; the next try finds them")
     if failure is not None:
         raise failure
 
