@@ -16,7 +16,9 @@ import fsspec
 import pytest
 from pdfs import make_invoice
 from prefect import flow, unmapped
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -28,7 +30,7 @@ from vantage_orchestration.errors import (
     RulesBroken,
     TransactionFailed,
 )
-from vantage_orchestration.prefect import VantageCredentials, tasks, undo
+from vantage_orchestration.prefect import VantageCredentials, VantageSkill, tasks, undo
 from vantage_orchestration.prefect.tasks import (
     delete_transaction,
     download_results,
@@ -164,21 +166,22 @@ def test_changed_file_is_another_document_for_the_cache(case: Case) -> None:
 @pytest.mark.parametrize("storage", ["kept", "lost"])
 def test_failed_submission_goes_on(case: Case, storage: str, tmp_path: Path) -> None:
     """Two of three are not started at first. Also where the notes are lost with a disk."""
-    quick = at_once(submit_documents, retries=1 if storage == "kept" else 0)
-    # As often as the client itself tries for the two.
-    fault = {"operation": "startTransaction", "after": 1, "times": 8}
-    case.sandbox.control.add_fault(**fault, status=503, retry_after=0)
+    case.sandbox.control.add_fault(
+        operation="startTransaction", after=1, times=0, status=503, retry_after=0
+    )
     tries: list[str] = []
 
-    @flow(retries=0 if storage == "kept" else 1)
+    @flow(retries=1)
     def above() -> Any:
         tries.append(storage)
         if len(tries) == 2:
-            shutil.rmtree(PREFECT_LOCAL_STORAGE_PATH.value())
-        return quick(case.block, case.glob, "Invoice")
+            case.sandbox.control.clear_faults()
+            if storage == "lost":
+                shutil.rmtree(PREFECT_LOCAL_STORAGE_PATH.value())
+        return at_once(submit_documents)(case.block, case.glob, "Invoice")
 
     ids = above()
-    assert case.sandbox.control.faults()[0]["hits"] == 8
+    assert len(tries) == 2
     assert len(set(ids)) == 3
     assert case.starts() == case.once_each()
     listed = case.sandbox.control.count("GET", LISTS)
@@ -328,6 +331,39 @@ def test_ends_that_are_no_results(case: Case) -> None:
         end("failed")
     # Their pages may have been charged: the task's own retries do not send them again.
     assert len(control.transactions()) == before + 3
+
+
+@pytest.mark.parametrize("shape", ["documents", "document", "block"])
+def test_failed_documents_are_sent_anew_for_people_only(case: Case, shape: str) -> None:
+    control = case.sandbox.control
+    control.set(outcome="Failed")
+    runs: list[Any] = []
+
+    def send() -> None:
+        if shape == "documents":
+            output = str(case.output)
+            process_documents(case.block, case.glob, output, "Invoice", **QUICK)
+        elif shape == "document":
+            process_document(case.block, case.files[0], "Invoice", **QUICK)
+        else:
+            credentials = VantageCredentials.load(case.block)
+            skill = VantageSkill(credentials=credentials, skill="Invoice", **QUICK)
+            skill.trigger(case.files[0]).wait_for_completion()
+
+    @flow(retries=2)
+    def above() -> None:
+        runs.append(FlowRunContext.get().flow_run)
+        send()
+
+    number = 3 if shape == "documents" else 1
+    with pytest.raises(TransactionFailed):
+        above()
+    assert len(runs) == 3
+    assert len(control.transactions()) == number
+    control.set(outcome="Processed")
+    with get_client(sync_client=True) as client:
+        run_flow(above, flow_run=client.read_flow_run(runs[0].id))
+    assert len(control.transactions()) == 2 * number
 
 
 def test_broken_rules(case: Case) -> None:

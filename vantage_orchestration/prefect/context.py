@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pendulum import DateTime
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
-__all__ = ["task_key"]
+__all__ = ["retried_by_itself", "task_key"]
 
 
 def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
@@ -52,7 +52,8 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     name = task_context.task.name if task_context is not None else ""
 
     if flow_run is not None:
-        path, root = _path(flow_run)
+        path, flow_runs = _path(flow_run)
+        root = flow_runs[-1]
         again = (
             root is not flow_run
             or _began_again(flow_run)
@@ -77,6 +78,22 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     return TaskKey(scope, begin if again else None)
 
 
+def retried_by_itself() -> bool:
+    """Tell whether Prefect has begun this try because of ``retries``, and not a person.
+
+    Then nobody has looked at documents that failed, whose pages may have been charged.
+    """
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
+    if task_context is not None and task_context.task_run.run_count > 1:
+        return True
+    flow_run = flow_context.flow_run if flow_context is not None else None
+    if flow_run is None:
+        return False
+    return any(each.empirical_policy.retry_type == "in_process" for each in _path(flow_run)[1])
+
+
 def _began_again(flow_run: FlowRun) -> bool:
     """Tell whether the flow run was not started for the first time."""
     if flow_run.run_count > 1:
@@ -90,10 +107,11 @@ def _may_be_a_later_try(task_run: TaskRun) -> bool:
     return task_run.run_count > 1 or bool(task_run.task_inputs.get("__parents__"))
 
 
-def _path(flow_run: FlowRun) -> tuple[list[str], FlowRun]:
-    """Return the root's id with the calls that lead from it to ``flow_run``, and the root."""
+def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
+    """Return the root's id with the calls that lead from it to ``flow_run``, and all on the way."""
+    flow_runs = [flow_run]
     if flow_run.parent_task_run_id is None:
-        return [str(flow_run.id)], flow_run
+        return [str(flow_run.id)], flow_runs
     from prefect.client.orchestration import get_client
 
     calls: list[str] = []
@@ -104,9 +122,10 @@ def _path(flow_run: FlowRun) -> tuple[list[str], FlowRun]:
             stable = call.dynamic_key.isdecimal()
             calls.append(call.name if stable else call.name.removesuffix(f"-{call.dynamic_key}"))
             if call.flow_run_id is None:  # A flow that a task calls which has no flow itself.
-                return [str(call.id), *reversed(calls)], flow_run
+                return [str(call.id), *reversed(calls)], flow_runs
             flow_run = client.read_flow_run(call.flow_run_id)
-    return [str(flow_run.id), *reversed(calls)], flow_run
+            flow_runs.append(flow_run)
+    return [str(flow_run.id), *reversed(calls)], flow_runs
 
 
 def _earliest(*times: datetime.datetime | None) -> DateTime | None:

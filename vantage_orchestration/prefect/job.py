@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.prefect.context import retried_by_itself, task_key
 from vantage_orchestration.prefect.ledger import ledger_of_run
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.outcome import Outcome
     from vantage_orchestration.storage import Location
     from vantage_orchestration.watching import Observation
 
@@ -42,12 +43,15 @@ class Asker:
         ledger: Where it notes its transactions.
         origin: Digest of the inputs as they were given.
         number: Number of the call within the flow run, as far as Prefect has one.
+        resend_failed: Whether documents that failed may be sent, and charged, anew: not if Prefect
+            tries again by itself.
     """
 
     key: TaskKey
     ledger: Ledger
     origin: str
     number: str
+    resend_failed: bool = True
 
     @classmethod
     def of_run(
@@ -84,7 +88,13 @@ class Asker:
         number = _number_of_call()
         second = output.url if output is not None else number
         names = [digest_of([*base, origin]), digest_of([*base, "second", second])]
-        return cls(key, ledger_of_run(names if second else names[:1]), origin[:8], number)
+        return cls(
+            key,
+            ledger_of_run(names if second else names[:1]),
+            origin[:8],
+            number,
+            resend_failed=key.since is None or not retried_by_itself(),
+        )
 
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.
@@ -125,6 +135,7 @@ class Telling:
         skill_id: Skill, if it is known.
         log: Writes a line into the run's log.
         ids: Transactions whose progress is shown; one alone is not worth that.
+        again: Whether an earlier try may have told of reviews.
     """
 
     def __init__(
@@ -133,12 +144,15 @@ class Telling:
         skill_id: str | None,
         log: Callable[..., object],
         ids: Sequence[str] = (),
+        *,
+        again: bool = True,
     ) -> None:
         self._server = client.config.credentials.base_url
         self._skill_id = skill_id
         self._log = log
         self._ended: set[str] = set()
         self._active = in_run()
+        self._reviews = again
         self._progress: Any = None
         if self._active and len(ids) > 1:
             from vantage_orchestration.prefect.artifacts import BatchProgress
@@ -164,14 +178,34 @@ class Telling:
     def needs_person(self, ids: Sequence[str]) -> None:
         """Tell that a person has to review transactions."""
         self._log("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
+        self._reviews = True
         if self._active:
             from vantage_orchestration.prefect.artifacts import review_began
 
             review_began(ids, server=self._server, skill_id=self._skill_id)
 
-    def ended(self, ids: Sequence[str]) -> None:
-        """Tell that nobody has to review these transactions any more."""
-        if self._active and ids:
+    def ended(self, outcome: Outcome) -> None:
+        """Tell how the waiting has ended, where no job with a manifest tells more."""
+        over = [each for each in outcome.statuses if each not in outcome.in_review]
+        self._reviewed(over)
+        if self._active:
+            from vantage_orchestration.prefect.events import TransactionEvent, emit
+
+            failed = outcome.with_status("Failed", "Canceled", "Gone")
+            done = outcome.with_status("Processed")
+            emit(
+                TransactionEvent(
+                    "processed" if each in done else "failed",
+                    each,
+                    self._server,
+                    outcome.statuses[each],
+                    self._skill_id,
+                )
+                for each in (*done, *failed)
+            )
+
+    def _reviewed(self, ids: Sequence[str]) -> None:
+        if self._active and self._reviews and ids:
             from vantage_orchestration.prefect.artifacts import review_ended
 
             review_ended(ids)
@@ -183,7 +217,7 @@ class Telling:
             from vantage_orchestration.prefect.events import emit_outcome
 
             over = [each.transaction_id for each in manifest.transactions]
-            self.ended([*over, *(each.transaction_id for each in manifest.failed)])
+            self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
             emit_outcome(manifest, server=self._server)
             show_documents(manifest)
 

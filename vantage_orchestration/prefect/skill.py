@@ -166,7 +166,13 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
                 origin=asker.origin,
             )
             (submitted,) = submit_files(
-                client, files_of(documents), asker.key, settings, ledger=asker.ledger, most=1
+                client,
+                files_of(documents),
+                asker.key,
+                settings,
+                ledger=asker.ledger,
+                most=1,
+                resend_failed=asker.resend_failed,
             )
             ids = [submitted.transaction_id]
             Telling(client, skill_id, self.logger.info).started(ids)
@@ -395,8 +401,8 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         return Pace.between(*self._intervals)
 
     def _conclude(self, telling: Telling, outcome: Outcome) -> None:
+        telling.ended(outcome)
         check_outcome(outcome, on_review=self._limits["on_review"])
-        telling.ended([self.transaction_id])
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

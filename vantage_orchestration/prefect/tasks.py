@@ -117,7 +117,8 @@ def process_documents(
 
     Raises:
         ConfigurationError: An input or argument is not acceptable. Nothing was sent.
-        TransactionFailed: Documents could not be processed; the others' results have landed.
+        TransactionFailed: Documents could not be processed; the others' results have landed. They
+            are sent anew if somebody retries the flow run, but not by ``retries`` of the flow.
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
@@ -157,10 +158,11 @@ def process_documents(
             settings,
             token=token,
             ledger=asker.ledger,
+            resend_failed=asker.resend_failed,
         )
         ids = job.transaction_ids
         note_started(credentials, ids)
-        telling = Telling(client, skill_id, _log(), ids)
+        telling = Telling(client, skill_id, _log(), ids, again=asker.key.since is not None)
         telling.started(ids)
         outcome = wait_for_outcome(
             client,
@@ -173,13 +175,13 @@ def process_documents(
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
+        # Without the ledger, so that what has failed stays noted until somebody asks for it.
         manifest = finish(
             client,
             output,
             settings,
             token=token,
             in_review=outcome.in_review,
-            ledger=asker.ledger,
             processed=outcome.processed,
         )
         telling.finished(manifest)
@@ -252,10 +254,11 @@ def process_document(
             ledger=asker.ledger,
             registration_parameters=registration_parameters,
             skill_parameters=skill_parameters,
+            resend_failed=asker.resend_failed,
         )
         ids = [submitted.transaction_id]
         note_started(credentials, ids)
-        telling = Telling(client, skill_id, _log())
+        telling = Telling(client, skill_id, _log(), again=asker.key.since is not None)
         telling.started(ids)
         outcome = wait_for_outcome(
             client,
@@ -268,9 +271,9 @@ def process_document(
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
+        telling.ended(outcome)
         check_outcome(outcome, on_review=on_review)
-        telling.ended(ids)
-        transaction = client.get_transaction(submitted.transaction_id)
+        transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
         return document_result(client, document, submitted, transaction).rows()
 
 
@@ -326,7 +329,14 @@ def submit_documents(
             parallel=parallel,
             origin=asker.origin,
         )
-        submitted = submit_files(client, files_of(inputs), asker.key, settings, ledger=asker.ledger)
+        submitted = submit_files(
+            client,
+            files_of(inputs),
+            asker.key,
+            settings,
+            ledger=asker.ledger,
+            resend_failed=asker.resend_failed,
+        )
         ids = [each.transaction_id for each in submitted]
         note_started(credentials, ids)
         Telling(client, skill_id, _log()).started(ids)
@@ -384,7 +394,7 @@ def wait_for_transaction(
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
-        telling.ended([each for each in ids if each not in outcome.in_review])
+        telling.ended(outcome)
     check_outcome(outcome, on_review=on_review)
     return dict(outcome.statuses)
 

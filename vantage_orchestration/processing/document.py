@@ -114,6 +114,7 @@ def submit_one(
     ledger: Ledger | None = None,
     registration_parameters: Mapping[str, str] | None = None,
     skill_parameters: Mapping[str, str] | None = None,
+    resend_failed: bool = True,
 ) -> Submitted:
     """Start the transaction of one file, as :func:`submit_document` does, and describe it.
 
@@ -125,6 +126,7 @@ def submit_one(
         ledger: Where its id is noted before the start.
         registration_parameters: Up to 9 of your own.
         skill_parameters: Up to 10.
+        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     (submitted,) = submit(
         client,
@@ -134,6 +136,7 @@ def submit_one(
         ledger=ledger,
         registration_parameters=registration_parameters,
         skill_parameters=skill_parameters,
+        resend_failed=resend_failed,
     )
     return submitted
 

@@ -193,6 +193,7 @@ def submit_files(
     *,
     ledger: Ledger | None = None,
     most: int | None = None,
+    resend_failed: bool = True,
 ) -> tuple[Submitted, ...]:
     """Start the transactions of some files, each once.
 
@@ -203,6 +204,7 @@ def submit_files(
         settings: What to do.
         ledger: Where ids are noted before the start.
         most: How many transactions may be made; None for any number.
+        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Raises:
         ConfigurationError: A file or parameter is not acceptable, or more transactions would be
@@ -216,7 +218,7 @@ def submit_files(
             f"The files make {len(units)} transactions, not {most}",
             hint="Only a Process skill takes several files in one transaction",
         )
-    return _submit(client, units, key, settings, ledger)
+    return _submit(client, units, key, settings, ledger, resend_failed=resend_failed)
 
 
 @translated
@@ -229,6 +231,7 @@ def begin(
     *,
     token: str,
     ledger: Ledger | None = None,
+    resend_failed: bool = False,
 ) -> Job:
     """Start the transactions of a job, each once, and note them in the output folder.
 
@@ -240,6 +243,7 @@ def begin(
         settings: What to do.
         token: See :func:`job_token`.
         ledger: Where ids are noted before the start.
+        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Returns:
         The job. Of files whose results have landed with an earlier try nothing is sent, also if
@@ -266,7 +270,7 @@ def begin(
         for each, entry in there.items()
     }
     # What has failed since is told by :func:`finish`, and only then sent anew by whoever asks.
-    for each in _submit(client, missing, key, settings, ledger, resend_failed=False):
+    for each in _submit(client, missing, key, settings, ledger, resend_failed=resend_failed):
         parts[each.key] = Part.of(
             each.key, each.transaction_id, each.created, each.unit, landed=False
         )
