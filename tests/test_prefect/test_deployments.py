@@ -108,6 +108,43 @@ def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
         return client.read_flow_runs(flow_run_filter=wanted)
 
 
+def test_files_that_serve_their_flows_do_so(prefect_server: Any, tmp_path: Path) -> None:
+    names = {
+        "abbyy-vantage-process-documents/review",
+        "abbyy-vantage-resume-reviewed/every-five-minutes",
+        "abbyy-vantage-watch-completed/every-minute",
+        "abbyy-vantage-fetch-transaction/on-completion",
+    }
+    # Before anything is deployed under the same names.
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(get_client(sync_client=True))
+        for name in ("review", "inbox"):
+            log = stack.enter_context((tmp_path / name).open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, f"flows/abbyy_vantage_{name}.py"],
+                env=prefect_server.environment(),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+
+        def served() -> list[DeploymentResponse]:
+            found = [each for each in client.read_deployments() if each.work_pool_name is None]
+            flows = {each.id: each.name for each in client.read_flows()}
+            return [each for each in found if f"{flows[each.flow_id]}/{each.name}" in names]
+
+        found = until(lambda: found if len(found := served()) == len(names) else None)
+        (consumer,) = (each for each in found if each.name == "on-completion")
+        related = f"/automations/related-to/prefect.deployment.{consumer.id}"
+        (automation,) = until(lambda: client.request("GET", related).json())
+        assert automation["trigger"]["expect"] == ["abbyy_vantage.transaction.processed"]
+        for each in found:
+            assert bool(each.schedules) == each.name.startswith("every")
+            client.delete_deployment(each.id)
+
+
 def test_each_flow_of_the_file_is_deployed(deployed: dict[str, DeploymentResponse]) -> None:
     assert set(deployed) == set(DEPLOYMENTS)
     files = {
@@ -202,6 +239,9 @@ def test_worker_is_free_while_a_person_reviews(
     assert (manifest.counts["transactions"], manifest.counts["pending"]) == (3, 0)
     assert len(sandbox.control.transactions()) == 3
     assert artifacts(f"abbyy-vantage-review-{waiting}") == []
+    key = results_asset(output).key
+    landed = until(lambda: events_named("prefect.asset.materialization.succeeded", key), seconds=30)
+    assert landed[-1].payload["transactions"] == 3
 
 
 def test_a_folder_becomes_results_a_table_and_an_asset(
