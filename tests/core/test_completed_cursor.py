@@ -261,3 +261,43 @@ def test_killed_at_every_step() -> None:
         return kill_at
 
     assert asyncio.run(check()) > 20
+
+
+def test_store_of_small_values() -> None:
+    """Some stores take 5000 characters, and are looked at by people."""
+
+    async def check() -> None:
+        store = Store()
+        first_hour = HOUR - HOUR % 24
+
+        def opened(hour: int) -> Cursor:
+            return Cursor([store], "scope", lambda: hour * 3600.0, digests=450, hours=24)
+
+        first = opened(HOUR)
+        await first.open()
+        entries = [(name, HOUR - place // 20) for place, name in enumerate(ids(2000))]
+        entries.append((ids(1, seed=2)[0], 0))
+        await first.add(entries)
+        await first.flush()
+        await first.save({"b": 2}, "other")
+        assert max(map(len, store.values.values())) <= 5000
+        assert len(store.values) < 15, "some for each of five days, and four of its own"
+        second = opened(HOUR)
+        await second.open()
+        assert await second.saved("other") == {"b": 2}
+        assert await second.saved("another") is None
+        assert await second.unknown(entries) == []
+        # A day goes when the last of its hours can't be listed any more.
+        for hour, gone in ((first_hour + 23 + 16 * 24, False), (first_hour + 24 + 16 * 24, True)):
+            later = opened(hour)
+            await later.open()
+            await later.prune()
+            today = [entry for entry in entries if entry[1] >= first_hour]
+            assert bool(await opened_anew(opened(hour), today)) == gone
+        assert await opened_anew(opened(HOUR), entries[-1:]) == [], "without a time: for ever"
+
+    async def opened_anew(found: Cursor, entries: list[tuple[str, int]]) -> list[str]:
+        await found.open()
+        return await found.unknown(entries)
+
+    asyncio.run(check())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,3 +237,27 @@ def test_hour_of() -> None:
     assert hour_of(None) == 0
     assert hour_of(pendulum.datetime(1970, 1, 2, 1, 59, 59)) == 25
     assert hour_of(pendulum.datetime(1970, 1, 2, 3, tz="Europe/Berlin")) == 26
+
+
+def test_another_process_goes_on(watched: Watched, client: VantageClient) -> None:
+    (late,) = watched.receive(parameters=REVIEW)
+    watched.receive(20)
+    watched.advance(3 * DAY)
+    new = watched.receive(5)
+    watched.look()
+    kept = json.loads(json.dumps(watched.list.numbers()))
+    assert len(json.dumps(kept)) < 4000
+
+    def another() -> None:
+        watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.now)
+        watched.list.restore(kept)
+        watched.requests()
+
+    another()
+    assert sorted(watched.look()) == sorted(new)
+    assert len(watched.requests()) == 2
+    watched.control.finish_review(late)
+    another()
+    assert late in watched.look()
+    watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.now)
+    assert watched.list.numbers() == {"begin": 0, "numbers": []}
