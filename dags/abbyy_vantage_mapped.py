@@ -9,7 +9,9 @@ them: each has its own state, log and retries, and its own output folder, named 
 * While ABBYY Vantage works, a task is deferred and takes no worker slot, so many documents can be
   in work at the same time.
 * A file whose task is tried again, or cleared, is not sent (and not charged) a second time, also if
-  files came in meanwhile and the map indexes of all others have changed.
+  files came in meanwhile and the map indexes of all others have changed. With `delete_after` only
+  the output folder remembers what was done: name it by `{{ task.inputs.name }}` then, in place of
+  the map index.
 * Airflow maps a task over 1024 files at the most by default (`[core] max_map_length`). A single
   task that gets a glob, as in `abbyy_vantage_process`, takes many more and makes fewer requests.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
