@@ -31,6 +31,7 @@ FILES = {
     "deletes": 1,
     "failing": 2,
     "fails": 2,
+    "gone": 2,
     "in_worker": 2,
     "late": 2,
     "more": 2,
@@ -45,6 +46,7 @@ FILES = {
 REVIEWED = {
     "bad-2",
     "fails-2",
+    "gone-1",
     "in_worker-2",
     "late-2",
     "not_durable-1",
@@ -161,6 +163,8 @@ def scene(
     for item in sandbox.control.transactions():
         if item["in_review"]:
             sandbox.control.finish_review(item["id"])
+    for name in ("gone-1", "gone-2"):
+        (folder / f"{name}.pdf").unlink()
     airflow("clear", own, **run, task_ids=CLEARED)
     found.note(airflow("inside_operators.work", own, **run, retries=True))
     return found
@@ -279,6 +283,13 @@ def test_time_of_a_review_is_over(scene: Scene, first: Phase, second: Phase) -> 
     assert second.tasks["late[-1]"] == ["success", 2]
     assert scene.landed("late") == ["late-1", "late-2"]
     assert (second.starts("late-1"), second.starts("late-2")) == (1, 1)
+
+
+def test_files_that_were_put_away_once_they_were_sent(first: Phase, second: Phase) -> None:
+    assert first.tasks["gone[-1]"] == ["up_for_retry", 1]
+    assert second.tasks["gone[-1]"] == ["success", 2]
+    assert second.result("gone")["transactions"] == 2
+    assert (second.starts("gone-1"), second.starts("gone-2")) == (1, 1)
 
 
 def test_broken_rules(scene: Scene, first: Phase) -> None:

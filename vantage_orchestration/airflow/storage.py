@@ -36,11 +36,12 @@ def location_of(place: Any) -> Location:
         return Location.of(place)
 
 
-def inputs_of(inputs: Any) -> list[Location]:
+def inputs_of(inputs: Any, *, sent_before: bool = False) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
     Args:
         inputs: A path, glob or URL, or several.
+        sent_before: See :func:`vantage_orchestration.processing.files.files_of`.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
@@ -48,4 +49,4 @@ def inputs_of(inputs: Any) -> list[Location]:
     from vantage_orchestration.processing.files import files_of
 
     with translating(translate):
-        return files_of(inputs, location_of)
+        return files_of(inputs, location_of, sent_before=sent_before)

@@ -29,12 +29,20 @@ class Folder:
     pattern: str = "*"
 
 
-def files_of(inputs: Any, locate: Callable[[Any], Location] = Location.of) -> list[Location]:
+def files_of(
+    inputs: Any,
+    locate: Callable[[Any], Location] = Location.of,
+    *,
+    sent_before: bool = False,
+) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
     Args:
         inputs: A path, glob or URL, or several; or a :class:`Folder`.
         locate: Makes a place of one of them.
+        sent_before: Whether an earlier try has sent files, which may be gone since. Then it is no
+            error if one is missing, which is returned, or if a glob fits no file: what was sent is
+            known by the notes of that try, see :func:`.plan.plan`.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
@@ -47,14 +55,14 @@ def files_of(inputs: Any, locate: Callable[[Any], Location] = Location.of) -> li
         raise ConfigurationError("inputs is no list of paths or URLs")
     found: dict[str, Location] = {}
     for each in inputs:
-        for location in _fitting(locate(each)):
+        for location in _fitting(locate(each), sent_before):
             found.setdefault(location.url, location)
-    if not found:
+    if not found and not sent_before:
         raise ConfigurationError("There are no inputs")
     return list(found.values())
 
 
-def _fitting(place: Location) -> list[Location]:
+def _fitting(place: Location, sent_before: bool) -> list[Location]:
     # First as it is: the name of a file may hold the signs of a glob.
     info = place.info()
     if info is not None and info.get("type") == "directory":
@@ -65,10 +73,12 @@ def _fitting(place: Location) -> list[Location]:
         return [place]
     parts = place.path.split("/")
     first = next((number for number, part in enumerate(parts) if _GLOB & set(part)), None)
+    if first is None and sent_before:
+        return [place]
     if first is None:
         raise ConfigurationError(f"There is no file {place.url!r}")
     folder = Location(place.fs, "/".join(parts[:first]) or "/")
     files = folder.files("/".join(parts[first:]))
-    if not files:
+    if not files and not sent_before:
         raise ConfigurationError(f"No file fits {place.url!r}")
     return files

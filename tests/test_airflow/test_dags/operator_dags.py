@@ -75,6 +75,7 @@ def operators() -> None:
         output_path=OUTPUT + "/{{ ti.try_number }}",
     )
     process("late", review_timeout=0)
+    process("gone", review_timeout=0, inputs=["{{ params.folder }}/gone-1.pdf", FILES])
     process("rules", fail_on_rule_errors=True)
     process("deletes", delete_after=True)
     process("failing")

@@ -28,7 +28,7 @@ from vantage_orchestration.airflow.waiting import (
     check_outcome,
     ids_of,
 )
-from vantage_orchestration.errors import translating
+from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.processing.outcome import TIMEOUT, check_rules, result_of
 
@@ -126,6 +126,15 @@ class _SendingOperator(_VantageOperator):
         if not self.durable or store is None:
             return MemoryLedger()
         return TaskStateLedger(store, fingerprint=self._fingerprint())
+
+    def _inputs(self, ledger: Ledger) -> list[Location]:
+        """Return the files; those that an earlier try has sent may be gone since."""
+        return inputs_of(self.inputs, sent_before=bool(ledger.load()))
+
+    def _check_work(self, parts: Sequence[Any]) -> None:
+        """Raise if there is nothing to do: all files went away before they were sent."""
+        if not parts:
+            raise translate(ConfigurationError(f"No file fits {self.inputs!r}"))
 
     def _fingerprint(self) -> str:
         """Return a digest of what the transactions depend on, but for the inputs.
@@ -271,13 +280,14 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         self._running = context["ti"], ledger
         job = begin(
             self.hook.client,
-            inputs_of(self.inputs),
+            self._inputs(ledger),
             location_of(self.output_path),
             self._key(),
             self._job_settings(),
             token=self._token(context),
             ledger=ledger,
         )
+        self._check_work(job.parts)
         record_transactions(context, self.abbyy_vantage_conn_id, job.transaction_ids)
         result: dict[str, Any] = self._wait(context, job.transaction_ids, self.timeout)
         return result
@@ -396,13 +406,15 @@ class VantageSubmitOperator(_SendingOperator):
         """Start the transactions."""
         from vantage_orchestration.processing.job import submit_files
 
+        ledger = self._ledger(context)
         submitted = submit_files(
             self.hook.client,
-            inputs_of(self.inputs),
+            self._inputs(ledger),
             self._key(),
             self._settings(),
-            ledger=self._ledger(context),
+            ledger=ledger,
         )
+        self._check_work(submitted)
         ids = [each.transaction_id for each in submitted]
         record_transactions(context, self.abbyy_vantage_conn_id, ids)
         return ids
