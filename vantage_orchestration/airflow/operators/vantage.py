@@ -134,7 +134,7 @@ class _SendingOperator(_VantageOperator):
     def _check_work(self, parts: Sequence[Any]) -> None:
         """Raise if there is nothing to do: all files went away before they were sent."""
         if not parts:
-            raise translate(ConfigurationError(f"No file fits {self.inputs!r}"))
+            raise translate(ConfigurationError("None of the inputs is there any more"))
 
     def _fingerprint(self) -> str:
         """Return a digest of what the transactions depend on, but for the inputs.
