@@ -404,6 +404,21 @@ def test_rollback_deletes_where_it_was_asked_for(case: Case) -> None:
     assert submit_documents.on_rollback_hooks == []
 
 
+def test_a_retry_after_a_rollback_begins_anew(case: Case) -> None:
+    tries: list[Any] = []
+
+    @flow(retries=1)
+    def above() -> None:
+        with transaction():
+            tries.append(undo.undoable(submit_documents)(case.block, case.glob, "Invoice"))
+            if len(tries) == 1:
+                raise RuntimeError("what comes next has failed")
+            wait_for_transaction(case.block, tries[-1], **QUICK)
+
+    above()
+    assert not set(tries[0]) & set(tries[1])
+
+
 def test_cancellation_deletes_what_was_started(case: Case) -> None:
     case.sandbox.control.set(processing_polls=1000)
     runs: list[Any] = []

@@ -177,7 +177,7 @@ class VantageCredentials(CredentialsBlock):
 
     def poller_key(self) -> str:
         """Return what is equal for equal blocks; those who wait with it share their requests."""
-        return name_of_block(self) or digest_of(self._values())
+        return f"{name_of_block(self)}/{digest_of(self._values())}"
 
     def _orchestrator_store(self) -> StoreFactory:
         from vantage_orchestration.prefect.token_store import VariableStores

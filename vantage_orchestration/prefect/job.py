@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
-from vantage_orchestration.prefect.ledger import ledger_of_run
+from vantage_orchestration.prefect.ledger import own_ledger
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
     from vantage_orchestration.watching import Observation
 
-__all__ = ["UNDO", "Asker", "Telling", "in_run", "note_started"]
+__all__ = ["UNDO", "Asker", "Started", "Telling", "in_run"]
 
 #: Name under which a Prefect transaction holds what to undo.
 UNDO = "abbyy_vantage"
@@ -62,6 +62,7 @@ class Asker:
         registration_parameters: Mapping[str, str] | None = None,
         skill_parameters: Mapping[str, str] | None = None,
         output: Location | None = None,
+        numbered: bool = False,
     ) -> Asker:
         """Return the running task, or the running flow if it calls this itself.
 
@@ -74,6 +75,7 @@ class Asker:
                 ones is another order.
             skill_parameters: They change what comes back.
             output: Folder for the results, if there is one.
+            numbered: Whether the number of the call may stand for the inputs, if these change.
         """
         shown = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else inputs
         origin = digest_of([str(each) for each in shown])
@@ -86,11 +88,14 @@ class Asker:
         key = task_key(json.dumps(dict(registration_parameters or {}), sort_keys=True))
         base = [key.scope, skill_id, dict(skill_parameters or {})]
         number = _number_of_call()
-        second = output.url if output is not None else number
+        second = output.url if output is not None else number if numbered else ""
         names = [digest_of([*base, origin]), digest_of([*base, "second", second])]
+        ledger = own_ledger(names if second else names[:1])
+        if undone := ledger.undone:
+            key = replace(key, scope=f"{key.scope}/{undone}")
         return cls(
             key,
-            ledger_of_run(names if second else names[:1]),
+            ledger,
             origin[:8],
             number,
             resend_failed=key.since is None or not retried_by_itself(),
@@ -184,15 +189,20 @@ class Telling:
 
             review_began(ids, server=self._server, skill_id=self._skill_id)
 
-    def ended(self, outcome: Outcome) -> None:
-        """Tell how the waiting has ended, where no job with a manifest tells more."""
+    def ended(self, outcome: Outcome, *, processed: bool = True) -> None:
+        """Tell how the waiting has ended, where no job with a manifest tells more.
+
+        Args:
+            outcome: How it ended.
+            processed: Whether to tell of those with results too; who downloads these tells more.
+        """
         over = [each for each in outcome.statuses if each not in outcome.in_review]
         self._reviewed(over)
         if self._active:
             from vantage_orchestration.prefect.events import TransactionEvent, emit
 
             failed = outcome.with_status("Failed", "Canceled", "Gone")
-            done = outcome.with_status("Processed")
+            done = outcome.with_status("Processed") if processed else []
             emit(
                 TransactionEvent(
                     "processed" if each in done else "failed",
@@ -222,10 +232,27 @@ class Telling:
             show_documents(manifest)
 
 
-def note_started(credentials: VantageCredentials | str, ids: Sequence[str]) -> None:
-    """Note in Prefect's transaction, in memory, what a rollback would have to delete."""
-    from prefect.transactions import get_transaction
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What was started and may have to be undone. Never stored anywhere.
 
-    transaction = get_transaction()
-    if transaction is not None:
-        transaction.set(UNDO, {"credentials": credentials, "transaction_ids": list(ids)})
+    Attributes:
+        credentials: The credentials block, or its name.
+        ledger: Where it is noted.
+        transaction_ids: Transactions.
+    """
+
+    credentials: VantageCredentials | str
+    ledger: Ledger
+    transaction_ids: tuple[str, ...]
+
+    def note(self) -> None:
+        """Put it into the running Prefect transaction, for its rollback hooks."""
+        from prefect.transactions import get_transaction
+
+        transaction = get_transaction()
+        if transaction is not None:
+            transaction.set(UNDO, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Started:
+        return self  # Prefect copies what it gives out; nothing here changes.

@@ -14,12 +14,13 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.processing.ledger import Ledger, MemoryLedger, Record
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing.ledger import Record
 
 if TYPE_CHECKING:
     from prefect.results import ResultStore
 
-__all__ = ["ResultLedger", "ledger_of_run", "transactions_of_run"]
+__all__ = ["ResultLedger", "ledgers_of", "own_ledger"]
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +37,17 @@ class ResultLedger:
         names: What the task is known by in a later try, the most certain first. Notes are written
             under all names, and read under the first that has any: a later try may have another
             list of files, or another folder for the results, but hardly both.
-        runs: Ids of task or flow runs to note the transactions for, see
-            :func:`transactions_of_run`.
+        run: Id of the task run or flow run whose ledger it is, see :func:`ledgers_of`.
     """
 
-    def __init__(self, store: ResultStore, names: Sequence[str], runs: Sequence[str] = ()) -> None:
+    def __init__(self, store: ResultStore, names: Sequence[str], run: str | None = None) -> None:
         store = _plain(store)
+        self._names = list(names)
         self._read = [_Notes(store, name) for name in names]
-        self._written = [*self._read, *(_Notes(store, _name_of_run(run)) for run in runs)]
+        self._of_run = None if run is None else _Notes(store, _name_of_run(run))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ResultLedger:
+        return self  # Two that count the pieces would write over each other's.
 
     def load(self) -> Mapping[str, Record]:
         """Return what this try and earlier ones have noted."""
@@ -54,14 +58,32 @@ class ResultLedger:
 
     def add(self, records: Mapping[str, Record]) -> None:
         """Note records; when this returns, they are stored."""
+        if self._of_run is not None:
+            self._of_run.append({"names": self._names})
+            self._of_run = None
         self._append({"add": {key: record.to_json() for key, record in records.items()}})
 
     def drop(self, keys: Collection[str]) -> None:
         """Forget records."""
         self._append({"drop": sorted(keys)})
 
+    def undo(self, transaction_ids: Collection[str]) -> None:
+        """Forget transactions that were deleted on purpose; see :attr:`undone`."""
+        records = self.load().items()
+        keys = [key for key, record in records if record.transaction_id in transaction_ids]
+        if keys:
+            self._append({"drop": keys, "undone": True})
+
+    @property
+    def undone(self) -> int:
+        """How often the work was undone. Each time it becomes another order.
+
+        What was deleted is still listed for minutes, and must not be found by its key.
+        """
+        return max(sum("undone" in each for each in notes.changes()) for notes in self._read)
+
     def _append(self, change: dict[str, Any]) -> None:
-        for notes in self._written:
+        for notes in self._read:
             notes.append(change)
 
 
@@ -80,7 +102,7 @@ class _Notes:
 
     def load(self) -> dict[str, Record]:
         found: dict[str, Record] = {}
-        for change in self._changes():
+        for change in self.changes():
             for key, data in change.get("add", {}).items():
                 try:
                     found[key] = Record.from_json(data)
@@ -92,11 +114,11 @@ class _Notes:
 
     def append(self, change: dict[str, Any]) -> None:
         if self._count is None:
-            self._changes()
+            self.changes()
         self._store.write({"version": _VERSION, **change}, key=self._key(self._count or 0))
         self._count = (self._count or 0) + 1
 
-    def _changes(self) -> list[dict[str, Any]]:
+    def changes(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while (change := self._piece(len(found))) is not None:
             found.append(change)
@@ -118,34 +140,38 @@ class _Notes:
         return f"{self._name}-{number}"
 
 
-def ledger_of_run(names: Sequence[str]) -> Ledger:
-    """Return the ledger of the running task or flow; one in memory where nothing runs.
+def own_ledger(names: Sequence[str]) -> ResultLedger:
+    """Return the ledger of the running task, or of the running flow outside of tasks.
 
     Args:
         names: See :class:`ResultLedger`.
+
+    Raises:
+        ConfigurationError: No flow or task is running.
     """
     from prefect.context import FlowRunContext, TaskRunContext
     from prefect.results import get_result_store
 
     task, flow = TaskRunContext.get(), FlowRunContext.get()
     if task is not None:
-        run = str(task.task_run.id)
+        run = task.task_run.id
     elif flow is not None and flow.flow_run is not None:
-        run = str(flow.flow_run.id)
+        run = flow.flow_run.id
     else:
-        return MemoryLedger()
-    return ResultLedger(get_result_store(), [f"{PREFIX}-{name}" for name in names], [run])
+        raise ConfigurationError("There is no running Prefect flow or task")
+    return ResultLedger(get_result_store(), [f"{PREFIX}-{name}" for name in names], str(run))
 
 
-def transactions_of_run(store: ResultStore, run_id: str) -> list[str]:
-    """Return the transactions that a task run or flow run has made and not given up.
+def ledgers_of(store: ResultStore, run_id: str) -> list[ResultLedger]:
+    """Return the ledgers into which a task run or flow run has written.
 
     Args:
         store: Where Prefect keeps its results.
         run_id: Id of the run itself; what it has called has runs of its own.
     """
-    records = _Notes(_plain(store), _name_of_run(run_id)).load()
-    return [record.transaction_id for record in records.values()]
+    pieces = _Notes(_plain(store), _name_of_run(run_id)).changes()
+    names = dict.fromkeys(tuple(map(str, piece.get("names", ()))) for piece in pieces)
+    return [ResultLedger(store, each) for each in names if each]
 
 
 def _name_of_run(run_id: str) -> str:

@@ -322,16 +322,19 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             await _in_thread(lambda: telling.needs_person(ids))
 
         poller = SharedPoller.of(("prefect", credentials.poller_key()), connect)
-        outcome = await await_outcome(
-            poller,
-            [self.transaction_id],
-            **self._limits,
-            pace=self._pace(),
-            skill_id=self._skill_id,
-            on_change=telling.changed,
-            on_needed=tell,
-        )
-        await _in_thread(lambda: self._conclude(telling, outcome))
+        try:
+            outcome = await await_outcome(
+                poller,
+                [self.transaction_id],
+                **self._limits,
+                pace=self._pace(),
+                skill_id=self._skill_id,
+                on_change=telling.changed,
+                on_needed=tell,
+            )
+            await _in_thread(lambda: self._conclude(telling, outcome))
+        finally:
+            client.close()
         return self
 
     def fetch_result(self) -> list[dict[str, Any]]:  # type: ignore[override]

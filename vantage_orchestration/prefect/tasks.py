@@ -23,7 +23,7 @@ from prefect.logging import get_logger
 
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
-from vantage_orchestration.prefect.job import Asker, Telling, note_started
+from vantage_orchestration.prefect.job import Asker, Started, Telling
 from vantage_orchestration.prefect.retries import retry_if_it_helps
 from vantage_orchestration.processing.outcome import (
     REVIEW_TIMEOUT,
@@ -161,7 +161,7 @@ def process_documents(
             resend_failed=asker.resend_failed,
         )
         ids = job.transaction_ids
-        note_started(credentials, ids)
+        Started(credentials, asker.ledger, tuple(ids)).note()
         telling = Telling(client, skill_id, _log(), ids, again=asker.key.since is not None)
         telling.started(ids)
         outcome = wait_for_outcome(
@@ -257,7 +257,7 @@ def process_document(
             resend_failed=asker.resend_failed,
         )
         ids = [submitted.transaction_id]
-        note_started(credentials, ids)
+        Started(credentials, asker.ledger, tuple(ids)).note()
         telling = Telling(client, skill_id, _log(), again=asker.key.since is not None)
         telling.started(ids)
         outcome = wait_for_outcome(
@@ -320,6 +320,7 @@ def submit_documents(
             skill_id,
             registration_parameters=registration_parameters,
             skill_parameters=skill_parameters,
+            numbered=True,
         )
         settings = JobSettings(
             skill_id,
@@ -338,7 +339,7 @@ def submit_documents(
             resend_failed=asker.resend_failed,
         )
         ids = [each.transaction_id for each in submitted]
-        note_started(credentials, ids)
+        Started(credentials, asker.ledger, tuple(ids)).note()
         Telling(client, skill_id, _log()).started(ids)
     return ids
 
@@ -394,7 +395,7 @@ def wait_for_transaction(
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
-        telling.ended(outcome)
+        telling.ended(outcome, processed=False)
     check_outcome(outcome, on_review=on_review)
     return dict(outcome.statuses)
 

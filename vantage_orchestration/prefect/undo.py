@@ -16,7 +16,7 @@ Two ways::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prefect.transactions import Transaction
 
     from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.processing.ledger import Ledger
 
 __all__ = ["delete_on_cancellation", "delete_on_rollback", "undoable"]
 
@@ -50,7 +51,7 @@ def delete_on_rollback(transaction: Transaction) -> None:
     """
     noted = transaction.get(UNDO, None)
     if noted is not None:
-        _delete(noted["credentials"], noted["transaction_ids"], transaction.logger)
+        _delete(noted.credentials, [(noted.ledger, noted.transaction_ids)], transaction.logger)
 
 
 def undoable(task: Task[P, R]) -> Task[P, R]:
@@ -81,32 +82,47 @@ def delete_on_cancellation(
         from prefect.logging.loggers import flow_run_logger
         from prefect.results import ResultStore
 
-        from vantage_orchestration.prefect.ledger import transactions_of_run
+        from vantage_orchestration.prefect.ledger import ledgers_of
 
         store = cast(
             ResultStore,
             ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
         )
-        found = (
-            name for run in _runs(flow_run.id) for name in transactions_of_run(store, str(run))
+        ledgers = [each for run in _runs(flow_run.id) for each in ledgers_of(store, str(run))]
+        _delete(
+            credentials,
+            [
+                (each, {record.transaction_id for record in each.load().values()})
+                for each in ledgers
+            ],
+            flow_run_logger(flow_run, flow),
         )
-        _delete(credentials, dict.fromkeys(found), flow_run_logger(flow_run, flow))
 
     return delete_started
 
 
-def _delete(credentials: VantageCredentials | str, ids: Iterable[str], log: Any) -> None:
+def _delete(
+    credentials: VantageCredentials | str,
+    noted: Sequence[tuple[Ledger, Collection[str]]],
+    log: Any,
+) -> None:
+    """Delete transactions, and take them out of their ledgers so that no try goes on with them."""
     from vantage_orchestration.prefect.credentials import load_credentials
+    from vantage_orchestration.prefect.ledger import ResultLedger
     from vantage_orchestration.processing.deleting import delete_transactions
 
-    names = list(ids)
-    if not names:
+    ids = dict.fromkeys(each for _, those in noted for each in those)
+    if not ids:
         return
     with load_credentials(credentials).get_client() as client:
-        failures = delete_transactions(client, names)
-    log.info("Deleted %d transactions in ABBYY Vantage", len(names) - len(failures))
+        failures = delete_transactions(client, ids)
     for name, error in failures.items():
         log.warning("Transaction %s was not deleted: %s", name, error)
+    gone = ids.keys() - failures.keys()
+    for ledger, _ in noted:
+        if isinstance(ledger, ResultLedger):  # Else nothing would find it again.
+            ledger.undo(gone)
+    log.info("Deleted %d transactions in ABBYY Vantage", len(gone))
 
 
 def _runs(flow_run_id: UUID) -> Iterator[UUID]:
