@@ -276,6 +276,27 @@ def test_a_file_that_went_away_after_it_was_sent_is_still_collected(
     assert set(started(sandbox).values()) == {1}
 
 
+@pytest.mark.parametrize("kind", ["Invoice", PROCESS])
+def test_results_are_still_those_of_a_file_that_was_renamed(
+    client, sandbox, skill, folder, output, tmp_path, kind
+):
+    ledger = FileLedger(tmp_path / "ledger")
+    chosen = skill if kind == "Invoice" else kind
+    settings = JobSettings(chosen, origin="o")
+    digests_sent = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    if kind == "Invoice":
+        begin(
+            client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+        )
+    else:
+        run(client, folder, output, chosen, TaskKey("task"), ledger=ledger)
+    (folder / "invoice 2.pdf").rename(folder / "renamed.pdf")
+    manifest = run(client, folder, output, chosen, again(), ledger=ledger)
+    sources = [source for entry in manifest.transactions for source in entry.sources]
+    assert {source.sha256 for source in sources} == digests_sent
+    assert {source.stored_name for source in sources} == {f"invoice {n}.pdf" for n in range(1, 5)}
+
+
 def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder, output, tmp_path):
     """A cleared run may be mapped over other files: the same instance, its ledger, other work."""
     ledger = FileLedger(tmp_path / "ledger")

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from vantage_orchestration.errors import ConfigurationError, ConnectionFailed, translated
@@ -196,14 +196,15 @@ def _sources(
 ) -> tuple[SourceEntry, ...]:
     if sources is None and before is not None:
         return before.sources
-    # Inputs may have gone since they were sent; the service still knows their names.
+    # Inputs may have gone since they were sent, or have other names; the service still knows those.
+    sent = transaction.source_files
     here = {source.stored_name: source for source in sources or ()}
-    if here.keys() >= {file.name for file in transaction.source_files}:
+    if here.keys() >= {file.name for file in sent}:
         return tuple(sources or ())
-    return tuple(
-        here.get(file.name) or SourceEntry(file.name, file.name)
-        for file in transaction.source_files
-    )
+    if sources is not None and len(sources) == len(sent) == 1:
+        return (replace(sources[0], stored_name=sent[0].name),)
+    here = {**{source.stored_name: source for source in before.sources}, **here} if before else here
+    return tuple(here.get(file.name) or SourceEntry(file.name, file.name) for file in sent)
 
 
 # ------------------------------------------------------------------ fetching
