@@ -64,6 +64,7 @@ class WaitingMixin:
 
     abbyy_vantage_conn_id: str
     skill_id: str | None
+    timeout: float
     review_timeout: float
     on_review: str
     poke_interval: float
@@ -154,7 +155,7 @@ class WaitingMixin:
         self,
         context: Context,
         event: dict[str, Any] | None = None,
-        deadline: float = 0.0,
+        deadline: float | None = None,
         review_deadline: float | None = None,
         known: Mapping[str, str] | None = None,
     ) -> Any:
@@ -173,6 +174,9 @@ class WaitingMixin:
                 hint="Are worker and triggerer of the same version of this package?",
             )
             raise translate(failure)
+        if deadline is None:
+            # What ``defer`` was given for this is lost in ``dag.test()``.
+            deadline = time.time() + self.timeout
         statuses = {str(each): str(status) for each, status in event["transactions"].items()}
         before = dict(known or {})
         in_review = tuple(str(each) for each in event.get("in_review") or ())

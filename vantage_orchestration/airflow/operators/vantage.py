@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -291,19 +290,6 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         record_transactions(context, self.abbyy_vantage_conn_id, job.transaction_ids)
         result: dict[str, Any] = self._wait(context, job.transaction_ids, self.timeout)
         return result
-
-    def execute_complete(
-        self,
-        context: Context,
-        event: dict[str, Any] | None = None,
-        deadline: float | None = None,
-        review_deadline: float | None = None,
-        known: Mapping[str, str] | None = None,
-    ) -> Any:
-        """Go on after the trigger has fired; see :class:`WaitingMixin`."""
-        # What ``defer`` was given for this is lost in ``dag.test()``.
-        deadline = time.time() + self.timeout if deadline is None else deadline
-        return super().execute_complete(context, event, deadline, review_deadline, known)
 
     #: What ``on_kill`` needs to know of the running try.
     _running: tuple[Any, Ledger] | None = None

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,19 +106,6 @@ class VantageTransactionSensor(WaitingMixin, BaseSensorOperator):
         if self._defers():
             return self._wait(context, ids, self.timeout)
         return super().execute(context)
-
-    def execute_complete(
-        self,
-        context: Context,
-        event: dict[str, Any] | None = None,
-        deadline: float | None = None,
-        review_deadline: float | None = None,
-        known: Mapping[str, str] | None = None,
-    ) -> Any:
-        """Go on after the trigger has fired; see :class:`WaitingMixin`."""
-        # What ``defer`` was given for this is lost in ``dag.test()``.
-        deadline = time.time() + self.timeout if deadline is None else deadline
-        return super().execute_complete(context, event, deadline, review_deadline, known)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once, in the modes ``poke`` and ``reschedule``."""
