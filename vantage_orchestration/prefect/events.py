@@ -116,7 +116,11 @@ class TransactionEvent:
 
 
 def emit_submitted(
-    transaction_ids: Iterable[str], *, server: str, skill_id: str | None = None
+    transaction_ids: Iterable[str],
+    *,
+    server: str,
+    skill_id: str | None = None,
+    new: bool = False,
 ) -> None:
     """Tell that transactions were started. See :func:`emit`.
 
@@ -124,10 +128,14 @@ def emit_submitted(
         transaction_ids: Transactions.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
         skill_id: Their skill.
+        new: Whether the caller has just made them, so that nobody can have told of them.
     """
     emit(
-        TransactionEvent("submitted", each, server, "Processing", skill_id)
-        for each in transaction_ids
+        (
+            TransactionEvent("submitted", each, server, "Processing", skill_id)
+            for each in transaction_ids
+        ),
+        new=new,
     )
 
 
@@ -160,14 +168,18 @@ def emit_outcome(manifest: Manifest, *, server: str) -> None:
     emit([*processed, *failed])
 
 
-def emit(events: Iterable[TransactionEvent]) -> None:
+def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
     """Send events, each once, whoever has told them before. Blocks until the server has them.
 
     A document must not fail since nobody could be told of it: what goes wrong here is logged as a
     warning, and no more.
+
+    Args:
+        events: Events.
+        new: Whether nobody can have told them before. It spares looking.
     """
     try:
-        deliver(list(events))
+        deliver(list(events), new=new)
     except Exception as error:
         # A reply could quote what was sent; the class says enough.
         log.warning(
@@ -178,6 +190,7 @@ def emit(events: Iterable[TransactionEvent]) -> None:
 def deliver(
     events: Sequence[TransactionEvent],
     *,
+    new: bool = False,
     confirm: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -185,6 +198,7 @@ def deliver(
 
     Args:
         events: Events.
+        new: Whether nobody can have told them before. It spares looking.
         confirm: Wait until the server has stored them. It takes events into its memory first, and
             loses them if it is killed within the next seconds.
         sleep: Waits seconds.
@@ -200,17 +214,17 @@ def deliver(
     with get_client(sync_client=True) as client:
         for place in range(0, len(names), _TOGETHER):
             batch = names[place : place + _TOGETHER]
-            there = _stored(client, batch)
-            new = [unique[name].to_prefect() for name in batch if name not in there]
-            if not new:
+            there = set() if new else _stored(client, batch)
+            untold = [unique[name].to_prefect() for name in batch if name not in there]
+            if not untold:
                 continue
-            body = [event.model_dump(mode="json") for event in new]
+            body = [event.model_dump(mode="json") for event in untold]
             client.request("POST", "/events", json=body)
             waited = 0.0
             while confirm and not there.issuperset(batch):
                 if waited >= _PATIENCE:
                     raise TimeoutError(
-                        f"Prefect took {len(new)} events, and did not store all of them in"
+                        f"Prefect took {len(untold)} events, and did not store all of them in"
                         f" {_PATIENCE:.0f} s. Is its service for storing events turned off?"
                     )
                 sleep(_PAUSE)
