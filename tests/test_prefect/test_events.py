@@ -139,12 +139,14 @@ def test_job_goes_on_if_nobody_can_be_told(caplog: pytest.LogCaptureFixture) -> 
 
 
 class _Forgetful(BaseHTTPRequestHandler):
-    """Takes events as Prefect does, and stores none."""
+    """Takes events as Prefect does, and stores none but those that it is told to have."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/filter"):
-            self._answer(200, {"events": [], "total": 0, "next_page": None})
+            wanted = body["filter"]["id"]["id"]
+            found = [each for each in self.server.stored if each["id"] in wanted]
+            self._answer(200, {"events": found, "total": len(found), "next_page": None})
         else:
             self.server.taken += [each["id"] for each in body]
             self._answer(204, None)
@@ -167,7 +169,7 @@ class _Forgetful(BaseHTTPRequestHandler):
 @pytest.fixture
 def forgetful() -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful)
-    server.taken = []
+    server.taken, server.stored = [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/api"
     with settings.temporary_settings({settings.PREFECT_API_URL: url}):
@@ -184,3 +186,13 @@ def test_events_that_are_not_stored_do_not_count_as_told(forgetful: Any) -> None
     with pytest.raises(TimeoutError, match="Prefect took 50 events, and did not store all"):
         deliver(many, confirm=True, sleep=naps.append)
     assert sum(naps) == 60.0
+
+
+def test_what_is_stored_is_not_sent_again(forgetful: Any) -> None:
+    """Prefect itself would run automations on it again, if more than five minutes have passed."""
+    old, new = (TransactionEvent("processed", each, SERVER, "Processed") for each in "ab")
+    event = old.to_prefect().model_dump(mode="json")
+    forgetful.stored = [{**event, "received": event["occurred"]}]
+    deliver([old], confirm=True)
+    deliver([old, new])
+    assert forgetful.taken == [str(new.id)]

@@ -5,9 +5,9 @@ The service has no webhooks. The flow :func:`watch_completed`, deployed on a sch
 list of completed transactions, and makes an event of each that is new. What was told is kept in
 Prefect Variables named ``abbyy_vantage_completed_...``, so a run may take place on any worker.
 
-How each transaction is told once. The event's id is made of the transaction, and Prefect takes an
-id once. A transaction is noted as told when its event has been read back from Prefect's database;
-before that it is announced, so that a run after a crash knows which ones to ask Prefect about.
+How each transaction is told once. The event's id is made of the transaction. What Prefect has
+stored under it is not sent again, and what is sent twice within minutes Prefect takes once. A
+transaction is noted as told when its event has been read back from Prefect's database.
 """
 
 from __future__ import annotations
