@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.prefect import VantageCredentials
+from vantage_orchestration.prefect import VantageCredentials, tasks
 from vantage_orchestration.prefect.flows import process_documents, process_folder
 from vantage_orchestration.prefect.tasks import process_document
 from vantage_orchestration.processing.manifest import Manifest
@@ -102,29 +102,38 @@ def test_a_folder_in_a_subflow_whose_parent_is_retried(case: Case) -> None:
     assert case.sandbox.control.count("POST", "/start$") == 3
 
 
-def test_an_empty_folder_is_no_error_and_nothing_is_lost_when_files_go(case: Case) -> None:
+@pytest.mark.parametrize("how", ["folder", "glob", "list"])
+def test_nothing_is_lost_when_files_go(case: Case, how: str) -> None:
     tries: list[Any] = []
+    files = sorted(map(str, case.folder.glob("*.pdf")))
+
+    def send(**changes: Any) -> Any:
+        arguments = case.arguments(**changes)
+        if how == "folder":
+            return process_folder(str(case.folder), **arguments)
+        # The signs of a glob in the folder's name stand for themselves in a list.
+        glob = str(case.folder.with_name("in ?1??") / "*.pdf")
+        return process_documents(files if how == "list" else glob, **arguments)
 
     @flow(retries=1)
     def above() -> Any:
         tries.append(1)
-        arguments = case.arguments()
         if len(tries) == 1:
             case.sandbox.control.set(processing_polls=1000)
-            # Submitted, and given up at once.
-            process_folder(str(case.folder), **{**arguments, "timeout": 0.0})
+            send(timeout=0.0)  # Submitted, and given up at once.
         case.sandbox.control.set(processing_polls=0)
         for path in case.folder.glob("*.pdf"):
             path.rename(path.with_suffix(".done"))
-        return process_folder(str(case.folder), **arguments)
-
-    from vantage_orchestration.prefect import tasks
+        return send()
 
     quick = tasks.process_documents.with_options(retries=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "process_documents", quick)
         assert above()["documents"] == 3
-    case.output = case.output.with_name("nothing")
+
+
+def test_an_empty_folder_is_no_error(case: Case) -> None:
+    case.folder = case.folder.with_name("nothing")
     result = process_folder(str(case.folder), **case.arguments())
     assert (result["documents"], result["failed"], result["pending"]) == (0, 0, 0)
     assert Path(result["manifest"]).is_file()

@@ -298,6 +298,8 @@ def test_stores_of_fsspec(case: Case) -> None:
         result = above()
         assert result["manifest"] == "memory:///results/manifest.json"
         assert json.loads(memory.cat_file("/results/manifest.json"))["counts"]["documents"] == 3
+        (row,) = process_document(case.block, "memory://inbox/a.pdf", "Invoice", **QUICK)
+        assert row["file"] == "memory:///inbox/a.pdf"
     finally:
         memory.rm("/inbox", recursive=True)
         memory.rm("/results", recursive=True)

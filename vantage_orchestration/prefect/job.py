@@ -101,6 +101,16 @@ class Asker:
             resend_failed=key.since is None or not retried_by_itself(),
         )
 
+    def files(self, inputs: Any) -> list[Location]:
+        """Return the files that are meant; those that an earlier try has sent may be gone.
+
+        Raises:
+            ConfigurationError: One is missing, is a folder, or fits no file.
+        """
+        from vantage_orchestration.processing.files import files_of
+
+        return files_of(inputs, sent_before=bool(self.ledger.load()))
+
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.
 
@@ -164,12 +174,17 @@ class Telling:
 
             self._progress = BatchProgress(len(ids))
 
-    def started(self, ids: Sequence[str]) -> None:
-        """Tell that transactions were started, by this try or an earlier one."""
+    def started(self, ids: Sequence[str], *, new: bool = False) -> None:
+        """Tell that transactions were started, by this try or an earlier one.
+
+        Args:
+            ids: Transactions.
+            new: Whether this try has just made all of them.
+        """
         if self._active and ids:
             from vantage_orchestration.prefect.events import emit_submitted
 
-            emit_submitted(ids, server=self._server, skill_id=self._skill_id)
+            emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
 
     def changed(self, seen: Observation) -> None:
         """Tell one change."""

@@ -147,7 +147,6 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
             VantageError: A request failed. The next try goes on.
         """
         from vantage_orchestration.prefect.job import Asker, Telling
-        from vantage_orchestration.processing.files import files_of
         from vantage_orchestration.processing.job import JobSettings, submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
@@ -167,7 +166,7 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
             )
             (submitted,) = submit_files(
                 client,
-                files_of(documents),
+                asker.files(documents),
                 asker.key,
                 settings,
                 ledger=asker.ledger,
@@ -175,7 +174,7 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
                 resend_failed=asker.resend_failed,
             )
             ids = [submitted.transaction_id]
-            Telling(client, skill_id, self.logger.info).started(ids)
+            Telling(client, skill_id, self.logger.info).started(ids, new=not submitted.resumed)
         return self.transaction(ids[0], skill_id=skill_id)
 
     async def atrigger(self, documents: Any) -> VantageTransaction:

@@ -12,7 +12,7 @@ gets neither: a name does, and nothing else, where a task is cached at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -122,7 +122,6 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
-    from vantage_orchestration.processing.files import files_of
     from vantage_orchestration.processing.job import JobSettings, begin, finish
     from vantage_orchestration.processing.waiting import wait_for_outcome
     from vantage_orchestration.storage import Location
@@ -152,7 +151,7 @@ def process_documents(
         token = asker.token(output)
         job = begin(
             client,
-            files_of(inputs),
+            asker.files(inputs),
             output,
             asker.key,
             settings,
@@ -160,9 +159,11 @@ def process_documents(
             ledger=asker.ledger,
             resend_failed=asker.resend_failed,
         )
+        if not job.parts:
+            _logger().warning("There are no documents to process")
         ids = job.transaction_ids
         Started(credentials, asker.ledger, tuple(ids)).note()
-        telling = Telling(client, skill_id, _log(), ids, again=asker.key.since is not None)
+        telling = Telling(client, skill_id, _logger().info, ids, again=asker.key.since is not None)
         telling.started(ids)
         outcome = wait_for_outcome(
             client,
@@ -258,8 +259,8 @@ def process_document(
         )
         ids = [submitted.transaction_id]
         Started(credentials, asker.ledger, tuple(ids)).note()
-        telling = Telling(client, skill_id, _log(), again=asker.key.since is not None)
-        telling.started(ids)
+        telling = Telling(client, skill_id, _logger().info, again=asker.key.since is not None)
+        telling.started(ids, new=not submitted.resumed)
         outcome = wait_for_outcome(
             client,
             ids,
@@ -310,7 +311,6 @@ def submit_documents(
         ConfigurationError: An input or argument is not acceptable. Nothing was sent.
         VantageError: A request failed. What was started is noted, and found by the next try.
     """
-    from vantage_orchestration.processing.files import files_of
     from vantage_orchestration.processing.job import JobSettings, submit_files
 
     with _client(credentials) as client:
@@ -332,7 +332,7 @@ def submit_documents(
         )
         submitted = submit_files(
             client,
-            files_of(inputs),
+            asker.files(inputs),
             asker.key,
             settings,
             ledger=asker.ledger,
@@ -340,7 +340,7 @@ def submit_documents(
         )
         ids = [each.transaction_id for each in submitted]
         Started(credentials, asker.ledger, tuple(ids)).note()
-        Telling(client, skill_id, _log()).started(ids)
+        Telling(client, skill_id, _logger().info).started(ids)
     return ids
 
 
@@ -383,7 +383,7 @@ def wait_for_transaction(
     pace = Pace.between(poke_interval, max_poke_interval)
     ids = ids_of(transaction_ids)
     with _client(credentials) as client:
-        telling = Telling(client, skill_id, _log(), ids)
+        telling = Telling(client, skill_id, _logger().info, ids)
         outcome = wait_for_outcome(
             client,
             ids,
@@ -443,7 +443,7 @@ def download_results(
             delete_after=delete_after,
             parallel=parallel,
         )
-        Telling(client, None, _log()).finished(manifest)
+        Telling(client, None, _logger().info).finished(manifest)
     check_outcome(Outcome.of(manifest), on_review="fail")
     result = result_of(manifest, output)
     if fail_on_rule_errors:
@@ -504,8 +504,8 @@ def _skill_id(client: VantageClient, skill: str) -> str:
     return skill_id_of(client, skill)
 
 
-def _log() -> Callable[..., object]:
+def _logger() -> Any:
     try:
-        return get_run_logger().info
+        return get_run_logger()
     except MissingContextError:
-        return get_logger(__name__).info
+        return get_logger(__name__)

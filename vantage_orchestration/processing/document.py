@@ -273,4 +273,7 @@ def document_result(
             f"The transaction was made from {sorted(names)}, not from {sent.name!r}",
             transaction_id=transaction.id,
         )
-    return DocumentResult(str(file), sent.sha256, transaction.id, fetch_fields(client, transaction))
+    fields = fetch_fields(client, transaction)
+    # A URL without the login and the query that may be in it.
+    shown = sent.path if "://" in str(file) else str(file)
+    return DocumentResult(shown, sent.sha256, transaction.id, fields)
