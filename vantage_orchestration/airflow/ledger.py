@@ -96,6 +96,7 @@ class TaskStateLedger:
                     isinstance(value, dict)
                     and value.get("version") == _VERSION
                     and value.get("fingerprint") == self._fingerprint
+                    and isinstance(value.get("transactions"), dict)
                 )
                 self._pieces.append(dict(value["transactions"]) if ours else {})
             if not self._pieces:
