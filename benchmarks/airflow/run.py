@@ -31,23 +31,24 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=documents.FILES, help="%(default)s")
     parser.add_argument("--scenes", nargs="+", choices=documents.SCENES, default=documents.SCENES)
     parser.add_argument("--triggers", type=int, default=triggers.COUNT, help="%(default)s")
+    parser.add_argument("--note", default="", help="what else is to be known of the machine")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md", help="%(default)s")
     arguments = parser.parse_args()
+    measured = {
+        "imports": lambda: imports.report(2 * arguments.rounds + 1),
+        "triggers": lambda: triggers.report(arguments.triggers),
+        "documents": lambda: documents.report(
+            arguments.files, arguments.rounds, tuple(arguments.scenes)
+        ),
+    }
     begin = time.monotonic()
-    parts = []
-    if "imports" in arguments.only:
-        parts.append(imports.report(3 * arguments.rounds))
-    if "triggers" in arguments.only:
-        parts.append(triggers.report(arguments.triggers))
-    if "documents" in arguments.only:
-        scenes = tuple(arguments.scenes)
-        parts.append(documents.report(arguments.files, arguments.rounds, scenes))
-    text = "\n".join([_head(time.monotonic() - begin), *parts])
+    parts = [measured[part]() for part in PARTS if part in arguments.only]
+    text = "\n".join([_head(time.monotonic() - begin, arguments.note), *parts])
     arguments.output.write_text(text.rstrip() + "\n")
     sys.stdout.write(f"{arguments.output}\n")
 
 
-def _head(seconds: float) -> str:
+def _head(seconds: float, note: str) -> str:
     names = ("apache-airflow", "requests", "httpx")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     return f"""# The Airflow side, measured
@@ -55,6 +56,7 @@ def _head(seconds: float) -> str:
 Made by `run.py` in {seconds:.0f} s on {os.cpu_count()} cores, with Python\
  {platform.python_version()} on {platform.system()}. The service is the
 sandbox on 127.0.0.1. Compare the ratios; the times themselves belong to one machine.
+{note}
 
 Versions: {", ".join(versions)}.
 """

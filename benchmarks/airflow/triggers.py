@@ -236,7 +236,7 @@ def _run(key: str, count: int, interval: float, seconds: float, home: str) -> di
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def report(count: int = COUNT, interval: float = INTERVAL, rounds: int = 6) -> str:
+def report(count: int = COUNT, interval: float = INTERVAL, rounds: int = 3) -> str:
     """Measure and return the result in Markdown.
 
     Args:
