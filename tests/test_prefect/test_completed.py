@@ -79,7 +79,7 @@ def test_each_is_told_once_and_the_list_is_read_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = sandbox.control.receive_many(1300, "Invoice")
+    before = sandbox.control.receive_many(950, "Invoice")
     days = 3
     sandbox.control.advance(days * 86400)
     monkeypatch.setattr(listing, "_now", lambda: pendulum.now("UTC").add(days=days))

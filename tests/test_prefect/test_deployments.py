@@ -74,9 +74,10 @@ def deployed(_server: Any) -> Iterator[dict[str, DeploymentResponse]]:
         found = {
             f"{each.entrypoint.rpartition(':')[2]}/{each.name}": each
             for each in client.read_deployments()
+            if each.work_pool_name == "default"
         }
     # The settings are each test's own.
-    yield {name: each for name, each in found.items() if name in DEPLOYMENTS}
+    yield found
     with (
         settings.temporary_settings({settings.PREFECT_API_URL: _server.api_url}),
         get_client(sync_client=True) as client,
