@@ -18,7 +18,7 @@ import psutil
 
 T = TypeVar("T")
 #: Seconds. Only a test that fails waits that long.
-PATIENCE = 240.0
+PATIENCE = 300.0
 
 
 def wait_until(

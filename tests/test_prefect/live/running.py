@@ -67,7 +67,7 @@ class Running(Processes):
         }
         worker = {
             **common,
-            "PREFECT_CLIENT_MAX_RETRIES": "20",
+            "DASK_TEMPORARY_DIRECTORY": str(home / "dask"),
             "PREFECT_API_REQUEST_TIMEOUT": "120",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "vantage_orchestration,urllib3,requests",
             "PREFECT_LOGGING_LEVEL": "DEBUG",
@@ -261,18 +261,18 @@ class Run:
         self._changed = time.monotonic()
 
     def retry(self) -> None:
-        """Let it run once more, as the button *Retry* does; returns when it runs.
+        """Let it run once more, as the button *Retry* does; returns when it does.
 
         A process worker tells of a crash twice. Its second word may come after the button was
         pressed, and undo that: then the button has to be pressed again.
         """
-        self.set_state("SCHEDULED", "AwaitingRetry")
+        before = self._shown()["run_count"]
 
         def goes_on() -> bool:
-            state = self.state
-            if state == "Crashed":
+            shown = self._shown()
+            if shown["run_count"] == before and shown["state_name"] in BAD:
                 self.set_state("SCHEDULED", "AwaitingRetry")
-            return state in ("Running", "Completed", "Failed")
+            return bool(shown["run_count"] > before)
 
         wait_until(goes_on, lambda: f"{self.name}: the run does not go on\n{self.log()}")
 

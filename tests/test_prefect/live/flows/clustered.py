@@ -11,8 +11,7 @@ CLUSTER = {
     "n_workers": 2,
     "threads_per_worker": 1,
     "host": "127.0.0.1",
-    "dashboard_address": None,
-    "worker_dashboard_address": None,
+    "dashboard_address": "127.0.0.1:0",
 }
 
 

@@ -37,7 +37,7 @@ def mapped(credentials: Any, inputs: str, output: str, skill: str) -> None:
     (Path(output) / "rows.json").write_text(json.dumps(rows))
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=3), persist_result=True)
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=3))
 def in_threads(inputs: str, output: str, skill: str, credentials: str) -> None:
     mapped(VantageCredentials.load(credentials), inputs, output, skill)
 
