@@ -71,7 +71,7 @@ class Running(Processes):
             "PREFECT_API_REQUEST_TIMEOUT": "120",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "vantage_orchestration,urllib3,requests",
             "PREFECT_LOGGING_LEVEL": "DEBUG",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
         prefect = [sys.executable, "-m", "prefect"]
         listening = ["--host", "127.0.0.1", "--port", str(port)]
@@ -88,6 +88,8 @@ class Running(Processes):
                 },
             )
         super().__init__(home, components)
+        #: Processes that start at the same time keep two cores and the database busy enough.
+        self._starting = threading.BoundedSemaphore(4)
         self._reading = threading.Lock()
         self._runs: dict[str, dict[str, Any]] = {}
         self._taken = 0.0
@@ -209,11 +211,20 @@ class Running(Processes):
         )
         return str(deployment["id"])
 
-    def run(self, deployment_id: str, name: str, **parameters: Any) -> Run:
-        """Make a flow run that is to begin at once."""
+    def run(self, deployment_id: str, name: str, *parameters: dict[str, Any]) -> list[Run]:
+        """Make a flow run for each set of parameters; returns when all of them run."""
         path = f"deployments/{deployment_id}/create_flow_run"
-        made = self.api("POST", path, name=name, parameters=parameters)
-        return Run(self, made["id"], name)
+        with self._starting:
+            made = [self.api("POST", path, name=name, parameters=each) for each in parameters]
+            runs = [Run(self, each["id"], name) for each in made]
+            for run in runs:
+                run.goes_on(0)
+        return runs
+
+    def retry(self, run: Run) -> None:
+        """Let a run that ended run once more, as the button *Retry* does; returns when it runs."""
+        with self._starting:
+            run.goes_on(run.count)
 
 
 class Run:
@@ -260,21 +271,29 @@ class Run:
         assert reply["status"] == "ACCEPT", reply
         self._changed = time.monotonic()
 
-    def retry(self) -> None:
-        """Let it run once more, as the button *Retry* does; returns when it does.
+    @property
+    def count(self) -> int:
+        """How often it has begun to run."""
+        return int(self._shown().get("run_count") or 0)
 
-        A process worker tells of a crash twice. Its second word may come after the button was
-        pressed, and undo that: then the button has to be pressed again.
+    def goes_on(self, count: int) -> None:
+        """Wait until it has begun to run once more.
+
+        A process worker tells of a crash twice. Its second word may come after *Retry* was pressed,
+        and undo that: then it has to be pressed again.
+
+        Args:
+            count: How often it had begun to run before.
         """
-        before = self._shown()["run_count"]
 
-        def goes_on() -> bool:
-            shown = self._shown()
-            if shown["run_count"] == before and shown["state_name"] in BAD:
+        def more() -> bool:
+            if self.count > count:
+                return True
+            if self.state in BAD:
                 self.set_state("SCHEDULED", "AwaitingRetry")
-            return bool(shown["run_count"] > before)
+            return False
 
-        wait_until(goes_on, lambda: f"{self.name}: the run does not go on\n{self.log()}")
+        wait_until(more, lambda: f"{self.name}: the run does not go on\n{self.log()}")
 
     def log(self) -> str:
         """Return what the server has of its log."""

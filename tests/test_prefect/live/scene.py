@@ -82,23 +82,28 @@ class Scene(scenes.Scene):
         entrypoint = f"{FLOWS}/{flow}" if ":" in flow else flow
         deployment = self.prefect.deploy(self.name, entrypoint, POOLS[self.case.machine])
         patterns = [path.name for path in sorted(self.inputs.iterdir())] if one_each else ["*.pdf"]
-        for pattern in patterns:
-            output = self.output / Path(pattern).stem if one_each else self.output
-            parameters = {
+        folder = "output_path" if flow == PROCESS else "output"
+        sets = [
+            {
                 "inputs": str(self.inputs / pattern),
+                folder: str(self.output / Path(pattern).stem if one_each else self.output),
                 "skill": self.control.skill_id("Invoice"),
                 "credentials": self.block,
                 **dict(self.case.options),
             }
-            name = "output_path" if flow == PROCESS else "output"
-            run = self.prefect.run(deployment, self.name, **parameters, **{name: str(output)})
-            self.trail.append(run)
+            for pattern in patterns
+        ]
+        self.trail = self.prefect.run(deployment, self.name, *sets)
 
     def kill(self) -> None:
         """Kill the process of the run with -9. Its worker notices, and tells Prefect."""
         kill(self.prefect.process_of(self.run.id))
         self.control.clear_faults()
         self.run.when("Crashed")
+
+    def retry(self) -> None:
+        """Let the run that ended run once more."""
+        self.prefect.retry(self.run)
 
     def finish(self) -> None:
         """Let the service finish its work, and wait until the run has ended well."""

@@ -42,7 +42,7 @@ def before_create(scene: Scene, machine: Machine) -> None:
     scene.caught()
     assert scene.control.transactions() == []
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -54,7 +54,7 @@ def during_upload(scene: Scene, machine: Machine) -> None:
     scene.started(INPUTS - 1)
     assert len(scene.left_over()) == 1
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -64,7 +64,7 @@ def before_start(scene: Scene, machine: Machine) -> None:
     scene.caught()
     assert len(scene.left_over()) == INPUTS
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -76,7 +76,7 @@ def during_download(scene: Scene, machine: Machine) -> None:
     scene.some_downloaded()
     scene.kill()
     assert not (scene.output / "manifest.json").exists()
-    scene.run.retry()
+    scene.retry()
     scene.end()
 
 
@@ -85,7 +85,7 @@ def waiting_in_steps(scene: Scene, machine: Machine) -> None:
     scene.started()
     scene.asked()
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
     # What an ended task has done was not even looked for.
@@ -100,7 +100,7 @@ def after_create(scene: Scene, machine: Machine) -> None:
         scene.catch("createTransaction", when="after")
         scene.trigger()
         scene.made()
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -111,7 +111,7 @@ def after_upload(scene: Scene, machine: Machine) -> None:
         scene.trigger()
         scene.caught()
         assert [len(each["files"]) for each in scene.control.transactions()] == [1] * INPUTS
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -121,7 +121,7 @@ def after_start(scene: Scene, machine: Machine) -> None:
         scene.catch("startTransaction", when="after")
         scene.trigger()
         scene.started()
-    scene.run.retry()
+    scene.retry()
     scene.finish()
 
 
@@ -130,7 +130,7 @@ def while_waiting(scene: Scene, machine: Machine) -> None:
         scene.trigger()
         scene.started()
         scene.asked()
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
 
@@ -142,7 +142,7 @@ def retried(scene: Scene, machine: Machine) -> None:
     # A time limit is reached, and the run fails; the service goes on.
     scene.trigger()
     scene.run.when("TimedOut")
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
     assert "WaitTimeout" in scene.log()
@@ -155,7 +155,7 @@ def cancelled(scene: Scene, machine: Machine) -> None:
     scene.run.set_state("CANCELLING", "Cancelling")
     scene.run.when("Cancelled")
     assert scene.requests("deleteTransaction") == []
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
 
@@ -169,7 +169,7 @@ def cancelled_to_delete(scene: Scene, machine: Machine) -> None:
         lambda: scene.control.transactions() == [], "the transactions to be deleted", ended=True
     )
     scene.run.when("Cancelled")
-    scene.run.retry()
+    scene.retry()
     scene.started()
     scene.finish()
 
@@ -183,7 +183,8 @@ def reviewed(scene: Scene, machine: Machine) -> None:
     scene.control.finish_review(transaction_id)
     resume = "vantage_orchestration.prefect.reviews.resume_reviewed"
     deployment = scene.prefect.deploy("resume", resume, POOLS[STAYS])
-    scene.prefect.run(deployment, "resume").when("Completed")
+    [run] = scene.prefect.run(deployment, "resume", {})
+    run.when("Completed")
     scene.end()
 
 
@@ -194,7 +195,7 @@ def mapped_in_threads(scene: Scene, machine: Machine) -> None:
     scene.trigger()
     scene.started()
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
 
@@ -204,7 +205,7 @@ def mapped_in_dask(scene: Scene, machine: Machine) -> None:
     # Each of the cluster's two processes has one thread: both are at work.
     scene.started(2)
     scene.kill()
-    scene.run.retry()
+    scene.retry()
     scene.asked()
     scene.finish()
 
