@@ -15,6 +15,7 @@ from vantage_orchestration.sandbox import SandboxServer
 pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefect.live.scene")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a folder in one process: they share an orchestrator that starts slowly.
 
