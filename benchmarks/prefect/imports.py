@@ -18,7 +18,7 @@ CONTESTANTS = {
     "nothing": ("nothing", []),
     "package": (f"`{PACKAGE}`", [PACKAGE]),
     "flows": ("that, its tasks and its flows", [PACKAGE, f"{PACKAGE}.tasks", f"{PACKAGE}.flows"]),
-    "requests": ("_`requests`, which it loads when it first uses it_", ["requests"]),
+    "requests": ("_`requests`, which `prefect` has loaded already_", ["requests"]),
 }
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=flows.FILES, help="%(default)s")
     parser.add_argument("--scenes", nargs="+", choices=flows.SCENES, default=flows.SCENES)
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md", help="%(default)s")
+    parser.add_argument("--note", default="", help="a sentence about the machine, for the report")
     arguments = parser.parse_args()
     begin = time.monotonic()
     parts = []
@@ -42,12 +43,12 @@ def main() -> None:
     if "flows" in arguments.only:
         scenes = tuple(arguments.scenes)
         parts.append(flows.report(arguments.files, arguments.rounds, scenes))
-    text = "\n".join([_head(time.monotonic() - begin), *parts])
+    text = "\n".join([_head(time.monotonic() - begin, arguments.note), *parts])
     arguments.output.write_text(text.rstrip() + "\n")
     sys.stdout.write(f"{arguments.output}\n")
 
 
-def _head(seconds: float) -> str:
+def _head(seconds: float, note: str) -> str:
     names = ("prefect", "requests", "httpx")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     return f"""# The Prefect side, measured
@@ -55,7 +56,11 @@ def _head(seconds: float) -> str:
 Made by `run.py` in {seconds:.0f} s on {os.cpu_count()} cores, with Python\
  {platform.python_version()} on {platform.system()}. The service is the
 sandbox on 127.0.0.1. Compare the differences and ratios; the times themselves belong to one
-machine.
+machine.{
+        note
+        and f'''
+{note}'''
+    }
 
 Versions: {", ".join(versions)}.
 """
