@@ -33,7 +33,7 @@ types: install
 	$(BIN)/mypy
 
 pytest: install
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope $(PYTEST)
 
 install: $(VENV)/.installed
 

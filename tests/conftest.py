@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +14,20 @@ from vantage_orchestration.sandbox import SandboxServer
 pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefect.live.scene")
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a folder in one process: they share an orchestrator that starts slowly.
 
-    Processes that run at the same time (``-n 4 --dist loadgroup``) take a folder each.
+    Processes that run at the same time (``-n 4``) take a folder each. Marks can't say so: the
+    plugin's groups have no effect with this pytest, which does not let it rename tests.
     """
-    here = Path(__file__).parent
-    for item in items:
-        folder = str(item.path.parent.relative_to(here))
-        item.add_marker(pytest.mark.xdist_group(folder))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Folders(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0].rpartition("/")[0]
+
+    return Folders(config, log)
 
 
 @pytest.fixture(autouse=True)
