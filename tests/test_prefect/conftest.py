@@ -22,7 +22,13 @@ import pytest
 
 from vantage_orchestration.sandbox import SandboxServer
 
-_QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # On a busy machine its sqlite would give up, and answer 503.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ nobody knows whether to repeat it.
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import logging
 import threading
@@ -188,10 +189,18 @@ class _Job:
         return Record(transaction_id, time.time(), files, self.origin)
 
 
+class _Pool(ThreadPoolExecutor):
+    """A pool whose threads know the run that they work for, so that their log lines get there."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        # A context can be entered by one thread at a time, hence a copy for each call.
+        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+
+
 @contextmanager
 def _pool(parallel: int) -> Iterator[ThreadPoolExecutor]:
     """Give a pool that, after an error, begins nothing more and waits for what it has begun."""
-    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage")
+    pool = _Pool(parallel, thread_name_prefix="abbyy-vantage")
     try:
         yield pool
     finally:
