@@ -217,7 +217,7 @@ def test_control_is_for_this_machine_only() -> None:
             "method": "GET",
             "path": "/sandbox/credentials",
             "query_string": b"",
-            "headers": [],
+            "headers": [(b"host", b"localhost")],
             "client": (client, 1234),
             "server": ("127.0.0.1", 80),
             "scheme": "http",
@@ -239,6 +239,84 @@ def test_control_is_for_this_machine_only() -> None:
     assert status("192.0.2.7") == 404
     assert status("") == 404
     state.close()
+
+
+def test_control_is_for_programs_and_not_for_pages_of_other_sites(api: Any) -> None:
+    """A browser runs on this machine too, and so do the pages that it has opened."""
+    url, own = f"{api.server.url}/sandbox/settings", api.server.url
+    port = own.rpartition(":")[2]
+    json_type = {"Content-Type": "application/json"}
+
+    def status(headers: dict[str, str], data: str = '{"processing_polls": 7}') -> int:
+        reply = requests.post(url, data=data, headers=headers, timeout=30)
+        if reply.status_code == 403:
+            assert reply.json()["error"]
+        return reply.status_code
+
+    refused = [
+        # A name that was rebound to this machine.
+        {**json_type, "Host": f"rebound.example.com:{port}"},
+        {**json_type, "Host": f"127.0.0.1.example.com:{port}"},
+        {**json_type, "Host": f"localhost.example.com:{port}"},
+        {**json_type, "Host": f"127.0.0.1:{port}@example.com"},
+        {**json_type, "Host": "[::1"},
+        {**json_type, "Host": ""},
+        # A page of another site or port.
+        {**json_type, "Origin": "https://example.com"},
+        {**json_type, "Origin": "http://127.0.0.1:1"},
+        {**json_type, "Origin": "null"},
+        {**json_type, "Origin": ""},
+        {**json_type, "Origin": own, "Sec-Fetch-Site": "cross-site"},
+        {**json_type, "Sec-Fetch-Site": "same-site"},
+        # What a form can send.
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=application/json"},
+        {},
+    ]
+    assert [status(headers) for headers in refused] == [403] * len(refused)
+    # The body has no length here.
+    pieces = requests.post(url, data=iter([b'{"processing_polls": 7}']), timeout=30)
+    assert pieces.status_code == 403
+    for method, path in (("GET", "secrets"), ("GET", "health"), ("POST", "reset")):
+        call = f"{own}/sandbox/{path}"
+        for headers in ({"Host": "example.com"}, {"Origin": "null"}):
+            reply = requests.request(method, call, headers=headers, timeout=30)
+            assert reply.status_code == 403, (path, headers)
+    assert api.control.settings()["processing_polls"] == 2
+    accepted = [
+        {**json_type},
+        {**json_type, "Host": f"localhost:{port}"},
+        {**json_type, "Host": "LOCALHOST"},
+        {**json_type, "Host": f"[::1]:{port}"},
+        {**json_type, "Host": "127.8.9.1"},
+        {**json_type, "Origin": own, "Sec-Fetch-Site": "same-origin"},
+        {**json_type, "Sec-Fetch-Site": "none"},
+        {"Content-Type": "application/json; charset=utf-8"},
+    ]
+    assert [status(headers) for headers in accepted] == [200] * len(accepted)
+
+
+def test_control_answers_under_the_name_that_was_given(api: Any) -> None:
+    import asyncio
+
+    from vantage_orchestration.sandbox.control import control_routes
+
+    async def call(host: str) -> int:
+        route = next(r for r in control_routes(api.server._state, "sandbox.local") if r.name)
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", host.encode())]
+        scope = {"type": "http", "method": "GET", "path": "/sandbox/health", "headers": headers}
+        scope |= {"client": ("127.0.0.1", 1), "query_string": b"", "path_params": {}}
+        await route.handle(scope, None, send)  # type: ignore[arg-type, attr-defined]
+        return int(sent[0]["status"])
+
+    assert asyncio.run(call("Sandbox.local:80")) == 200
+    assert asyncio.run(call("other.local")) == 403
 
 
 def test_package_exports_are_lazy() -> None:

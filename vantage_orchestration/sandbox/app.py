@@ -44,13 +44,13 @@ _PIECE = 64 * 1024
 Handler = Callable[[Request, Token], Awaitable[Response]]
 
 
-def build_app(state: SandboxState) -> ASGIApp:
-    """Return the ASGI application of a sandbox."""
+def build_app(state: SandboxState, host: str = "") -> ASGIApp:
+    """Return the ASGI application of a sandbox that listens on ``host``."""
     routes: list[BaseRoute] = [
         *TokenRoutes(state).routes(),
         *ApiRoutes(state).routes(),
         *review_routes(state),
-        *control_routes(state),
+        *control_routes(state, host),
     ]
     state.faults.operations = frozenset(r.name for r in routes if isinstance(r, Route))
     app = Starlette(routes=routes)

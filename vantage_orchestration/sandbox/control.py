@@ -4,6 +4,11 @@
 They need no token and show everything, secrets included. They answer only to callers on the
 same machine; to anybody else they do not exist. They are neither journaled nor disturbed by
 faults.
+
+A browser on the same machine is such a caller too, and it runs pages of other sites. So the
+``Host`` header must name this machine or the address that the sandbox was told to listen on (a
+page whose name was rebound to 127.0.0.1 sends its own name), requests that a page of another site
+has made are refused, and a body must be JSON, which a form can't send.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,8 +32,13 @@ from .transactions import Transaction
 Handler = Callable[[Request], Awaitable[Any]]
 
 
-def control_routes(state: SandboxState) -> list[BaseRoute]:
-    """Return the control routes of a sandbox."""
+def control_routes(state: SandboxState, host: str = "") -> list[BaseRoute]:
+    """Return the control routes of a sandbox.
+
+    Args:
+        state: State of the sandbox.
+        host: Name or address that it listens on; a ``Host`` header may name it.
+    """
     control = _Control(state)
     table: list[tuple[str, str, Handler]] = [
         ("GET", "/sandbox/health", control.health),
@@ -48,13 +59,17 @@ def control_routes(state: SandboxState) -> list[BaseRoute]:
         ("GET", "/sandbox/credentials", control.credentials),
         ("POST", "/sandbox/reset", control.reset),
     ]
-    return [Route(path, _local_only(handler), methods=[method]) for method, path, handler in table]
+    return [
+        Route(path, _local_only(handler, host), methods=[method]) for method, path, handler in table
+    ]
 
 
-def _local_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def _local_only(handler: Handler, host: str) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        if not _is_local(request):
+        if not _is_loopback(request.client.host if request.client else ""):
             return Response(None, 404)
+        if refusal := _refusal(request, host):
+            return JSONResponse({"error": refusal}, 403)
         try:
             return JSONResponse(await handler(request))
         except LookupError as error:
@@ -68,8 +83,33 @@ def _local_only(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _is_local(request: Request) -> bool:
-    host = request.client.host if request.client else ""
+def _refusal(request: Request, host: str) -> str | None:
+    """Return why a request on this machine does not come from a program of its user."""
+    headers = request.headers
+    name = _name_of(f"//{headers.get('host', '')}")
+    if name is None or (name not in ("localhost", host.lower()) and not _is_loopback(name)):
+        return "The Host header names another machine; use 127.0.0.1 or localhost"
+    # "none": somebody has typed the address. Older browsers send no such header, but an origin.
+    site = headers.get("sec-fetch-site", "none")
+    if site not in ("same-origin", "none"):
+        return "A page of another site has made this request"
+    if headers.get("origin") not in (None, f"http://{headers.get('host', '')}"):
+        return "A page of another site has made this request"
+    length = headers.get("content-length", "0")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if (length != "0" or "transfer-encoding" in headers) and kind != "application/json":
+        return "The body must be JSON, with Content-Type: application/json"
+    return None
+
+
+def _name_of(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

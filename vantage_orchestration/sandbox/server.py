@@ -84,7 +84,7 @@ class SandboxServer:
         self._state = SandboxState(self._settings)
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(
-            build_app(self._state),
+            build_app(self._state, self._host),
             http=SandboxProtocol,
             ws="none",
             loop="asyncio",
