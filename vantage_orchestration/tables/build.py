@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tables of the results that a job has brought into its folder, skill by skill."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.models import Skill
+from vantage_orchestration.tables.reading import READABLE, Content, read_content
+from vantage_orchestration.tables.skill_tables import DocumentFacts, SkillTables
+from vantage_orchestration.tables.values import ValueFormat
+
+if TYPE_CHECKING:
+    from vantage_orchestration.processing.manifest import (
+        DocumentEntry,
+        SourceEntry,
+        TransactionManifest,
+    )
+    from vantage_orchestration.storage import Location
+
+__all__ = ["AppliedSkills", "ResultTables"]
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedSkills:
+    """The skill of a job and, of a Process skill, the skills in it.
+
+    Attributes:
+        skill: The job's skill; None if it could not be read.
+        inner: Document skills in a Process skill.
+    """
+
+    skill: Skill | None = None
+    inner: tuple[Skill, ...] = ()
+
+    def of(self, class_name: str | None, concept: str | None) -> tuple[str, Skill | None]:
+        """Return name and description of the skill that gave a document's fields.
+
+        Args:
+            class_name: Class of the document. A Process skill names its classes by its skills.
+            concept: Name that the result file gives.
+        """
+        if self.skill is not None and self.skill.type != "Process":
+            return self.skill.name, self.skill
+        for name in (concept, class_name):
+            for each in self.inner:
+                if name is not None and each.name == name:
+                    return each.name, each
+        only = self.inner[0] if len(self.inner) == 1 and class_name is None else None
+        name = concept or class_name
+        if name is None and only is not None:
+            return only.name, only
+        return name or (self.skill.name if self.skill is not None else "documents"), only
+
+
+class ResultTables:
+    """Tables of results, one set for each skill. Use it as a context manager.
+
+    Args:
+        skills: The skills that have processed the documents.
+        values: How dates and numbers are written.
+        spill: Whether rows go to temporary files, so that memory does not grow with the results.
+
+    Attributes:
+        sets: Name of a skill to its tables.
+    """
+
+    def __init__(
+        self, skills: AppliedSkills, values: ValueFormat | None = None, *, spill: bool = True
+    ) -> None:
+        self._skills = skills
+        self._values = values or ValueFormat()
+        self._folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-") if spill else None
+        self.sets: dict[str, SkillTables] = {}
+
+    def __enter__(self) -> ResultTables:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary files."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def add(self, transaction: TransactionManifest, folder: Location) -> None:
+        """Add the documents of a transaction.
+
+        Args:
+            transaction: What has come back of it.
+            folder: Folder of its results.
+
+        Raises:
+            OSError: A result file can't be had now.
+        """
+        for index, document in enumerate(transaction.documents, 1):
+            content, problems = _content_of(document, folder)
+            self._add(transaction, index, document, content, problems)
+
+    def _add(
+        self,
+        transaction: TransactionManifest,
+        index: int,
+        document: DocumentEntry,
+        content: Content | None,
+        problems: list[str],
+    ) -> None:
+        classified: Mapping[str, Any] = document.classification or {}
+        class_name = classified.get("name") or classified.get("id")
+        concept = content.concept if content is not None else None
+        name, skill = self._skills.of(class_name, concept)
+        if name not in self.sets:
+            spill = Path(self._folder.name) if self._folder is not None else None
+            fields = skill.fields if skill is not None else ()
+            self.sets[name] = SkillTables(fields, self._values, spill)
+        sources = _sources_of(transaction, document)
+        first = sources[0] if sources else None
+        alone = len(transaction.documents) == 1
+        facts = DocumentFacts(
+            transaction.transaction_id,
+            index,
+            document.document_id,
+            name,
+            (first.name, first.path, first.sha256) if first is not None else (None, None, None),
+            len(sources) or None,
+            class_name,
+            classified.get("confidence"),
+            transaction.pages if alone else None,
+            [
+                (
+                    error.get("type"),
+                    error.get("rule_id"),
+                    error.get("message"),
+                    error.get("field_id"),
+                )
+                for error in document.rule_errors
+            ],
+        )
+        self.sets[name].add(facts, content, problems)
+
+
+def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:
+    """Return the fields of a document, and why files could not be read."""
+    problems: list[str] = []
+    for kind in READABLE:
+        for file in document.files:
+            if file.type != kind:
+                continue
+            try:
+                data = folder.child(file.path).read_bytes()
+                return read_content(kind, data, document.document_id), problems
+            except FileNotFoundError:
+                problems.append(f"{file.path} is missing")
+            except ValueError as error:
+                problems.append(f"{file.path} can't be read as {kind}: {error}")
+    return None, problems
+
+
+def _sources_of(
+    transaction: TransactionManifest, document: DocumentEntry
+) -> tuple[SourceEntry, ...]:
+    """Return the files that a document was made from, as far as that is known."""
+    names: Iterable[str] = getattr(document, "sources", ())
+    if names := set(names):
+        return tuple(each for each in transaction.sources if each.stored_name in names)
+    if len(transaction.documents) == 1 or len(transaction.sources) == 1:
+        return transaction.sources
+    return ()

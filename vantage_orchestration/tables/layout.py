@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says which field goes into which table and column, as the skill declares its fields.
+
+A field is a column of ``documents``. The members of a group are columns too, with a dot between
+the names. A repeated field, or a table, has a table of its own, such as ``documents.Items``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.tables.columns import Column, Rows
+
+if TYPE_CHECKING:
+    from vantage_orchestration.models import SkillField
+    from vantage_orchestration.tables.values import Kind
+
+__all__ = ["DOCUMENT_KEY", "Group", "Layout", "Leaf", "Repeated"]
+
+#: The columns that say to which document a row belongs.
+DOCUMENT_KEY = (Column("transaction_id", "text"), Column("document_index", "integer"))
+
+_BY_FORMAT: dict[str | None, Kind] = {"Date": "date", "Number": "decimal", "Amount": "decimal"}
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A field with one value.
+
+    Attributes:
+        kind: What its column holds.
+        value: Index of its column.
+        text: Index of the column with the text as delivered; the same for a text.
+    """
+
+    kind: Kind
+    value: int
+    text: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of fields, or the fields of a row or document.
+
+    Attributes:
+        rows: Table that its members are columns of.
+        path: Names of the group and of those around it, from the row on.
+        members: Name to field.
+    """
+
+    rows: Rows
+    path: tuple[str, ...] = ()
+    members: dict[str, Leaf | Group | Repeated] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A field with any number of values, each of which is a row of a table of its own.
+
+    Attributes:
+        rows: That table.
+        item: What each value is: a group with members, or a single value.
+        nested: Whether it is repeated inside of another row.
+    """
+
+    rows: Rows
+    item: Leaf | Group
+    nested: bool
+
+
+class Layout:
+    """The tables of one skill that hold its fields.
+
+    Args:
+        fields: Fields of the skill; none for a skill that could not be read.
+        columns: First columns of ``documents``.
+        make: Makes a table of a name with its first columns.
+    """
+
+    def __init__(
+        self,
+        fields: Iterable[SkillField],
+        columns: Sequence[Column],
+        make: Callable[[str, Sequence[Column]], Rows],
+    ) -> None:
+        self._make = make
+        self.root = Group(make("documents", columns))
+        for each in fields:
+            self._declare(self.root, each)
+
+    def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
+        """Add a field that the skill does not name, as its values look. Its values stay text."""
+        grouped = any(isinstance(value, Mapping) for value in values)
+        if len(values) > 1:
+            return self._repeated(group, name, None if grouped else "text")
+        return self._group(group, name) if grouped else self._leaf(group, name, "text")
+
+    def _declare(self, group: Group, declared: SkillField) -> None:
+        name = declared.name
+        if not name or name in group.members:
+            return
+        if declared.is_repeatable:
+            grouped = bool(declared.children) or declared.type == "Group"
+            node: Any = self._repeated(group, name, None if grouped else _kind(declared))
+            node = node.item
+        elif declared.children or declared.type == "Group":
+            node = self._group(group, name)
+        else:
+            self._leaf(group, name, _kind(declared))
+            return
+        for child in declared.children:
+            if isinstance(node, Group):
+                self._declare(node, child)
+
+    def _leaf(self, group: Group, name: str, kind: Kind) -> Leaf:
+        path = (*group.path, name)
+        leaf = group.members[name] = _leaf(group.rows, ".".join(path), kind, path)
+        return leaf
+
+    def _group(self, group: Group, name: str) -> Group:
+        made = group.members[name] = Group(group.rows, (*group.path, name))
+        return made
+
+    def _repeated(self, group: Group, name: str, kind: Kind | None) -> Repeated:
+        nested = group.rows is not self.root.rows
+        key = (*DOCUMENT_KEY, *([Column("parent", "text")] if nested else []))
+        rows = self._make(
+            ".".join((group.rows.name, *group.path, name)), (*key, Column("position", "integer"))
+        )
+        item = Group(rows) if kind is None else _leaf(rows, "value", kind, (name,))
+        made = group.members[name] = Repeated(rows, item, nested)
+        return made
+
+
+def _leaf(rows: Rows, name: str, kind: Kind, path: tuple[str, ...]) -> Leaf:
+    value = rows.add_column(name, kind, path)
+    text = value if kind == "text" else rows.add_column(f"{name}_text", "text", path)
+    return Leaf(kind, value, text)
+
+
+def _kind(declared: SkillField) -> Kind:
+    if declared.type == "Checkmark":
+        return "boolean"
+    return _BY_FORMAT.get(declared.text_format, "text") if declared.type == "Text" else "text"

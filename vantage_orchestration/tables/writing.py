@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes tables as Parquet, JSON Lines or CSV. The same rows give the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, get_args
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing.names import UniqueNames, safe_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vantage_orchestration.storage import Location
+    from vantage_orchestration.tables.build import ResultTables
+    from vantage_orchestration.tables.columns import Rows
+
+__all__ = ["TABLES", "TableEntry", "TableFormat", "require_pyarrow", "write_tables"]
+
+#: Name of the folder in the output that holds the tables.
+TABLES: Final = "tables"
+TableFormat = Literal["parquet", "jsonl", "csv"]
+FORMATS: Final[tuple[str, ...]] = get_args(TableFormat)
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A table that was written.
+
+    Attributes:
+        skill: Name of the skill whose documents it holds.
+        name: Name of the table, such as ``documents`` or ``documents.Items``.
+        path: Path from the output folder.
+        rows: Number of its rows.
+        columns: Column name to Arrow type.
+    """
+
+    skill: str
+    name: str
+    path: str
+    rows: int
+    columns: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {**asdict(self), "columns": dict(self.columns)}
+
+    @classmethod
+    def read(cls, data: Any) -> TableEntry:
+        """Read what was written."""
+        return cls(**{**data, "columns": dict(data["columns"])})
+
+
+def require_pyarrow() -> None:
+    """Check that tables can be made.
+
+    Raises:
+        ConfigurationError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise ConfigurationError(
+            "Tables need pyarrow, which is not installed",
+            hint="Install it: pip install 'vantage-orchestration[tables]'",
+        ) from None
+
+
+def write_tables(
+    tables: ResultTables, output: Location, form: TableFormat = "parquet"
+) -> tuple[TableEntry, ...]:
+    """Write all tables below ``tables/`` in the output folder.
+
+    Each file appears complete or not at all.
+
+    Args:
+        tables: What to write.
+        output: Output folder of the job.
+        form: ``parquet``, ``jsonl`` or ``csv``.
+
+    Returns:
+        What was written, for the manifest.
+
+    Raises:
+        ConfigurationError: There is no such form.
+        OSError: The store can't be written.
+    """
+    if form not in FORMATS:
+        raise ConfigurationError(f"The table format is {form!r}; give one of {', '.join(FORMATS)}")
+    folders = UniqueNames()
+    entries = []
+    for skill, those in tables.sets.items():
+        folder = folders.take(safe_name(skill))
+        names = UniqueNames()
+        for rows in those.tables.values():
+            name = f"{names.take(safe_name(rows.name))}.{form}"
+            target = output.child(TABLES, folder, name)
+            target.write(partial(_WRITERS[form], rows))
+            columns = {field.name: str(field.type) for field in rows.schema}
+            path = f"{TABLES}/{folder}/{name}"
+            entries.append(TableEntry(skill, rows.name, path, rows.count, columns))
+    return tuple(entries)
+
+
+def _parquet(rows: Rows, stream: BinaryIO) -> None:
+    import pyarrow.parquet as pq
+
+    rows.settle(last=True)
+    with pq.ParquetWriter(stream, rows.schema) as writer:
+        for batch in rows.batches():
+            writer.write_batch(batch)
+
+
+def _csv(rows: Rows, stream: BinaryIO) -> None:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    rows.settle(last=True)
+    nested = [i for i, field in enumerate(rows.schema) if pa.types.is_nested(field.type)]
+    schema = rows.schema
+    for index in nested:
+        schema = schema.set(index, pa.field(schema.field(index).name, pa.string()))
+    with csv.CSVWriter(stream, schema) as writer:
+        for batch in rows.batches():
+            columns = list(batch.columns)
+            for index in nested:
+                cells = columns[index].to_pylist()
+                texts = [None if cell is None else _line(cell) for cell in cells]
+                columns[index] = pa.array(texts, pa.string())
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _jsonl(rows: Rows, stream: BinaryIO) -> None:
+    for batch in rows.batches():
+        for row in batch.to_pylist():
+            stream.write(_line(row).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _line(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        number = float(value)
+        if value == int(value):
+            return int(value)
+        # A number where no digit gets lost on the way, else its text.
+        return number if Decimal(str(number)) == value else str(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
+
+
+_WRITERS: Final = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv}
+
+
+def arrow_table(rows: Rows) -> pa.Table:
+    """Return all rows as an Arrow table in memory."""
+    import pyarrow as pa
+
+    rows.settle(last=True)
+    return pa.Table.from_batches(rows.batches(), schema=rows.schema)
