@@ -9,7 +9,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-benchmark
-EXTRAS := airflow,prefect,sandbox,test
+EXTRAS := airflow,prefect,sandbox,tables,dlt,test
 # Processes that run tests at the same time. Those of the orchestrators wait most of their time.
 WORKERS := 4
 

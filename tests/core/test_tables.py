@@ -1,0 +1,569 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Result files become tables: every value once, typed as the skill says, and nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vantage_orchestration.models import Skill
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    FileEntry,
+    SourceEntry,
+    TransactionManifest,
+)
+from vantage_orchestration.storage import Location
+from vantage_orchestration.tables import AppliedSkills, ResultTables, ValueFormat, write_tables
+from vantage_orchestration.tables.writing import arrow_table
+
+KEY = {"transaction_id": "t1", "document_index": 1}
+LONG = "Reference that the customer has asked for " * 8
+
+
+def declared(
+    name: str,
+    text_format: str = "Text",
+    *,
+    kind: str = "Text",
+    children: Sequence[Mapping[str, Any]] = (),
+    repeatable: bool = False,
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "Group" if children else kind,
+        "textFormat": None if children else text_format,
+        "isRepeatable": repeatable,
+        "children": list(children),
+    }
+
+
+INVOICE = Skill.read(
+    {
+        "id": "s1",
+        "name": "Invoice",
+        "type": "Document",
+        "fields": [
+            declared("Number"),
+            declared("Date", "Date"),
+            declared("Total", "Amount"),
+            declared("Paid", kind="Checkmark"),
+            declared("Vendor", children=[declared("Name"), declared("Since", "Date")]),
+            declared("Orders", "Number", repeatable=True),
+            declared(
+                "Items",
+                repeatable=True,
+                children=[
+                    declared("Text"),
+                    declared("Amount", "Amount"),
+                    declared("Taxes", children=[declared("Rate", "Number")], repeatable=True),
+                ],
+            ),
+        ],
+    }
+)
+
+
+def value(text: Any, raw: str | None = None, confidence: int = 90, **more: Any) -> dict[str, Any]:
+    annotation = {
+        "RawValue": raw,
+        "Confidence": confidence,
+        "ImageRegions": [{"Page": 1, "Rects": [[1, 2, 3, 4], [5, 6, 7, 8]]}],
+    }
+    return {"Value": text, "Annotation": annotation, "isVerified": False, **more}
+
+
+def group(*fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"Value": {"Fields": list(fields)}}
+
+
+def has(name: str, *values: Any) -> dict[str, Any]:
+    return {"Name": name, "List": [v if isinstance(v, dict) else value(v) for v in values]}
+
+
+def json_of(*fields: Any, concept: str = "Invoice", **more: Any) -> dict[str, Any]:
+    return {
+        "Documents": [
+            {
+                "Id": "d1",
+                "ExtractedData": {
+                    "DocumentDefinition": {"RootConcept": {"Name": concept}},
+                    "RootObject": {"Fields": list(fields)},
+                },
+                **more,
+            }
+        ]
+    }
+
+
+class Results:
+    """Result files in a folder, and the tables made of them."""
+
+    def __init__(self, folder: Path, skills: AppliedSkills | None = None) -> None:
+        self.output = Location.of(str(folder))
+        self.skills = skills or AppliedSkills(INVOICE)
+        self.transactions: list[TransactionManifest] = []
+        self._folder = folder
+
+    def add(self, name: str = "t1", /, *, entry: Mapping[str, Any] = {}, **files: Any) -> None:
+        folder = self._folder / name / "1"
+        folder.mkdir(parents=True)
+        found = []
+        for kind, content in files.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            (folder / f"{kind}.json").write_bytes(data)
+            found.append(FileEntry(f"{kind}.json", f"1/{kind}.json", kind, len(data), "0"))
+        document = DocumentEntry(
+            "d1", entry.get("class"), tuple(entry.get("rule_errors", ())), tuple(found)
+        )
+        source = SourceEntry("a.pdf", "a.pdf", "/in/a.pdf", 5, "abc")
+        self.transactions.append(
+            TransactionManifest(
+                name, "s1", "Processed", None, 3, (source,), (document,), folder=name
+            )
+        )
+
+    def tables(self, values: ValueFormat | None = None, *, spill: bool = True) -> ResultTables:
+        tables = ResultTables(self.skills, values, spill=spill)
+        for each in self.transactions:
+            tables.add(each, self.output.child(each.folder))
+        return tables
+
+    def rows(self, table: str, values: ValueFormat | None = None) -> list[dict[str, Any]]:
+        with self.tables(values) as tables:
+            (those,) = tables.sets.values()
+            return arrow_table(those.tables[table]).to_pylist()
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path)
+
+
+FULL = json_of(
+    has("Number", value("INV-1", "lNV-1", 61)),
+    has("Date", "2026-04-03"),
+    has("Total", value("1234.50", "1.234,50 €", 72)),
+    has("Paid", "yes"),
+    has("Vendor", group(has("Name", "Example Ltd"), has("Since", "1999-12-31"))),
+    has("Orders", "7", "8"),
+    has(
+        "Items",
+        group(has("Text", "Bolt"), has("Amount", "40"), has("Taxes", group(has("Rate", "19")))),
+        group(has("Text", "Nut"), has("Amount", "0.5"), has("Taxes")),
+    ),
+    Pages=[{}, {}],
+)
+
+
+def test_a_document_is_a_row_with_its_fields_typed(results: Results) -> None:
+    results.add(Json=FULL, entry={"class": {"id": "c", "name": "Invoice", "confidence": 88}})
+    (row,) = results.rows("documents")
+    assert row == {
+        **KEY,
+        "document_id": "d1",
+        "skill": "Invoice",
+        "source_name": "a.pdf",
+        "source_path": "/in/a.pdf",
+        "source_sha256": "abc",
+        "source_files": 1,
+        "class_name": "Invoice",
+        "class_confidence": 88,
+        "pages": 2,
+        "rule_errors": 0,
+        "reviewed": False,
+        "lowest_confidence": 61,
+        "conversions": 0,
+        "Number": "INV-1",
+        "Date": date(2026, 4, 3),
+        "Date_text": "2026-04-03",
+        "Total": Decimal("1234.5"),
+        "Total_text": "1234.50",
+        "Paid": True,
+        "Paid_text": "yes",
+        "Vendor.Name": "Example Ltd",
+        "Vendor.Since": date(1999, 12, 31),
+        "Vendor.Since_text": "1999-12-31",
+    }
+
+
+def test_repeated_fields_and_tables_have_tables_of_their_own(results: Results) -> None:
+    results.add(Json=FULL)
+    assert results.rows("documents.Orders") == [
+        {**KEY, "position": 1, "value": Decimal(7), "value_text": "7"},
+        {**KEY, "position": 2, "value": Decimal(8), "value_text": "8"},
+    ]
+    items = results.rows("documents.Items")
+    assert [(row["position"], row["Text"], row["Amount"]) for row in items] == [
+        (1, "Bolt", Decimal(40)),
+        (2, "Nut", Decimal("0.5")),
+    ]
+    assert results.rows("documents.Items.Taxes") == [
+        {**KEY, "parent": "1", "position": 1, "Rate": Decimal(19), "Rate_text": "19"}
+    ]
+
+
+def test_each_value_is_a_row_of_fields(results: Results) -> None:
+    results.add(Json=FULL)
+    rows = results.rows("fields")
+    assert [row["path"] for row in rows] == [
+        "Number", "Date", "Total", "Paid", "Vendor.Name", "Vendor.Since", "Orders[1]", "Orders[2]",
+        "Items[1].Text", "Items[1].Amount", "Items[1].Taxes[1].Rate", "Items[2].Text",
+        "Items[2].Amount",
+    ]  # fmt: skip
+    assert rows[2] == {
+        **KEY,
+        "position": 3,
+        "path": "Total",
+        "field": "Total",
+        "raw": "1.234,50 €",
+        "value": "1234.50",
+        "confidence": 72,
+        "verified": False,
+        "needs_verification": None,
+        "page": 1,
+        "regions": [
+            {"page": 1, "left": 1, "top": 2, "right": 3, "bottom": 4},
+            {"page": 1, "left": 5, "top": 6, "right": 7, "bottom": 8},
+        ],
+    }
+    assert rows[9]["field"] == "Items.Amount"
+
+
+def test_values_alone_give_the_same_columns(results: Results) -> None:
+    results.add(
+        FieldsJson={
+            "Fields": {
+                "Number": "INV-1",
+                "Date": "2026-04-03",
+                "Vendor": {"Name": "Example Ltd"},
+                "Orders": ["7", "8"],
+                "Items": [{"Text": "Bolt", "Taxes": [{"Rate": "19"}]}],
+            }
+        }
+    )
+    (row,) = results.rows("documents")
+    assert (row["Date"], row["Vendor.Name"], row["reviewed"], row["lowest_confidence"]) == (
+        date(2026, 4, 3),
+        "Example Ltd",
+        None,
+        None,
+    )
+    assert len(results.rows("documents.Orders")) == 2
+    assert results.rows("documents.Items.Taxes")[0]["Rate"] == Decimal(19)
+
+
+def test_what_is_ambiguous_stays_text_and_is_listed(results: Results) -> None:
+    results.add(Json=json_of(has("Date", "03/04/2026"), has("Total", "1,234"), has("Orders", "x")))
+    (row,) = results.rows("documents")
+    assert (row["Date"], row["Date_text"], row["Total"], row["Total_text"]) == (
+        None,
+        "03/04/2026",
+        None,
+        "1,234",
+    )
+    assert row["conversions"] == 3
+    assert [(r["path"], r["wanted"], r["text"]) for r in results.rows("conversions")] == [
+        ("Date", "date", "03/04/2026"),
+        ("Total", "decimal", "1,234"),
+        ("Orders[1]", "decimal", "x"),
+    ]
+    (row,) = results.rows("documents", ValueFormat(day_first=True, decimal="."))
+    assert (row["Date"], row["Total"]) == (date(2026, 4, 3), Decimal(1234))
+
+
+def test_a_recognised_text_that_the_service_could_not_normalise_is_listed(
+    results: Results,
+) -> None:
+    results.add(Json=json_of(has("Date", value(None, "l3.4.26"))))
+    (row,) = results.rows("conversions")
+    assert (row["path"], row["text"]) == ("Date", "l3.4.26")
+
+
+def test_fields_that_the_skill_does_not_name_are_kept_as_text(results: Results) -> None:
+    results.add(Json=json_of(has("Number", "1")))
+    results.add(
+        "t2",
+        Json=json_of(
+            has("Extra", "2026-04-03"),
+            has("Address", group(has("City", "Utrecht"))),
+            has("Notes", "a", "b"),
+            has("Empty"),
+        ),
+    )
+    first, second = results.rows("documents")
+    assert first["Extra"] is None
+    assert (second["Extra"], second["Address.City"]) == ("2026-04-03", "Utrecht")
+    assert "Empty" not in second
+    assert [row["value"] for row in results.rows("documents.Notes")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "kept", "reason"),
+    [
+        (has("Number", "a", "b"), "Number", '["a", "b"]', "2 values, not one"),
+        (has("Date", group(has("X", "1"))), "Date_text", None, "a group, not a single value"),
+        (has("Vendor", "Example Ltd"), "Vendor.Name", None, "a single value, not a group"),
+        (has("Vendor", group(), group()), "Vendor.Name", None, "2 values, not one"),
+        (has("Items", "Bolt"), None, None, "a single value, not a group"),
+    ],
+)
+def test_a_field_of_another_shape_is_kept_and_listed(
+    results: Results, field: Any, column: str | None, kept: str | None, reason: str
+) -> None:
+    results.add(Json=json_of(field))
+    (row,) = results.rows("documents")
+    if kept is not None and column is not None:
+        assert row[column] == kept
+    (problem,) = results.rows("conversions")
+    assert problem["reason"] == reason
+    assert row["conversions"] == 1
+    texts = [each["value"] for each in results.rows("fields")]
+    assert texts, "the value itself is not lost"
+
+
+def test_names_of_any_kind_keep_their_values_apart(tmp_path: Path) -> None:
+    names = ["Pages", "pages", "A.B", "Total", "Total_text", "to/tal", LONG, "", "a\nb", "Ünï"]
+    skill = Skill.read(
+        {
+            "id": "s",
+            "name": "../Odd: skill",
+            "type": "Document",
+            "fields": [
+                *(declared(name, "Amount" if name == "Total" else "Text") for name in names),
+                declared("A", children=[declared("B")]),
+                declared(f"{LONG}/../x", repeatable=True),
+            ],
+        }
+    )
+    results = Results(tmp_path, AppliedSkills(skill))
+    fields = [has(name, str(number)) for number, name in enumerate(names)]
+    results.add(Json=json_of(*fields, has("A", group(has("B", "in"))), has(f"{LONG}/../x", "r")))
+    with results.tables() as tables:
+        (those,) = tables.sets.values()
+        rows = those.tables["documents"]
+        (row,) = arrow_table(rows).to_pylist()
+        written = write_tables(tables, results.output)
+    by_path = {column.path: row[column.name] for column in rows.columns if column.path}
+    for number, name in enumerate(names):
+        if name != "Total":
+            assert by_path[(name,)] == str(number)
+    assert row["Total"] == Decimal(3)
+    assert by_path[("A", "B")] == "in"
+    assert row["pages"] == 3, "a field takes no column of ours"
+    inside = (tmp_path / "tables").resolve()
+    for entry in written:
+        path = (tmp_path / entry.path).resolve()
+        assert path.is_file()
+        assert inside in path.parents
+        assert len(path.name) < 140
+
+
+def test_a_field_that_comes_twice_has_both_values(results: Results) -> None:
+    results.add(Json=json_of(has("Orders", "1"), has("Orders", "2"), has("Number", "a")))
+    assert [row["value"] for row in results.rows("documents.Orders")] == [1, 2]
+
+
+BAD = {
+    "half": b'{"Documents": [',
+    "page": b"<html>",
+    "empty": b"",
+    "list": [],
+    "no documents": {"Documents": []},
+    "text for fields": json_of() | {"Documents": [{"ExtractedData": "x"}]},
+    "deep": b'{"Documents":' + b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_cannot_be_read_is_listed_and_values_are_taken_from_the_other(
+    results: Results, name: str
+) -> None:
+    results.add("t1", Json=BAD[name], FieldsJson={"Fields": {"Number": "INV-1"}})
+    (row,) = results.rows("documents")
+    assert row["Number"] == "INV-1"
+    (problem,) = results.rows("conversions")
+    assert "1/Json.json can't be read as Json" in problem["reason"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [5],
+        ["x"],
+        [{"List": []}],
+        [{"Name": "Number", "List": [7]}],
+        [has("Number", "kept"), {"Name": "Items", "List": [{"Value": {"Fields": [3]}}]}],
+    ],
+)
+def test_a_shape_that_no_contract_has_loses_no_document(
+    results: Results, fields: list[Any]
+) -> None:
+    results.add(Json=json_of(*fields))
+    results.add("t2", Json=FULL)
+    first, second = results.rows("documents")
+    assert (first["conversions"], second["Number"]) == (1, "INV-1")
+    assert "can't be read" in results.rows("conversions")[0]["reason"]
+    assert {row["transaction_id"] for row in results.rows("fields")} == {"t2"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"Confidence": 2**40},
+        {"Confidence": "high"},
+        {"ImageRegions": [{"Page": 2**40, "Rects": [[0.5, None, "1", 2**33]]}]},
+        {"ImageRegions": [{"Rects": None}]},
+        {"RawValue": 5},
+    ],
+)
+def test_odd_annotations_cost_nothing_but_themselves(results: Results, odd: Any) -> None:
+    results.add(Json=json_of(has("Number", {"Value": "INV-1", "Annotation": odd})))
+    (row,) = results.rows("documents")
+    assert (row["Number"], row["conversions"]) == ("INV-1", 0)
+    assert len(results.rows("fields")) == 1
+
+
+def test_a_half_of_a_character_pair_and_a_null_are_no_obstacle(results: Results) -> None:
+    results.add(Json=json_of(has("Number", "a\ud83db\0"), has("Total", 12.5), has("Paid", True)))
+    (row,) = results.rows("documents")
+    assert (row["Number"], row["Total"], row["Paid"]) == ("a?b\0", Decimal("12.5"), True)
+
+
+def test_documents_without_files_and_jobs_without_documents(results: Results) -> None:
+    assert results.tables().sets == {}
+    results.add(entry={"class": {"name": "Other", "confidence": 50}})
+    (row,) = results.rows("documents")
+    assert (row["class_name"], row["pages"], row["conversions"]) == ("Other", 3, 0)
+
+
+def test_rule_errors_are_rows(results: Results) -> None:
+    entry = {
+        "rule_errors": [{"type": "Condition", "message": "Sum", "rule_id": "r", "field_id": None}]
+    }
+    results.add(Json=FULL, entry=entry)
+    assert results.rows("rule_errors") == [
+        {**KEY, "position": 1, "type": "Condition", "rule": "r", "message": "Sum", "field_id": None}
+    ]
+    assert results.rows("documents")[0]["rule_errors"] == 1
+
+
+def test_documents_of_a_process_skill_are_in_the_set_of_the_skill_that_was_applied(
+    tmp_path: Path,
+) -> None:
+    receipt = Skill.read(
+        {"id": "s2", "name": "Receipt", "type": "Document", "fields": [declared("Sum", "Amount")]}
+    )
+    process = Skill.read({"id": "p", "name": "All", "type": "Process"})
+    results = Results(tmp_path, AppliedSkills(process, (INVOICE, receipt)))
+    results.add("t1", Json=FULL)
+    results.add("t2", Json=json_of(has("Sum", "1.5"), concept="Receipt"))
+    results.add("t3", FieldsJson={"Fields": {"Sum": "2.5"}}, entry={"class": {"name": "Receipt"}})
+    results.add("t4", Json=json_of(has("X", "1"), concept="Letter"))
+    with results.tables() as tables:
+        assert list(tables.sets) == ["Invoice", "Receipt", "Letter"]
+        sums = arrow_table(tables.sets["Receipt"].tables["documents"]).column("Sum").to_pylist()
+    assert sums == [Decimal("1.5"), Decimal("2.5")]
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
+def test_the_same_results_give_the_same_bytes(results: Results, form: Any) -> None:
+    results.add(Json=FULL)
+    results.add("t2", Json=json_of(has("Extra", "1")))
+
+    def digests() -> dict[str, str]:
+        with results.tables() as tables:
+            entries = write_tables(tables, results.output, form)
+        files = {entry.path: Path(results.output.child(entry.path).path) for entry in entries}
+        return {path: hashlib.sha256(f.read_bytes()).hexdigest() for path, f in files.items()}
+
+    first = digests()
+    assert len(first) == 7
+    assert digests() == first
+
+
+def test_every_form_can_be_read_with_all_values(results: Results) -> None:
+    import duckdb
+
+    results.add(Json=FULL)
+    with results.tables() as tables:
+        for form in ("parquet", "jsonl", "csv"):
+            write_tables(tables, results.output, form)  # type: ignore[arg-type]
+    folder = f"{results.output.path}/tables/Invoice"
+    for form, reader in (("parquet", "parquet"), ("jsonl", "json"), ("csv", "csv")):
+        sql = f"""select "Date", "Total", "Vendor.Name" from read_{reader}(
+            '{folder}/documents.{form}')"""
+        (row,) = duckdb.sql(sql).fetchall()
+        assert (row[0], float(row[1]), row[2]) == (date(2026, 4, 3), 1234.5, "Example Ltd")
+    assert json.loads((Path(folder) / "fields.jsonl").read_text().splitlines()[0])["regions"]
+
+
+def test_an_unknown_form_is_refused(results: Results) -> None:
+    from vantage_orchestration.errors import ConfigurationError
+
+    with results.tables() as tables, pytest.raises(ConfigurationError, match="xlsx"):
+        write_tables(tables, results.output, "xlsx")  # type: ignore[arg-type]
+
+
+def test_tables_of_two_runs_are_read_together(tmp_path: Path) -> None:
+    import duckdb
+
+    first, second = Results(tmp_path / "r1"), Results(tmp_path / "r2")
+    first.add(Json=FULL)
+    second.add("t2", Json=json_of(has("New", "n"), has("Number", "INV-2")))
+    for each in (first, second):
+        with each.tables() as tables:
+            write_tables(tables, each.output)
+    sql = f"""select "Number", "Date", "New", "Total" from read_parquet(
+        '{tmp_path}/*/tables/Invoice/documents.parquet', union_by_name=true) order by 1"""
+    assert duckdb.sql(sql).fetchall() == [
+        ("INV-1", date(2026, 4, 3), None, Decimal("1234.5")),
+        ("INV-2", None, "n", None),
+    ]
+
+
+def test_a_hundred_thousand_line_items_in_one_document(results: Results) -> None:
+    row = {"Text": "Bolt", "Amount": "1.5"}
+    results.add(FieldsJson={"Fields": {"Number": "1", "Items": [row] * 100_000}})
+    with results.tables() as tables:
+        items = arrow_table(tables.sets["Invoice"].tables["documents.Items"])
+    assert items.num_rows == 100_000
+    assert items.column("position")[-1].as_py() == 100_000
+    assert items.column("Amount")[-1].as_py() == Decimal("1.5")
+
+
+def test_rows_that_go_to_temporary_files_come_back_as_they_were(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vantage_orchestration.tables.columns._CELLS", 50)
+    for number in range(20):
+        extra = [has(f"Extra {number}", str(number))] if number % 5 == 0 else []
+        results.add(f"t{number}", Json=json_of(has("Number", str(number)), *extra))
+    with results.tables() as tables, results.tables(spill=False) as in_memory:
+        one, other = (
+            arrow_table(each.sets["Invoice"].tables["documents"]) for each in (tables, in_memory)
+        )
+        assert one.equals(other)
+        folder = Path(tables._folder.name)  # type: ignore[union-attr]
+        assert list(folder.iterdir())
+    assert not folder.exists()
+    assert one.column("Number").to_pylist() == [str(number) for number in range(20)]
+    assert one.column("Extra 15").to_pylist() == [None] * 15 + ["15"] + [None] * 4
+
+
+def test_pandas_and_polars_take_the_tables(results: Results) -> None:
+    import pandas as pd
+    import polars as pl
+
+    results.add(Json=FULL)
+    with results.tables() as tables:
+        table = arrow_table(tables.sets["Invoice"].tables["documents.Items"])
+    assert isinstance(pl.from_arrow(table), pl.DataFrame)
+    assert list(pd.DataFrame(table.to_pandas())["Text"]) == ["Bolt", "Nut"]
