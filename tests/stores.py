@@ -24,6 +24,7 @@ class BucketFile(AbstractBufferedFile):
         return True
 
     def _fetch_range(self, start: int, end: int) -> bytes:
+        self.fs.trouble("read", self.path)
         return self.fs.objects[self.path][start:end]
 
 
@@ -32,17 +33,26 @@ class BucketFileSystem(AbstractFileSystem):
 
     Attributes:
         objects: All objects, for all instances; a test may change them behind the store's back.
-        failing: Operation to exception: ``write``, ``info``, ``ls`` or ``copy`` that fails.
+        failing: Operation to exception: ``write``, ``read``, ``info``, ``ls`` or ``copy`` that
+            fails.
+        reads_left: How many times the store is asked before it gives no answer, once; see
+            :func:`fail_once`.
     """
 
     protocol = "bucket"
     objects: ClassVar[dict[str, bytes]] = {}
     failing: ClassVar[dict[str, Exception]] = {}
+    reads_left: ClassVar[list[int]] = []
     blocksize = 1024
 
     def trouble(self, operation: str, path: str) -> None:
         if operation in self.failing:
             raise self.failing[operation]
+        if self.reads_left and operation in ("info", "ls", "read"):
+            self.reads_left[0] -= 1
+            if self.reads_left[0] < 0:
+                self.reads_left.clear()
+                raise TimeoutError(f"the store did not answer: {operation} {path}")
 
     def _listed(self, path: str) -> list[dict[str, object]]:
         start = f"{path}/" if path else ""
@@ -128,11 +138,24 @@ for store in (BucketFileSystem, RenamingFileSystem):
     fsspec.register_implementation(store.protocol, store, clobber=True)
 
 
+def fail_once(after: int) -> None:
+    """Let the buckets give no answer once, after they were asked so many times."""
+    BucketFileSystem.reads_left[:] = [after]
+
+
+def failed() -> bool:
+    """Return whether that has happened, and end it."""
+    happened = not BucketFileSystem.reads_left
+    BucketFileSystem.reads_left.clear()
+    return happened
+
+
 def forget() -> None:
     """Empty all these stores and end their trouble."""
     for each in (BucketFileSystem, RenamingFileSystem):
         each.objects.clear()
         each.failing.clear()
         each.clear_instance_cache()
+        each.reads_left.clear()
     RenamingFileSystem.folders.clear()
     fsspec.filesystem("memory").store.clear()

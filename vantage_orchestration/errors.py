@@ -39,6 +39,8 @@ __all__ = [
     "RulesBroken",
     "ScopeRejected",
     "ServiceUnavailable",
+    "StateDamaged",
+    "StateUnavailable",
     "Throttled",
     "TransactionCanceled",
     "TransactionFailed",
@@ -194,6 +196,16 @@ def translated(function: Callable[Concatenate[C, P], R]) -> Callable[Concatenate
 
 class ConfigurationError(VantageError, ValueError):
     """The input or a setting is wrong. Nothing was sent."""
+
+
+class StateUnavailable(VantageError):
+    """What an earlier try has left can't be read now. It was not overwritten."""
+
+    retryable = True
+
+
+class StateDamaged(VantageError):
+    """What an earlier try has left is damaged, or of another version. It was not overwritten."""
 
 
 # ------------------------------------------------------------------ token

@@ -199,10 +199,13 @@ class Location:
     def sizes(self) -> dict[str, int]:
         """Return relative path and size in bytes of every file below, at any depth.
 
-        Folders that can't be read are left out.
+        Raises:
+            OSError: A folder can't be read. That is not the same as nothing being in it.
         """
         self.fs.invalidate_cache()
-        found: Mapping[str, Mapping[str, Any]] = self.fs.find(self.path, detail=True)
+        found: Mapping[str, Mapping[str, Any]] = self.fs.find(
+            self.path, detail=True, **_errors_of_walk(self.fs)
+        )
         start = self.path.rstrip("/") + "/"
         return {
             path[len(start) :]: int(info.get("size") or 0)
@@ -231,9 +234,16 @@ class Location:
     # -- content
 
     def open(self) -> BinaryIO:
-        """Open the file for reading, at its start."""
+        """Open the file for reading, at its start.
+
+        Raises:
+            FileNotFoundError: There is none.
+            OSError: The store can't be asked.
+        """
         if self._is_local:
             return open(self.path, "rb")
+        # Else a listing from before the file was written would say that there is none.
+        self.fs.invalidate_cache()
         if self._is_memory:
             # That store gives all readers the same stream.
             return io.BytesIO(self.fs.cat_file(self.path))
@@ -365,6 +375,23 @@ Place = str | os.PathLike[str] | _Placed | Location
 def is_part(name: str) -> bool:
     """Return whether a file of this name is one that :meth:`Location.write` has not finished."""
     return _PART.fullmatch(name) is not None
+
+
+def _errors_of_walk(fs: AbstractFileSystem) -> dict[str, Any]:
+    """Return options for ``find`` that keep it from passing over folders which can't be read."""
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
+
+    kind = type(fs)
+    walks = kind.find is AbstractFileSystem.find or (
+        isinstance(fs, AsyncFileSystem) and kind._find is AsyncFileSystem._find
+    )
+    return {"on_error": _raise_unless_gone} if walks else {}
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
 
 
 def _shown(url: str) -> str:

@@ -324,8 +324,13 @@ def test_what_has_landed_is_not_fetched_again(client, sandbox, process, target):
     assert collect(client, transaction, target) == manifest
     assert content(target) == before
     assert downloads(sandbox) == count + 2
-    # So is everything, if nobody knows what it should be.
+    # A manifest that can't be read may say anything, and is not overwritten.
     target.child("manifest.json").write_text("{")
+    with pytest.raises(errors.StateDamaged, match=r"manifest\.json"):
+        collect(client, transaction, target)
+    assert target.child("manifest.json").read_text() == "{"
+    # Without it everything is fetched again, since nobody knows what it should be.
+    target.child("manifest.json").remove()
     assert not landed(dataclasses.replace(manifest, documents=()), Location.of("memory://none"))
     assert collect(client, transaction, target, skill_id="s", page_count=2) == manifest
     assert content(target) == before

@@ -10,6 +10,7 @@ import pendulum
 import pytest
 import stores
 
+from vantage_orchestration.errors import StateDamaged, StateUnavailable
 from vantage_orchestration.models import Classification
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -170,23 +171,62 @@ def with_file(**members: object) -> dict[str, object]:
         with_file(unknown=1),
     ],
 )
-def test_anything_else_is_no_manifest(data, tmp_path, caplog):
+def test_anything_else_is_no_manifest(data, tmp_path):
     with pytest.raises(ValueError, match="manifest"):
         TransactionManifest.from_json(data)
     folder = Location.of(tmp_path)
     folder.child("manifest.json").write_text(json.dumps(data))
-    assert TransactionManifest.load(folder) is None
-    assert "is passed over" in caplog.text
+    with pytest.raises(StateDamaged, match=r"manifest\.json was not written by this version"):
+        TransactionManifest.load(folder)
 
 
-def test_half_a_manifest_is_none(tmp_path, caplog):
+def test_half_a_manifest_is_refused(tmp_path):
     folder = Location.of(tmp_path)
-    for text in ("", "{", "[" * 100_000, '{"version": 1}', "\x00"):
-        folder.child("manifest.json").write_text(text)
-        assert TransactionManifest.load(folder) is None
-        assert Manifest.load(folder) is None
-    folder.child("manifest.json").write(lambda stream: stream.write(b"\xff\xfe"))
-    assert TransactionManifest.load(folder) is None
+    written = [text.encode() for text in ("", "{", "[" * 100_000, '{"version": 1}', "\x00")]
+    for data in (*written, b"\xff\xfe"):
+        folder.child("manifest.json").write(lambda stream, data=data: stream.write(data))
+        for kind in (TransactionManifest, Manifest):
+            with pytest.raises(StateDamaged) as caught:
+                kind.load(folder)
+            assert not caught.value.retryable
+            # The error of the parser holds the whole content.
+            assert caught.value.__cause__ is None
+            assert caught.value.__context__ is None
+        assert folder.child("manifest.json").read_bytes() == data
+
+
+def test_the_version_of_what_is_refused_is_named(tmp_path):
+    folder = Location.of(tmp_path)
+    folder.child("manifest.json").write_text(json.dumps(changed(version=2)))
+    with pytest.raises(StateDamaged, match="its version is 2, and 1 is expected"):
+        TransactionManifest.load(folder)
+
+
+def test_a_manifest_that_cannot_be_read_now_is_not_missing():
+    folder = Location.of("bucket://out")
+    TRANSACTION.write(folder)
+    for operation, error in (
+        ("info", PermissionError("denied")),
+        ("read", TimeoutError("too slow")),
+        ("read", RuntimeError("500 of a store that has errors of its own")),
+    ):
+        stores.BucketFileSystem.failing[operation] = error
+        with pytest.raises(StateUnavailable, match=type(error).__name__) as caught:
+            TransactionManifest.load(folder)
+        assert caught.value.retryable
+        stores.BucketFileSystem.failing.clear()
+    assert TransactionManifest.load(folder) == TRANSACTION
+
+
+def test_a_listing_from_before_is_not_believed():
+    """A store remembers a listing in which the file was missing."""
+    folder = Location.of("bucket://out")
+    folder.child("other").write_text("")
+    folder.fs.ls("out")
+    other = Location.of("memory://out")
+    data = TRANSACTION.write(other).read_bytes()
+    stores.BucketFileSystem.objects["out/manifest.json"] = data
+    assert TransactionManifest.load(folder) == TRANSACTION
 
 
 def test_a_file_entry_may_be_named_like_anything_safe():
@@ -251,7 +291,8 @@ def test_the_manifest_of_a_job(tmp_path):
     again = Manifest.load(folder)
     assert replace(again, failed=()) == replace(manifest, failed=())
     assert again.write(folder).read_text() == text
-    assert TransactionManifest.load(folder) is None, "it is another kind"
+    with pytest.raises(StateDamaged):  # It is another kind.
+        TransactionManifest.load(folder)
     with pytest.raises(ValueError, match="manifest"):
         Manifest.from_json(EXPECTED)
     empty = Manifest("Receipt")

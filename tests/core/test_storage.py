@@ -428,3 +428,15 @@ def test_files_in_an_archive_can_be_read(tmp_path):
     assert (file.name, file.size(), file.read_text()) == ("a.txt", 16, "from the archive")
     assert not file.concurrent
     assert isinstance(file.open(), io.IOBase)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty():
+    folder = Location.of("bucket://out")
+    folder.child("1/a.json").write_text("a")
+    assert folder.sizes() == {"1/a.json": 1}
+    # The second listing is that of the folder below.
+    for after in (0, 1):
+        stores.fail_once(after)
+        with pytest.raises(TimeoutError):
+            folder.sizes()
+    assert Location.of("bucket://nothing").sizes() == {}

@@ -22,6 +22,7 @@ from vantage_orchestration.processing.manifest import (
     rule_error_of,
 )
 from vantage_orchestration.processing.names import MANIFEST, UniqueNames, folded, safe_name
+from vantage_orchestration.processing.state import reading
 from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
@@ -141,9 +142,16 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
 
     Returns:
         True if ``manifest.json`` and every file that the manifest names are there, with their
-        sizes. False also where the folder can't be read.
+        sizes.
+
+    Raises:
+        StateUnavailable: The folder can't be read now.
     """
-    sizes = target.sizes()
+    try:
+        with reading(target):
+            sizes = target.sizes()
+    except FileNotFoundError:
+        return False
     return MANIFEST in sizes and all(sizes.get(file.path) == file.size for file in manifest.files)
 
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from vantage_orchestration.errors import (
     ConfigurationError,
@@ -36,6 +36,7 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.plan import Duplicates, Unit, plan
+from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import PARALLEL, Submitted, keyed_units, submit
 
 if TYPE_CHECKING:
@@ -154,21 +155,22 @@ class Job:
 
     @classmethod
     def load(cls, output: Location) -> Job | None:
-        """Read the ``submitted.json`` of a folder; None if there is none that can be read."""
-        try:
-            data = json.loads(output.child(SUBMITTED).read_bytes())
-            if data["version"] != _VERSION:
-                return None
-            parts = [
-                Part(**{**entry, "sources": tuple(map(SourceEntry.read, entry["sources"]))})
-                for entry in data["transactions"]
-            ]
-            return cls(str(data["job"]), tuple(parts))
-        except FileNotFoundError:
-            return None
-        except (AttributeError, KeyError, TypeError, ValueError):
-            log.warning("%s can't be read and is passed over", output.child(SUBMITTED))
-            return None
+        """Read the ``submitted.json`` of a folder; None if there is none.
+
+        Raises:
+            StateUnavailable: It can't be read now.
+            StateDamaged: It is something else, or of another version.
+        """
+        return read_json(output.child(SUBMITTED), cls._read)
+
+    @classmethod
+    def _read(cls, data: Any) -> Job:
+        data = checked(data, _VERSION)
+        parts = [
+            Part(**{**entry, "sources": tuple(map(SourceEntry.read, entry["sources"]))})
+            for entry in data["transactions"]
+        ]
+        return cls(str(data["job"]), tuple(parts))
 
 
 def job_token(scope: str, piece: str = "") -> str:

@@ -8,15 +8,14 @@ same results give the same bytes: nothing in them depends on when or by which tr
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.lookup import RETENTION_DAYS
 from vantage_orchestration.processing.names import MANIFEST
+from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ __all__ = [
     "TransactionManifest",
     "UnfinishedEntry",
 ]
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -230,7 +227,12 @@ class TransactionManifest:
 
     @classmethod
     def load(cls, folder: Location) -> TransactionManifest | None:
-        """Read the ``manifest.json`` of a folder; None if there is none that can be read."""
+        """Read the ``manifest.json`` of a folder; None if there is none.
+
+        Raises:
+            StateUnavailable: It can't be read now.
+            StateDamaged: It is something else, or of another version.
+        """
         return _load(folder, cls.from_json)
 
 
@@ -338,7 +340,12 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Location) -> Manifest | None:
-        """Read the ``manifest.json`` of a folder; None if there is none that can be read."""
+        """Read the ``manifest.json`` of a folder; None if there is none.
+
+        Raises:
+            StateUnavailable: It can't be read now.
+            StateDamaged: It is something else, or of another version.
+        """
         return _load(folder, cls.from_json)
 
 
@@ -399,12 +406,10 @@ def _text(data: Any) -> str:
 
 
 def _parsed(data: Any, read: Callable[[Any], T]) -> T:
-    if not isinstance(data, Mapping) or data.get("version") != VERSION:
-        raise ValueError(f"this is no manifest of version {VERSION}")
     try:
-        return read(data)
+        return read(checked(data, VERSION))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the manifest can't be read: {error}") from error
+        raise ValueError(f"this is no manifest: {error}") from error
 
 
 def _write(folder: Location, data: Mapping[str, Any]) -> Location:
@@ -414,11 +419,4 @@ def _write(folder: Location, data: Mapping[str, Any]) -> Location:
 
 
 def _load(folder: Location, read: Callable[[Any], T]) -> T | None:
-    location = folder.child(MANIFEST)
-    try:
-        return read(json.loads(location.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ConfigurationError, RecursionError, ValueError) as error:
-        log.warning("%s is passed over: %s", location, clean(str(error)))
-        return None
+    return read_json(folder.child(MANIFEST), read)
