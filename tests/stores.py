@@ -35,24 +35,24 @@ class BucketFileSystem(AbstractFileSystem):
         objects: All objects, for all instances; a test may change them behind the store's back.
         failing: Operation to exception: ``write``, ``read``, ``info``, ``ls`` or ``copy`` that
             fails.
-        reads_left: How many times the store is asked before it gives no answer, once; see
+        reads_left: How many times the store is asked before it fails once, and how; see
             :func:`fail_once`.
     """
 
     protocol = "bucket"
     objects: ClassVar[dict[str, bytes]] = {}
     failing: ClassVar[dict[str, Exception]] = {}
-    reads_left: ClassVar[list[int]] = []
+    reads_left: ClassVar[list[tuple[int, Exception]]] = []
     blocksize = 1024
 
     def trouble(self, operation: str, path: str) -> None:
         if operation in self.failing:
             raise self.failing[operation]
         if self.reads_left and operation in ("info", "ls", "read"):
-            self.reads_left[0] -= 1
-            if self.reads_left[0] < 0:
-                self.reads_left.clear()
-                raise TimeoutError(f"the store did not answer: {operation} {path}")
+            left, error = self.reads_left.pop()
+            if not left:
+                raise error
+            self.reads_left.append((left - 1, error))
 
     def _listed(self, path: str) -> list[dict[str, object]]:
         start = f"{path}/" if path else ""
@@ -138,9 +138,10 @@ for store in (BucketFileSystem, RenamingFileSystem):
     fsspec.register_implementation(store.protocol, store, clobber=True)
 
 
-def fail_once(after: int) -> None:
-    """Let the buckets give no answer once, after they were asked so many times."""
-    BucketFileSystem.reads_left[:] = [after]
+def fail_once(after: int, error: Exception | None = None) -> None:
+    """Let the buckets fail once, after they were asked so many times."""
+    error = error or TimeoutError("the store did not answer")
+    BucketFileSystem.reads_left[:] = [(after, error)]
 
 
 def failed() -> bool:

@@ -36,6 +36,8 @@ _CHUNK = 1024 * 1024
 _SPOOLED = 8 * 1024 * 1024
 #: Bytes of a file's name that its part takes over; a file system takes 255 altogether.
 _LONGEST_IN_PART = 200
+#: How often a folder is listed whose files go away meanwhile.
+_LISTINGS = 3
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 #: Stores without folders. Making one there would ask for the right to make a bucket.
 _FLAT = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"})
@@ -203,9 +205,10 @@ class Location:
             OSError: A folder can't be read. That is not the same as nothing being in it.
         """
         self.fs.invalidate_cache()
-        found: Mapping[str, Mapping[str, Any]] = self.fs.find(
-            self.path, detail=True, **_errors_of_walk(self.fs)
-        )
+        if _find_passes_over_errors(self.fs):
+            found = {info["name"]: info for info in _files_below(self)}
+        else:
+            found = self.fs.find(self.path, detail=True)
         start = self.path.rstrip("/") + "/"
         return {
             path[len(start) :]: int(info.get("size") or 0)
@@ -377,21 +380,24 @@ def is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
-def _errors_of_walk(fs: AbstractFileSystem) -> dict[str, Any]:
-    """Return options for ``find`` that keep it from passing over folders which can't be read."""
+def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
+    """Return whether ``find`` is fsspec's own, which leaves out folders that can't be read."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
 
     kind = type(fs)
-    walks = kind.find is AbstractFileSystem.find or (
-        isinstance(fs, AsyncFileSystem) and kind._find is AsyncFileSystem._find
-    )
-    return {"on_error": _raise_unless_gone} if walks else {}
+    if isinstance(fs, AsyncFileSystem):
+        return bool(kind._find is AsyncFileSystem._find)
+    return bool(kind.find is AbstractFileSystem.find)
 
 
-def _raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        raise error
+def _files_below(folder: Location) -> Iterator[Mapping[str, Any]]:
+    """Yield what the store says of each file below, at any depth; links are not followed."""
+    for info in _listed(folder):
+        if info["type"] == "directory":
+            yield from _files_below(Location(folder.fs, info["name"].rstrip("/")))
+        else:
+            yield info
 
 
 def _shown(url: str) -> str:
@@ -413,24 +419,31 @@ def _sync_folder(path: str) -> None:
 
 def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
     """Yield what is in a folder, as ``file``, ``directory`` or ``linked`` (a folder)."""
-    fs, own = folder.fs, folder.path.rstrip("/")
-    try:
-        listed = fs.ls(folder.path, detail=True)
-    except NotADirectoryError:
-        return
-    except FileNotFoundError:
-        # A file that goes away while a folder is listed gives the same error as no folder.
-        if folder.exists():
-            raise
-        return
-    for info in listed:
+    fs = folder.fs
+    for info in _listed(folder):
         path, kind = info["name"].rstrip("/"), info["type"]
-        if path == own:  # The folder itself, as some stores keep it; or it is a file.
-            continue
         if info.get("islink"):
             kind = "file" if fs.isfile(path) else "linked" if fs.isdir(path) else kind
         if kind in ("file", "directory", "linked"):
             yield Location(fs, path), kind
+
+
+def _listed(folder: Location) -> list[Mapping[str, Any]]:
+    """Return what the store says of each entry of a folder; nothing if there is no folder."""
+    own = folder.path.rstrip("/")
+    for _ in range(_LISTINGS):
+        try:
+            listed = folder.fs.ls(folder.path, detail=True)
+        except NotADirectoryError:
+            return []
+        except FileNotFoundError:
+            # A file that goes away while a folder is listed gives the same error as no folder.
+            if not folder.exists():
+                return []
+        else:
+            # Some stores list the folder itself; or it is a file.
+            return [info for info in listed if info["name"].rstrip("/") != own]
+    raise OSError(f"The folder {folder} changes while it is listed")
 
 
 def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
