@@ -1,7 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ABBYY Vantage in Apache Airflow: connection type, hook and helpers for tasks.
+"""ABBYY Vantage in Apache Airflow.
 
-* :class:`vantage_orchestration.airflow.hooks.vantage.VantageHook`
-* :func:`vantage_orchestration.airflow.context.task_key`
-* :func:`vantage_orchestration.airflow.errors.translate`
+The names below can be imported from here. Each is loaded when it is first used, so that importing
+one does not load the others.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vantage_orchestration.airflow.context import task_key
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.airflow.operators.vantage import (
+        VantageDeleteTransactionOperator,
+        VantageDownloadResultsOperator,
+        VantageProcessDocumentsOperator,
+        VantageSubmitOperator,
+    )
+    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+    from vantage_orchestration.airflow.triggers.completed import VantageTransactionCompletedTrigger
+
+__all__ = [
+    "VantageDeleteTransactionOperator",
+    "VantageDownloadResultsOperator",
+    "VantageHook",
+    "VantageProcessDocumentsOperator",
+    "VantageSubmitOperator",
+    "VantageTransactionCompletedTrigger",
+    "VantageTransactionSensor",
+    "task_key",
+]
+
+_MODULES = {
+    "VantageDeleteTransactionOperator": "operators.vantage",
+    "VantageDownloadResultsOperator": "operators.vantage",
+    "VantageHook": "hooks.vantage",
+    "VantageProcessDocumentsOperator": "operators.vantage",
+    "VantageSubmitOperator": "operators.vantage",
+    "VantageTransactionCompletedTrigger": "triggers.completed",
+    "VantageTransactionSensor": "sensors.vantage",
+    "task_key": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -31,7 +31,8 @@ def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreF
         ConfigurationError: There is no such connection, or it can't be used.
     """
     from airflow.models import Connection
-    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from vantage_orchestration.airflow.compat import AirflowNotFoundException
 
     connection = None
     # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours.

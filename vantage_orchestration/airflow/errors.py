@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-from airflow.sdk.exceptions import AirflowFailException
-
+from vantage_orchestration.airflow.compat import AirflowFailException
 from vantage_orchestration.errors import VantageError
 
 __all__ = ["translate"]

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import quote
 
-from airflow.sdk import BaseOperatorLink, BaseXCom, conf
+from airflow.sdk import BaseOperatorLink
+
+from vantage_orchestration.airflow.compat import BaseXCom, conf
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context

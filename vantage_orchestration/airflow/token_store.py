@@ -112,7 +112,7 @@ class VariableStore:
 
 
 def _get(key: str) -> str | None:
-    from airflow.sdk import SecretCache
+    from vantage_orchestration.airflow.compat import SecretCache
 
     # Dag processors keep Variables for a while. Another process may have set this one meanwhile.
     SecretCache.invalidate_variable(key)

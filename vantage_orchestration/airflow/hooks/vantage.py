@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
-from airflow.sdk.log import amask_secret, mask_secret
-
+from vantage_orchestration.airflow.compat import (
+    AirflowNotFoundException,
+    BaseHook,
+    aget_connection,
+    amask_secret,
+    mask_secret,
+)
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
     CONN_TYPE,
@@ -18,6 +21,7 @@ from vantage_orchestration.airflow.connection import (
     secrets_of,
 )
 from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.form import with_form
 from vantage_orchestration.airflow.token_store import VariableStore
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["VantageHook"]
 
 
+@with_form
 class VantageHook(BaseHook):
     """Connects a task to ABBYY Vantage.
 
@@ -106,7 +111,7 @@ class VantageHook(BaseHook):
         from vantage_orchestration.token import token_source
 
         with translating(translate):
-            config = config_of(await self.aget_connection(self.abbyy_vantage_conn_id))
+            config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
             for secret in secrets_of(config):
                 await amask_secret(secret)
             token = await token_source(config, VariableStore).aget()

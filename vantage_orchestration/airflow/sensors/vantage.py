@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
-from airflow.sdk.exceptions import AirflowSensorTimeout
 
+from vantage_orchestration.airflow.compat import AirflowSensorTimeout
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions

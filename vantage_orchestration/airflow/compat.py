@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that have moved between the releases of Airflow 3. Nothing else asks for a version.
+
+Each branch says with which lowest version of Airflow it may go.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "AIRFLOW",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSensorTimeout",
+    "BaseHook",
+    "BaseXCom",
+    "SecretCache",
+    "aget_connection",
+    "amask_secret",
+    "conf",
+    "mask_secret",
+    "require",
+]
+
+_LOWEST = (3, 0)
+
+
+def _installed() -> tuple[int, ...]:
+    """Return major and minor version of Airflow.
+
+    Raises:
+        ImportError: It is too old for this package, or not installed.
+    """
+    for name in ("apache-airflow-core", "apache-airflow"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < _LOWEST:
+            raise ImportError(
+                f"vantage-orchestration needs Airflow 3.0 or later; this is {version}. Install it"
+                " beside a later Airflow, or remove it from this environment"
+            )
+        return numbers
+    raise ImportError(
+        "Airflow is not installed; install it with pip install 'vantage-orchestration[airflow]'"
+    )
+
+
+#: Major and minor version of the Airflow that is installed.
+AIRFLOW = _installed()
+
+
+def require(version: tuple[int, int], what: str) -> None:
+    """Refuse what the installed Airflow can't do.
+
+    Args:
+        version: The first version of Airflow that can.
+        what: What needs it, as the subject of a sentence.
+
+    Raises:
+        ValueError: Airflow is older. Raised while a DAG is parsed, it is shown as its import error.
+    """
+    if version > AIRFLOW:
+        raise ValueError(
+            f"{what} needs Airflow {version[0]}.{version[1]} or later;"
+            f" this is {AIRFLOW[0]}.{AIRFLOW[1]}"
+        )
+
+
+if TYPE_CHECKING or AIRFLOW >= (3, 2):
+    from airflow.sdk import BaseXCom, conf
+    from airflow.sdk.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+    )
+else:  # May go with 3.2.
+    from airflow.configuration import conf
+    from airflow.exceptions import (
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+    )
+    from airflow.sdk.bases.xcom import BaseXCom
+
+if TYPE_CHECKING or AIRFLOW >= (3, 1):
+    from airflow.sdk import BaseHook, SecretCache
+    from airflow.sdk.log import mask_secret
+else:  # May go with 3.1.
+    from airflow.hooks.base import BaseHook
+    from airflow.sdk.execution_time.secrets_masker import mask_secret
+    from airflow.secrets.cache import SecretCache
+
+if TYPE_CHECKING or AIRFLOW >= (3, 3):
+    from airflow.sdk.log import amask_secret
+else:  # May go with 3.3.
+
+    async def amask_secret(secret: Any, name: str | None = None) -> None:
+        """Mask a secret in logs, without blocking the event loop."""
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(mask_secret)(secret, name)
+
+
+async def aget_connection(conn_id: str) -> Any:
+    """Return a connection, without blocking the event loop.
+
+    Raises:
+        AirflowNotFoundException: There is none of that id.
+    """
+    if AIRFLOW >= (3, 1):
+        return await BaseHook.aget_connection(conn_id)
+    # May go with 3.1.
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(BaseHook.get_connection)(conn_id)
