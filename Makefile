@@ -9,7 +9,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-benchmark
-EXTRAS := airflow,prefect,sandbox,tables,dlt,test
+EXTRAS := airflow,prefect,sandbox,tables,dlt
 # Processes that run tests at the same time. Those of the orchestrators wait most of their time.
 WORKERS := 4
 
@@ -43,8 +43,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@rm -f $@
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --group test --editable '.[$(EXTRAS)]'
 	@touch $@
 
 benchmark: $(BENCH_VENV)/.installed

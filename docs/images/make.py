@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the pictures of this folder anew: forms and pages as a browser shows them.
 
-``python docs/images/make.py``, in an environment with ``.[airflow,prefect,sandbox,test]``, on a
+``python docs/images/make.py``, in the environment that ``make install`` makes, on a
 machine with ``chromium`` and ``chromedriver`` (Debian's packages of these names). It starts a real
 Airflow, a real Prefect server and the sandbox, looks whether each form offers its choices and hides
 what is typed into its secret fields, and ends with an error if not.

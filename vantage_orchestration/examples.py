@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``vantage-orchestration examples``: copies the example DAGs and flows."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import shutil
+import sys
+from pathlib import Path
+
+from vantage_orchestration.errors import ConfigurationError
+
+__all__ = ["HELP", "KINDS", "add_arguments", "copy_examples", "run"]
+
+HELP = "copy the example DAGs and flows into a folder"
+#: Folders of examples.
+KINDS = ("dags", "flows")
+_DISTRIBUTION = "vantage-orchestration"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--to", metavar="FOLDER", required=True, help="where the folders dags and flows are made"
+    )
+    parser.add_argument(
+        "--only", choices=KINDS, action="append", help="copy these alone; may be repeated"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigurationError: A file is there already, or the examples are not installed.
+    """
+    for path in copy_examples(Path(args.to), tuple(args.only or KINDS)):
+        sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
+    """Copy examples. Nothing that is there is overwritten.
+
+    Args:
+        target: Folder in which ``dags`` and ``flows`` are made.
+        kinds: Which of the two to copy.
+
+    Returns:
+        The files that were made.
+
+    Raises:
+        ConfigurationError: A file is there already, or the examples are not installed.
+    """
+    files = [(source, target / kind / source.name) for kind in kinds for source in _sources(kind)]
+    for _, copy in files:
+        if copy.exists():
+            raise ConfigurationError(f"{copy} is there already", hint="Give another folder")
+    for source, copy in files:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    return [copy for _, copy in files]
+
+
+def _sources(kind: str) -> list[Path]:
+    """Return the example files of the checkout, or those that were installed from the wheel."""
+    found = list(Path(__file__).parents[1].glob(f"{kind}/abbyy_vantage_*.py"))
+    if not found:
+        place = ("share", _DISTRIBUTION, kind)
+        installed = importlib.metadata.files(_DISTRIBUTION) or ()
+        found = [Path(str(each.locate())) for each in installed if each.parts[-4:-1] == place]
+    if not found:
+        raise ConfigurationError(
+            "The examples are not installed", hint="Install vantage-orchestration from its wheel"
+        )
+    return sorted(found)
