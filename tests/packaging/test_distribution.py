@@ -91,16 +91,6 @@ def test_no_link_of_the_readme_breaks_on_an_index_page(metadata: Message) -> Non
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
-def test_every_link_into_the_project_leads_to_a_file(metadata: Message) -> None:
-    base = re.compile(r"https://github\.com/vantage-orchestration/vantage-orchestration/")
-    text = str(metadata.get_payload())
-    for link in re.findall(r"\]\(([^)#]+)", text):
-        if base.match(link):
-            kind, _, path = base.sub("", link).partition("/main")
-            assert kind in ("blob", "raw", "tree"), link
-            assert (ROOT / path.lstrip("/")).exists(), link
-
-
 def test_the_wheel_holds_the_package_and_the_examples_alone(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {
