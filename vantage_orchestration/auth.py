@@ -16,7 +16,7 @@ from requests.utils import rewind_body
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError, translating
 from vantage_orchestration.token.access import AccessToken
-from vantage_orchestration.token.source import REFUSALS, TokenSource, token_source
+from vantage_orchestration.token.source import TokenSource, token_source
 from vantage_orchestration.token.stores import StoreFactory
 
 __all__ = ["VantageAuth"]
@@ -26,8 +26,9 @@ class VantageAuth(AuthBase):
     """``requests`` authorisation with a token that is valid when it is used.
 
     On a 401 it drops exactly the token that was used, reads the credential again from where it is
-    stored, and sends the request once more, once. A request whose body can't be sent again keeps
-    its 401. A 403 renews nothing: rights come from roles, not from tokens.
+    stored, and sends the request once more, once. If that is rejected as well, the new token is
+    used on for a minute: another login would not help. A request whose body can't be sent again
+    keeps its 401. A 403 renews nothing: rights come from roles, not from tokens.
 
     Args:
         load: Reads the stored credential afresh.
@@ -66,7 +67,7 @@ class VantageAuth(AuthBase):
     def token(self) -> AccessToken:
         """Return a valid token.
 
-        A login that is refused is not repeated, but the credential is read again: it may have been
+        A login that fails is not repeated, but the credential is read again: it may have been
         changed since, and a token that simply ended would otherwise fail a long task for good.
 
         Raises:
@@ -74,7 +75,7 @@ class VantageAuth(AuthBase):
         """
         try:
             token = self.source.get()
-        except REFUSALS:
+        except VantageError:
             if not self._reload():
                 raise
             token = self.source.get()
@@ -85,7 +86,7 @@ class VantageAuth(AuthBase):
         """Return a valid token as :meth:`token` does, without blocking the event loop."""
         try:
             token = await self.source.aget()
-        except REFUSALS:
+        except VantageError:
             # Reading the credential may block: an orchestrator's API is asked.
             if not await asyncio.to_thread(self._reload):
                 raise
@@ -153,7 +154,8 @@ class VantageAuth(AuthBase):
         if body is not None and not isinstance(body, (bytes, str)) and position is None:
             return response
         renewed = self.token()
-        _ = response.content  # Read to its end, so that the connection can be used again.
+        if renewed.is_same(token):
+            return response
         response.close()
         again = response.request.copy()
         again.hooks = {"response": []}
@@ -162,6 +164,8 @@ class VantageAuth(AuthBase):
             again._body_position = position  # type: ignore[attr-defined]
             rewind_body(again)
         second: requests.Response = response.connection.send(again, **kwargs)
+        if second.status_code == 401:
+            self.source.keep(renewed)
         second.history.append(response)
         second.request = again
         return second

@@ -92,19 +92,29 @@ class TokenSettings:
 @dataclass(frozen=True, slots=True)
 class VantageConfig:
     """All that one stored credential says: who logs in, how connections are made, and how tokens
-    are kept."""
+    are kept.
+
+    Args:
+        credentials: Who logs in.
+        http: How connections are made.
+        tokens: How tokens are kept.
+        origin: Where it was read from, as ``vantage-orchestration token --of`` takes it: empty for
+            the environment, None for one that code has made.
+    """
 
     credentials: Credentials
     http: HttpSettings = field(default_factory=HttpSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
+    origin: str | None = field(default=None, compare=False)
 
     @classmethod
-    def from_fields(cls, values: Mapping[str, Any]) -> VantageConfig:
+    def from_fields(cls, values: Mapping[str, Any], origin: str | None = None) -> VantageConfig:
         """Read the fields of :data:`vantage_orchestration.fields.FIELDS`.
 
         Args:
             values: Field name to value. Empty and missing values mean the default. Flags and
                 numbers may be text. Members of other names are left alone.
+            origin: Where they were read from.
 
         Returns:
             The checked configuration.
@@ -129,7 +139,7 @@ class VantageConfig:
                 raise _wrong(spec.name, "no text")
         http = {name: read.pop(name) for name in HttpSettings.__slots__ if name in read}
         tokens = {name: read.pop(name) for name in TokenSettings.__slots__ if name in read}
-        return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens))
+        return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens), origin)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> VantageConfig:
@@ -147,7 +157,8 @@ class VantageConfig:
                 spec.name: value
                 for spec in FIELDS
                 if (value := source.get(ENVIRONMENT_PREFIX + spec.name.upper())) is not None
-            }
+            },
+            origin="",
         )
 
 

@@ -10,8 +10,10 @@ from urllib.parse import quote, urlsplit
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.fields import (
+    CLIENT_AUTHS,
     DEFAULT_API_PATH,
     DEFAULT_AUTH_PATH,
+    DEFAULT_CLIENT_AUTH,
     DEFAULT_GRANT_TYPE,
     DEFAULT_SCOPE,
     DEFAULT_TENANT_AUTH_PATH,
@@ -40,6 +42,8 @@ class Credentials:
         client_secret: Secret of the API client.
         grant_type: OAuth 2.0 grant type.
         scope: OAuth 2.0 scope.
+        client_auth: How the API client is sent: ``form`` (in the body, as documented) or ``basic``
+            (HTTP Basic).
         auth_path: Path of the token endpoint below the base address. May hold ``{tenantId}``.
             Empty for the documented path.
         api_path: Path of the processing API below the base address.
@@ -54,6 +58,7 @@ class Credentials:
         "_auth_path",
         "api_path",
         "base_url",
+        "client_auth",
         "client_id",
         "client_secret",
         "grant_type",
@@ -72,6 +77,7 @@ class Credentials:
     client_secret: Secret
     grant_type: str
     scope: str
+    client_auth: str
     api_path: str
     _auth_path: str
 
@@ -87,6 +93,7 @@ class Credentials:
         client_secret: str | Secret = "",
         grant_type: str = DEFAULT_GRANT_TYPE,
         scope: str = DEFAULT_SCOPE,
+        client_auth: str = DEFAULT_CLIENT_AUTH,
         auth_path: str = "",
         api_path: str = DEFAULT_API_PATH,
     ) -> None:
@@ -104,6 +111,7 @@ class Credentials:
             "client_secret": client_secret,
             "grant_type": grant_type.strip() or DEFAULT_GRANT_TYPE,
             "scope": " ".join(scope.split()) or DEFAULT_SCOPE,
+            "client_auth": client_auth.strip().lower() or DEFAULT_CLIENT_AUTH,
             "api_path": api_path,
             "_auth_path": _auth_path(auth_path.strip(), tenant_id.strip()),
         }
@@ -120,6 +128,11 @@ class Credentials:
             raise ConfigurationError(
                 f"The ABBYY Vantage credential has no {', '.join(missing)}",
                 hint=f"The grant type {self.grant_type!r} needs {', '.join(needed)}",
+            )
+        if self.client_auth not in CLIENT_AUTHS:
+            raise ConfigurationError(
+                f"The client_auth {self.client_auth!r} of the ABBYY Vantage credential is unknown",
+                hint=f"Choose {' or '.join(CLIENT_AUTHS)}",
             )
         for name in ("password", "client_secret"):
             secret: Secret = getattr(self, name)
@@ -165,6 +178,7 @@ class Credentials:
             self.api_url,
             self.grant_type,
             self.scope,
+            self.client_auth,
             self.client_id,
             self.client_secret.reveal(),
             self.username,

@@ -232,17 +232,17 @@ class ScopeRejected(AuthError):
 
 
 class AuthProtocolError(AuthError):
-    """The token endpoint answered with something that is no token reply."""
+    """The answer is not a token reply, or not of a token endpoint: address or network is wrong."""
 
 
 class Throttled(AuthError):
-    """The token endpoint asks to slow down."""
+    """The token endpoint asks to wait."""
 
     retryable = True
 
 
 class AuthUnavailable(AuthError):
-    """The token endpoint can't be reached or is out of order."""
+    """The token endpoint can't be reached, is out of order, or is blocked by a firewall."""
 
     retryable = True
 
@@ -259,9 +259,7 @@ class BadRequest(ApiError):
 
 
 class Unauthorized(ApiError):
-    """401 for a fresh token, after one renewal."""
-
-    retryable = True
+    """401 for a fresh token, after one renewal. Never tried again: each try would be a login."""
 
 
 class Forbidden(ApiError):

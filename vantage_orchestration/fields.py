@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 __all__ = [
+    "CLIENT_AUTHS",
     "DEFAULT_API_PATH",
     "DEFAULT_AUTH_PATH",
+    "DEFAULT_CLIENT_AUTH",
     "DEFAULT_GRANT_TYPE",
     "DEFAULT_SCOPE",
     "DEFAULT_STORE",
@@ -35,6 +37,9 @@ DEFAULT_TENANT_AUTH_PATH: Final = "/auth2/{tenantId}/connect/token"
 DEFAULT_API_PATH: Final = "/api/publicapi/v1"
 DEFAULT_GRANT_TYPE: Final = "password"
 DEFAULT_SCOPE: Final = "openid permissions global.wildcard"
+#: Ways to send the API client to the token endpoint.
+CLIENT_AUTHS: Final = ("form", "basic")
+DEFAULT_CLIENT_AUTH: Final = "form"
 #: Names of the token stores.
 STORES: Final = ("file", "orchestrator", "memory")
 DEFAULT_STORE: Final = "file"
@@ -119,6 +124,14 @@ FIELDS: Final = (
         "Scope",
         "OAuth 2.0 scope. Change it only if the vendor's documentation does.",
         default=DEFAULT_SCOPE,
+    ),
+    Field(
+        "client_auth",
+        "Client authentication",
+        "How client ID and secret are sent: form (in the request's body, as ABBYY documents it) or"
+        " basic (HTTP Basic), for a token endpoint of your own that takes nothing else.",
+        default=DEFAULT_CLIENT_AUTH,
+        choices=CLIENT_AUTHS,
     ),
     Field(
         "auth_path",

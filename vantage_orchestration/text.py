@@ -74,7 +74,7 @@ def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
         return None
     parts = [
         value
-        for name in ("detail", "error_description", "title")
+        for name in ("detail", "error_description", "title", "errorSummary", "message")
         if isinstance(value := data.get(name), str) and value.strip()
     ][:1]
     errors = data.get("errors")

@@ -310,3 +310,23 @@ def test_the_command_shows_and_clears_what_is_stored(sandbox, start, folder):
     assert "a token" in command(sandbox, folder, "status")
     command(sandbox, folder, "forget")
     assert "nothing" in command(sandbox, folder, "status")
+
+
+def test_the_command_reaches_processes_that_live_long(sandbox, start, folder):
+    wrong = {"error": "invalid_grant", "error_description": "Please try again"}
+    sandbox.control.add_fault(operation="requestToken", status=400, json=wrong, times=2)
+    one, other = start(rounds=3), start(rounds=2)
+    for worker in (one, other):
+        worker.ready()
+    assert all_at_once([one, other]) == {"CredentialsRejected"}
+    assert logins(sandbox) == 1
+    # Cleared: the first login after that is sent, and refused once more.
+    command(sandbox, folder, "forget")
+    assert all_at_once([one]) == {"CredentialsRejected"}
+    assert logins(sandbox) == 2
+    # A token that another process has got meanwhile is taken.
+    command(sandbox, folder, "forget")
+    token = all_at_once([other])
+    assert token == all_at_once([one])
+    assert token != {"CredentialsRejected"}
+    assert logins(sandbox) == 3

@@ -157,7 +157,7 @@ E_ = errors
         ),
         (400, {"error": "invalid_grant"}, E_.CredentialsRejected, "tenant id"),
         (401, b"", E_.CredentialsRejected, "not tried again"),
-        (403, b"<html>", E_.CredentialsRejected, "user 'user@example.com'"),
+        (403, b"<html>", E_.AuthUnavailable, "firewall"),
         (
             400,
             {"error": "invalid_grant", "error_description": "The account is locked out."},
@@ -185,8 +185,8 @@ E_ = errors
         (
             400,
             {"error": "invalid_grant", "error_description": "login rate exceeded"},
-            E_.Throttled,
-            "slow down",
+            E_.CredentialsRejected,
+            "login rate exceeded",
         ),
         (429, b"", E_.Throttled, "slow down"),
         (408, b"", E_.AuthUnavailable, "later"),

@@ -599,7 +599,7 @@ def test_token_that_is_never_accepted(sandbox: SandboxServer, world: World) -> N
     assert world.look([name], 100) == {}
     with pytest.raises(errors.Unauthorized):
         world.look([name], 100)
-    assert sandbox.control.count("POST", "/connect/token$") - logins == 3
+    assert sandbox.control.count("POST", "/connect/token$") - logins == 1
 
 
 def test_changed_credential_is_read_again(sandbox: SandboxServer) -> None:

@@ -99,7 +99,7 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
                 " it was stored from a masked display",
                 hint=f"Enter the real {spec.name} and save again",
             )
-    return VantageConfig.from_fields(values)
+    return VantageConfig.from_fields(values, f"airflow:{connection.conn_id}")
 
 
 def secrets_of(config: VantageConfig) -> tuple[str, ...]:

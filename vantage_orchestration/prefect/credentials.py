@@ -100,6 +100,7 @@ class VantageCredentials(CredentialsBlock):
     client_secret: SecretStr = _field("client_secret")
     grant_type: str = _field("grant_type")
     scope: str = _field("scope")
+    client_auth: Literal["form", "basic"] = _field("client_auth")
     auth_path: str = _field("auth_path")
     api_path: str = _field("api_path")
     ca_bundle: str = _field("ca_bundle")
@@ -207,8 +208,10 @@ class VantageCredentials(CredentialsBlock):
 
     def _loader(self) -> Callable[[], VantageConfig]:
         """Return a function that gives this block's values first, and then the stored ones."""
-        own: list[VantageConfig] = [_read(self._values())]
-        if not name_of_block(self):
+        name = name_of_block(self)
+        origin = f"prefect:{name}" if name else None
+        own: list[VantageConfig] = [_read(self._values(), origin)]
+        if not name:
             return lambda: own[0]
         first = [True]
         # Threads that are not Prefect's do not know which Prefect server is meant.
@@ -221,7 +224,7 @@ class VantageCredentials(CredentialsBlock):
             # A context can be entered by one thread at a time, hence the copy.
             stored = context.copy().run(self._stored)
             if stored is not None:
-                own[0] = _read(stored)
+                own[0] = _read(stored, origin)
             return own[0]
 
         return load
@@ -292,7 +295,7 @@ def name_of_block(credentials: VantageCredentials | str) -> str:
     return "" if name is None or credentials._is_anonymous else name
 
 
-def _read(values: dict[str, Any]) -> VantageConfig:
+def _read(values: dict[str, Any], origin: str | None = None) -> VantageConfig:
     from vantage_orchestration.config import VantageConfig
 
     for name in _SECRETS & values.keys():
@@ -300,7 +303,7 @@ def _read(values: dict[str, Any]) -> VantageConfig:
         if isinstance(text, str) and text and not text.strip("*"):
             # Prefect's mask has another length than pydantic's.
             values = {**values, name: MASK}
-    return VantageConfig.from_fields(values)
+    return VantageConfig.from_fields(values, origin)
 
 
 def _words(problem: ErrorDetails, values: Any) -> str:

@@ -62,17 +62,27 @@ class AccessToken:
         margin: Seconds before its end from which on it is renewed.
         begun: Steady time before the token was asked for.
         begun_wall: Wall time at the same moment.
+        kept_until: Steady time until which a rejection by the server brings no new login, since
+            this token was a replacement for a rejected one already.
     """
 
-    __slots__ = ("_begun_wall", "_value", "ends_at", "lifetime", "renew_at")
+    __slots__ = ("_begun_wall", "_value", "ends_at", "kept_until", "lifetime", "renew_at")
     _value: Secret
     _begun_wall: float
     lifetime: float
     ends_at: float
     renew_at: float
+    kept_until: float
 
     def __init__(
-        self, value: Secret, *, lifetime: float, margin: float, begun: float, begun_wall: float
+        self,
+        value: Secret,
+        *,
+        lifetime: float,
+        margin: float,
+        begun: float,
+        begun_wall: float,
+        kept_until: float = float("-inf"),
     ) -> None:
         for name, item in (
             ("_value", value),
@@ -80,12 +90,24 @@ class AccessToken:
             ("lifetime", lifetime),
             ("ends_at", begun + lifetime),
             ("renew_at", begun + lifetime - margin),
+            ("kept_until", kept_until),
         ):
             object.__setattr__(self, name, item)
 
     def reveal(self) -> str:
         """Return the token itself. Do not store, log or return it."""
         return self._value._value  # As Secret.reveal does, without the price of its call.
+
+    def kept(self, until: float) -> AccessToken:
+        """Return the same token with another ``kept_until``."""
+        return AccessToken(
+            self._value,
+            lifetime=self.lifetime,
+            margin=self.ends_at - self.renew_at,
+            begun=self.ends_at - self.lifetime,
+            begun_wall=self._begun_wall,
+            kept_until=until,
+        )
 
     @property
     def expires_at(self) -> DateTime:

@@ -12,6 +12,7 @@ from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
 from vantage_orchestration.token.entries import Refusal
+from vantage_orchestration.token.store import StoreError
 from vantage_orchestration.token.stores import StoreFactory, store_of
 from vantage_orchestration.token.vault import Vault
 
@@ -57,7 +58,13 @@ def run(args: argparse.Namespace) -> int:
         vault.forget()
         _say(f"Nothing is stored any more for this credential ({place}).")
         return 0
-    found = vault.load(jitter=0.0)
+    try:
+        found = vault.load(jitter=0.0)
+    except StoreError as error:
+        raise ConfigurationError(
+            f"The token store of this credential can't be read: {error}",
+            hint="The token lives in the memory of each process",
+        ) from None
     if isinstance(found, AccessToken):
         left = found.ends_at - SYSTEM_CLOCK.steady()
         end = found.expires_at.to_iso8601_string()

@@ -38,6 +38,9 @@ _KINDS: dict[str, type[VantageError]] = {
         errors.GrantNotAllowed,
         errors.ScopeRejected,
         errors.Throttled,
+        errors.AuthProtocolError,
+        errors.AuthUnavailable,
+        errors.ConfigurationError,
     )
 }
 
@@ -97,11 +100,13 @@ class Refusal:
         error: What to tell.
         remaining: Seconds until the login may be tried again; 0 or less when its time is over.
         hold: Seconds for which it was held altogether; the next refusal is held twice as long.
+        stored: Whether it is in the store, too.
     """
 
     error: VantageError
     remaining: float
     hold: float
+    stored: bool = False
 
 
 def write_token(token: AccessToken, begun: Moment) -> bytes:
@@ -111,7 +116,8 @@ def write_token(token: AccessToken, begun: Moment) -> bytes:
         token: The token.
         begun: The moment from which its life counts.
     """
-    return _write(begun, {"token": token.reveal(), "lifetime": token.lifetime})
+    kept = max(token.kept_until - begun.steady, 0.0)
+    return _write(begun, {"token": token.reveal(), "lifetime": token.lifetime, "kept": kept})
 
 
 def write_refusal(error: VantageError, hold: float, now: Moment) -> bytes:
@@ -176,10 +182,11 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
                 margin=renewal_margin(lifetime, jitter),
                 begun=clock.steady() - age,
                 begun_wall=clock.wall() - age,
+                kept_until=clock.steady() - age + min(float(members.get("kept", 0)), lifetime),
             )
         hold = min(float(members["hold"]), LONGEST_HOLD)
         kind = _KINDS[members["refused"]]
         error = kind(str(members["what"]), **members["details"])
-        return Refusal(error, hold - age, hold)
+        return Refusal(error, hold - age, hold, stored=True)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.errors import (
@@ -16,11 +17,14 @@ from vantage_orchestration.errors import (
     AuthProtocolError,
     AuthUnavailable,
     ClientRejected,
+    ConfigurationError,
     CredentialsRejected,
     GrantNotAllowed,
     ScopeRejected,
     Throttled,
+    VantageError,
 )
+from vantage_orchestration.fields import DEFAULT_SCOPE, REGIONS
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.text import clean, message_of
 
@@ -28,7 +32,11 @@ __all__ = [
     "ASSUMED_LIFETIME",
     "LONGEST_LIFETIME",
     "LONGEST_REPLY",
+    "REFUSALS",
+    "REFUSAL_HOLD",
     "Grant",
+    "client_header",
+    "hold_of",
     "read_reply",
     "renewal_margin",
     "token_form",
@@ -41,14 +49,77 @@ LONGEST_LIFETIME = 31 * 86400.0
 #: Bytes of a token reply that are read at the most.
 LONGEST_REPLY = 1024 * 1024
 
+#: Seconds for which a refused login is not sent again; doubles with each further refusal.
+REFUSAL_HOLD = 900.0
+#: The same for a login that a firewall blocked, which may open again.
+BLOCKED_HOLD = 60.0
+#: Errors that mean: the server has looked at the login and will refuse it again.
+REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
+
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _DIGITS = re.compile(r"\s*\d{1,15}(\.\d{0,9})?\s*")
-_LOCKED = re.compile(r"lock|disabled|suspended|blocked", re.IGNORECASE)
-_LIMIT = re.compile(r"\brate\b|limit|too.many|throttl|exceeded|slow.down|try.again", re.IGNORECASE)
+_LOCKED = re.compile(
+    r"(?<![a-z])b?lock|disabled|suspended|deactivated|too.many|attempts|\brate\b|limit|throttl",
+    re.IGNORECASE,
+)
 _FOREIGN = re.compile(
     r"external|identity.?provider|\bidp\b|federat|single.sign|\bsso\b|saml", re.IGNORECASE
 )
 _TENANT = re.compile(r"tenant", re.IGNORECASE)
+
+#: Statuses below 500, and error codes, of trouble that passes by itself.
+_PASSING = frozenset({408, 425})
+_PASSING_CODES = frozenset({"temporarily_unavailable", "server_error"})
+#: Codes of RFC 6749, section 5.2, and of its kin. A refusal under whatever status.
+_OAUTH_CODES = frozenset(
+    {
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "access_denied",
+    }
+)
+#: Codes that mean: a person has to sign in with a browser.
+_BY_HAND = frozenset({"interaction_required", "login_required", "consent_required", "mfa_required"})
+#: Statuses that say something of the request's address or form. Nobody has looked at the login.
+_UNJUDGED = frozenset({404, 405, 406, 410, 411, 412, 413, 414, 415, 416, 417, 426, 428, 431, 451})
+_NO_ENDPOINT = (
+    "There is no token endpoint at this address",
+    "Check region or base URL, tenant id and authentication path of the connection",
+)
+_TOO_LARGE = (
+    "A front end of the token endpoint finds the request too large",
+    "Check the base URL, and the limits of a proxy or gateway on the way",
+)
+#: What an answer means that is not of a token endpoint: what failed, and a hint.
+_FOREIGN_ANSWERS = {
+    403: (
+        "A firewall, proxy or filter before the token endpoint blocks the request",
+        "Let the network's administrators allow this machine to reach the host",
+    ),
+    404: _NO_ENDPOINT,
+    405: _NO_ENDPOINT,
+    410: _NO_ENDPOINT,
+    413: _TOO_LARGE,
+    414: _TOO_LARGE,
+    421: (
+        "The request reached a server that is not responsible for this address",
+        "Try later; if it stays so, check the base URL and the proxy",
+    ),
+    431: _TOO_LARGE,
+    451: (
+        "The network blocks the token endpoint for legal reasons",
+        "Ask the network's administrators",
+    ),
+}
+_FOREIGN_ANSWER = (
+    "Something other than a token endpoint answered",
+    "Check the base URL, and what is on the way to it: a proxy, firewall or gateway may have"
+    " answered in its place",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +139,7 @@ def token_form(credentials: Credentials) -> bytes:
     """Return the body of the token request, form-encoded (contract, section 2.1).
 
     Every value is percent-encoded as UTF-8. Client id and secret go into the form, as the vendor
-    documents it; HTTP Basic can't carry all characters.
+    documents it, unless the credential asks for HTTP Basic: see :func:`client_header`.
 
     Args:
         credentials: Who logs in. A grant type other than ``password`` and ``client_credentials``
@@ -78,9 +149,23 @@ def token_form(credentials: Credentials) -> bytes:
     if credentials.grant_type != "client_credentials" and credentials.username:
         form["username"] = credentials.username
         form["password"] = credentials.password.reveal()
-    form["client_id"] = credentials.client_id
-    form["client_secret"] = credentials.client_secret.reveal()
+    if credentials.client_auth == "form":
+        form["client_id"] = credentials.client_id
+        form["client_secret"] = credentials.client_secret.reveal()
     return urlencode(form, encoding="utf-8", errors="strict").encode("ascii")
+
+
+def client_header(credentials: Credentials) -> dict[str, str]:
+    """Return the header with the API client, where the credential asks for HTTP Basic.
+
+    Id and secret are form-encoded first (RFC 6749, section 2.3.1), so that a colon or a character
+    beyond ASCII arrives.
+    """
+    if credentials.client_auth != "basic":
+        return {}
+    parts = (credentials.client_id, credentials.client_secret.reveal())
+    joined = ":".join(quote_plus(part, encoding="utf-8") for part in parts)
+    return {"Authorization": f"Basic {base64.b64encode(joined.encode('ascii')).decode('ascii')}"}
 
 
 def renewal_margin(lifetime: float, jitter: float = 0.0) -> float:
@@ -101,7 +186,7 @@ def read_reply(
     *,
     retry_after: float | None = None,
     request_id: str | None = None,
-) -> Grant | AuthError:
+) -> Grant | VantageError:
     """Read the reply to a token request.
 
     Args:
@@ -119,6 +204,9 @@ def read_reply(
     :data:`ASSUMED_LIFETIME`; what is above :data:`LONGEST_LIFETIME` is cut to it; zero, negative
     and everything else is an AuthProtocolError, since a token that is never valid would be asked
     for again and again.
+
+    What an error means is decided by status, error code and ``Retry-After``, never by the server's
+    sentences. Those only choose among hints.
     """
     where: dict[str, Any] = {
         "method": "POST",
@@ -127,38 +215,85 @@ def read_reply(
         "status": status,
         "request_id": request_id,
     }
-    if status == 200:
-        return _read_grant(body, where)
+    reply = _json_object(body)
+    code = _error_code(reply, credentials)
+    if status == 200 and (code is None or (reply or {}).get("access_token")):
+        return _read_grant(reply, where)
     said = message_of(body, credentials.secrets)
-    where["server_message"] = said
-    if status == 429:
-        return Throttled("The token endpoint asks to slow down", retry_after=retry_after, **where)
-    if status == 408 or status >= 500:
-        return AuthUnavailable(
-            "The token endpoint is out of order",
-            hint="Try later; the service's state is shown at status.abbyy.com",
-            retry_after=retry_after,
-            **where,
-        )
-    if status in (404, 405):
+    where["server_message"] = f"{code}: {said}" if code and said and code not in said else said
+    where["server_message"] = where["server_message"] or code
+    if 200 < status < 400 or status < 200:
         return AuthProtocolError(
-            "There is no token endpoint at this address",
-            hint="Check region or base URL, tenant id and authentication path of the connection",
-            **where,
-        )
-    if status < 400:
-        return AuthProtocolError(
-            "The token endpoint answered with a redirect or an unexpected status"
+            "The token endpoint answered with a redirect"
             if status >= 300
             else "The token endpoint answered with an unexpected status",
             hint="Redirects are not followed, since they would send the password on. Check the"
             " base URL",
             **where,
         )
-    return _read_refusal(body, said, credentials, retry_after, where)
+    if status in _PASSING or status >= 500 or code in _PASSING_CODES:
+        return AuthUnavailable(
+            "The token endpoint is out of order",
+            hint="Try later; the service's state is shown at status.abbyy.com",
+            retry_after=retry_after,
+            **where,
+        )
+    if status == 429 or code == "slow_down" or retry_after is not None:
+        return Throttled("The token endpoint asks to slow down", retry_after=retry_after, **where)
+    if _is_refusal(status, body, code):
+        return _read_refusal(code, said, credentials, where)
+    what, hint = _FOREIGN_ANSWERS.get(status, _FOREIGN_ANSWER)
+    if status in (403, 421):
+        return AuthUnavailable(what, hint=hint, **where)
+    if status not in _UNJUDGED:
+        hint += ". A refusal of the login may be behind it, so the login is not tried again"
+    return AuthProtocolError(what, hint=hint, **where)
 
 
-def _read_grant(body: bytes, where: dict[str, Any]) -> Grant | AuthError:
+def hold_of(error: VantageError) -> float:
+    """Return the seconds for which nobody sends the same login again after this failure.
+
+    0 if it may be tried again at once. Whatever may be a refusal counts as one, since servers and
+    what stands before them word it in many ways, and a password that is sent again and again locks
+    the account.
+    """
+    if isinstance(error, REFUSALS):
+        return REFUSAL_HOLD
+    status = error.status or 0
+    if isinstance(error, AuthUnavailable) and status == 403:
+        return BLOCKED_HOLD
+    if isinstance(error, (AuthProtocolError, ConfigurationError)) and 400 <= status < 500:
+        return 0.0 if status in _UNJUDGED else REFUSAL_HOLD
+    return 0.0
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        reply: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return reply if isinstance(reply, dict) else None
+
+
+def _error_code(reply: dict[str, Any] | None, credentials: Credentials) -> str | None:
+    for name in ("error", "errorCode", "error_code"):
+        code = (reply or {}).get(name)
+        if isinstance(code, dict):  # As the APIs of large vendors have it.
+            code = code.get("type") or code.get("status") or code.get("code")
+        if code and isinstance(code, (str, int)) and not isinstance(code, bool):
+            return clean(str(code), credentials.secrets)[:60]
+    return None
+
+
+def _is_refusal(status: int, body: bytes, code: str | None) -> bool:
+    """Tell whether a token endpoint refuses the login, or something else has answered."""
+    if code is not None:
+        return code in _OAUTH_CODES or status not in _UNJUDGED
+    # Some servers say no more than the status. A page is of something that stands before them.
+    return status in (400, 401) and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+
+
+def _read_grant(reply: dict[str, Any] | None, where: dict[str, Any]) -> Grant | AuthError:
     def wrong(what: str) -> AuthError:
         return AuthProtocolError(
             f"The token endpoint answered, but {what}",
@@ -166,11 +301,7 @@ def _read_grant(body: bytes, where: dict[str, Any]) -> Grant | AuthError:
             **where,
         )
 
-    try:
-        reply: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return wrong("not with JSON")
-    if not isinstance(reply, dict):
+    if reply is None:
         return wrong("not with a JSON object")
     token = reply.get("access_token")
     if not isinstance(token, str) or not _VISIBLE.fullmatch(token):
@@ -198,84 +329,103 @@ def _lifetime(value: Any) -> float | None:
 
 
 def _read_refusal(
-    body: bytes,
-    said: str | None,
-    credentials: Credentials,
-    retry_after: float | None,
-    where: dict[str, Any],
+    code: str | None, said: str | None, credentials: Credentials, where: dict[str, Any]
 ) -> AuthError:
-    code = _error_code(body, credentials)
-    text = f"{code or ''} {said or ''}"
-    if code and not said:
-        where["server_message"] = code
-    elif code and said and code not in said:
-        where["server_message"] = f"{code}: {said}"
-
-    if code == "invalid_client":
+    password_grant = credentials.grant_type == "password"
+    foreign = password_grant and bool(_FOREIGN.search(said or "") or code in _BY_HAND)
+    if code == "invalid_client" or (code == "unauthorized_client" and where["status"] == 401):
         return ClientRejected(
             f"The API client {credentials.client_id!r} was refused",
-            hint="Check client id and client secret. Secrets expire, by default six months after"
-            " they are made: a Tenant Administrator can make a new one",
+            hint=_client_hint(credentials),
             **where,
         )
     if code == "invalid_scope":
         return ScopeRejected(
             f"The scope {credentials.scope!r} was refused",
-            hint="The documented scope is 'openid permissions global.wildcard'; set the scope of"
-            " the connection, and check the scopes that the API client may ask for",
+            hint="Check the scopes that the API client may ask for"
+            if credentials.scope == DEFAULT_SCOPE
+            else f"The documented scope is {DEFAULT_SCOPE!r}; set the scope of the connection, and"
+            " check the scopes that the API client may ask for",
             **where,
         )
-    foreign = bool(_FOREIGN.search(said or ""))
     if foreign or code in ("unauthorized_client", "unsupported_grant_type"):
         return GrantNotAllowed(
             f"The grant type {credentials.grant_type!r} is not allowed here",
-            hint="A tenant with an external identity provider (single sign-on) can't log in with"
-            " user name and password: set the grant type to client_credentials, and let a Tenant"
-            " Administrator allow it for the API client",
+            hint=_grant_hint(credentials),
             **where,
         )
-    if _LOCKED.search(text):
-        return CredentialsRejected(
-            f"The account of {_who(credentials)} is locked or disabled",
-            hint="Let a Tenant Administrator unlock it, and correct the password before the next"
-            " try",
-            **where,
-        )
-    if _LIMIT.search(said or ""):
-        # A rate limit can come as 400 invalid_grant; it says nothing about the password.
-        return Throttled("The token endpoint asks to slow down", retry_after=retry_after, **where)
-    if code == "invalid_request":
+    if code == "invalid_request" and where["status"] != 200:
         return AuthProtocolError(
             "The token endpoint does not understand the request",
             hint="Check grant type, scope and authentication path of the connection",
             **where,
         )
-    if _TENANT.search(said or "") and not credentials.tenant_id:
+    who, hint = _who(credentials), _login_hint(credentials)
+    if _LOCKED.search(f"{code or ''} {said or ''}"):
         return CredentialsRejected(
-            f"The login of {_who(credentials)} was refused: it belongs to several tenants",
+            f"The login of {who} was refused; the account is locked, or about to be",
+            hint="Let a Tenant Administrator unlock it, and correct the password before the next"
+            " try",
+            **where,
+        )
+    if _TENANT.search(said or "") and not credentials.tenant_id and password_grant:
+        return CredentialsRejected(
+            f"The login of {who} was refused: it belongs to several tenants",
             hint="Set the tenant id of the connection",
             **where,
         )
-    return CredentialsRejected(
-        f"The login of {_who(credentials)} was refused",
-        hint="Check user name, password and region (a tenant exists in one region only). If the"
-        " user belongs to several tenants, set the tenant id; if the tenant uses single sign-on,"
-        " set the grant type to client_credentials. This login is not tried again by itself, so"
-        " that the account is not locked",
-        **where,
+    return CredentialsRejected(f"The login of {who} was refused", hint=hint, **where)
+
+
+# Hints name only settings that are not yet as they say, so that two never lead in a circle.
+
+
+def _client_hint(credentials: Credentials) -> str:
+    hint = (
+        "Check client id and client secret. Secrets expire, by default six months after they are"
+        " made: a Tenant Administrator can make a new one"
     )
+    documented = credentials.region in REGIONS
+    if documented and credentials.client_auth == "basic":
+        hint += ". ABBYY's cloud takes the client in the form: set client_auth to form"
+    elif not documented and credentials.client_auth == "form":
+        hint += ". If both are right, the server may want them by HTTP Basic: set client_auth to"
+        hint += " basic"
+    return hint
+
+
+def _grant_hint(credentials: Credentials) -> str:
+    if credentials.grant_type == "client_credentials":
+        return (
+            "Let a Tenant Administrator allow the grant type client_credentials for the API client,"
+            " and check the client id"
+        )
+    hint = (
+        "A tenant with an external identity provider (single sign-on) can't log in with user name"
+        " and password: set the grant type to client_credentials, and let a Tenant Administrator"
+        " allow it for the API client"
+    )
+    if credentials.grant_type != "password":
+        hint = "Set the grant type to password or client_credentials, which ABBYY documents"
+    return hint
+
+
+def _login_hint(credentials: Credentials) -> str:
+    place = "region or base URL (a tenant exists in one region only)"
+    if credentials.grant_type == "client_credentials":
+        return f"Check client id, client secret and {place}"
+    tenant = (
+        "Check that the user belongs to the tenant of the tenant id"
+        if credentials.tenant_id
+        else "If the user belongs to several tenants, set the tenant id"
+    )
+    hint = f"Check user name, password and {place}. {tenant}"
+    if credentials.grant_type == "password":
+        hint += "; if the tenant uses single sign-on, set the grant type to client_credentials"
+    return f"{hint}. This login is not tried again by itself, so that the account is not locked"
 
 
 def _who(credentials: Credentials) -> str:
     if credentials.grant_type == "client_credentials":
         return f"API client {credentials.client_id!r}"
     return f"user {credentials.username!r}"
-
-
-def _error_code(body: bytes, credentials: Credentials) -> str | None:
-    try:
-        reply: Any = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    code = reply.get("error") if isinstance(reply, dict) else None
-    return clean(code, credentials.secrets)[:60] if isinstance(code, str) else None

@@ -66,6 +66,7 @@ class Seal:
                 credentials.client_id,
                 credentials.grant_type,
                 credentials.scope,
+                credentials.client_auth,
             )
         )
         #: Name of the entry, 64 hex digits.

@@ -19,54 +19,53 @@ import hmac
 import logging
 import os
 import random
+import shlex
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.errors import (
-    AuthUnavailable,
-    ClientRejected,
-    CredentialsRejected,
-    GrantNotAllowed,
-    ScopeRejected,
-    Throttled,
-    VantageError,
-)
+from vantage_orchestration.errors import AuthUnavailable, Throttled, VantageError
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.entries import LONGEST_HOLD, Moment, Refusal
-from vantage_orchestration.token.request import Grant, renewal_margin
-from vantage_orchestration.token.store import MemoryStore, TokenStore
+from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
+from vantage_orchestration.token.store import MemoryStore, StoreError, TokenStore
 from vantage_orchestration.token.stores import StoreFactory, store_of
 from vantage_orchestration.token.vault import LOCK_PATIENCE, Vault
 
 if TYPE_CHECKING:
     from vantage_orchestration.token.discovery import Discovery
 
-__all__ = ["REFUSALS", "REFUSAL_HOLD", "TokenSource", "token_source"]
+__all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a refused login is not sent again; doubles with each further refusal.
-REFUSAL_HOLD = 900.0
 #: Seconds a live token is used further after its renewal failed, before the next try.
 RENEWAL_PAUSE = 30.0
-#: Errors that mean: the same login will be refused again.
-REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
+#: Seconds for which a new token that the server rejects as well is not replaced again.
+REJECTED_HOLD = 60.0
 
 LogIn = Callable[[VantageConfig], "Grant | VantageError"]
 _Outcome = concurrent.futures.Future["AccessToken | VantageError"]
 
 
 class _Verdict(NamedTuple):
-    """A failure that is told to everybody until its time is over, without another request."""
+    """A failure that everybody gets until its time is over, without another request.
+
+    Args:
+        error: The failure.
+        until: Steady time at which the login may be tried again.
+        hold: Seconds for which it is held altogether.
+        stored: Whether it is in the store, so that clearing the store clears it.
+    """
 
     error: VantageError
     until: float
     hold: float
+    stored: bool
 
 
 def _network_log_in(config: VantageConfig, store: TokenStore, clock: Clock) -> LogIn:
@@ -119,6 +118,7 @@ class TokenSource:
         self._rejected: AccessToken | None = None
         self._verdict: _Verdict | None = None
         self._pause_until = 0.0
+        self._logins = 0
         self._background = config.tokens.background_renewal
         self._start_afresh()
         _sources.add(self)
@@ -175,17 +175,44 @@ class TokenSource:
 
         Args:
             rejected: The very token that was used. If another one has replaced it, that one stays:
-                64 late rejections of one token cause one login.
+                64 late rejections of one token cause one login. So does one that :meth:`keep` is
+                about.
 
         Returns:
             Whether the token was dropped.
         """
         with self._lock:
-            if self._token is None or not self._token.is_same(rejected):
+            token = self._token
+            if token is None or not token.is_same(rejected) or self._now() < token.kept_until:
                 return False
             # Remembered, so that the same one is not taken from the store again.
             self._rejected, self._token = self._token, None
             return True
+
+    def keep(self, rejected: AccessToken) -> None:
+        """Use a token on for REJECTED_HOLD seconds although the server rejects it.
+
+        It replaced a rejected one, so that yet another login would not help. All processes that
+        share the store are told. A server that rejects every token costs two logins and not two
+        for each task.
+
+        Args:
+            rejected: The new token.
+        """
+        now = Moment.now(self._clock)
+        with self._lock:
+            if self._token is None or not self._token.is_same(rejected):
+                return
+            token = self._token = self._token.kept(now.steady + REJECTED_HOLD)
+        age = now.steady - (token.ends_at - token.lifetime)
+        self._vault.save_token(token, Moment(now.wall - age, now.steady - age, now.boot))
+
+    def forget(self) -> None:
+        """Forget the token, and a refusal that is remembered, here and in the store."""
+        with self._lock:
+            self._token = self._verdict = self._rejected = None
+            self._pause_until = 0.0
+        self._vault.forget()
 
     def due_in(self) -> float | None:
         """Return the seconds until a renewal in advance is due, or None if there is no token."""
@@ -235,10 +262,8 @@ class TokenSource:
                 # One renews; the others need not wait while the token lives.
                 return None, token
             verdict = self._verdict
-            if verdict is not None and now < verdict.until:
-                error = verdict.error.copy()
-                error.what += f" (not tried again for {verdict.until - now:.0f} s)"
-                return _done(error), None
+            if verdict is not None and now < verdict.until and not verdict.stored:
+                return _done(self._held(verdict.error, verdict.until - now, fresh=False)), None
             flight = self._flight
             if flight is not None:
                 return flight, None
@@ -254,6 +279,7 @@ class TokenSource:
     def _fly(self, flight: _Outcome, lead: float) -> None:
         """Get a token and tell the outcome to everybody who waits for ``flight``."""
         outcome: AccessToken | Refusal | VantageError
+        logins = self._logins
         try:
             outcome = self._fetch(lead)
         except VantageError as error:
@@ -265,7 +291,10 @@ class TokenSource:
             self._record(outcome)
             if self._flight is flight:
                 self._flight = None
-        flight.set_result(outcome.error if isinstance(outcome, Refusal) else outcome)
+        if isinstance(outcome, Refusal):
+            fresh = self._logins != logins
+            outcome = self._held(outcome.error, outcome.remaining, fresh=fresh)
+        flight.set_result(outcome)
 
     def _fetch(self, lead: float) -> AccessToken | Refusal:
         """Take what another process has left in the store, or log in.
@@ -282,28 +311,35 @@ class TokenSource:
             if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
                 return found
             try:
-                token, begun = call(self._try_once, self._retries)
+                token, begun = call(self._try_once, self._retries, may_repeat=_may_repeat)
             except VantageError as error:
                 hold = self._hold(error, found.hold if found is not None else 0.0)
                 if not hold:
                     raise
-                refusal = Refusal(error.copy(), hold, hold)
-                self._vault.save_refusal(refusal.error, hold)
-                return refusal
+                stored = self._vault.save_refusal(error, hold)
+                return Refusal(error.copy(), hold, hold, stored)
             self._vault.save_token(token, begun)
             return token
 
     def _stored(self, lead: float) -> AccessToken | Refusal | None:
-        """Return a token to use or the last refusal from the store, or None."""
-        found = self._vault.load(self._jitter)
+        """Return a token to use or the last refusal from the store, or None.
+
+        What the store says wins over what this process remembers: somebody may have cleared it.
+        """
+        try:
+            found = self._vault.load(self._jitter)
+        except StoreError:
+            verdict = self._verdict
+            if verdict is None:
+                return None
+            return Refusal(verdict.error, verdict.until - self._now(), verdict.hold)
         if not isinstance(found, AccessToken):
+            if found is None and self._verdict is not None and self._verdict.stored:
+                self._verdict = None
             return found
-        rejected = self._rejected
-        if self._now() + lead >= found.renew_at or (
-            rejected is not None and rejected.is_same(found)
-        ):
-            return None
-        return found
+        rejected, now = self._rejected, self._now()
+        known_bad = rejected is not None and rejected.is_same(found) and now >= found.kept_until
+        return None if known_bad or now + lead >= found.renew_at else found
 
     def _hold(self, error: VantageError, last: float) -> float:
         """Return the seconds for which a failed login is not sent again; 0 if it may be.
@@ -312,17 +348,19 @@ class TokenSource:
             error: The failure.
             last: Seconds for which the last refusal was held, as another process saw it.
         """
-        if isinstance(error, REFUSALS):
-            if self._verdict is not None:
-                last = max(last, self._verdict.hold)
-            return min(max(REFUSAL_HOLD, 2 * last), LONGEST_HOLD)
         if isinstance(error, Throttled):
             return min(error.retry_after or 0.0, REFUSAL_HOLD)
-        return 0.0
+        hold = hold_of(error)
+        if not hold:
+            return 0.0
+        if self._verdict is not None:
+            last = max(last, self._verdict.hold)
+        return min(max(hold, 2 * last), REFUSAL_HOLD if error.retryable else LONGEST_HOLD)
 
     def _try_once(self) -> tuple[AccessToken, Moment]:
         # The life of a token counts from before the request: the server's clock started then.
         begun = Moment.now(self._clock)
+        self._logins += 1
         reply = self._log_in(self._config)
         if isinstance(reply, VantageError):
             raise reply
@@ -342,7 +380,9 @@ class TokenSource:
         now = self._now()
         wait = RENEWAL_PAUSE
         if isinstance(outcome, Refusal):
-            self._verdict = _Verdict(outcome.error, now + outcome.remaining, outcome.hold)
+            self._verdict = _Verdict(
+                outcome.error, now + outcome.remaining, outcome.hold, outcome.stored
+            )
             wait = max(wait, outcome.remaining)
         self._pause_until = now + wait
 
@@ -354,6 +394,31 @@ class TokenSource:
             log.warning("The token of ABBYY Vantage was not renewed and lives on: %s", outcome)
             return token
         raise outcome.copy()
+
+    def _held(self, failure: VantageError, seconds: float, *, fresh: bool) -> VantageError:
+        """Return a failure that is held, with the words that say so and how to end that."""
+        import pendulum
+
+        error = failure.copy()
+        end = pendulum.from_timestamp(self._clock.wall() + seconds).to_datetime_string()
+        if not fresh:
+            error.what += f" (remembered from an earlier try, not tried again for {seconds:.0f} s)"
+        if error.retry_after is not None:
+            error.retry_after = seconds
+        error.hint = (
+            f"{error.hint}. " if error.hint else ""
+        ) + f"It is not sent again before {end} UTC; {self._clearing()}"
+        return error
+
+    def _clearing(self) -> str:
+        origin = self._config.origin
+        if self._vault.keeps_nothing:
+            return "only this process remembers that"
+        if origin is None:
+            return "token_source(config).forget() clears that"
+        of = f" --of {shlex.quote(origin)}" if origin else ""
+        place = ", on this machine" if self._config.tokens.store == "file" else ""
+        return f"to clear that{place}: vantage-orchestration token forget{of}"
 
     def _present(self, token: AccessToken | None) -> AccessToken:
         if token is None:  # pragma: no cover - _board gives one of the two
@@ -371,6 +436,10 @@ class TokenSource:
 
     __reduce__ = refuse_pickling
     __reduce_ex__ = refuse_pickling
+
+
+def _may_repeat(error: VantageError) -> bool:
+    return error.retryable and not hold_of(error)
 
 
 def _lead(token: AccessToken) -> float:

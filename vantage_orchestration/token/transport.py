@@ -14,7 +14,13 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import AuthProtocolError, AuthUnavailable, VantageError
 from vantage_orchestration.http import HttpSession, NoAuth, network_error, request_id_of
 from vantage_orchestration.retrying import parse_retry_after
-from vantage_orchestration.token.request import LONGEST_REPLY, Grant, read_reply, token_form
+from vantage_orchestration.token.request import (
+    LONGEST_REPLY,
+    Grant,
+    client_header,
+    read_reply,
+    token_form,
+)
 
 __all__ = ["log_in", "read_body"]
 
@@ -45,6 +51,7 @@ def log_in(config: VantageConfig, url: str = "") -> Grant | VantageError:
                     "Content-Type": "application/x-www-form-urlencoded",
                     # No compression: a small reply must not unpack to a huge one.
                     "Accept-Encoding": "identity",
+                    **client_header(credentials),
                 },
                 stream=True,
             ) as response,

@@ -68,21 +68,31 @@ class Vault:
         self._lock = threading.Lock()
 
     def load(self, jitter: float) -> AccessToken | Refusal | None:
-        """Return what the store holds, or None."""
+        """Return what the store holds, or None if it holds nothing of use.
+
+        Raises:
+            StoreError: There is no store, or what it holds can't be read.
+        """
         opened = self._opened()
-        return None if opened is None else read_entry(opened, self._clock, jitter)
+        found = None if opened is None else read_entry(opened, self._clock, jitter)
+        if opened is not None and found is None:
+            raise StoreError("the entry is of no use")
+        return found
 
     def save_token(self, token: AccessToken, begun: Moment) -> None:
         """Keep a token for the other processes."""
         self._save(write_token(token, begun))
 
-    def save_refusal(self, error: VantageError, hold: float) -> None:
-        """Keep a refusal, so that nobody sends the same login again."""
-        self._save(write_refusal(error, hold, Moment.now(self._clock)))
+    def save_refusal(self, error: VantageError, hold: float) -> bool:
+        """Keep a refusal, so that nobody sends the same login again; return whether it is kept."""
+        return self._save(write_refusal(error, hold, Moment.now(self._clock)))
 
     def load_text(self, lifetime: float) -> str | None:
         """Return a text that was kept, if it is not older than ``lifetime`` seconds."""
-        opened = self._opened()
+        try:
+            opened = self._opened()
+        except StoreError:
+            return None
         return None if opened is None else read_text(opened, self._clock, lifetime)
 
     def save_text(self, text: str) -> None:
@@ -114,18 +124,22 @@ class Vault:
 
     def _opened(self) -> bytes | None:
         seal = self._ready()
-        if seal is None:
-            return None
-        entry = None
-        with self._forgiving():
-            entry = self._store.load(seal.name)
-        return None if entry is None else seal.open(entry)
+        if seal is not None:
+            with self._forgiving():
+                entry = self._store.load(seal.name)
+                if entry is None:
+                    return None
+                if (opened := seal.open(entry)) is not None:
+                    return opened
+        raise StoreError(f"the {self._store.label} store can't be used")
 
-    def _save(self, data: bytes) -> None:
+    def _save(self, data: bytes) -> bool:
         seal = self._ready()
         if seal is not None:
             with self._forgiving():
                 self._store.save(seal.name, seal.close(data))
+                return True
+        return False
 
     def _ready(self) -> Seal | None:
         if self.keeps_nothing:

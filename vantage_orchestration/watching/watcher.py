@@ -325,7 +325,7 @@ class Watcher:
             return
         self._rejections = self._rejections + 1 if isinstance(error, Unauthorized) else 0
         if self._rejections >= _ROUNDS_OF_DOUBT:
-            # Each of these rounds has logged in anew, and the new token was rejected as well.
+            # A token that was just given was rejected in each of these rounds.
             self._rejections = 0
             raise error
         self._backoff.trouble(error, self._clock())
@@ -416,7 +416,7 @@ class Watcher:
             record.garbled += 1
             if record.garbled >= _ROUNDS_OF_DOUBT:
                 this.failures[key] = error
-        elif error.retryable:
+        elif error.retryable or isinstance(error, Unauthorized):
             with this.lock:
                 this.failed_in_a_row += 1
                 if _stops_the_round(error) or this.failed_in_a_row >= _FAILURES:
