@@ -12,16 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import requests
 
-from vantage_orchestration import errors
+from vantage_orchestration import errors, local
 from vantage_orchestration.caller import ApiCaller, may_repeat, may_repeat_unsent
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.models import (
@@ -382,7 +380,7 @@ class VantageClient(ApiCaller):
         path = _path(
             "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
         )
-        return self._download_to(path, transaction_id, Path(target))
+        return self._download_to(path, transaction_id, target)
 
     def stream_result(self, transaction_id: str, file_id: str, stream: BinaryIO) -> int:
         """Write a result file into an open file, from its present position on.
@@ -401,14 +399,7 @@ class VantageClient(ApiCaller):
         path = _path(
             "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
         )
-        begin = stream.tell()
-
-        def attempt() -> int:
-            stream.seek(begin)
-            stream.truncate()
-            return self._stream(path, transaction_id, stream.write)
-
-        return self._repeat(attempt)
+        return self._download(path, transaction_id, stream)
 
     def read_result(self, transaction_id: str, file_id: str) -> bytes:
         """Return a result file's content; for files that fit into memory, such as fields."""
@@ -437,7 +428,7 @@ class VantageClient(ApiCaller):
             document_id=document_id,
             file_id=file_id,
         )
-        return self._download_to(path, transaction_id, Path(target))
+        return self._download_to(path, transaction_id, target)
 
     # -- internals: from the call to the request
 
@@ -520,19 +511,23 @@ class VantageClient(ApiCaller):
         with closing(MultipartBody(model, sources)) as body:
             return self._send("POST", path, upload=body, **options)
 
-    def _download_to(self, path: str, transaction_id: str, target: Path) -> int:
-        part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.part")
+    def _download_to(self, path: str, transaction_id: str, target: str | os.PathLike[str]) -> int:
+        return local.write_whole(
+            os.path.abspath(target),
+            None,
+            lambda stream: self._download(path, transaction_id, stream),
+        )
+
+    def _download(self, path: str, transaction_id: str, stream: BinaryIO) -> int:
+        """Write what is downloaded into a stream, from its present position on."""
+        begin = stream.tell()
 
         def attempt() -> int:
-            with part.open("wb") as stream:
-                return self._stream(path, transaction_id, stream.write)
+            stream.seek(begin)
+            stream.truncate()
+            return self._stream(path, transaction_id, stream.write)
 
-        try:
-            size = self._repeat(attempt)
-            part.replace(target)
-            return size
-        finally:
-            part.unlink(missing_ok=True)
+        return self._repeat(attempt)
 
 
 def _id(name: str, value: str) -> str:

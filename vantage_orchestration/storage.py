@@ -4,6 +4,9 @@
 It adds to fsspec what a job needs that may be killed at any moment: a file appears under its name
 only when it is complete, "not there" is told apart from "can't be asked now", names are taken as
 they are and never as patterns, and caches of listings are not believed.
+
+Of local files only regular ones are read, and no link leads out of the folder that was given; see
+:mod:`vantage_orchestration.local`.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ import fnmatch
 import io
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
+from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import clean
 
@@ -34,8 +37,6 @@ T = TypeVar("T")
 _CHUNK = 1024 * 1024
 #: Bytes that are kept in memory on their way to a store that is not local; more go to a file.
 _SPOOLED = 8 * 1024 * 1024
-#: Bytes of a file's name that its part takes over; a file system takes 255 altogether.
-_LONGEST_IN_PART = 200
 #: How often a folder is listed whose files go away meanwhile.
 _LISTINGS = 3
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
@@ -62,10 +63,13 @@ class Location:
     Attributes:
         fs: The store.
         path: Path as the store writes it, without protocol.
+        root: Path of the folder that it was found in or named below, if any. No link leads out of
+            it; see :mod:`vantage_orchestration.local`.
     """
 
     fs: AbstractFileSystem
     path: str
+    root: str | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, place: Place, **storage_options: Any) -> Location:
@@ -151,7 +155,8 @@ class Location:
         names = "/".join(parts).split("/")
         if any(name in ("", ".", "..") or "\0" in name for name in names):
             raise ConfigurationError(f"{'/'.join(parts)!r} is no relative path")
-        return Location(self.fs, "/".join((self.path.rstrip("/"), *names)))
+        path = "/".join((self.path.rstrip("/"), *names))
+        return Location(self.fs, path, self.root or self.path)
 
     @property
     def concurrent(self) -> bool:
@@ -201,10 +206,14 @@ class Location:
     def sizes(self) -> dict[str, int]:
         """Return relative path and size in bytes of every file below, at any depth.
 
+        Links are left out.
+
         Raises:
             OSError: A folder can't be read. That is not the same as nothing being in it.
         """
         self.fs.invalidate_cache()
+        if self._is_local and self.root is not None and os.path.islink(self.path):
+            return {}
         if _find_passes_over_errors(self.fs):
             found = {info["name"]: info for info in _files_below(self)}
         else:
@@ -213,7 +222,7 @@ class Location:
         return {
             path[len(start) :]: int(info.get("size") or 0)
             for path, info in found.items()
-            if path.startswith(start) and not path.endswith("/")
+            if path.startswith(start) and not path.endswith("/") and not info.get("islink")
         }
 
     def files(self, pattern: str = "*") -> list[Location]:
@@ -222,7 +231,8 @@ class Location:
         Args:
             pattern: Relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
                 number of folders. As in a shell, a name that begins with a dot fits only where
-                the pattern has that dot, so files that are still being written never do.
+                the pattern has that dot, so files that are still being written never do. What is
+                neither a file nor a folder, such as a named pipe, fits no pattern.
 
         Raises:
             OSError: The store can't be asked. A folder that isn't there is just empty.
@@ -241,10 +251,11 @@ class Location:
 
         Raises:
             FileNotFoundError: There is none.
+            ConfigurationError: It is local, and no regular file or a link out of its folder.
             OSError: The store can't be asked.
         """
         if self._is_local:
-            return open(self.path, "rb")
+            return local.open_regular(self.path, self.root)
         # Else a listing from before the file was written would say that there is none.
         self.fs.invalidate_cache()
         if self._is_memory:
@@ -273,10 +284,16 @@ class Location:
 
         Returns:
             What ``fill`` returns.
+
+        Raises:
+            ConfigurationError: It is local, and a link is in the way.
+            OSError: It can't be written.
         """
+        if self._is_local:
+            return local.write_whole(self.path, self.root, fill)
         part = self._part()
         try:
-            result = part._fill_local(fill) if self._is_local else part._fill_remote(fill)
+            result = part._fill_remote(fill)
             part._move_over(self)
         except BaseException:
             # What went wrong first is to be seen, not what went wrong with the cleaning.
@@ -293,14 +310,16 @@ class Location:
 
     def remove(self) -> None:
         """Remove the file; one that is gone counts as done."""
+        if self._is_local:
+            local.remove(self.path, self.root)
+            return
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path)
 
     def remove_if_empty(self) -> None:
         """Remove the folder if nothing is in it, where a store keeps empty folders at all."""
         if self._is_local:
-            with contextlib.suppress(OSError):
-                os.rmdir(self.path)
+            local.remove_folder(self.path, self.root)
 
     def sweep(self) -> int:
         """Remove the parts that killed processes have left in this folder; return their number.
@@ -330,16 +349,7 @@ class Location:
 
     def _part(self) -> Location:
         folder, slash, name = self.path.rpartition("/")
-        short = name.encode("utf-8", "surrogatepass")[:_LONGEST_IN_PART].decode("utf-8", "ignore")
-        return Location(self.fs, f"{folder}{slash}.{short}.{secrets.token_hex(8)}.part")
-
-    def _fill_local(self, fill: Callable[[BinaryIO], T]) -> T:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        with open(self.path, "x+b") as stream:
-            result = fill(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return result
+        return Location(self.fs, f"{folder}{slash}{local.part_of(name)}")
 
     def _fill_remote(self, fill: Callable[[BinaryIO], T]) -> T:
         protocol = self.fs.protocol
@@ -353,10 +363,6 @@ class Location:
         return result
 
     def _move_over(self, target: Location) -> None:
-        if self._is_local:
-            os.replace(self.path, target.path)
-            _sync_folder(os.path.dirname(target.path))
-            return
         from fsspec import AbstractFileSystem
 
         if type(self.fs).mv is AbstractFileSystem.mv:
@@ -407,16 +413,6 @@ def _shown(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def _sync_folder(path: str) -> None:
-    """Make a rename last through a power cut, where the system can do that."""
-    with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
     """Yield what is in a folder, as ``file``, ``directory`` or ``linked`` (a folder)."""
     fs = folder.fs
@@ -425,7 +421,7 @@ def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
         if info.get("islink"):
             kind = "file" if fs.isfile(path) else "linked" if fs.isdir(path) else kind
         if kind in ("file", "directory", "linked"):
-            yield Location(fs, path), kind
+            yield Location(fs, path, folder.root or folder.path), kind
 
 
 def _listed(folder: Location) -> list[Mapping[str, Any]]:

@@ -9,9 +9,9 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 
 __all__ = [
@@ -88,7 +88,8 @@ class SourceFile:
             auto_orientation: ``Default``, ``Yes`` or ``No``.
 
         Raises:
-            ConfigurationError: There is no such file, it is empty, or it has no name.
+            ConfigurationError: There is no such file, it is no regular file, it is empty, or it has
+                no name.
         """
         if isinstance(source, SourceFile):
             return source
@@ -99,13 +100,15 @@ class SourceFile:
             def opener() -> BinaryIO:
                 return io.BytesIO(data)
         else:
-            path = Path(source)
-            if not path.is_file():
-                raise ConfigurationError(f"There is no file {str(path)!r} to send")
-            name, size = name or path.name, path.stat().st_size
+            path = os.path.abspath(source)
+            try:
+                size = local.check_regular(path).st_size
+            except FileNotFoundError:
+                raise ConfigurationError(f"There is no file {path!r} to send") from None
+            name = name or os.path.basename(path)
 
             def opener() -> BinaryIO:
-                return path.open("rb")
+                return local.open_regular(path)
 
         if not name or any(ord(c) < 32 or c in '"\x7f' for c in name):
             raise ConfigurationError(

@@ -105,15 +105,15 @@ def test_a_local_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
         done.append(os.fstat(descriptor).st_ino)
         sync(descriptor)
 
-    def replace(source, target):
+    def replace(source, target, **folders):
         done.append(target)
-        rename(source, target)
+        rename(source, target, **folders)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     path = str(tmp_path / "a.txt")
     write(Location.of(path))
-    assert done == [os.stat(path).st_ino, path, os.stat(tmp_path).st_ino]
+    assert done == [os.stat(path).st_ino, "a.txt", os.stat(tmp_path).st_ino]
 
 
 @pytest.mark.parametrize("operation", ["write", "copy"])

@@ -93,6 +93,8 @@ def _look_at(source: SourceFile | Location) -> Seen:
     if info.get("type") == "directory":
         return Refused(f"{path!r} is a folder; name its files, for example with a pattern")
     size = info.get("size")
+    if size == 0 and info.get("type") == "file":  # Files of /proc say so too, and are not read.
+        return Refused(f"{path!r} is empty")
     source = SourceFile(name, -1 if size is None else int(size), source.open)
     return _checked(source, path, {"SourceFilePath": _fitted(path)})
 
@@ -100,7 +102,11 @@ def _look_at(source: SourceFile | Location) -> Seen:
 def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
     if source.size > LONGEST_UPLOAD:
         return Refused(f"{path!r} has {source.size} bytes; ABBYY Vantage takes {LONGEST_UPLOAD}")
-    with source.open() as stream:
+    try:
+        stream = source.open()
+    except ConfigurationError as error:
+        return Refused(error.what)
+    with stream:
         size, sha256 = _digest(stream)
     if source.size not in (-1, size):
         raise FileChanged(

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of this machine, in folders that others may write to.
+
+Somebody else can put a named pipe, a device or a link where a document or a result is expected, and
+can swap one for the other at any moment. So nothing is judged by its path alone: what was opened is
+looked at, and folders are held open while something is written into them.
+
+* Only regular files are read, and opening them never blocks. Files of ``/proc``, ``/sys`` and
+  ``/dev`` are refused (``/dev/shm`` holds ordinary files).
+* A link is followed for reading as long as it stays in the folder that was given.
+* Nothing is written, replaced or removed through a link below the folder that was given.
+
+Links above that folder, and the folder itself, are the user's own choice and are followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeVar
+
+from vantage_orchestration.errors import ConfigurationError
+
+__all__ = [
+    "check_regular",
+    "is_below",
+    "open_regular",
+    "part_of",
+    "remove",
+    "remove_folder",
+    "write_whole",
+]
+
+T = TypeVar("T")
+
+#: Bytes of a file's name that its part takes over; a file system takes 255 altogether.
+_LONGEST_IN_PART = 200
+_SYSTEM = ("/proc", "/sys", "/dev")
+_ORDINARY = "/dev/shm"  # noqa: S108 - it is not written to here
+#: Flags that Windows lacks. There is nothing there that they would protect from.
+_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_FOLDER = getattr(os, "O_DIRECTORY", 0) | _SAFE
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+#: Whether folders can be held open, and names be taken from there.
+_HELD = {os.open, os.mkdir, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
+
+
+def check_regular(path: str) -> os.stat_result:
+    """Return what the system says of a file to be read. It is not opened.
+
+    Raises:
+        ConfigurationError: It is no regular file, or one of the system's own.
+        OSError: It isn't there, or can't be asked.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(f"{path!r} is {_kind(found.st_mode)} and not a regular file")
+    for name in (os.path.abspath(path), os.path.realpath(path)):
+        if not is_below(name, _ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
+            raise ConfigurationError(f"{path!r} belongs to the system and is no document")
+    return found
+
+
+def open_regular(path: str, root: str | None = None) -> BinaryIO:
+    """Open a regular file for reading, at once.
+
+    Args:
+        path: Its path.
+        root: The folder that a link may not lead out of; by default the one that the file is in.
+
+    Raises:
+        ConfigurationError: It is no regular file, or a link leads out of the folder.
+        OSError: It isn't there, or can't be read.
+    """
+    # Twice: opening a device can do something to it, and what is there may change in between.
+    check_regular(path)
+    handle = os.open(path, os.O_RDONLY | _UNBLOCKED | _SAFE)
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigurationError(f"{path!r} is {_kind(found.st_mode)} and not a regular file")
+        folder = os.path.realpath(root or os.path.dirname(os.path.abspath(path)))
+        if not is_below(_path_of(handle, path, found), folder):
+            raise ConfigurationError(
+                f"{path!r} is a link that leads out of its folder",
+                hint="Give the file that it leads to, or the folder that both are in",
+            )
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def part_of(name: str) -> str:
+    """Return a name, like no other, for a file until it is complete."""
+    short = name.encode("utf-8", "surrogatepass")[:_LONGEST_IN_PART].decode("utf-8", "ignore")
+    return f".{short}.{secrets.token_hex(8)}.part"
+
+
+def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T:
+    """Write a file that appears under its name complete, and never through a link.
+
+    Args:
+        path: Its path. Folders that are missing are made.
+        root: The folder below which no link is followed; by default the one that the file is in.
+        fill: Writes the content.
+
+    Returns:
+        What ``fill`` returns.
+
+    Raises:
+        ConfigurationError: There is a link, or a file, where a folder should be.
+        OSError: It can't be written.
+    """
+    name = os.path.basename(path)
+    part = part_of(name)
+    with _folder_of(path, root, make=True) as (at, prefix):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _SAFE
+        handle = os.open(prefix + part, flags, 0o666, dir_fd=at)
+        try:
+            with os.fdopen(handle, "w+b") as stream:
+                result = fill(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(prefix + part, prefix + name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            # What went wrong first is to be seen, not what went wrong with the cleaning.
+            with contextlib.suppress(OSError):
+                os.unlink(prefix + part, dir_fd=at)
+            raise
+        if at is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(at)  # Makes the new name last through a power cut.
+    return result
+
+
+def remove(path: str, root: str | None = None) -> None:
+    """Remove a file; one that is gone counts as done. Of a link, the link itself is removed.
+
+    Args:
+        path: Its path.
+        root: The folder below which no link is followed; by default the one that the file is in.
+    """
+    with (
+        contextlib.suppress(FileNotFoundError),
+        _folder_of(path, root, make=False) as (at, prefix),
+    ):
+        os.unlink(prefix + os.path.basename(path), dir_fd=at)
+
+
+def remove_folder(path: str, root: str | None = None) -> None:
+    """Remove a folder if it is there and nothing is in it. Arguments as of :func:`remove`."""
+    with (
+        contextlib.suppress(OSError, ConfigurationError),
+        _folder_of(path, root, make=False) as (at, prefix),
+    ):
+        os.rmdir(prefix + os.path.basename(path), dir_fd=at)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Return whether a path is that of a folder, or of something below it. Both are absolute."""
+    folder = folder.rstrip(os.sep)
+    return path == folder or path.startswith(folder + os.sep)
+
+
+def _path_of(handle: int, path: str, found: os.stat_result) -> str:
+    """Return where the file that was opened really is."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{handle}")
+    # Not Linux. It must be the same file at the end of all links; else it was swapped meanwhile.
+    real = os.path.realpath(path)
+    return real if os.path.samestat(os.stat(real), found) else ""
+
+
+@contextlib.contextmanager
+def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int | None, str]]:
+    """Give the folder of a file: a handle, and what to put before names.
+
+    Where folders can't be held open, there is no handle, and the path of the folder goes before
+    each name.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    root = os.path.abspath(root) if root is not None and is_below(folder, root) else folder
+    names = [name for name in folder[len(root) :].split(os.sep) if name]
+    if make:
+        os.makedirs(root, exist_ok=True)
+    if not _HELD:
+        for name in names:
+            root = os.path.join(root, name)
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(root)
+            if os.path.islink(root):
+                raise _linked(root)
+        yield None, root + os.sep
+        return
+    at = os.open(root, os.O_RDONLY | _FOLDER)
+    try:
+        for name in names:
+            root = os.path.join(root, name)
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=at)
+            try:
+                below = os.open(name, os.O_RDONLY | _FOLDER | _NO_LINK, dir_fd=at)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise _linked(root) from None
+                raise
+            os.close(at)
+            at = below
+        yield at, ""
+    finally:
+        os.close(at)
+
+
+def _linked(path: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path!r} is a link or a file, and a folder for results is expected there",
+        hint="Remove it. Results are not written through links below the folder that was given",
+    )
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"
