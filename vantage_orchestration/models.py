@@ -145,6 +145,16 @@ class SkillField:
             items(data.get("children"), SkillField.read),
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as :meth:`read` takes it."""
+        return {
+            "name": self.name,
+            "type": self.type,
+            "textFormat": self.text_format,
+            "isRepeatable": self.is_repeatable,
+            "children": [child.to_json() for child in self.children],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Skill:
@@ -182,6 +192,17 @@ class Skill:
             ),
             items(data.get("skills"), lambda item: str(_object(item).get("id") or "")),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as :meth:`read` takes it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "type": self.type,
+            "fields": [each.to_json() for each in self.fields],
+            "classes": [{"id": key, "name": name} for key, name in self.classes],
+            "skills": [{"id": each} for each in self.skills],
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,29 +7,37 @@ same results give the same bytes: nothing in them depends on when or by which tr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.lookup import RETENTION_DAYS
 from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.processing.state import checked, read_json
+from vantage_orchestration.storage import Location
 from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pendulum import DateTime
 
     from vantage_orchestration.models import BusinessRuleError, Classification
     from vantage_orchestration.processing.plan import PlannedFile
-    from vantage_orchestration.storage import Location
+    from vantage_orchestration.storage import Place
+    from vantage_orchestration.tables.opening import OpenTable
+    from vantage_orchestration.tables.values import ValueFormat
 
 __all__ = [
     "DocumentEntry",
     "FileEntry",
     "Manifest",
     "SourceEntry",
+    "TableEntry",
     "TransactionManifest",
     "UnfinishedEntry",
 ]
@@ -268,6 +276,34 @@ class UnfinishedEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A table that was written.
+
+    Attributes:
+        skill: Name of the skill whose documents it holds.
+        name: Name of the table, such as ``documents`` or ``documents.Items``.
+        path: Path from the output folder.
+        rows: Number of its rows.
+        columns: Column name to Arrow type.
+    """
+
+    skill: str
+    name: str
+    path: str
+    rows: int
+    columns: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {**asdict(self), "columns": dict(self.columns)}
+
+    @classmethod
+    def read(cls, data: Any) -> TableEntry:
+        """Read what was written."""
+        return cls(**{**data, "columns": dict(data["columns"])})
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What became of all transactions of a job.
 
@@ -277,6 +313,9 @@ class Manifest:
         transactions: Those whose results have landed, each with its ``folder``.
         pending: Those that still run or wait for a review.
         failed: Those that failed, were cancelled or are gone.
+        skills: The skill with its fields, and behind it the Document skills of a Process skill.
+        written_tables: The tables that were written, if any.
+        folder: The folder it was opened in.
     """
 
     skill_id: str | None
@@ -284,6 +323,104 @@ class Manifest:
     transactions: tuple[TransactionManifest, ...] = ()
     pending: tuple[UnfinishedEntry, ...] = ()
     failed: tuple[UnfinishedEntry, ...] = ()
+    skills: tuple[Skill, ...] = ()
+    written_tables: tuple[TableEntry, ...] = ()
+    folder: Location | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def open(cls, place: Place) -> Manifest:
+        """Open the results of a job.
+
+        Args:
+            place: The output folder or its ``manifest.json``: a path, URL, path object or Location.
+
+        Raises:
+            ConfigurationError: There is no manifest.
+            StateUnavailable: It can't be read now.
+            StateDamaged: It is something else, or of another version.
+        """
+        folder = Location.of(place)
+        if folder.name == MANIFEST:
+            folder = folder.parent
+        manifest = cls.load(folder)
+        if manifest is None:
+            raise ConfigurationError(
+                f"There is no {MANIFEST} in {folder}",
+                hint="Give the output folder of a job that has ended, or its manifest",
+            )
+        return replace(manifest, folder=folder)
+
+    @property
+    def in_review(self) -> tuple[UnfinishedEntry, ...]:
+        """The transactions that wait for a person."""
+        return tuple(each for each in self.pending if each.in_review)
+
+    def tables(
+        self, skill: str | None = None, *, values: ValueFormat | None = None
+    ) -> dict[str, pa.Table]:
+        """Return the results as Arrow tables, by their names: ``documents``, ``fields`` and so on.
+
+        pandas (``table.to_pandas()``), polars (``pl.from_arrow(table)``) and DuckDB take them as
+        they are. They need the extra ``tables``.
+
+        Args:
+            skill: Name of the skill, where a Process skill has applied several.
+            values: How dates and numbers are written. By default as when the tables were written.
+
+        Raises:
+            ConfigurationError: pyarrow is not installed, or ``skill`` is to be given.
+            OSError: A file can't be had now.
+        """
+        import pyarrow as pa
+
+        with self._opened(skill, values) as tables:
+            return {
+                name: pa.Table.from_batches(table.batches(), schema=table.schema)
+                for name, table in tables.items()
+            }
+
+    def rows(
+        self,
+        table: str = "documents",
+        *,
+        skill: str | None = None,
+        values: ValueFormat | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table as dictionaries.
+
+        Args:
+            table: Name of the table, such as ``documents.Items``. A table that no document has
+                filled has no rows.
+            skill: See :meth:`tables`.
+            values: See :meth:`tables`.
+
+        Raises:
+            ConfigurationError, OSError: See :meth:`tables`.
+        """
+        with self._opened(skill, values) as tables:
+            if table in tables:
+                for batch in tables[table].batches():
+                    yield from batch.to_pylist()
+
+    @property
+    def opened_in(self) -> Location:
+        """The folder it was opened in.
+
+        Raises:
+            ConfigurationError: It was not opened with :meth:`open`.
+        """
+        if self.folder is None:
+            raise ConfigurationError("Open the manifest with Manifest.open to read its results")
+        return self.folder
+
+    @contextlib.contextmanager
+    def _opened(
+        self, skill: str | None, values: ValueFormat | None
+    ) -> Iterator[Mapping[str, OpenTable]]:
+        from vantage_orchestration.tables.opening import opened_tables, tables_of_skill
+
+        with opened_tables(self, self.opened_in, values) as tables:
+            yield tables_of_skill(tables, skill)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -313,6 +450,8 @@ class Manifest:
             "transactions": [each.to_json() for each in self.transactions],
             "pending": [each.to_json() for each in self.pending],
             "failed": [each.to_json() for each in self.failed],
+            "skills": [each.to_json() for each in self.skills],
+            "tables": [each.to_json() for each in self.written_tables],
         }
 
     @classmethod
@@ -332,6 +471,8 @@ class Manifest:
             tuple(TransactionManifest.from_json(item) for item in data["transactions"]),
             tuple(UnfinishedEntry.read(item) for item in data["pending"]),
             tuple(UnfinishedEntry.read(item) for item in data["failed"]),
+            tuple(Skill.read(item) for item in data.get("skills", ())),
+            tuple(TableEntry.read(item) for item in data.get("tables", ())),
         )
 
     def write(self, folder: Location) -> Location:

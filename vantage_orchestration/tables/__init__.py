@@ -3,6 +3,6 @@
 
 from vantage_orchestration.tables.build import AppliedSkills, ResultTables
 from vantage_orchestration.tables.values import ValueFormat
-from vantage_orchestration.tables.writing import TableEntry, write_tables
+from vantage_orchestration.tables.writing import write_tables
 
-__all__ = ["AppliedSkills", "ResultTables", "TableEntry", "ValueFormat", "write_tables"]
+__all__ = ["AppliedSkills", "ResultTables", "ValueFormat", "write_tables"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,11 @@ class AppliedSkills:
 
     skill: Skill | None = None
     inner: tuple[Skill, ...] = ()
+
+    @classmethod
+    def of_job(cls, skills: Sequence[Skill]) -> AppliedSkills:
+        """Take the skills as a manifest has them: the job's own comes first."""
+        return cls(skills[0], tuple(skills[1:])) if skills else cls()
 
     def of(self, class_name: str | None, concept: str | None) -> tuple[str, Skill | None]:
         """Return name and description of the skill that gave a document's fields.

@@ -35,11 +35,13 @@ class Column:
         name: Its name, unlike all others in its table, also where case and signs do not count.
         type: ``text``, ``date``, ``decimal``, ``boolean``, ``integer`` or ``regions``.
         path: Names of the field and of the groups around it; empty for our own columns.
+        key: Whether it is part of what tells the table's rows apart. It then has a value in each.
     """
 
     name: str
     type: str
     path: tuple[str, ...] = ()
+    key: bool = False
 
     @property
     def field(self) -> pa.Field:
@@ -47,7 +49,8 @@ class Column:
         import pyarrow as pa
 
         metadata = {"abbyy_vantage.path": json.dumps(self.path)} if self.path else None
-        return pa.field(self.name, _arrow_type(self.type), metadata=metadata)
+        kind = _arrow_type(self.type)
+        return pa.field(self.name, kind, nullable=not self.key, metadata=metadata)
 
 
 def _arrow_type(name: str) -> pa.DataType:

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
     from vantage_orchestration.tables.values import Kind
 
-__all__ = ["DOCUMENT_KEY", "Group", "Layout", "Leaf", "Repeated"]
+__all__ = ["DOCUMENT_KEY", "POSITION", "Group", "Layout", "Leaf", "Repeated"]
 
 #: The columns that say to which document a row belongs.
-DOCUMENT_KEY = (Column("transaction_id", "text"), Column("document_index", "integer"))
+DOCUMENT_KEY = (
+    Column("transaction_id", "text", key=True),
+    Column("document_index", "integer", key=True),
+)
+#: The column that tells the rows of a document apart, in a table that may have several.
+POSITION = Column("position", "integer", key=True)
 
 _BY_FORMAT: dict[str | None, Kind] = {"Date": "date", "Number": "decimal", "Amount": "decimal"}
 
@@ -125,10 +130,8 @@ class Layout:
 
     def _repeated(self, group: Group, name: str, kind: Kind | None) -> Repeated:
         nested = group.rows is not self.root.rows
-        key = (*DOCUMENT_KEY, *([Column("parent", "text")] if nested else []))
-        rows = self._make(
-            ".".join((group.rows.name, *group.path, name)), (*key, Column("position", "integer"))
-        )
+        key = (*DOCUMENT_KEY, *([Column("parent", "text", key=True)] if nested else []))
+        rows = self._make(".".join((group.rows.name, *group.path, name)), (*key, POSITION))
         item = Group(rows) if kind is None else _leaf(rows, "value", kind, (name,))
         made = group.members[name] = Repeated(rows, item, nested)
         return made

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.tables.columns import Column, Rows
-from vantage_orchestration.tables.layout import DOCUMENT_KEY, Group, Layout, Leaf, Repeated
+from vantage_orchestration.tables.layout import (
+    DOCUMENT_KEY,
+    POSITION,
+    Group,
+    Layout,
+    Leaf,
+    Repeated,
+)
 from vantage_orchestration.tables.reading import Content, members
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ _DOCUMENTS: Final = (
 )
 _FIELDS: Final = (
     *DOCUMENT_KEY,
-    Column("position", "integer"),
+    POSITION,
     Column("path", "text"),
     Column("field", "text"),
     Column("raw", "text"),
@@ -50,7 +57,7 @@ _FIELDS: Final = (
 )
 _RULE_ERRORS: Final = (
     *DOCUMENT_KEY,
-    Column("position", "integer"),
+    POSITION,
     Column("type", "text"),
     Column("rule", "text"),
     Column("message", "text"),
@@ -58,7 +65,7 @@ _RULE_ERRORS: Final = (
 )
 _CONVERSIONS: Final = (
     *DOCUMENT_KEY,
-    Column("position", "integer"),
+    POSITION,
     Column("path", "text"),
     Column("wanted", "text"),
     Column("text", "text"),

