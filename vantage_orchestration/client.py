@@ -33,6 +33,7 @@ from vantage_orchestration.models import (
     items,
     pairs,
 )
+from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.retrying import call
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
@@ -251,11 +252,19 @@ class VantageClient(ApiCaller):
         return self._list("completed", {"TransactionStatus": spelled}, limit, offset, filters)
 
     def iter_active_transactions(self, **filters: Any) -> Iterator[ListedTransaction]:
-        """Yield all running transactions; arguments as :meth:`list_active_transactions`."""
+        """Yield all running transactions; arguments as :meth:`list_active_transactions`.
+
+        Raises:
+            ProtocolError: The list repeats itself, or does not end.
+        """
         return _all_pages(self.list_active_transactions, filters)
 
     def iter_completed_transactions(self, **filters: Any) -> Iterator[ListedTransaction]:
-        """Yield all ended transactions; arguments as :meth:`list_completed_transactions`."""
+        """Yield all ended transactions; arguments as :meth:`list_completed_transactions`.
+
+        Raises:
+            ProtocolError: The list repeats itself, or does not end.
+        """
         return _all_pages(self.list_completed_transactions, filters)
 
     def get_registration_parameters(self, transaction_id: str) -> dict[str, str]:
@@ -585,21 +594,18 @@ def _utc(name: str, value: Any) -> str:
 def _all_pages(
     list_page: Callable[..., Page], filters: dict[str, Any]
 ) -> Iterator[ListedTransaction]:
+    def read(offset: int) -> Chunk[ListedTransaction]:
+        page = list_page(limit=_PAGE, offset=offset, **filters)
+        return Chunk(page.items, page.total, _PAGE)
+
     seen: set[str] = set()
     for _ in range(_MOST_PASSES):
-        offset, first_total, total = 0, None, 0
-        while True:
-            page = list_page(limit=_PAGE, offset=offset, **filters)
-            total = page.total
-            first_total = total if first_total is None else first_total
+        pages = Pages(read, lambda item: item.id, overlap=1)
+        for page in pages:
             for item in page.items:
-                # The list moves while it is read: an item may come twice.
                 if item.id not in seen:
                     seen.add(item.id)
                     yield item
-            offset += len(page.items)
-            if not page.items or offset >= total:
-                break
-        if offset <= _PAGE or total >= first_total:
+        if pages.gapless:
             return
         # It became shorter between two pages, and what moved up was skipped: once more.

@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.paging import Chunk, Pages
+
 if TYPE_CHECKING:
     from pendulum import DateTime
 
@@ -152,32 +154,29 @@ class CompletedList:
     ) -> Generator[Entries, None, bool]:
         """Yield the pages; return whether the list stood still meanwhile.
 
-        Each page begins with the last entry of the one before. If it does not, something was put
-        in or taken out further up, and an entry may have slipped through between two pages.
+        Each page begins with the last entry of the one before. If it is not there, something was
+        taken out further up, and an entry may have slipped through between two pages.
         """
-        offset, last = 0, None
         filters = self._filters(begin, end)
-        found: dict[str, ListedTransaction] = {}
-        while True:
-            page = self._client.list_completed_transactions(
-                limit=self._limit, offset=offset, **filters
-            )
+        found: set[str] = set()
+
+        def read(offset: int) -> Chunk[ListedTransaction]:
+            limit = self._limit
+            page = self._client.list_completed_transactions(limit=limit, offset=offset, **filters)
             self._fit(page.items)
-            stood_still = last is None or (bool(page.items) and page.items[0].id == last)
-            found.update((item.id, item) for item in page.items)
+            return Chunk(page.items, page.total, limit)
+
+        pages = Pages(read, lambda item: item.id, overlap=1)
+        for page in pages:
+            found.update(item.id for item in page.items)
             if new := tuple(item for item in page.items if item.id not in seen):
                 seen.update((item.id, item) for item in new)
                 yield new
-            if not stood_still:
-                return False
-            if len(page.items) < 2 or offset + len(page.items) >= page.total:
-                if whole := len(found) == page.total:
-                    # What was deleted between two passes does not count any more.
-                    for name in seen.keys() - found.keys():
-                        del seen[name]
-                return whole
-            offset += len(page.items) - 1
-            last = page.items[-1].id
+        if whole := pages.gapless and len(found) == pages.total:
+            # What was deleted between two passes does not count any more.
+            for name in seen.keys() - found:
+                del seen[name]
+        return whole
 
     def _fit(self, items: Entries) -> None:
         """Choose the length of the next page by what this one weighs."""

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 
 if TYPE_CHECKING:
@@ -285,10 +286,16 @@ def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     keys, found = list(names), dict[str, list[UUID]]()
     with get_client(sync_client=True) as client:
         for place in range(0, len(keys), _TOGETHER):
-            wanted = ArtifactFilterKey(any_=keys[place : place + _TOGETHER])
-            for artifact in client.read_artifacts(artifact_filter=ArtifactFilter(key=wanted)):
-                if artifact.key in names:
-                    found.setdefault(names[artifact.key], []).append(artifact.id)
+            wanted = ArtifactFilter(key=ArtifactFilterKey(any_=keys[place : place + _TOGETHER]))
+
+            def page(offset: int, wanted: ArtifactFilter = wanted) -> Chunk[Any]:
+                read = client.read_artifacts(artifact_filter=wanted, limit=_TOGETHER, offset=offset)
+                return Chunk(read, None, _TOGETHER)
+
+            for chunk in Pages(page, lambda artifact: artifact.id):
+                for artifact in chunk.items:
+                    if artifact.key in names:
+                        found.setdefault(names[artifact.key], []).append(artifact.id)
     return found
 
 

@@ -14,13 +14,14 @@ itself again.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect import flow
 
 from vantage_orchestration.errors import ConfigurationError, VantageError
+from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.artifacts import review_ended
 
 if TYPE_CHECKING:
@@ -171,18 +172,19 @@ def _suspended() -> Iterator[_Waiting]:
     suspended = FlowRunFilter(
         state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
     )
-    runs: Sequence[FlowRun] = ()
+
+    def page(offset: int) -> Chunk[FlowRun]:
+        runs = client.read_flow_runs(
+            flow_run_filter=suspended,
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=_TOGETHER,
+            offset=offset,
+        )
+        return Chunk(runs, None, _TOGETHER)
+
     with get_client(sync_client=True) as client:
-        offset = 0
-        while offset == 0 or len(runs) == _TOGETHER:
-            runs = client.read_flow_runs(
-                flow_run_filter=suspended,
-                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-                limit=_TOGETHER,
-                offset=offset,
-            )
-            yield from filter(None, map(_Waiting.read, runs))
-            offset += _TOGETHER
+        for found in Pages(page, lambda run: run.id):
+            yield from filter(None, map(_Waiting.read, found.items))
 
 
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.job import UNDO
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def _runs(flow_run_id: UUID) -> Iterator[UUID]:
 
 def _all(read: Callable[..., Sequence[Any]], those: FlowRunFilter) -> list[UUID]:
     """Return the ids on all pages."""
-    found: list[UUID] = []
-    while page := read(flow_run_filter=those, limit=_TOGETHER, offset=len(found)):
-        found += [run.id for run in page]
-    return found
+
+    def page(offset: int) -> Chunk[Any]:
+        runs = read(flow_run_filter=those, limit=_TOGETHER, offset=offset)
+        return Chunk(runs, None, _TOGETHER)
+
+    return [run.id for found in Pages(page, lambda run: run.id) for run in found.items]

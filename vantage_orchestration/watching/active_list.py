@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.models import items
+from vantage_orchestration.paging import Chunk, Pages
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+
+_Stage = tuple[str, str | None]
 
 __all__ = ["NO_LISTING", "ActiveList", "Listing"]
 
@@ -75,20 +78,20 @@ class ActiveList:
         if self._pages(skill_id) >= len(wanted):
             return NO_LISTING
         stages: dict[str, str | None] = {}
-        missing = len(wanted)
-        offset = 0
-        while True:
-            page, count, total = self._read_page(skill_id, offset)
-            stages.update(page)
-            missing -= len(wanted & page.keys())
-            offset += count
+        missing, read = len(wanted), 0
+        for page in Pages(lambda offset: self._read_page(skill_id, offset), lambda item: item[0]):
+            missing -= len(wanted & (dict(page.items).keys() - stages.keys()))
+            stages.update(page.items)
+            read += len(page.items)
+            total = read if page.total is None else page.total
             self._totals[skill_id] = (total, self._clock())
-            if not count or offset >= total:
-                return Listing(stages, complete=True)
+            if page.total is not None and read >= total:
+                break  # If that is a wrong number, the rest is asked for singly.
             # What is left may be less than what a page costs: never turn the pages of a whole
             # tenant for the sake of three transactions.
-            if math.ceil((total - offset) / self._size) >= missing:
+            if read < total and math.ceil((total - read) / self._size) >= missing:
                 return Listing(stages, complete=False)
+        return Listing(stages, complete=True)
 
     def _pages(self, skill_id: str | None) -> int:
         """Return how many requests the whole list takes; an unknown one is told by one page."""
@@ -101,17 +104,15 @@ class ActiveList:
         total, _ = self._totals.get(skill_id, (0, now))
         return max(1, math.ceil(total / self._size))
 
-    def _read_page(
-        self, skill_id: str | None, offset: int
-    ) -> tuple[dict[str, str | None], int, int]:
-        """Return the stages of a page, the number of its items, and the length of the list."""
+    def _read_page(self, skill_id: str | None, offset: int) -> Chunk[_Stage]:
         params: dict[str, Any] = {"Limit": self._size, "Offset": offset}
         if skill_id is not None:
             params["SkillId"] = skill_id
         response = self._client._send("GET", _PATH, params=params)
-        found = self._client._parse(response, _read, "GET", _PATH)
-        self._fit(len(response.content), found[1])
-        return found
+        items, total = self._client._parse(response, _read, "GET", _PATH)
+        page = Chunk(items, total, self._size)
+        self._fit(len(response.content), len(items))
+        return page
 
     def _fit(self, size: int, count: int) -> None:
         """Choose the length of the next page by the size of this one."""
@@ -120,18 +121,19 @@ class ActiveList:
             self._size = min(_LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
 
-def _read(data: Any) -> tuple[dict[str, str | None], int, int]:
+def _read(data: Any) -> tuple[Sequence[_Stage], int | None]:
+    """Return id and stage of each item of a page, and the length of the list if it is there."""
+
     # Not by models.Page: dates and parameters of 1000 items would cost more than all the rest.
-    def pair(item: Any) -> tuple[str, str | None]:
+    def pair(item: Any) -> _Stage:
         name = item.get("transactionId") or item["id"]
         stage = item.get("stage")
         return name.lower(), stage if isinstance(stage, str) else None
 
     if not isinstance(data, Mapping):
         raise ValueError("an object is expected")
-    pairs = items(data.get("items"), pair)
     try:
         total = int(data.get("totalItemCount", ""))
     except (TypeError, ValueError):
-        total = len(pairs)
-    return dict(pairs), len(pairs), total
+        total = None
+    return items(data.get("items"), pair), total
