@@ -17,7 +17,12 @@ from vantage_orchestration import errors
 from vantage_orchestration.auth import VantageAuth
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import VantageError, translating
-from vantage_orchestration.http import HttpSession, network_error, request_id_of
+from vantage_orchestration.http import (
+    HttpSession,
+    network_error,
+    proxy_wants_login,
+    request_id_of,
+)
 from vantage_orchestration.retrying import API_RETRIES, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.token.access import AccessToken
@@ -120,7 +125,7 @@ class ApiCaller:
         It sends the token to the configured server only, follows no redirect, and renews a
         rejected token once. It repeats nothing else and raises no error for a status.
         """
-        with self._lock:
+        with self.translating(), self._lock:
             if self._session is None:
                 self._session = HttpSession(
                     self.config.http,
@@ -252,6 +257,7 @@ class ApiCaller:
             failure = network_error(
                 error,
                 errors.ConnectionFailed,
+                self.session.trust,
                 **self._where(method, path, transaction_id),
             )
         else:
@@ -264,6 +270,9 @@ class ApiCaller:
         self, response: requests.Response, method: str, path: str, transaction_id: str | None
     ) -> VantageError:
         status = response.status_code
+        if status == 407:
+            response.close()
+            return proxy_wants_login(self.session.trust, self._where(method, path, transaction_id))
         try:
             body = next(response.iter_content(65536), b"")
         except requests.RequestException:

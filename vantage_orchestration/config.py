@@ -3,20 +3,31 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from vantage_orchestration.credentials import Credentials
+from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.fields import DEFAULT_STORE, FIELDS, STORES
 from vantage_orchestration.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "VantageConfig"]
+__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "Trust", "VantageConfig"]
 
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
+#: Value of ``proxy`` for a direct connection.
+NO_PROXY = "none"
+_BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_LONGEST_BUNDLE = 16 * 1024 * 1024
+_PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
+_BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _FALSE = frozenset({"false", "0", "no", "off"})
 
@@ -27,13 +38,16 @@ class HttpSettings:
 
     Args:
         verify: Check the server's certificate.
-        ca_bundle: File or folder of certificate authorities; empty for the usual ones.
-        proxy: Address of an HTTP proxy; empty for the environment's. May hold a password.
+        ca_bundle: File or folder of certificate authorities, the only ones that are trusted then;
+            empty for the environment's or the usual ones. A ``~`` at its begin is the home folder.
+        proxy: Address of an HTTP proxy; empty for the environment's; ``none`` for a direct
+            connection whatever the environment says. May hold a password.
         connect_timeout: Seconds to make a connection.
         read_timeout: Seconds to wait for the server's next bytes.
 
     Raises:
-        ConfigurationError: ``ca_bundle`` is not there, or a timeout is not above 0.
+        ConfigurationError: ``ca_bundle`` is not there, ``proxy`` is no address, or a timeout is
+            not above 0.
     """
 
     verify: bool = True
@@ -43,6 +57,13 @@ class HttpSettings:
     read_timeout: float = 30.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ca_bundle", os.path.expanduser(self.ca_bundle.strip()))
+        object.__setattr__(self, "proxy", Secret(self.proxy.reveal().strip()))
+        if not _is_proxy(self.proxy):
+            raise ConfigurationError(
+                "The proxy of the ABBYY Vantage connection is no address",
+                hint=f"Give an address such as http://proxy.example.com:3128, or {NO_PROXY}",
+            )
         if self.ca_bundle and not os.path.exists(self.ca_bundle):
             raise ConfigurationError(
                 f"The CA bundle {self.ca_bundle!r} of the ABBYY Vantage connection does not exist",
@@ -63,14 +84,118 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What is in force on the way to a server: the connection's settings, and where it has none the
+    environment's.
+
+    Args:
+        verify: As ``requests`` takes it: False, True for the usual authorities, or the path of
+            those to trust.
+        bundle_from: The variable of the environment that names the path; else empty.
+        proxy: Address of the proxy; empty for a direct connection.
+        proxy_from: ``the environment`` if the proxy comes from there; else empty.
+    """
+
+    verify: bool | str
+    bundle_from: str
+    proxy: Secret
+    proxy_from: str
+
+    @classmethod
+    def of(cls, settings: HttpSettings, url: str) -> Trust:
+        """Return what is in force now.
+
+        The environment's proxy is not used for this machine itself: http in the clear is allowed
+        for it, and would pass by the proxy.
+
+        Args:
+            settings: The connection's.
+            url: Address of the server.
+
+        Raises:
+            ConfigurationError: The environment names a CA bundle that is not there.
+        """
+        parts = urlsplit(url)
+        verify: bool | str = (settings.ca_bundle or True) if settings.verify else False
+        bundle_from = ""
+        if verify is True and parts.scheme == "https":
+            for name in _BUNDLE_VARIABLES:
+                if path := os.environ.get(name):
+                    bundle_from, verify = name, path
+                    break
+        if bundle_from and not os.path.exists(str(verify)):
+            raise ConfigurationError(
+                f"{bundle_from} of the environment names the CA bundle {verify!r}, which does not"
+                " exist",
+                hint="Correct the variable, or set the CA bundle of the connection",
+            )
+        proxy, proxy_from = settings.proxy, ""
+        if not proxy and not is_loopback(parts.hostname):
+            proxy = _proxy_of_environment(url)
+            proxy_from = "the environment" if proxy else ""
+        if proxy.reveal().lower() == NO_PROXY:
+            proxy = Secret()
+        return cls(verify, bundle_from, proxy, proxy_from)
+
+    def identity(self) -> tuple[str, ...]:
+        """Return what tells this apart from other kinds of trust; empty for the usual kind.
+
+        What was obtained under one kind is not used under another. Only for keyed hashes, since
+        the proxy's address may hold a password.
+        """
+        if self.verify is True and not self.proxy:
+            return ()
+        return (
+            _content_of(self.verify) if isinstance(self.verify, str) else str(self.verify),
+            self.proxy.reveal(),
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _digest_of(path: str, changed: int, size: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.sha256(stream.read(_LONGEST_BUNDLE)).hexdigest()
+
+
+def _content_of(path: str) -> str:
+    """Return what names the content of a CA bundle: a digest, or the path of a folder."""
+    try:
+        found = os.stat(path)
+        return _digest_of(path, found.st_mtime_ns, found.st_size)
+    except OSError:
+        return path
+
+
+def _is_proxy(proxy: Secret) -> bool:
+    if not proxy or proxy.reveal().lower() == NO_PROXY:
+        return True
+    try:
+        parts = urlsplit(proxy.reveal() if "://" in proxy.reveal() else f"http://{proxy.reveal()}")
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return usable and parts.scheme in _PROXY_SCHEMES and not _BLANK.search(proxy.reveal())
+
+
+def _proxy_of_environment(url: str) -> Secret:
+    # Only Linux has nothing but variables. Asking requests loads it, so it is asked when needed.
+    names = (f"{urlsplit(url).scheme}_proxy", "all_proxy")
+    if sys.platform == "linux" and not any(
+        os.environ.get(each) for name in names for each in (name, name.upper())
+    ):
+        return Secret()
+    from requests.utils import get_environ_proxies, select_proxy
+
+    return Secret(select_proxy(url, get_environ_proxies(url)) or "")
+
+
+@dataclass(frozen=True, slots=True)
 class TokenSettings:
     """How tokens are kept.
 
     Args:
         store: ``file``, ``orchestrator`` or ``memory``.
         store_path: Folder of the file store; empty for the user's runtime or cache folder.
-        discovery: Take the token endpoint from the OpenID discovery document.
-        background_renewal: Renew before anybody waits.
 
     Raises:
         ConfigurationError: There is no such store.
@@ -78,8 +203,6 @@ class TokenSettings:
 
     store: str = "memory"
     store_path: str = ""
-    discovery: bool = False
-    background_renewal: bool = False
 
     def __post_init__(self) -> None:
         if self.store not in STORES:
@@ -106,6 +229,15 @@ class VantageConfig:
     http: HttpSettings = field(default_factory=HttpSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     origin: str | None = field(default=None, compare=False)
+
+    @property
+    def trust(self) -> Trust:
+        """What is in force now on the way to the server.
+
+        Raises:
+            ConfigurationError: The environment names a CA bundle that is not there.
+        """
+        return Trust.of(self.http, self.credentials.base_url)
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any], origin: str | None = None) -> VantageConfig:

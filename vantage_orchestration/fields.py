@@ -148,7 +148,8 @@ FIELDS: Final = (
     Field(
         "ca_bundle",
         "CA bundle",
-        "File with the certificate authorities to trust, if not the system's.",
+        "File with the certificate authorities to trust, and no others. Without it, that of"
+        " REQUESTS_CA_BUNDLE or the usual ones.",
     ),
     Field(
         "verify",
@@ -160,8 +161,8 @@ FIELDS: Final = (
     Field(
         "proxy",
         "Proxy",
-        "Address of an HTTP proxy, such as http://proxy.example.com:3128. Without it, the"
-        " environment's.",
+        "Address of an HTTP proxy, such as http://proxy.example.com:3128, or none for a direct"
+        " connection. Without it, the environment's.",
         "secret",
     ),
     Field("connect_timeout", "Connect timeout", "Seconds to make a connection.", "seconds", 5.0),
@@ -184,21 +185,5 @@ FIELDS: Final = (
         "store_path",
         "Token folder",
         "Folder of the file store, if not the user's runtime or cache folder.",
-    ),
-    Field(
-        "discovery",
-        "Use discovery",
-        "Take the token endpoint from the service's OpenID discovery document. Otherwise the"
-        " authentication path is used.",
-        "flag",
-        False,
-    ),
-    Field(
-        "background_renewal",
-        "Renew in the background",
-        "Renew the token before anybody waits for it, in processes that live long, such as a"
-        " triggerer or worker.",
-        "flag",
-        False,
     ),
 )

@@ -2,41 +2,127 @@
 """The one way to the network: sessions that leak nothing and follow nowhere.
 
 What ``requests`` does by default and a password must not meet: redirects that send the body again
-(307, 308), ``~/.netrc`` replacing the authorisation, and ``http.client``'s debug output, which
-prints headers and bodies. All are off here, for every session of this package.
+(307, 308), ``~/.netrc`` replacing the authorisation, variables of the environment that overrule a
+setting, and ``http.client``'s debug output, which prints headers and bodies. All are off here, for
+every session of this package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import http.client
+import io
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    SSLError,
+)
 
 from vantage_orchestration import __version__
-from vantage_orchestration.config import HttpSettings
-from vantage_orchestration.credentials import is_loopback
+from vantage_orchestration.config import HttpSettings, Trust
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.text import clean
 
-__all__ = ["HttpSession", "NoAuth", "network_error", "request_id_of"]
+__all__ = ["HttpSession", "NoAuth", "network_error", "proxy_wants_login", "request_id_of"]
 
 #: ``requests`` repeats nothing by itself: what is safe to repeat is decided by the caller.
 _NO_RETRIES = 0
 
 
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+
+
+class _BundleError(SSLError):
+    """The CA bundle can't be read."""
+
+
+class _HandshakeError(NewConnectionError):
+    """The TLS handshake broke off. Nothing was sent yet."""
+
+    def __init__(self, connection: HTTPConnection, reason: str) -> None:
+        super().__init__(connection, reason)
+        self.handshake = reason
+
+
+class _Reader(io.RawIOBase):
+    """Reads a reply. Its headers must come within the timeout altogether: one for each read alone
+    would let a server drip them for ever."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._timeout = sock.gettimeout()
+        self._end = None if self._timeout is None else time.monotonic() + self._timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._end is not None:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the headers did not come in time")
+            self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def end_headers(self) -> None:
+        """Begin the body, for which each read has the whole timeout."""
+        if self._end is not None:
+            self._end = None
+            self._sock.settimeout(self._timeout)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self._reader = _Reader(sock)
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        super().begin()
+        self._reader.end_headers()
+
+
 class _QuietConnection(HTTPConnection):
     debuglevel = 0  # http.client prints headers and bodies where somebody turned it on globally.
+    response_class = _Response
 
 
 class _QuietTLSConnection(HTTPSConnection):
     debuglevel = 0
+    response_class = _Response
+
+    def connect(self) -> None:
+        """Connect. Only a failed verification counts as a bad certificate."""
+        try:
+            super().connect()
+        except ssl.SSLCertVerificationError:
+            raise
+        except SSLError as error:
+            raise _BundleError(*error.args) from None
+        except TimeoutError:
+            raise ConnectTimeoutError(self, "the TLS handshake did not end in time") from None
+        except (ssl.SSLError, ConnectionError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            raise _HandshakeError(self, str(reason)) from None
 
 
 class _QuietPool(HTTPConnectionPool):
@@ -61,6 +147,18 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        try:
+            return super().send(*args, **kwargs)
+        except requests.RequestException:
+            raise
+        except LocationValueError:
+            # Of the environment: the connection's own was checked.
+            raise requests.exceptions.InvalidProxyURL from None
+        except (HTTPError, OSError) as error:  # For example a CA bundle that has vanished.
+            kind = type(error).__name__
+        raise requests.ConnectionError(kind)
+
 
 class NoAuth(AuthBase):
     """Sends no authorisation. Its presence keeps ``requests`` away from ``~/.netrc``."""
@@ -74,7 +172,7 @@ class HttpSession(requests.Session):
     """A ``requests.Session`` with the settings of a connection.
 
     Args:
-        settings: Certificates, proxy, timeouts.
+        settings: Certificates, proxy, timeouts. They win over the environment.
         base_url: Address below which relative paths are taken; ``session.get("/skills")`` works.
         auth: Authorises each request; nobody by default.
         pool_size: Connections kept open at the same time.
@@ -95,17 +193,17 @@ class HttpSession(requests.Session):
 
         super().__init__()
         self.settings = settings
+        self.trust = Trust.of(settings, base_url)
         self.base_url = base_url
         self.auth = auth or NoAuth()
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = f"vantage-orchestration/{__version__}"
         self.headers["Accept"] = "application/json"
-        self.verify = (settings.ca_bundle or True) if settings.verify else False
-        if settings.proxy:
-            self.proxies = {"http": settings.proxy.reveal(), "https": settings.proxy.reveal()}
-        elif is_loopback(urlsplit(base_url).hostname):
-            # http in the clear is for this machine alone; a proxy of the environment is not it.
-            self.trust_env = False
+        # What the environment adds is in `trust`; requests would let it overrule the settings.
+        self.trust_env = False
+        self.verify = self.trust.verify
+        if self.trust.proxy:
+            self.proxies = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())
         adapter = _Adapter(
             pool_connections=4, pool_maxsize=pool_size, max_retries=_NO_RETRIES, pool_block=False
         )
@@ -140,6 +238,7 @@ def request_id_of(response: requests.Response) -> str | None:
 def network_error(
     error: requests.RequestException,
     make: Callable[..., VantageError],
+    trust: Trust,
     *,
     method: str,
     path: str,
@@ -155,13 +254,15 @@ def network_error(
     Args:
         error: What ``requests`` raised.
         make: Class of the error to make of passing trouble.
+        trust: What was in force on the way to the server.
         method: HTTP method.
         path: Path of the request.
         host: Host that was asked.
         transaction_id: Transaction concerned.
 
     Returns:
-        An error of ``make``; ConfigurationError if the certificate or the address is at fault.
+        An error of ``make``; ConfigurationError if certificate, CA bundle, address or the proxy's
+        login is at fault.
     """
     where: dict[str, Any] = {
         "method": method,
@@ -169,18 +270,22 @@ def network_error(
         "host": host,
         "transaction_id": transaction_id,
     }
-    if isinstance(error, requests.exceptions.SSLError):
-        return ConfigurationError(
-            f"The certificate of the server was not accepted: {clean(str(error))}",
-            hint="If a company's own authority signed it, set the CA bundle of the connection",
-            **where,
-        )
-    if isinstance(error, requests.exceptions.ProxyError):
-        return make(
-            "The HTTP proxy could not be reached or refused the connection",
-            hint="Check the proxy of the connection or of the environment",
-            **where,
-        )
+    causes = list(_causes(error))
+    by_proxy = isinstance(error, requests.exceptions.ProxyError)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            whose = "proxy" if by_proxy else "server"
+            return ConfigurationError(
+                f"The certificate of the {whose} was not accepted: {clean(cause.verify_message)}",
+                hint=_bundle_hint(trust),
+                **where,
+            )
+        if isinstance(cause, _BundleError):
+            return ConfigurationError(
+                f"The CA bundle {trust.verify!r} can't be read", hint=_bundle_hint(trust), **where
+            )
+    if by_proxy:
+        return _proxy_error(causes, make, trust, where)
     if isinstance(
         error,
         (
@@ -191,14 +296,23 @@ def network_error(
     ):
         return ConfigurationError(
             "The address or the proxy of the connection is not valid",
-            hint="Check the base URL and the proxy",
+            hint=f"Check the base URL and {_proxy_of(trust)}; a SOCKS proxy needs the package"
+            " PySocks",
             **where,
         )
+    for cause in causes:
+        if isinstance(cause, _HandshakeError):
+            return make(
+                f"The TLS handshake broke off ({clean(cause.handshake)})",
+                hint="Check the port of the base URL, and what is on the way to it: a proxy or"
+                " firewall may have cut the connection",
+                **where,
+            )
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return make("The connection could not be made in time", **where)
     if isinstance(error, requests.exceptions.ReadTimeout):
         return make("The server did not answer in time", doubtful=True, **where)
-    if _never_connected(error):
+    if any(isinstance(cause, (NewConnectionError, ConnectTimeoutError)) for cause in causes):
         return make(
             "The connection could not be made",
             hint="Check the address, the name service and the network",
@@ -207,16 +321,60 @@ def network_error(
     return make("The connection broke before the reply was complete", doubtful=True, **where)
 
 
-def _never_connected(error: BaseException) -> bool:
-    """Tell whether the request can't have arrived, since there was no connection."""
-    seen: list[object] = [error]
-    for _ in range(6):
-        last = seen[-1]
-        if isinstance(last, (NewConnectionError, ConnectTimeoutError)):
-            return True
-        arguments = getattr(last, "args", ())
-        inner = getattr(last, "reason", None) or (arguments[0] if arguments else None)
-        if inner is None:
-            return False
-        seen.append(inner)
-    return False
+def proxy_wants_login(trust: Trust, where: dict[str, Any]) -> ConfigurationError:
+    """Return the error for status 407. Never tried again: the proxy's account could be locked.
+
+    Args:
+        trust: What was in force on the way to the server.
+        where: Method, path and host of the request, and whatever else is known of it.
+    """
+    return ConfigurationError(
+        "The HTTP proxy answered 407: it wants a login",
+        hint=f"Put user and password into the address of {_proxy_of(trust)}:"
+        " http://USER:PASSWORD@HOST:PORT with percent-encoded parts",
+        **{**where, "status": 407},
+    )
+
+
+def _proxy_error(
+    causes: list[BaseException],
+    make: Callable[..., VantageError],
+    trust: Trust,
+    where: dict[str, Any],
+) -> VantageError:
+    found = [found for cause in causes if (found := _TUNNEL.search(str(cause)))]
+    if not found:
+        what = "The HTTP proxy could not be reached"
+    elif found[-1][1] == "407":
+        return proxy_wants_login(trust, where)
+    else:
+        what = f"The HTTP proxy answered {found[-1][1]} and made no connection to the server"
+    return make(what, hint=f"Check {_proxy_of(trust)}, and whether it may reach the host", **where)
+
+
+def _proxy_of(trust: Trust) -> str:
+    return f"the proxy of {trust.proxy_from or 'the connection'}"
+
+
+def _bundle_hint(trust: Trust) -> str:
+    if isinstance(trust.verify, str):
+        owner = f"{trust.bundle_from} of the environment" if trust.bundle_from else "the connection"
+        return (
+            f"Nothing but the CA bundle of {owner} is trusted: it must be a PEM file with the"
+            " authority that signed the certificate"
+        )
+    return "If a company's own authority signed it, set the CA bundle of the connection"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it was made of; the libraries keep them in several places."""
+    inner: object = error
+    for _ in range(8):
+        if not isinstance(inner, BaseException):
+            return
+        yield inner
+        reasons = (getattr(inner, name, None) for name in ("reason", "original_error"))
+        inner = next(
+            (each for each in (*reasons, *inner.args[::-1]) if isinstance(each, BaseException)),
+            None,
+        )

@@ -117,9 +117,7 @@ def test_only_the_same_credential_finds_and_opens_an_entry():
         other = Seal(credentials(**changes))
         assert other.name != seal.name, changes
         assert other.open(entry) is None, changes
-    other = Seal(credentials(), purpose="other")
-    assert other.name != seal.name
-    assert other.open(entry) is None
+    assert Seal(credentials(), ("False", "")).name != seal.name
 
 
 def test_a_changed_or_foreign_entry_is_not_opened():
@@ -360,11 +358,56 @@ def test_nothing_readable_rests_there_not_even_the_user_name(folder, time):
     assert find_leaks(secrets, {"files": folder}) == ["files: control"]
 
 
-def test_a_folder_open_to_others_is_closed(folder, time):
-    folder.mkdir(parents=True, mode=0o755)
+@pytest.mark.parametrize("bits", [0o1777, 0o777, 0o755, 0o750, 0o710])
+def test_a_folder_open_to_others_is_left_alone_and_a_private_one_made_in_it(folder, time, bits):
+    folder.mkdir(parents=True)
+    folder.chmod(bits)
+    logins = Logins()
+    for _ in range(2):
+        assert process(folder, time, logins).get()
+    assert logins.count == 1
+    assert mode(folder) == bits
+    (private,) = folder.iterdir()
+    assert private == FileStore(folder).folder
+    assert mode(private) == 0o700
+    assert len(list(private.glob("*.entry"))) == 1
+
+
+def test_a_private_folder_that_others_may_enter_is_not_used(folder, time, caplog):
+    folder.mkdir(parents=True)
+    folder.chmod(0o1777)
+    private = FileStore(folder).folder
+    private.mkdir()
+    private.chmod(0o755)
+    assert process(folder, time, Logins()).get()
+    assert (list(private.iterdir()), mode(private)) == ([], 0o755)
+    assert caplog.text.count("is open to other users") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
+def test_a_volume_of_another_user_that_all_may_write_gets_a_private_folder(folder, time):
+    folder.mkdir(parents=True)
+    os.chown(folder, 12345, -1)
     folder.chmod(0o777)
-    process(folder, time, Logins()).get()
-    assert mode(folder) == 0o700
+    assert process(folder, time, Logins()).get()
+    (private,) = folder.iterdir()
+    assert (private.stat().st_uid, mode(private)) == (os.geteuid(), 0o700)
+    assert folder.stat().st_uid == 12345
+
+
+def test_a_tilde_is_the_home_folder_and_parents_are_private_whatever_the_umask(
+    tmp_path, time, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    old = os.umask(0)
+    try:
+        process("~/one/two/three", time, Logins()).get()
+    finally:
+        os.umask(old)
+    folder = tmp_path / "one" / "two" / "three"
+    assert len(list(folder.glob("*.entry"))) == 1
+    assert [mode(path) for path in (folder, *folder.parents[:2])] == [0o700] * 3
+    assert not Path("~").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
@@ -384,7 +427,7 @@ def test_a_link_in_place_of_the_folder_is_not_followed(folder, time, tmp_path, c
     folder.symlink_to(target)
     assert process(folder, time, Logins()).get()
     assert list(target.iterdir()) == []
-    assert "is no folder" in caplog.text
+    assert "is not a folder" in caplog.text
 
 
 def test_a_link_in_place_of_an_entry_is_replaced_and_not_followed(folder, time, tmp_path):

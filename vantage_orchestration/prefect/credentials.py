@@ -110,8 +110,6 @@ class VantageCredentials(CredentialsBlock):
     read_timeout: float = _field("read_timeout")
     store: Literal["file", "orchestrator", "memory"] = _field("store")
     store_path: str = _field("store_path")
-    discovery: bool = _field("discovery")
-    background_renewal: bool = _field("background_renewal")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made_here = not reading_block.get()

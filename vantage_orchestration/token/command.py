@@ -49,16 +49,15 @@ def run(args: argparse.Namespace) -> int:
     """
     config, orchestrator = _load(args.of)
     store = store_of(config, orchestrator)
-    vault = Vault(store, config.credentials, SYSTEM_CLOCK)
+    vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust.identity())
     place = f"{store.label} store"
-    folder = getattr(store, "folder", None)
-    if folder is not None:
-        place += f" in {folder}"
-    if args.action == "forget":
-        vault.forget()
-        _say(f"Nothing is stored any more for this credential ({place}).")
-        return 0
     try:
+        folder = getattr(store, "folder", None)
+        place += f" in {folder}" if folder is not None else ""
+        if args.action == "forget":
+            vault.forget()
+            _say(f"Nothing is stored any more for this credential ({place}).")
+            return 0
         found = vault.load(jitter=0.0)
     except StoreError as error:
         raise ConfigurationError(

@@ -19,9 +19,7 @@ __all__ = [
     "Moment",
     "Refusal",
     "read_entry",
-    "read_text",
     "write_refusal",
-    "write_text",
     "write_token",
 ]
 
@@ -133,22 +131,6 @@ def write_refusal(error: VantageError, hold: float, now: Moment) -> bytes:
         now,
         {"refused": type(error).__name__, "what": error.what, "details": details, "hold": hold},
     )
-
-
-def write_text(text: str, now: Moment) -> bytes:
-    """Return the entry for a text."""
-    return _write(now, {"text": text})
-
-
-def read_text(data: bytes, clock: Clock, lifetime: float) -> str | None:
-    """Return the text of an entry, or None if it is older than ``lifetime`` seconds."""
-    try:
-        members = json.loads(data)
-        age = Moment.read(members["at"]).age(clock)
-        text = members["text"]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return text if isinstance(text, str) and age is not None and age < lifetime else None
 
 
 def _write(moment: Moment, members: dict[str, Any]) -> bytes:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import stat
 import tempfile
@@ -16,6 +15,8 @@ from vantage_orchestration.token.store import StoreError
 __all__ = ["FileStore", "default_folder"]
 
 _LONGEST_ENTRY = 256 * 1024
+#: Name of the private folder in one that others may enter; the user's number follows.
+_PRIVATE = "vantage-orchestration-"
 #: Seconds between two looks at a lock that somebody else holds.
 _POLL = 0.02
 
@@ -39,8 +40,10 @@ class FileStore:
     """Keeps entries as files of a folder.
 
     Args:
-        folder: The folder; made when it is first needed. It must belong to this user, and gets the
-            mode 0700. Empty for :func:`default_folder`.
+        folder: The folder, made when it is first needed, with the mode 0700, as are its parents.
+            One that others may enter, such as a shared folder or a mounted volume, is left as it
+            is: the files are in a private folder below it. A ``~`` at its begin is the home
+            folder. Empty for :func:`default_folder`.
 
     Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock files
     stay: removing one that somebody waits for would give two holders.
@@ -51,18 +54,34 @@ class FileStore:
     def __init__(self, folder: str | os.PathLike[str] = "") -> None:
         self._given = folder
 
-    @functools.cached_property
+    @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Where the files are.
+
+        Raises:
+            StoreError: There is something that can't be used in its place.
+        """
         # Found out late: a user without a home must not keep anybody from making a store.
-        return Path(self._given) if self._given else default_folder()
+        try:
+            base = Path(self._given).expanduser() if self._given else default_folder()
+            found = os.lstat(base)
+        except FileNotFoundError:
+            return base
+        except (OSError, RuntimeError) as error:
+            raise _problem(error) from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{base} is not a folder")
+        if not _is_open(found):
+            return base
+        if not _is_own(found) and not stat.S_IMODE(found.st_mode) & 0o022:
+            raise StoreError(f"{base} belongs to another user")
+        return base / f"{_PRIVATE}{os.geteuid() if hasattr(os, 'geteuid') else ''}"
 
     def load(self, name: str) -> bytes | None:
         """Return the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
-        path = self._path(name, "entry")
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._check_folder(make=False)
+            path = self._path(name, "entry", make=False)
             handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             return None
@@ -78,13 +97,13 @@ class FileStore:
     def save(self, name: str, entry: bytes) -> None:
         """Write the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
         try:
-            self._check_folder(make=True)
+            path = self._path(name, "entry", make=True)
             # mkstemp makes it with the mode 0600 whatever the umask, and never through a link.
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
             try:
                 with os.fdopen(handle, "wb") as stream:
                     stream.write(entry)
-                os.replace(temporary, self._path(name, "entry"))
+                os.replace(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
@@ -95,8 +114,7 @@ class FileStore:
     def forget(self, name: str) -> None:
         """Remove the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
         try:
-            self._check_folder(make=False)
-            os.unlink(self._path(name, "entry"))
+            os.unlink(self._path(name, "entry", make=False))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -111,9 +129,8 @@ class FileStore:
         from filelock import FileLock, Timeout
 
         try:
-            self._check_folder(make=True)
             # A new object for each use: filelock counts what one object locks again as one.
-            lock = FileLock(self._path(name, "lock"), mode=0o600, thread_local=False)
+            lock = FileLock(self._path(name, "lock", make=True), mode=0o600, thread_local=False)
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
             except Timeout:
@@ -128,23 +145,31 @@ class FileStore:
             if held:
                 lock.release()
 
-    def _path(self, name: str, kind: str) -> Path:
+    def _path(self, name: str, kind: str, *, make: bool) -> Path:
+        """Return the path of an entry or lock, in a folder that nobody else can enter."""
         if not name.isalnum():  # Names are hex digits; nothing else may become part of a path.
             raise ValueError("the name of an entry has other characters than hex digits")
-        return self.folder / f"{name}.{kind}"
-
-    def _check_folder(self, *, make: bool) -> None:
+        folder = self.folder
         if make:
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                self.folder.mkdir(mode=0o700)
-        found = os.lstat(self.folder)
+            _make_private(folder)
+        found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode):
-            raise StoreError(f"{self.folder} is no folder")
+            raise StoreError(f"{folder} is not a folder")
         if not _is_own(found):
-            raise StoreError(f"{self.folder} belongs to another user")
+            raise StoreError(f"{folder} belongs to another user")
         if _is_open(found):
-            os.chmod(self.folder, 0o700)
+            raise StoreError(
+                f"{folder} is open to other users; take their rights away, or remove it"
+            )
+        return folder / f"{name}.{kind}"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and the missing ones above it, each for this user alone."""
+    if not folder.parent.exists():
+        _make_private(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)  # The umask can only take away from that.
 
 
 def _is_own(found: os.stat_result) -> bool:

@@ -31,7 +31,8 @@ class Seal:
 
     Args:
         credentials: The credential.
-        purpose: What is stored; each purpose has its own name and key.
+        trust: Under which trust it was obtained, see
+            :meth:`vantage_orchestration.config.Trust.identity`; each has its own name.
 
     Raises:
         ImportError: The package ``cryptography`` is not installed.
@@ -40,7 +41,7 @@ class Seal:
 
     __slots__ = ("_key", "name")
 
-    def __init__(self, credentials: Credentials, purpose: str = "token") -> None:
+    def __init__(self, credentials: Credentials, trust: tuple[str, ...] = ()) -> None:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.hmac import HMAC
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -54,7 +55,7 @@ class Seal:
         material = _pack(secret, credentials.password.reveal())
 
         def derive(what: bytes) -> bytes:
-            info = b"\0".join((_FORMAT, purpose.encode(), what))
+            info = b"\0".join((_FORMAT, what))
             return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(material)
 
         keyed = HMAC(derive(b"name"), SHA256())
@@ -67,6 +68,7 @@ class Seal:
                 credentials.grant_type,
                 credentials.scope,
                 credentials.client_auth,
+                *trust,
             )
         )
         #: Name of the entry, 64 hex digits.

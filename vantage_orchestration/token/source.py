@@ -23,7 +23,7 @@ import shlex
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import AuthUnavailable, Throttled, VantageError
@@ -35,9 +35,6 @@ from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, re
 from vantage_orchestration.token.store import MemoryStore, StoreError, TokenStore
 from vantage_orchestration.token.stores import StoreFactory, store_of
 from vantage_orchestration.token.vault import LOCK_PATIENCE, Vault
-
-if TYPE_CHECKING:
-    from vantage_orchestration.token.discovery import Discovery
 
 __all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
 
@@ -68,23 +65,11 @@ class _Verdict(NamedTuple):
     stored: bool
 
 
-def _network_log_in(config: VantageConfig, store: TokenStore, clock: Clock) -> LogIn:
-    """Return what logs in over the network; loads ``requests`` when it is first used."""
-    discovery: list[Discovery] = []
+def _network_log_in(config: VantageConfig) -> Grant | VantageError:
+    """Log in over the network; loads ``requests`` when it is first used."""
+    from vantage_orchestration.token import transport
 
-    def log_in(config: VantageConfig) -> Grant | VantageError:
-        from vantage_orchestration.token import transport
-
-        if not config.tokens.discovery:
-            return transport.log_in(config)
-        if not discovery:
-            from vantage_orchestration.token.discovery import Discovery
-
-            vault = Vault(store, config.credentials, clock, purpose="discovery")
-            discovery.append(Discovery(config, vault, clock))
-        return transport.log_in(config, discovery[0].token_url())
-
-    return log_in
+    return transport.log_in(config)
 
 
 class TokenSource:
@@ -109,17 +94,17 @@ class TokenSource:
     ) -> None:
         store = store or MemoryStore()
         self._config = config
-        self._log_in = log_in or _network_log_in(config, store, clock)
+        self._log_in = log_in or _network_log_in
         self._clock = clock
         self._now = clock.steady
         self._retries = retries
-        self._vault = Vault(store, config.credentials, clock)
+        self._trust = config.trust
+        self._vault = Vault(store, config.credentials, clock, trust=self._trust.identity())
         self._token: AccessToken | None = None
         self._rejected: AccessToken | None = None
         self._verdict: _Verdict | None = None
         self._pause_until = 0.0
         self._logins = 0
-        self._background = config.tokens.background_renewal
         self._start_afresh()
         _sources.add(self)
 
@@ -127,7 +112,6 @@ class TokenSource:
         """Forget what belongs to threads; a forked child has none of its parent's."""
         self._lock = threading.Lock()
         self._flight: _Outcome | None = None
-        self._renewer: threading.Thread | None = None
         self._vault.start_afresh()
         # SystemRandom, since a forked child would repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
@@ -214,25 +198,6 @@ class TokenSource:
             self._pause_until = 0.0
         self._vault.forget()
 
-    def due_in(self) -> float | None:
-        """Return the seconds until a renewal in advance is due, or None if there is no token."""
-        token = self._token
-        return None if token is None else token.renew_at - _lead(token) - self._now()
-
-    def renew(self) -> None:
-        """Renew the token in advance, unless somebody else has just done it.
-
-        Raises:
-            VantageError: It did not succeed. The token at hand lives on.
-        """
-        token = self._token
-        flight, _ = self._board(_lead(token) if token is not None else 0.0)
-        if flight is None:
-            return
-        outcome = flight.result(self._patience)
-        if isinstance(outcome, VantageError):
-            raise outcome.copy()
-
     # -- internals
 
     @property
@@ -242,17 +207,9 @@ class TokenSource:
         wait = 0.0 if self._vault.keeps_nothing else LOCK_PATIENCE
         return wait + self._retries.budget + one_try + 5.0
 
-    def _board(self, lead: float = 0.0) -> tuple[_Outcome | None, AccessToken | None]:
-        """Return the flight to wait for, or else the token to use.
-
-        Args:
-            lead: Seconds by which a token counts as due before it is.
-        """
-        now = self._now() + lead
-        if self._background and self._renewer is None:
-            from vantage_orchestration.token.renewal import keep_fresh
-
-            self._renewer = keep_fresh(self)
+    def _board(self) -> tuple[_Outcome | None, AccessToken | None]:
+        """Return the flight to wait for, or else the token to use."""
+        now = self._now()
         with self._lock:
             token = self._token
             if token is not None and now < token.renew_at:
@@ -270,18 +227,18 @@ class TokenSource:
             flight = self._flight = concurrent.futures.Future()
         try:
             threading.Thread(
-                target=self._fly, args=(flight, lead), name="abbyy-vantage-login", daemon=True
+                target=self._fly, args=(flight,), name="abbyy-vantage-login", daemon=True
             ).start()
         except RuntimeError:  # No new threads while the interpreter shuts down.
-            self._fly(flight, lead)
+            self._fly(flight)
         return flight, token
 
-    def _fly(self, flight: _Outcome, lead: float) -> None:
+    def _fly(self, flight: _Outcome) -> None:
         """Get a token and tell the outcome to everybody who waits for ``flight``."""
         outcome: AccessToken | Refusal | VantageError
         logins = self._logins
         try:
-            outcome = self._fetch(lead)
+            outcome = self._fetch()
         except VantageError as error:
             outcome = error.copy()
         except BaseException as error:
@@ -296,18 +253,18 @@ class TokenSource:
             outcome = self._held(outcome.error, outcome.remaining, fresh=fresh)
         flight.set_result(outcome)
 
-    def _fetch(self, lead: float) -> AccessToken | Refusal:
+    def _fetch(self) -> AccessToken | Refusal:
         """Take what another process has left in the store, or log in.
 
         Raises:
             VantageError: The login did not succeed, and it may be tried again.
         """
-        found = self._stored(lead)
+        found = self._stored()
         if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
             return found
         with self._vault.alone():
             # Again, since another process may have logged in while this one waited for the lock.
-            found = self._stored(lead)
+            found = self._stored()
             if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
                 return found
             try:
@@ -321,7 +278,7 @@ class TokenSource:
             self._vault.save_token(token, begun)
             return token
 
-    def _stored(self, lead: float) -> AccessToken | Refusal | None:
+    def _stored(self) -> AccessToken | Refusal | None:
         """Return a token to use or the last refusal from the store, or None.
 
         What the store says wins over what this process remembers: somebody may have cleared it.
@@ -339,7 +296,7 @@ class TokenSource:
             return found
         rejected, now = self._rejected, self._now()
         known_bad = rejected is not None and rejected.is_same(found) and now >= found.kept_until
-        return None if known_bad or now + lead >= found.renew_at else found
+        return None if known_bad or now >= found.renew_at else found
 
     def _hold(self, error: VantageError, last: float) -> float:
         """Return the seconds for which a failed login is not sent again; 0 if it may be.
@@ -418,6 +375,8 @@ class TokenSource:
             return "token_source(config).forget() clears that"
         of = f" --of {shlex.quote(origin)}" if origin else ""
         place = ", on this machine" if self._config.tokens.store == "file" else ""
+        if self._trust.bundle_from or self._trust.proxy_from:
+            place += ", with proxy and CA bundle of the environment as in this process"
         return f"to clear that{place}: vantage-orchestration token forget{of}"
 
     def _present(self, token: AccessToken | None) -> AccessToken:
@@ -440,11 +399,6 @@ class TokenSource:
 
 def _may_repeat(error: VantageError) -> bool:
     return error.retryable and not hold_of(error)
-
-
-def _lead(token: AccessToken) -> float:
-    """Return the seconds before its renewal is due at which a token is renewed in advance."""
-    return (token.ends_at - token.renew_at) / 2
 
 
 def _done(outcome: AccessToken | VantageError) -> _Outcome:
@@ -482,7 +436,7 @@ def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None
 def _key(config: VantageConfig, orchestrator: str) -> bytes:
     parts = (
         *config.credentials.identity(),
-        config.http.proxy.reveal(),  # Its text; a Secret itself shows none.
+        *config.trust.identity(),
         repr(config.http),
         repr(config.tokens),
         orchestrator if config.tokens.store == "orchestrator" else "",

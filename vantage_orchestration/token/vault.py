@@ -19,9 +19,7 @@ from vantage_orchestration.token.entries import (
     Moment,
     Refusal,
     read_entry,
-    read_text,
     write_refusal,
-    write_text,
     write_token,
 )
 from vantage_orchestration.token.seal import Seal
@@ -43,14 +41,18 @@ class Vault:
         store: The store.
         credentials: The credential.
         clock: The clocks.
-        purpose: What is kept; each purpose has an entry of its own.
+        trust: Under which trust it was obtained; each has an entry of its own.
     """
 
     def __init__(
-        self, store: TokenStore, credentials: Credentials, clock: Clock, purpose: str = "token"
+        self,
+        store: TokenStore,
+        credentials: Credentials,
+        clock: Clock,
+        trust: tuple[str, ...] = (),
     ) -> None:
         self._store = store
-        self._purpose = purpose
+        self._trust: tuple[str, ...] = trust
         self._clock = clock
         self._seal: Seal | None = None
         self._credentials: Credentials | None = credentials
@@ -86,18 +88,6 @@ class Vault:
     def save_refusal(self, error: VantageError, hold: float) -> bool:
         """Keep a refusal, so that nobody sends the same login again; return whether it is kept."""
         return self._save(write_refusal(error, hold, Moment.now(self._clock)))
-
-    def load_text(self, lifetime: float) -> str | None:
-        """Return a text that was kept, if it is not older than ``lifetime`` seconds."""
-        try:
-            opened = self._opened()
-        except StoreError:
-            return None
-        return None if opened is None else read_text(opened, self._clock, lifetime)
-
-    def save_text(self, text: str) -> None:
-        """Keep a text."""
-        self._save(write_text(text, Moment.now(self._clock)))
 
     def forget(self) -> None:
         """Remove the entry."""
@@ -148,7 +138,7 @@ class Vault:
             if self._seal is None and self._credentials is not None:
                 credentials, self._credentials = self._credentials, None
                 try:
-                    self._seal = Seal(credentials, self._purpose)
+                    self._seal = Seal(credentials, self._trust)
                 except ImportError:
                     self._warn("the package cryptography is not installed")
                 except ValueError as error:
