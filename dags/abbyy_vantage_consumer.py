@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """### When results of ABBYY Vantage have landed
 
-Starts when `abbyy_vantage_process` has brought results into their folder, and takes the fields of
-each document from there. Nothing is asked of ABBYY Vantage, so no connection to it is needed.
+Starts when `abbyy_vantage_process` or `abbyy_vantage_watcher` has brought results into their
+folder, and takes the fields of each document from there. Nothing is asked of ABBYY Vantage, so no
+connection to it is needed.
 
-* The event of the asset holds `manifest`, the address of the run's manifest, and numbers:
+* An event of the asset holds `manifest`, the address of the run's manifest, and numbers:
   `transactions`, `documents`, `files`, `pages`, `rule_errors`, `duplicates`, `in_review`,
   `pending`, `failed`.
-* Several events can share a run; each has a mapped task.
+* An event only wakes the Dag: Airflow lets several events start one run, and hands it the first.
+  A run takes all events that no earlier run has taken, each in a mapped task, and notes them in a
+  folder below `STATE`. What comes while the Dag is paused starts nothing, so it also looks every
+  ten minutes.
 * The address names no connection of the store. Set `STORAGE_CONN_ID` if the store needs one.
 """
 
@@ -18,6 +22,14 @@ from typing import Any
 import pendulum
 from airflow.sdk import Asset, ObjectStoragePath, dag, task
 
+try:
+    from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable
+except ImportError:  # Older releases of Airflow 3 have them elsewhere.
+    from airflow.timetables.assets import AssetOrTimeSchedule
+    from airflow.timetables.trigger import CronTriggerTimetable
+
+#: Folder for the notes of what was taken, a path or URL in reach of every worker.
+STATE = "/var/lib/abbyy-vantage/state"
 #: Connection of the object storage, as in `s3://CONNECTION@BUCKET`; None for none.
 STORAGE_CONN_ID: str | None = None
 
@@ -27,30 +39,35 @@ results = Asset(name="abbyy_vantage_results", uri="x-abbyy-vantage://results")
 @dag(
     dag_id="abbyy_vantage_consumer",
     doc_md=__doc__,
-    schedule=[results],
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("*/10 * * * *", timezone="UTC"), assets=[results]
+    ),
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
+    max_active_runs=1,
     tags=["abbyy-vantage", "documents"],
 )
 def abbyy_vantage_consumer() -> None:
-    @task
+    retrying: dict[str, Any] = {
+        "retries": 5,
+        "retry_delay": pendulum.duration(seconds=30),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": pendulum.duration(minutes=10),
+    }
+
+    @task(inlets=[results], **retrying)
     def received() -> list[dict[str, Any]]:
-        """Return what the events say that started this run."""
-        from airflow.sdk import get_current_context
+        """Return what the events say that no earlier run has taken."""
         from airflow.sdk.exceptions import AirflowSkipException
 
-        events = get_current_context()["triggering_asset_events"].get(results, ())
-        if not events:
-            raise AirflowSkipException("This run was not started by results")
-        return [dict(event.extra) for event in events]
+        from vantage_orchestration.airflow.assets import take_events
 
-    @task(
-        retries=5,
-        retry_delay=pendulum.duration(seconds=30),
-        retry_exponential_backoff=2,
-        max_retry_delay=pendulum.duration(minutes=10),
-        map_index_template="{{ manifest }}",
-    )
+        events = [each for each in take_events(results, state_path=STATE) if "manifest" in each]
+        if not events:
+            raise AirflowSkipException("No new results have landed")
+        return events
+
+    @task(map_index_template="{{ manifest }}", **retrying)
     def take(event: dict[str, Any]) -> int:
         """Read the fields of all documents of a run. Return the number of documents."""
         import json

@@ -1,56 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetch the results of documents that came to ABBYY Vantage by mail, scanner or phone.
 
-Two deployments: `watch_completed` looks every minute what ABBYY Vantage has finished, and emits one
-event for each transaction. An automation runs `fetch_transaction` on each. Deploy both with
-`prefect deploy --all` (see prefect.yaml), or serve both from one process with
+One deployment: every minute, `fetch_inbox` looks what ABBYY Vantage has finished, and fetches what
+it has not fetched yet. A run that was missed or killed is made up for by the next. Deploy it with
+`prefect deploy --all` (see prefect.yaml), or serve it with
 
     python flows/abbyy_vantage_inbox.py
 
-They need a saved block of the type "ABBYY Vantage Credentials" with the name abbyy-vantage.
+It needs a saved block of the type "ABBYY Vantage Credentials" with the name abbyy-vantage.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, serve
-from prefect.events import DeploymentEventTrigger
+from prefect import flow
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
-from vantage_orchestration.prefect.completed import watch_completed
-from vantage_orchestration.prefect.tasks import download_results
+from vantage_orchestration.prefect.completed import fetch_completed
 
 
-@flow(name="abbyy-vantage-fetch-transaction")
-def fetch_transaction(
-    transaction_id: str, output: str = "inbox", credentials: str = "abbyy-vantage"
+@flow(name="abbyy-vantage-inbox")
+def fetch_inbox(
+    output: str = "inbox", skill: str | None = None, credentials: str = "abbyy-vantage"
 ) -> dict[str, Any]:
-    """Bring the results of a transaction into a folder.
+    """Bring the results of all transactions that have ended since into a folder.
 
     Args:
-        transaction_id: Transaction.
-        output: Folder for the results of all transactions, a path or URL.
+        output: Folder for the results of all runs, a path or URL. What was fetched is noted there.
+        skill: Id or exact name of a skill; all if it is left out.
         credentials: Name of the credentials block.
 
     Returns:
-        manifest (its URL) and numbers of documents, pages and so on.
+        manifest (the URL of what this run has fetched, None if there was nothing) and numbers of
+        documents, pages and so on.
     """
-    return download_results(credentials, transaction_id, f"{output}/{transaction_id}")
+    return fetch_completed(credentials, output, skill=skill)
 
 
 if __name__ == "__main__":
-    on_completion = DeploymentEventTrigger(
-        match={
-            "prefect.resource.id": "abbyy_vantage.transaction.*",
-            "abbyy_vantage.origin": "input",
-        },
-        expect={"abbyy_vantage.transaction.processed"},
-        parameters={
-            "transaction_id": "{{ event.payload.transaction_id }}",
-            "credentials": "{{ event.payload.credentials }}",
-        },
-    )
-    serve(
-        watch_completed.to_deployment("every-minute", interval=60, concurrency_limit=1),
-        fetch_transaction.to_deployment("on-completion", triggers=[on_completion]),
+    fetch_inbox.serve(
+        "every-minute",
+        interval=60,
+        global_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
     )

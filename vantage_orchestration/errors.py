@@ -31,6 +31,7 @@ __all__ = [
     "GrantNotAllowed",
     "JobLost",
     "NotFound",
+    "Overtaken",
     "PayloadTooLarge",
     "ProcessingError",
     "ProtocolError",
@@ -330,6 +331,12 @@ class FileChanged(ProcessingError):
 
 class JobLost(ProcessingError):
     """The output folder does not hold the job any more. The next try goes on with what runs."""
+
+    retryable = True
+
+
+class Overtaken(ProcessingError):
+    """Another run or try is at work on what this one was fetching. A later try gets the rest."""
 
     retryable = True
 

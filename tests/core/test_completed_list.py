@@ -11,8 +11,7 @@ import pendulum
 import pytest
 
 from vantage_orchestration.client import VantageClient
-from vantage_orchestration.completed import CompletedList
-from vantage_orchestration.completed.listing import hour_of
+from vantage_orchestration.completed.listing import CompletedList, hour_of
 from vantage_orchestration.errors import ServiceUnavailable
 from vantage_orchestration.models import ListedTransaction, Page
 from vantage_orchestration.sandbox import SandboxServer

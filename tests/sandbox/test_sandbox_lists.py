@@ -155,8 +155,10 @@ def test_broken_filters_do_not_matter_where_they_are_not_understood(make_api: An
 
 def test_received_by_mail(api: Any, pdf: Any) -> None:
     data = pdf(number="INV-7", pages=2)
+    api.control.set(processing_seconds=30.0)
     key = api.control.receive("Invoice", {"a&b.pdf": data}, parameters={"Mailbox": "in"})
-    assert api.read(key)["status"] == "Processing"
+    assert [api.read(key)["status"] for _ in range(3)] == ["Processing"] * 3
+    api.control.advance(30)
     assert api.fields(key)[0]["Invoice Number"] == "INV-7"
     (item,) = api.get("/transactions/completed?Limit=10", strict=True).json()["items"]
     assert item["transactionId"] == key
@@ -170,6 +172,26 @@ def test_received_by_mail(api: Any, pdf: Any) -> None:
     view = api.control.transaction(key)
     assert (view["source"], view["started"]) == ("Mail", 1)
     assert api.control.count("POST", "/transactions") == 0, "it did not come through the API"
+
+
+def test_what_came_by_mail_goes_on_without_anybody_looking(make_api: Any) -> None:
+    """Its time alone counts, also for lists that lag and for reviews; looks count for the API's."""
+    api = make_api(processing_polls=50, processing_seconds=60, list_lag=100)
+    done = api.control.receive("Receipt")
+    waiting = api.control.receive("Receipt", parameters={"SandboxReview": "yes"})
+    api.control.advance(59)
+    assert {item["status"] for item in api.control.transactions()} == {"Processing"}
+    api.control.advance(1)
+    assert api.control.transaction(done)["status"] == "Processed"
+    assert api.control.transaction(waiting)["in_review"]
+    api.control.finish_review(waiting)
+    assert listed(api, "completed") == []
+    api.control.advance(100)
+    assert sorted(listed(api, "completed")) == sorted([done, waiting])
+    # Nobody has looked before the lists had caught up: they show it at once nevertheless.
+    late = api.control.receive("Receipt")
+    api.control.advance(160)
+    assert late in listed(api, "completed")
 
 
 def test_received_by_others(api: Any, invoice: bytes) -> None:

@@ -260,11 +260,28 @@ def test_consumer_starts_by_the_asset(case: Case) -> None:
     assert "Invoice_fields.json: " in case.airflow.log_text(**run)
 
 
-def test_started_by_hand_without_events(case: Case) -> None:
-    for dag_id in ("abbyy_vantage_consumer", "abbyy_vantage_watcher"):
-        told = case.test(dag_id, {})
-        assert {state for state, _ in told["tasks"].values()} == {"skipped"}
-    assert logins(case.sandbox) == 0
+def test_what_came_by_mail_reaches_the_consumer(case: Case) -> None:
+    """From the service's list by way of the watcher's Dag to the fields of each document."""
+    airflow, control = case.airflow, case.sandbox.control
+    airflow("add_connection", conn_id="abbyy_vantage_default", **columns_of(case.sandbox))
+    ids = control.receive_many(3, "workspace.default.processing")
+    consumer = {"dag_id": "abbyy_vantage_consumer", "run_id": f"by_hand_{case.conn_id}"}
+    airflow("inside.run", **consumer, conf={})  # What other tests have produced.
+    watcher = {"dag_id": "abbyy_vantage_watcher", "conf": {}}
+    told = airflow("inside.run", **watcher, run_id=f"first_{case.conn_id}")
+    assert told["state"] == "success", told
+    again = airflow("inside.run", **watcher, run_id=f"second_{case.conn_id}")
+    assert {state for state, _ in again["tasks"].values()} == {"skipped"}
+    airflow("clear", **consumer)
+    told = airflow("inside.work", **consumer)
+    assert told["state"] == "success", told
+    events = airflow("xcom", **consumer, task_id="received")
+    manifest = json.loads(Path(events[-1]["manifest"]).read_text())
+    assert sorted(each["folder"] for each in manifest["transactions"]) == sorted(ids)
+    index = len(events) - 1
+    assert airflow("xcom", **consumer, task_id="take", map_index=index) == 3
+    last = airflow("inside.run", **{**consumer, "run_id": f"last_{case.conn_id}"}, conf={})
+    assert {state for state, _ in last["tasks"].values()} == {"skipped"}
 
 
 def test_hook_alone(case: Case) -> None:

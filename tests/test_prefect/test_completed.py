@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watcher tells each completed transaction once, whenever it is killed and started again."""
+"""A scheduled flow fetches each completed transaction once, whenever it is killed or retried."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pendulum
 import pytest
 from leaks import find_leaks
 from pdfs import make_invoice
-from prefect.client.orchestration import get_client
+from prefect import flow
 from test_prefect.seen import told, told_in_the_end
 
-from vantage_orchestration.completed import listing
+from vantage_orchestration.completed import inbox
+from vantage_orchestration.completed.notes import Notes
 from vantage_orchestration.prefect import completed as module
-from vantage_orchestration.prefect.completed import watch_completed
+from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.processing import TaskKey, submit_document
 from vantage_orchestration.sandbox import SandboxServer
@@ -33,35 +33,21 @@ class Killed(BaseException):
 
 @pytest.fixture
 def sandbox() -> Iterator[SandboxServer]:
-    """A sandbox whose transactions no other test has told the Prefect server of."""
+    """A sandbox of whose transactions no other test has told the Prefect server."""
     with SandboxServer(seed=secrets.randbelow(2**31), processing_polls=0) as server:
         yield server
 
 
 @pytest.fixture
-def variables(prefect_server: Any) -> Iterator[Callable[[], dict[str, Any]]]:
-    """What the watcher keeps; none of it at the end."""
-
-    def read() -> dict[str, Any]:
-        with get_client(sync_client=True) as client:
-            found = client.read_variables(limit=200)
-        return {each.name: each.value for each in found if each.name.startswith("abbyy_vantage_c")}
-
-    yield read
-    with get_client(sync_client=True) as client:
-        for name in read():
-            client.delete_variable_by_name(name)
-
-
-@pytest.fixture
-def look(save_block: Callable[..., str], variables: Any) -> Callable[..., int]:
-    """Look once, as a new run does."""
-    import asyncio
-
+def fetch(save_block: Callable[..., str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run a flow that fetches, as a deployment does."""
     block = save_block()
 
-    def run(**changes: Any) -> int:
-        return asyncio.run(watch_completed(**{"credentials": block, **changes}))
+    @flow(name="fetch", log_prints=False)
+    def run(**changes: Any) -> dict[str, Any]:
+        return fetch_completed.with_options(retries=0)(
+            block, changes.pop("output", tmp_path / "out"), **changes
+        )
 
     return run
 
@@ -70,114 +56,145 @@ def listed(sandbox: SandboxServer) -> int:
     return sandbox.control.count(path_regex="/transactions/completed")
 
 
-def test_each_is_told_once_and_the_list_is_read_once(
-    look: Callable[..., int],
-    variables: Callable[[], dict[str, Any]],
+def names(result: dict[str, Any]) -> list[str]:
+    """Return the ids of what a run has fetched, by its manifest."""
+    if result["manifest"] is None:
+        return []
+    manifest = Path(result["manifest"])
+    entries = json.loads(manifest.read_text())["transactions"]
+    assert all((manifest.parent / each["folder"] / "manifest.json").exists() for each in entries)
+    return [each["transaction_id"] for each in entries]
+
+
+def test_each_is_fetched_once_and_the_list_is_read_once(
+    fetch: Callable[..., dict[str, Any]],
     sandbox: SandboxServer,
     account: dict[str, Any],
     prefect_server: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = sandbox.control.receive_many(950, "Invoice")
-    days = 3
-    sandbox.control.advance(days * 86400)
-    monkeypatch.setattr(listing, "_now", lambda: pendulum.now("UTC").add(days=days))
-    assert look() == 0, "what had ended before the first look is not told"
+    control, days = sandbox.control, 3
+    before = control.receive_many(20, "Invoice")
+    assert Counter(names(fetch())) == Counter(before)
+    control.advance(days * 86400)
+    now = inbox.now
+    monkeypatch.setattr(inbox, "now", lambda: now() + days * 86400)
 
     scan = make_invoice(tmp_path / "scan.pdf", extra_lines=["Manual review required"]).read_bytes()
-    reviewed = sandbox.control.receive("Invoice", {"scan.pdf": scan}, source="Scanner")
-    mails = sandbox.control.receive_many(2, "Invoice", parameters={"Subject": "Bill"})
+    reviewed = control.receive("Invoice", {"scan.pdf": scan}, source="Scanner")
+    mails = control.receive_many(2, "Invoice")
     make_invoice(tmp_path / "a.pdf")
-    skill = sandbox.control.skill_id("Invoice")
+    skill = control.skill_id("Invoice")
     with VantageCredentials(**account).get_client() as client:
         own, _ = submit_document(client, tmp_path / "a.pdf", skill, TaskKey("t"))
-    assert look() == 2
+    assert sorted(names(fetch())) == sorted(mails)
     requests = listed(sandbox)
-    assert look() == 0
+    nothing = fetch()
+    assert (nothing["manifest"], nothing["transactions"]) == (None, 0)
     assert listed(sandbox) == requests + 2, "one page of what is new, and one number of the rest"
-    sandbox.control.finish_review(reviewed)
-    assert look() == 1
-    assert look() == 0
+    control.finish_review(reviewed)
+    assert names(fetch()) == [reviewed]
+    assert names(fetch()) == []
+    assert control.count("GET", "/download$") == 2 * 23
 
-    events = told(*mails, reviewed, own, *before[:10])
+    told_in_the_end(3, *mails, reviewed)
+    events = told(*mails, reviewed, own)
     assert Counter(each.payload["transaction_id"] for each in events) == Counter([*mails, reviewed])
     for each in events:
         assert each.event == "abbyy_vantage.transaction.processed"
         assert each.resource["abbyy_vantage.origin"] == "input"
         assert each.resource["abbyy_vantage.skill_id"] == skill
         assert each.payload["pages"] == 1
-        assert each.payload["credentials"].startswith("vantage-")
-    assert events[0].payload["parameters"]["Subject"] == "Bill"
-
-    kept = variables()
-    assert len(kept) < 12, "one for each day, and more for a day with many"
-    assert all(len(json.dumps(value)) <= 5000 for value in kept.values())
-    hidden = [*sandbox.control.issued_secrets(), account["password"], account["client_secret"]]
+    hidden = [*control.issued_secrets(), account["password"], account["client_secret"]]
     database = prefect_server.database
-    assert find_leaks(hidden, {p.name: p for p in database.parent.glob(f"{database.name}*")}) == []
+    places = {p.name: p for p in database.parent.glob(f"{database.name}*")}
+    assert find_leaks(hidden, {**places, "out": tmp_path / "out"}) == []
 
 
-def test_each_is_told_once_whenever_the_watcher_is_killed(
-    look: Callable[..., int], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_retried_returns_all_that_it_has_fetched(
+    save_block: Callable[..., str],
+    sandbox: SandboxServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert look() == 0
-    real, keep = module.deliver, module._Variables.aset
+    """Also what an earlier try has fetched and noted, and could not return."""
+    block, ids = save_block(), sandbox.control.receive_many(3, "Receipt")
+    tries = []
+    real = module.get_run_logger
 
-    def before_it_is_told(*_: Any, **__: Any) -> None:
+    def before_it_returns() -> Any:
+        if not tries:
+            tries.append(1)
+            raise RuntimeError("the process ends here")
+        return real()
+
+    monkeypatch.setattr(module, "get_run_logger", before_it_returns)
+
+    @flow(name="retried", retries=1)
+    def run() -> list[list[str]]:
+        task = fetch_completed.with_options(retries=0)
+        found = [names(task(block, tmp_path / "out"))]
+        more = sandbox.control.receive_many(1, "Receipt")
+        found.append(names(task(block, tmp_path / "out")))
+        assert found[1] == more, "each call takes what is due then"
+        return found
+
+    first, _ = run()
+    assert tries
+    assert sorted(first) == sorted(ids)
+    assert sandbox.control.count("GET", "/download$") == 2 * 4
+
+
+def test_each_is_fetched_once_whenever_a_run_is_killed(
+    fetch: Callable[..., dict[str, Any]], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run, which is another one, makes up for it."""
+    assert names(fetch()) == []
+
+    def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
-    def before_it_is_stored(events: Any, **_: Any) -> None:
-        real(events)
+    real = Notes.add
+
+    def after_it_is_noted(self: Notes, *arguments: Any) -> None:
+        real(self, *arguments)
         raise Killed
 
-    def before_it_is_noted(events: Any, **options: Any) -> None:
-        real(events, **options)
-        raise Killed
-
-    ids = []
-    for killed in (before_it_is_told, before_it_is_stored, before_it_is_noted):
-        ids += sandbox.control.receive_many(2, "Invoice")
+    for name, function in (("take", killed), ("add", killed), ("add", after_it_is_noted)):
+        ids = sandbox.control.receive_many(2, "Invoice")
+        before = sandbox.control.count("GET", "/download$")
         with monkeypatch.context() as patch:
-            patch.setattr(module, "deliver", killed)
+            patch.setattr(Notes, name, function)
             with pytest.raises(Killed):
-                look()
-        assert look() == 2
-
-    async def at_the_end(self: Any, key: str, value: Any) -> None:
-        if key.endswith("/list"):
-            raise Killed
-        await keep(self, key, value)
-
-    ids += sandbox.control.receive_many(2, "Invoice")
-    with monkeypatch.context() as patch:
-        patch.setattr(module._Variables, "aset", at_the_end)
-        with pytest.raises(Killed):
-            look()
-    assert look() == 0
-    found = told_in_the_end(len(ids), *ids)
-    assert Counter(each.payload["transaction_id"] for each in found) == Counter(ids)
+                fetch()
+        found = names(fetch())
+        assert sorted(found) == ([] if function is after_it_is_noted else sorted(ids))
+        assert sandbox.control.count("GET", "/download$") == before + 4
+        assert names(fetch()) == []
 
 
-def test_what_is_told_follows_the_arguments(
-    look: Callable[..., int], sandbox: SandboxServer
+def test_what_is_fetched_follows_the_arguments(
+    fetch: Callable[..., dict[str, Any]], sandbox: SandboxServer, tmp_path: Path
 ) -> None:
-    skill = "Receipt"
-    sandbox.control.receive("Receipt")
-    sandbox.control.receive("Invoice")
-    assert look(skill=skill, since="2020-01-01T00:00:00Z") == 1
-    sandbox.control.set(outcome="Failed")
-    failed = sandbox.control.receive("Receipt")
-    assert look(skill=skill, since="2020-01-01T00:00:00Z") == 0
-    # A change holds for what ends from then on.
-    assert look(skill=skill, statuses=["Processed", "Failed"]) == 0
-    later = sandbox.control.receive("Receipt")
-    assert look(skill=skill, statuses=["Processed", "Failed"]) == 1
-    (event,) = told(failed, later)
+    control = sandbox.control
+    receipt = control.receive("Receipt")
+    invoice = control.receive("Invoice")
+    assert names(fetch(skill="Receipt", consumer="receipts")) == [receipt]
+    other = tmp_path / "other"
+    state = tmp_path / "out"
+    assert sorted(names(fetch(output=other, state_path=state))) == sorted([receipt, invoice])
+    failed = control.receive("Receipt", parameters={"SandboxOutcome": "Failed"})
+    assert names(fetch(skill="Receipt", consumer="receipts")) == []
+    both = {"skill": "Receipt", "consumer": "receipts", "statuses": ["Processed", "Failed"]}
+    result = fetch(**both)
+    assert (result["transactions"], result["failed"]) == (0, 1)
+    assert fetch(**both)["manifest"] is None
+    (event,) = told_in_the_end(1, failed)
     assert (event.event, event.payload["status"]) == (
         "abbyy_vantage.transaction.failed",
         "Failed",
     )
     for wrong in ({"statuses": ["Done"]}, {"since": "yesterday"}, {"overlap": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            look(**wrong)
+            fetch(**wrong)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example flows as they are deployed: by `prefect deploy`, a worker and an automation."""
+"""The example flows as they are deployed: by `prefect deploy` and a worker."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import secrets
@@ -18,15 +17,13 @@ import yaml
 from pdfs import make_invoice
 from prefect import settings
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
-from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
 from test_prefect.seen import artifacts, events_named, told, until
 
 from vantage_orchestration.prefect.assets import results_asset
-from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 
@@ -103,18 +100,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
-    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
-    with get_client(sync_client=True) as client:
-        return client.read_flow_runs(flow_run_filter=wanted)
-
-
 def test_files_that_serve_their_flows_do_so(prefect_server: Any, tmp_path: Path) -> None:
     names = {
         "abbyy-vantage-process-documents/review",
         "abbyy-vantage-resume-reviewed/every-five-minutes",
-        "abbyy-vantage-watch-completed/every-minute",
-        "abbyy-vantage-fetch-transaction/on-completion",
+        "abbyy-vantage-inbox/every-minute",
     }
     # Before anything is deployed under the same names.
     with contextlib.ExitStack() as stack:
@@ -137,10 +127,6 @@ def test_files_that_serve_their_flows_do_so(prefect_server: Any, tmp_path: Path)
             return [each for each in found if f"{flows[each.flow_id]}/{each.name}" in names]
 
         found = until(lambda: found if len(found := served()) == len(names) else None)
-        (consumer,) = (each for each in found if each.name == "on-completion")
-        related = f"/automations/related-to/prefect.deployment.{consumer.id}"
-        (automation,) = until(lambda: client.request("GET", related).json())
-        assert automation["trigger"]["expect"] == ["abbyy_vantage.transaction.processed"]
         for each in found:
             assert bool(each.schedules) == each.name.startswith("every")
             client.delete_deployment(each.id)
@@ -162,7 +148,7 @@ def test_each_flow_of_the_file_is_deployed(deployed: dict[str, DeploymentRespons
     assert deployed["process_documents/review"].parameters == {"on_review": "suspend"}
 
 
-def test_automation_runs_a_flow_on_each_document_that_came_by_mail(
+def test_what_came_by_mail_is_fetched(
     deployed: dict[str, DeploymentResponse],
     prefect_server: Any,
     save_block: Callable[..., str],
@@ -170,32 +156,21 @@ def test_automation_runs_a_flow_on_each_document_that_came_by_mail(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    block = save_block()
-    watch = example("abbyy_vantage_inbox.py:watch_completed")
-    assert asyncio.run(watch(credentials=block)) == 0
-    mails = sandbox.control.receive_many(2, "Invoice")
-    assert asyncio.run(watch(credentials=block)) == 2
-    consumer = deployed["fetch_transaction/on-completion"]
-    runs = until(lambda: found if len(found := runs_of(consumer)) >= 2 else None)
-    assert asyncio.run(watch(credentials=block)) == 0
-    # It comes as an event, so a last one is the sign that no other is on its way.
-    last = sandbox.control.receive("Invoice")
-    assert asyncio.run(watch(credentials=block)) == 1
-    runs = until(lambda: found if len(found := runs_of(consumer)) >= 3 else None)
-    assert {run.state.name for run in runs} <= {"Scheduled", "Late"}
-    assert sorted(run.parameters["transaction_id"] for run in runs) == sorted([*mails, last])
-    assert {run.parameters["credentials"] for run in runs} == {block}
-
+    ids = sandbox.control.receive_many(2, "Invoice")
     monkeypatch.chdir(tmp_path)
-    fetch = example("abbyy_vantage_inbox.py:fetch_transaction")
-    result = run_flow(fetch, flow_run=runs[0], parameters=runs[0].parameters)
-    assert result["documents"] == 1
-    name = runs[0].parameters["transaction_id"]
-    manifest = Manifest.load(Location.of(tmp_path / "inbox" / name))
-    assert [each.transaction_id for each in manifest.transactions] == [name]
+    fetch = example("abbyy_vantage_inbox.py:fetch_inbox")
+    parameters = {"credentials": save_block()}
     with get_client(sync_client=True) as client:
-        for run in runs:  # No worker of another test shall find them.
-            client.delete_flow_run(run.id)
+        run = client.create_flow_run_from_deployment(
+            deployed["fetch_inbox/every-minute"].id, parameters=parameters
+        )
+        result = run_flow(fetch, flow_run=run, parameters=run.parameters)
+        assert result["transactions"] == 2
+        for name in ids:
+            manifest = TransactionManifest.load(Location.of(tmp_path / "inbox" / name))
+            assert manifest.transaction_id == name
+        assert fetch(**parameters)["manifest"] is None
+        client.delete_flow_run(run.id)  # No worker of another test shall find it.
 
 
 def test_worker_is_free_while_a_person_reviews(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.airflow.operators.vantage import (
         VantageDeleteTransactionOperator,
         VantageDownloadResultsOperator,
+        VantageFetchCompletedOperator,
         VantageProcessDocumentsOperator,
         VantageSubmitOperator,
     )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VantageDeleteTransactionOperator",
     "VantageDownloadResultsOperator",
+    "VantageFetchCompletedOperator",
     "VantageHook",
     "VantageProcessDocumentsOperator",
     "VantageSubmitOperator",
@@ -36,6 +38,7 @@ __all__ = [
 _MODULES = {
     "VantageDeleteTransactionOperator": "operators.vantage",
     "VantageDownloadResultsOperator": "operators.vantage",
+    "VantageFetchCompletedOperator": "operators.vantage",
     "VantageHook": "hooks.vantage",
     "VantageProcessDocumentsOperator": "operators.vantage",
     "VantageSubmitOperator": "operators.vantage",

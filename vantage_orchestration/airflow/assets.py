@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asset events of a task: what Dags that are scheduled by its outlets get to know."""
+"""Asset events: those of a task's outlets, and how a Dag that they start takes each once."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.urls import Place
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Asset, Context
 
-__all__ = ["emit"]
+__all__ = ["emit", "take_events"]
+
+#: Seconds: events can become visible that much later than their time says.
+_LATE: Final = 3600.0
 
 
 def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
@@ -36,3 +41,72 @@ def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
             events[outlet].add(Asset(Place.of(output).url), extra=dict(extra))
         elif isinstance(outlet, (Asset, AssetRef)):
             events[outlet].extra.update(extra)
+
+
+def take_events(
+    asset: Asset, *, state_path: Any, consumer: str | None = None
+) -> list[dict[str, Any]]:
+    """Return what those events of an asset say that no earlier run of the running task has taken.
+
+    In place of ``triggering_asset_events``. Of events that come together, such as those of mapped
+    tasks, Airflow hands the first to a run; the others go with a later one, or none. This asks for
+    all events of the asset, and notes which of them it has returned. A later try of the run, or one
+    that was cleared, gets the same again, and what has come since.
+
+    Call it in a task that has the asset as inlet: ``@task(inlets=[results])``. Events that come
+    while a Dag is paused start no run: let it start by the clock as well
+    (``AssetOrTimeSchedule``).
+
+    Args:
+        asset: Asset.
+        state_path: Folder for the notes, a path or URL; the same in each run.
+        consumer: Name under which this is noted, by default Dag and task. Each name gets all events
+            of the last 14 days.
+
+    Returns:
+        The ``extra`` of each event, the oldest first.
+
+    Raises:
+        Overtaken: Another run is taking events at this moment. A retry helps.
+    """
+    from airflow.sdk import get_current_context
+
+    from vantage_orchestration.airflow.storage import location_of
+    from vantage_orchestration.completed.inbox import STATE, now
+    from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
+    from vantage_orchestration.completed.notes import Notes
+    from vantage_orchestration.errors import Overtaken
+    from vantage_orchestration.processing.names import safe_name
+
+    context = get_current_context()
+    task = context["ti"]
+    name = consumer or f"{task.dag_id}.{task.task_id}"
+    run = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index])
+    digest = hashlib.sha256(json.dumps([asset.name, asset.uri, name]).encode()).hexdigest()[:8]
+    notes = Notes(location_of(state_path).child(STATE, "events", f"{safe_name(name)}-{digest}"))
+    with notes.turn(run) as turn:
+        if turn is None:
+            raise Overtaken("Another run is taking events of the asset at this moment")
+        before = notes.taken(run)
+        floor = max(float(notes.read("after") or 0), now() - KEPT_DAYS * 86_400)
+        begin = min([floor, *(hour * HOUR for _, hour in before)])
+        events = {str(event.id): event for event in _events_after(context, asset, begin)}
+        hours = {key: int(event.timestamp.timestamp()) // HOUR for key, event in events.items()}
+        new = [key for key in notes.unknown(hours.items()) if hours[key] * HOUR + HOUR > floor]
+        if new:
+            notes.take(run, [(key, hours[key]) for key in new])
+            notes.add(run, [(key, hours[key]) for key in new])
+            latest = max(event.timestamp.timestamp() for event in events.values())
+            notes.write("after", max(floor, latest - _LATE))
+            notes.prune()
+    mine = {*new, *(key for key, _ in before)}
+    return [dict(event.extra or {}) for key, event in events.items() if key in mine]
+
+
+def _events_after(context: Context, asset: Asset, begin: float) -> Any:
+    import pendulum
+
+    events = context["inlet_events"][asset]
+    # Older releases of Airflow have no such filter.
+    after = getattr(events, "after", None)
+    return events if after is None else after(pendulum.from_timestamp(begin).to_iso8601_string())

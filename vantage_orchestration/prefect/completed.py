@@ -1,209 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets automations run flows when ABBYY Vantage has finished a transaction, wherever it came from.
+"""Fetches what ABBYY Vantage has finished, wherever it came from.
 
-The service has no webhooks. The flow :func:`watch_completed`, deployed on a schedule, looks at its
-list of completed transactions, and makes an event of each that is new. What was told is kept in
-Prefect Variables named ``abbyy_vantage_completed_...``, so a run may take place on any worker.
-
-How each transaction is told once. The event's id is made of the transaction. What Prefect has
-stored under it is not sent again, and what is sent twice within minutes Prefect takes once. A
-transaction is noted as told when its event has been read back from Prefect's database.
+The service has no webhooks. A flow on a schedule calls :func:`fetch_completed`, which looks at the
+service's list of completed transactions, and fetches what it has not fetched yet. What was fetched
+is noted in a folder, so a run may take place on any worker that reaches it. No event has to arrive:
+a run that was missed, cancelled or killed is made up for by the next.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import time
+import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from prefect import flow
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
-from vantage_orchestration.completed import (
-    FULL_EVERY,
-    CompletedList,
-    Cursor,
-    Look,
-    Teller,
-    Wanted,
-    facts,
-    sent_through_api,
-)
-from vantage_orchestration.prefect.events import TransactionEvent, deliver
-from vantage_orchestration.prefect.token_store import LONGEST_VALUE
+from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
+from vantage_orchestration.prefect.retries import RETRIES
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
+__all__ = ["fetch_completed"]
 
-    from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import ListedTransaction
-
-__all__ = ["watch_completed"]
-
-#: Transactions that are told together; a killed run leaves no more than these in doubt.
-_TOGETHER: Final = 50
-#: Transactions that the value of a Variable holds, with some room.
-_DIGESTS: Final = 450
-#: Most skills have fewer in a day. Of hours there would be hundreds of Variables.
-_HOURS: Final = 24
-_LIST: Final = "list"
+_PARALLEL: Final = 8
 
 
-@flow(name="abbyy-vantage-watch-completed")
-async def watch_completed(
+@task(**RETRIES, cache_policy=NO_CACHE)
+def fetch_completed(
+    credentials: VantageCredentials | str,
+    output_path: Any,
+    *,
     skill: str | None = None,
-    credentials: str = "abbyy-vantage",
+    state_path: Any = None,
+    consumer: str | None = None,
     statuses: Sequence[str] = ("Processed",),
     include_api: bool = False,
     since: str | None = None,
     overlap: float = 3600.0,
-) -> int:
-    """Look once, and make an event of each transaction that ABBYY Vantage has finished since.
+    result_types: Sequence[str] | None = None,
+    fail_on_rule_errors: bool = False,
+    parallel: int = _PARALLEL,
+) -> dict[str, Any]:
+    """Fetch what has ended in ABBYY Vantage, by mail, scanner and the like; each transaction once.
 
-    To be deployed on a schedule, one run at a time; more often than each minute gains little. What
-    came in by mail, scanner or phone is told when it is through, a manual review included.
+    Deploy its flow on a schedule, one run at a time. A run fetches all that the service lists as
+    ended, that is wanted, and that no earlier run has fetched. What was fetched is noted when its
+    results have landed. If a run is tried again, it goes on, and returns all that it has fetched.
 
     Args:
+        credentials: The credentials block, or the name of a saved one.
+        output_path: Folder for the results of all runs, a path or URL. Each transaction gets a
+            folder in it, named by its id; each run that fetches something gets a
+            ``manifest-...json`` that names it.
         skill: Id or exact name of the skill; None for all that the credential may use.
-        credentials: Name of the saved "ABBYY Vantage Credentials" block.
-        statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``.
+        state_path: Folder for the notes of what was fetched, the same in each run. By default
+            ``output_path``.
+        consumer: Name under which this is noted, by default that of the flow. Each name gets all
+            transactions.
+        statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``. The
+            manifest names those without results under ``failed``.
         include_api: Also those that were sent through the API. As a rule, whoever sent them waits
             for them.
-        since: Only transactions made since then, as ISO 8601 text. Those that have ended before
-            the first look are told as well then; the service keeps them for 14 days. Without it
-            they are not, and all that end later are, whenever they were made.
+        since: Only transactions made since then, as ISO 8601 text. Without it all that the service
+            still lists are fetched, which are those of 14 days.
         overlap: Seconds: what was made within them is read at each look. What is older is only
             counted, until a number changes.
+        result_types: Types of result files to fetch, such as ``["FieldsJson"]``; all by default.
+        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
+            nevertheless.
+        parallel: Transactions that are fetched at the same time.
 
     Returns:
-        How many were told.
+        ``manifest`` (the URL of the run's manifest, None if nothing was due) and numbers:
+        ``transactions``, ``documents``, ``files``, ``pages``, ``rule_errors`` and so on.
 
-    Event: ``abbyy_vantage.transaction.processed``, or ``.failed`` for all else; see
-    :mod:`vantage_orchestration.prefect.events`. Its payload has ``transaction_id``, ``skill_id``,
-    ``status``, ``created_at``, ``pages``, ``documents``, ``parameters`` and
-    ``credentials``, the name of the block.
-    ``parameters`` are the registration parameters of the transaction; events are stored in plain
-    text, so there should be no secret among them.
-
-    What is kept belongs to server, block and skill: a change of ``statuses``, ``include_api`` or
-    ``since`` holds for what ends from then on.
+    Each transaction gets the event ``abbyy_vantage.transaction.processed`` or ``.failed``, once its
+    results have landed.
 
     Raises:
         ValueError: An argument is not acceptable, or there is no such block.
-        VantageError: ABBYY Vantage could not be asked. The next run makes up for it.
-        Overtaken: Another run watches for the same at this moment.
+        TransactionFailed: A transaction was deleted before its results were fetched.
+        VantageError: Results could not be fetched; all others have landed.
     """
-    from prefect import get_run_logger
-    from prefect.client.orchestration import get_client
-
-    from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.completed.fetching import fetch_due
+    from vantage_orchestration.completed.inbox import Inbox
+    from vantage_orchestration.completed.wanted import Wanted
+    from vantage_orchestration.prefect.events import emit_outcome
+    from vantage_orchestration.processing.outcome import check_rules
     from vantage_orchestration.processing.skills import skill_id_of
+    from vantage_orchestration.storage import Location
 
     wanted = Wanted.of(tuple(statuses), include_api, since)
     if overlap < 0:
         raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
-    block: VantageCredentials = await VantageCredentials.aload(credentials)
-    async with get_client() as prefect:
-        with await asyncio.to_thread(block.get_client) as client:
-            skill_id = (
-                None if skill is None else await asyncio.to_thread(skill_id_of, client, skill)
-            )
-            cursor = Cursor(
-                [_Variables(prefect)],
-                f"{client.config.credentials.base_url}\0{credentials}\0{skill_id or ''}",
-                digests=_DIGESTS,
-                hours=_HOURS,
-            )
-            told = await _look(client, cursor, wanted, skill_id, credentials, overlap)
-    get_run_logger().info("%d transactions of ABBYY Vantage were told", told)
-    return told
+    output = Location.of(output_path)
+    state = output if state_path is None else Location.of(state_path)
+    run, flow, label = _running()
+    with load_credentials(credentials).get_client() as client:
+        skill_id = None if skill is None else skill_id_of(client, skill)
+        inbox = Inbox(client, state, skill_id, overlap=overlap)
+        fetched = fetch_due(
+            client,
+            inbox.consumer(consumer or flow, wanted),
+            output,
+            run=run,
+            label=label,
+            result_types=result_types,
+            parallel=parallel,
+        )
+        if fetched.place is not None:
+            server = client.config.credentials.base_url
+            emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
+    result = fetched.result
+    get_run_logger().info("Fetched %d transactions of ABBYY Vantage", result["transactions"])
+    if fail_on_rule_errors:
+        check_rules(result)
+    return result
 
 
-async def _look(
-    client: VantageClient,
-    cursor: Cursor,
-    wanted: Wanted,
-    skill_id: str | None,
-    credentials: str,
-    overlap: float,
-) -> int:
-    teller = Teller(cursor, wanted, goes_on=True)
-    await teller.open()
-    listing = CompletedList(client, skill_id, overlap=overlap)
-    now, last_full = time.time(), -FULL_EVERY
-    before = await cursor.saved(_LIST)
-    if before is not None:
-        listing.restore(before)
-        last_full = before["full"]
-    full = teller.wants_all or not 0 <= now - last_full < FULL_EVERY
-    server, told = client.config.credentials.base_url, 0
+def _running() -> tuple[str, str, str]:
+    """Return what names the run in each of its tries, the flow's name, and a name to show."""
+    from prefect.context import FlowRunContext, TaskRunContext
 
-    async def tell(look: Look) -> None:
-        nonlocal told
-        found = await teller.take(look)
-        if found:
-            events = [_event(item, server, credentials) for item, _ in found]
-            await asyncio.to_thread(deliver, events, confirm=True)
-            told += len(found)
+    from vantage_orchestration.prefect.context import task_key
 
-    pages = listing.look(full=full)
-    first = True
-    while page := await asyncio.to_thread(next, pages, ()):
-        for place in range(0, len(page), _TOGETHER):
-            await tell(Look(page[place : place + _TOGETHER], full, first))
-            first = False
-    await tell(Look((), full, first, last=True))
-    # Only now: what was read is dealt with.
-    await cursor.save({**listing.numbers(), "full": now if full else last_full}, _LIST)
-    return told
-
-
-def _event(item: ListedTransaction, server: str, credentials: str) -> TransactionEvent:
-    return TransactionEvent(
-        "processed" if item.status == "Processed" else "failed",
-        item.id,
-        server,
-        item.status or "Unknown",
-        item.skill_id,
-        "api" if sent_through_api(item) else "input",
-        {**facts(item), "credentials": credentials},
-    )
-
-
-class _Variables:
-    """Keeps the values of a cursor as Prefect Variables."""
-
-    def __init__(self, client: PrefectClient) -> None:
-        self._client = client
-
-    async def aget(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key."""
-        variable = await self._client.read_variable_by_name(_name(key))
-        return default if variable is None else variable.value
-
-    async def aset(self, key: str, value: Any) -> None:
-        """Set the value of a key."""
-        import httpx
-        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-
-        if len(json.dumps(value)) > LONGEST_VALUE:
-            raise ValueError(f"The value of {_name(key)} is longer than Prefect allows")
-        try:
-            await self._client.update_variable(VariableUpdate(name=_name(key), value=value))
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code != 404:
-                raise
-            await self._client.create_variable(VariableCreate(name=_name(key), value=value))
-
-    async def adelete(self, key: str) -> None:
-        """Remove a key, if there is one."""
-        from prefect.exceptions import ObjectNotFound
-
-        with contextlib.suppress(ObjectNotFound):
-            await self._client.delete_variable_by_name(_name(key))
-
-
-def _name(key: str) -> str:
-    return key.replace("/", "_")
+    flow, running = FlowRunContext.get(), TaskRunContext.get()
+    if running is None and flow is None:
+        return str(uuid.uuid4()), fetch_completed.name, fetch_completed.name
+    if flow is None or flow.flow_run is None:
+        return task_key().scope, fetch_completed.name, fetch_completed.name
+    # A flow may fetch several times. Prefect gives each call a random key; a later try of the flow
+    # knows it by its place among the calls, which are counted where Prefect counts calls.
+    calls = flow.task_run_dynamic_keys
+    prefix = "abbyy-vantage-fetch/"
+    own = f"{prefix}{running.task_run.id if running is not None else uuid.uuid4()}"
+    number = calls.setdefault(own, sum(key.startswith(prefix) for key in calls))
+    name = flow.flow.name if flow.flow is not None else fetch_completed.name
+    return task_key(str(number)).scope, name, flow.flow_run.name

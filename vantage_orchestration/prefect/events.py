@@ -13,16 +13,19 @@ The resource is the transaction. Its labels are what an automation can match on:
 
 Prefect's own ``emit_event`` hands events to a background thread, which loses them if the process is
 killed, or the server does not answer. Here they are sent at once, and each has an id that is made
-of what it tells: whoever tells the same again after a crash tells nothing new. No event holds a
-review link or a token.
+of what it reports: whoever reports the same again after a crash reports nothing new. No event holds
+a review link or a token.
+
+Prefect's server takes events into its memory, and stores them every few seconds; an automation may
+group several or miss one. A flow that has to see each transaction asks for it, as
+:func:`vantage_orchestration.prefect.completed.fetch_completed` does.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -50,9 +53,6 @@ PREFIX: Final = "abbyy_vantage.transaction"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, PREFIX)
 #: Events in one request; the server answers with that many at the most.
 _TOGETHER: Final = 50
-#: Seconds for the server to store what it has taken; it does so every five.
-_PATIENCE: Final = 60.0
-_PAUSE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +139,18 @@ def emit_submitted(
     )
 
 
-def emit_outcome(manifest: Manifest, *, server: str) -> None:
-    """Tell of all transactions in a manifest that have ended. See :func:`emit`.
+def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] = ()) -> None:
+    """Report all transactions in a manifest that have ended. See :func:`emit`.
 
     Args:
         manifest: Manifest of a job.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+        by_input: Ids, in lower case, of those that came by mail, scanner and the like.
     """
+
+    def origin(transaction_id: str) -> Literal["api", "input"]:
+        return "input" if transaction_id.lower() in by_input else "api"
+
     processed = (
         TransactionEvent(
             "processed",
@@ -153,7 +158,8 @@ def emit_outcome(manifest: Manifest, *, server: str) -> None:
             server,
             each.status,
             each.skill_id or manifest.skill_id,
-            details={
+            origin(each.transaction_id),
+            {
                 "pages": each.pages,
                 "documents": len(each.documents),
                 "rule_errors": sum(len(document.rule_errors) for document in each.documents),
@@ -162,7 +168,14 @@ def emit_outcome(manifest: Manifest, *, server: str) -> None:
         for each in manifest.transactions
     )
     failed = (
-        TransactionEvent("failed", each.transaction_id, server, each.status, manifest.skill_id)
+        TransactionEvent(
+            "failed",
+            each.transaction_id,
+            server,
+            each.status,
+            manifest.skill_id,
+            origin(each.transaction_id),
+        )
         for each in manifest.failed
     )
     emit([*processed, *failed])
@@ -187,25 +200,15 @@ def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
         )
 
 
-def deliver(
-    events: Sequence[TransactionEvent],
-    *,
-    new: bool = False,
-    confirm: bool = False,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
     """Send events that are not stored yet.
 
     Args:
         events: Events.
         new: Whether nobody can have told them before. It spares looking.
-        confirm: Wait until the server has stored them. It takes events into its memory first, and
-            loses them if it is killed within the next seconds.
-        sleep: Waits seconds.
 
     Raises:
         httpx.HTTPError: The Prefect API does not answer, or refuses.
-        TimeoutError: It has not stored an event in a minute. Sending again does no harm.
     """
     from prefect.client.orchestration import get_client
 
@@ -216,20 +219,9 @@ def deliver(
             batch = names[place : place + _TOGETHER]
             there = set() if new else _stored(client, batch)
             untold = [unique[name].to_prefect() for name in batch if name not in there]
-            if not untold:
-                continue
-            body = [event.model_dump(mode="json") for event in untold]
-            client.request("POST", "/events", json=body)
-            waited = 0.0
-            while confirm and not there.issuperset(batch):
-                if waited >= _PATIENCE:
-                    raise TimeoutError(
-                        f"Prefect took {len(untold)} events, and did not store all of them in"
-                        f" {_PATIENCE:.0f} s. Is its service for storing events turned off?"
-                    )
-                sleep(_PAUSE)
-                waited += _PAUSE
-                there = _stored(client, batch)
+            if untold:
+                body = [event.model_dump(mode="json") for event in untold]
+                client.request("POST", "/events", json=body)
 
 
 def _stored(client: Any, names: Collection[uuid.UUID]) -> set[uuid.UUID]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.errors import VantageError
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-__all__ = ["retry_if_it_helps"]
+__all__ = ["RETRIES", "retry_if_it_helps"]
 
 
 def retry_if_it_helps(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -38,3 +38,12 @@ def retry_if_it_helps(task: Task[..., Any], task_run: TaskRun, state: State[Any]
         if failure is None:
             break
     return True
+
+
+#: Options of tasks, for what can pass: a server out of order, a limit that was reached.
+RETRIES: Final[dict[str, Any]] = {
+    "retries": 3,
+    "retry_delay_seconds": [10, 60, 300],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": retry_if_it_helps,
+}

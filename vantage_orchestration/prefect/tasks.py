@@ -24,7 +24,7 @@ from prefect.logging import get_logger
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.job import Asker, Started, Telling
-from vantage_orchestration.prefect.retries import retry_if_it_helps
+from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import (
     REVIEW_TIMEOUT,
     TIMEOUT,
@@ -54,16 +54,9 @@ Credentials = VantageCredentials | str
 OnReview = Literal["wait", "return", "fail"]
 
 PARALLEL: Final = 8
-#: For what can pass: a server out of order, a limit that was reached. See retries.py.
-_RETRIES: Final[dict[str, Any]] = {
-    "retries": 3,
-    "retry_delay_seconds": [10, 60, 300],
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": retry_if_it_helps,
-}
 
 
-@task(**_RETRIES, cache_policy=NO_CACHE)
+@task(**RETRIES, cache_policy=NO_CACHE)
 def process_documents(
     credentials: Credentials,
     inputs: Any,
@@ -199,7 +192,7 @@ def _run_name(parameters: dict[str, Any]) -> str:
     return f"process {os.path.basename(name) or 'document'}"
 
 
-@task(**_RETRIES, cache_policy=NO_CACHE, task_run_name=_run_name)  # type: ignore[arg-type]
+@task(**RETRIES, cache_policy=NO_CACHE, task_run_name=_run_name)  # type: ignore[arg-type]
 def process_document(
     credentials: Credentials,
     document: Any,
@@ -278,7 +271,7 @@ def process_document(
         return document_result(client, document, submitted, transaction).rows()
 
 
-@task(**_RETRIES, persist_result=True, cache_policy=OncePerRun(contents="inputs"))
+@task(**RETRIES, persist_result=True, cache_policy=OncePerRun(contents="inputs"))
 def submit_documents(
     credentials: Credentials,
     inputs: Any,
@@ -344,7 +337,7 @@ def submit_documents(
     return ids
 
 
-@task(**_RETRIES, persist_result=True, cache_policy=OncePerRun(unless={"on_review": "return"}))
+@task(**RETRIES, persist_result=True, cache_policy=OncePerRun(unless={"on_review": "return"}))
 def wait_for_transaction(
     credentials: Credentials,
     transaction_ids: Any,
@@ -400,7 +393,7 @@ def wait_for_transaction(
     return dict(outcome.statuses)
 
 
-@task(**_RETRIES, persist_result=True, cache_policy=OncePerRun())
+@task(**RETRIES, persist_result=True, cache_policy=OncePerRun())
 def download_results(
     credentials: Credentials,
     transaction_ids: Any,
@@ -451,7 +444,7 @@ def download_results(
     return result
 
 
-@task(**_RETRIES, cache_policy=NO_CACHE)
+@task(**RETRIES, cache_policy=NO_CACHE)
 def list_skills(credentials: Credentials) -> list[dict[str, str | None]]:
     """Return the published skills that the caller may use.
 
@@ -467,7 +460,7 @@ def list_skills(credentials: Credentials) -> list[dict[str, str | None]]:
         ]
 
 
-@task(**_RETRIES, cache_policy=NO_CACHE)
+@task(**RETRIES, cache_policy=NO_CACHE)
 def delete_transaction(credentials: Credentials, transaction_ids: Any) -> int:
     """Delete transactions in ABBYY Vantage, with their files and results.
 

@@ -475,9 +475,9 @@ class Manifest:
             tuple(TableEntry.read(item) for item in data.get("tables", ())),
         )
 
-    def write(self, folder: Location) -> Location:
-        """Write ``manifest.json`` into a folder; return where it is."""
-        return _write(folder, self.to_json())
+    def write(self, folder: Location, name: str = MANIFEST) -> Location:
+        """Write ``manifest.json``, or a file of another name, into a folder; return where it is."""
+        return _write(folder, self.to_json(), name)
 
     @classmethod
     def load(cls, folder: Location) -> Manifest | None:
@@ -553,8 +553,8 @@ def _parsed(data: Any, read: Callable[[Any], T]) -> T:
         raise ValueError(f"this is no manifest: {error}") from error
 
 
-def _write(folder: Location, data: Mapping[str, Any]) -> Location:
-    location = folder.child(MANIFEST)
+def _write(folder: Location, data: Mapping[str, Any], name: str = MANIFEST) -> Location:
+    location = folder.child(name)
     location.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
     return location
 

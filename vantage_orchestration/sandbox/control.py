@@ -151,6 +151,7 @@ class _Control:
         return {}
 
     async def transactions(self, request: Request) -> Any:
+        await self._state.transactions.go_on()
         return [_view(item) for item in self._state.transactions.all()]
 
     async def receive(self, request: Request) -> Any:
@@ -158,6 +159,7 @@ class _Control:
 
     async def finish_review(self, request: Request) -> Any:
         status = (await _object(request)).get("status", "Processed")
+        await self._state.transactions.go_on()
         self._state.transactions.finish_review(request.path_params["transactionId"], status)
         return {}
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transactions that come in by mail, scanner or phone in place of the API.
 
-They belong to the main tenant and are started at once. What they show differs from what comes
-through the API in two things: they have no ``App``, and their files tell another ``SourceType``.
+They belong to the main tenant, are started at once, and go on by themselves: only time counts,
+``processing_seconds`` by the sandbox's clock, and not how often somebody has looked. What they show
+differs from what comes through the API in two things: they have no ``App``, and their files have
+another ``SourceType``.
 """
 
 from __future__ import annotations

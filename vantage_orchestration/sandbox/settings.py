@@ -42,7 +42,7 @@ class SandboxSettings:
         token_lifetime: Seconds a new access token is good for.
         lockout: Wrong passwords in a row after which a user is locked; 0 means never.
         processing_polls: Looks at a started transaction (reads of it, and lists that show it)
-            that still answer ``Processing``.
+            that still answer ``Processing``. Those that came by mail and the like don't count them.
         processing_seconds: Least time in seconds a started transaction stays ``Processing``.
         review: Demand a manual review for every transaction.
         review_skills: Demand one for transactions of these skill ids.

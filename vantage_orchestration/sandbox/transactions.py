@@ -399,13 +399,16 @@ class Transactions:
         if transaction.status != PROCESSING or transaction.review == WAITING:
             return
         elapsed = self._clock.monotonic() - transaction.started_at
+        # What came by mail and the like goes on by itself, whether or not somebody looks.
+        by_looks = transaction.source == PUBLIC_API
         if (
-            transaction.looks < settings.processing_polls
+            (by_looks and transaction.looks < settings.processing_polls)
             or elapsed < settings.processing_seconds
             or transaction.work is None
         ):
             transaction.looks += 1
             return
+        at = None if by_looks else transaction.started_at + settings.processing_seconds
         # Shielded: several readers may wait for the same work, and each may go away.
         outcome = await asyncio.shield(transaction.work)
         if transaction.status != PROCESSING or transaction.outcome is not None:
@@ -414,12 +417,18 @@ class Transactions:
         settings = self._settings()
         wanted = self._steered(transaction, OUTCOME_PARAMETER, settings.outcome)
         if outcome.error is not None:
-            self._end(transaction, FAILED, outcome.error)
+            self._end(transaction, FAILED, outcome.error, at)
         elif self._needs_review(transaction, outcome, settings):
             transaction.review = WAITING
-            self._enter(transaction, IN_REVIEW)
+            self._enter(transaction, IN_REVIEW, at)
         else:
-            self._end(transaction, wanted)
+            self._end(transaction, wanted, at=at)
+
+    async def go_on(self) -> None:
+        """Let everything go on that came by mail and the like, as far as its time has come."""
+        for item in list(self._all.values()):
+            if item.source != PUBLIC_API:
+                await self.settle(item)
 
     def look_at_deleted(self, transaction: Transaction) -> None:
         """Count a read of a transaction that is being deleted."""
@@ -529,14 +538,21 @@ class Transactions:
             or self._steered(transaction, REVIEW_PARAMETER, "").lower() in ("yes", "true", "1")
         )
 
-    def _end(self, transaction: Transaction, status: str, error: str | None = None) -> None:
+    def _end(
+        self,
+        transaction: Transaction,
+        status: str,
+        error: str | None = None,
+        at: float | None = None,
+    ) -> None:
         transaction.status = status if status in ENDED else PROCESSED
-        self._enter(transaction, transaction.status)
+        self._enter(transaction, transaction.status, at)
         if status == FAILED:
             transaction.error = error or self._settings().outcome_error
 
-    def _enter(self, transaction: Transaction, phase: str) -> None:
-        transaction.phases.append((self._clock.monotonic(), phase))
+    def _enter(self, transaction: Transaction, phase: str, at: float | None = None) -> None:
+        """Note that a phase begins, now or at an earlier moment of the clock."""
+        transaction.phases.append((self._clock.monotonic() if at is None else at, phase))
 
     def _sweep(self) -> None:
         """Carry out due deletions: asked for, or by age."""

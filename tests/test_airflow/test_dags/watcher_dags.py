@@ -1,41 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Dag that starts when a transaction of the skill Receipt has ended."""
+"""Dags that fetch what has ended, and take events of an asset. Tests say where to."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pendulum
-from airflow.sdk import Asset, AssetWatcher, dag, task
+from airflow.sdk import Asset, dag, task
 
-from vantage_orchestration.airflow.triggers.completed import VantageTransactionCompletedTrigger
+from vantage_orchestration.airflow.operators.vantage import VantageFetchCompletedOperator
 
-RECEIPTS = Asset(
-    name="watched_receipts",
-    uri="x-abbyy-vantage://watched/receipts",
-    watchers=[
-        AssetWatcher(
-            name="receipts",
-            trigger=VantageTransactionCompletedTrigger(
-                skill_id="Receipt", conn_id="vantage_watched", poke_interval=1.0
-            ),
-        )
-    ],
-)
+EVENTS = Asset(name="taken_events", uri="x-abbyy-vantage://taken/events")
+COMMON: dict[str, Any] = {
+    "schedule": None,
+    "start_date": pendulum.datetime(2026, 1, 1, tz="UTC"),
+    "catchup": False,
+    "max_active_runs": 1,
+}
 
 
-@dag(
-    dag_id="watched_receipts",
-    # Airflow runs the watchers of Dags that are not paused.
-    is_paused_upon_creation=False,
-    schedule=[RECEIPTS],
-    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
-    catchup=False,
-)
-def watched_receipts() -> None:
-    @task
-    def handle() -> None:
-        pass
-
-    handle()
+@dag(dag_id="fetch_completed", **COMMON)
+def fetch_completed() -> None:
+    VantageFetchCompletedOperator(
+        task_id="fetch",
+        output_path="{{ var.value.fetch_completed_output }}",
+        state_path="{{ var.value.fetch_completed_output }}",
+        skill="Receipt",
+        abbyy_vantage_conn_id="vantage_fetched",
+        retries=1,
+    )
 
 
-watched_receipts()
+@dag(dag_id="take_events", **COMMON)
+def take_events() -> None:
+    @task(inlets=[EVENTS])
+    def take() -> list[dict[str, Any]]:
+        from airflow.sdk import Variable
+
+        from vantage_orchestration.airflow.assets import take_events
+
+        return take_events(EVENTS, state_path=Variable.get("take_events_state"))
+
+    take()
+
+
+fetch_completed()
+take_events()

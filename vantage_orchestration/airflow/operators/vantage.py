@@ -27,6 +27,7 @@ from vantage_orchestration.airflow.waiting import (
     check_outcome,
     ids_of,
 )
+from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.processing.outcome import TIMEOUT, check_rules, result_of
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VantageDeleteTransactionOperator",
     "VantageDownloadResultsOperator",
+    "VantageFetchCompletedOperator",
     "VantageProcessDocumentsOperator",
     "VantageSubmitOperator",
 ]
@@ -83,7 +85,11 @@ class _VantageOperator(BaseOperator):
         Raises:
             RulesBroken: A document breaks a rule, and the task is to fail then.
         """
-        result = result_of(manifest, output)
+        return self._told(context, manifest, output, result_of(manifest, output))
+
+    def _told(
+        self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]
+    ) -> dict[str, Any]:
         emit(context, output.url, result)
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
@@ -472,6 +478,123 @@ class VantageDownloadResultsOperator(_VantageOperator):
         )
         check_outcome(Outcome.of(manifest), on_review="fail")
         return self._result(context, manifest, output)
+
+
+class VantageFetchCompletedOperator(_VantageOperator):
+    """Fetches what ABBYY Vantage has finished, wherever it came from; each transaction once.
+
+    For Dags that start by :class:`.triggers.completed.VantageTransactionCompletedTrigger`, or by
+    the clock. It does not matter which event has started a run, or whether one was missed: a run
+    fetches all that the service lists as ended, that is wanted, and that no earlier run of this
+    task has fetched. What was fetched is noted when its results have landed. A later try of a run
+    goes on, and returns all that the run has fetched. If nothing is due, the task is skipped.
+
+    Let one run of the Dag be active at a time (``max_active_runs=1``). If there are two, the later
+    one is skipped.
+
+    Args:
+        output_path: Folder for the results of all runs of this task alone, a path or URL
+            (templated). Each transaction gets a folder in it, named by its id; each run gets a
+            ``manifest-...json`` that names what it has fetched.
+        skill: Id or exact name of the skill; None for all that the connection may use.
+        state_path: Folder for the notes of what was fetched, a path or URL (templated). It is the
+            same in each run, and the same as that of the trigger. By default ``output_path``.
+        abbyy_vantage_conn_id: Connection (templated).
+        consumer: Name under which this task notes what it has fetched, by default Dag and task.
+            Each name gets all transactions.
+        statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``. The
+            manifest names those without results under ``failed``.
+        include_api: Also those that were sent through the API. As a rule, whoever sent them waits
+            for them.
+        since: Only transactions made since then, as ISO 8601 text. Without it all that the service
+            still lists are fetched, which are those of 14 days.
+        overlap: Seconds: what was made within them is read at each look. What is older is only
+            counted, until a number changes.
+        result_types: Types of result files to fetch; all by default.
+        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
+            nevertheless.
+        parallel: Transactions that are fetched at the same time.
+
+    Returns:
+        What :class:`VantageProcessDocumentsOperator` returns.
+
+    Raises:
+        AirflowSkipException: Nothing is due.
+        TransactionFailed: A transaction was deleted before its results were fetched.
+        VantageError: Results could not be fetched; all others have landed.
+    """
+
+    template_fields: Sequence[str] = (
+        "output_path",
+        "state_path",
+        "abbyy_vantage_conn_id",
+        "result_types",
+    )
+
+    def __init__(
+        self,
+        *,
+        output_path: Any,
+        skill: str | None = None,
+        state_path: Any = None,
+        consumer: str | None = None,
+        statuses: Sequence[str] = ("Processed",),
+        include_api: bool = False,
+        since: str | None = None,
+        overlap: float = 3600.0,
+        result_types: Collection[str] | None = None,
+        fail_on_rule_errors: bool = False,
+        parallel: int = PARALLEL,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        Wanted.of(statuses, include_api, since)
+        if state_path is None and "{" in str(output_path):
+            raise ValueError("output_path is a template; give a state_path that is not")
+        self.output_path = output_path
+        self.skill = skill
+        self.state_path = output_path if state_path is None else state_path
+        self.consumer = consumer
+        self.statuses = tuple(statuses)
+        self.include_api = include_api
+        self.since = since
+        self.overlap = overlap
+        self.result_types = result_types
+        self.fail_on_rule_errors = fail_on_rule_errors
+        self.parallel = parallel
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Fetch what is due."""
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from vantage_orchestration.completed.fetching import fetch_due
+        from vantage_orchestration.completed.inbox import Inbox
+        from vantage_orchestration.processing.skills import skill_id_of
+
+        client, output, task = self.hook.client, location_of(self.output_path), context["ti"]
+        inbox = Inbox(
+            client,
+            location_of(self.state_path),
+            None if self.skill is None else skill_id_of(client, self.skill),
+            overlap=self.overlap,
+        )
+        fetched = fetch_due(
+            client,
+            inbox.consumer(
+                self.consumer or f"{task.dag_id}.{task.task_id}",
+                Wanted.of(self.statuses, self.include_api, self.since),
+            ),
+            output,
+            run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),
+            label=task.run_id,
+            result_types=self.result_types,
+            parallel=self.parallel,
+        )
+        if fetched.place is None:
+            raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
+        ids = [each.transaction_id for each in fetched.manifest.transactions]
+        record_transactions(context, self.abbyy_vantage_conn_id, ids)
+        return self._told(context, fetched.manifest, output, fetched.result)
 
 
 class VantageDeleteTransactionOperator(_VantageOperator):

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches what is due for a consumer, each transaction once, whatever is killed when.
+
+A run writes down what it takes, fetches it, and notes each transaction after its results have
+landed. A later try of the run goes on with what the run has taken. So a kill loses nothing; a file
+that has landed is not fetched again; and a run returns all that it has taken, whichever of its
+tries has fetched it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.completed.inbox import Consumer, entry_of
+from vantage_orchestration.completed.notes import Entry, Turn
+from vantage_orchestration.completed.wanted import sent_through_api
+from vantage_orchestration.errors import (
+    NotFound,
+    Overtaken,
+    TransactionFailed,
+    VantageError,
+    WaitTimeout,
+    translated,
+)
+from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.manifest import (
+    Manifest,
+    TransactionManifest,
+    UnfinishedEntry,
+)
+from vantage_orchestration.processing.names import safe_name
+from vantage_orchestration.watching.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction
+    from vantage_orchestration.storage import Location
+
+__all__ = ["PARALLEL", "Fetched", "fetch_due"]
+
+log = logging.getLogger(__name__)
+
+PARALLEL: Final = 8
+#: Seconds between two notes of what has landed. A kill in between costs a few requests.
+_NOTE_EVERY: Final = 5.0
+_random = random.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a run has fetched.
+
+    Attributes:
+        manifest: Describes it.
+        place: Where that manifest is; None if nothing was due.
+        by_input: Ids of those that came by mail, scanner and the like, as far as that is known.
+    """
+
+    manifest: Manifest
+    place: Location | None = None
+    by_input: frozenset[str] = frozenset()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The manifest's URL as ``manifest``, and the numbers of all things."""
+        url = None if self.place is None else self.place.url
+        return {"manifest": url, **self.manifest.counts}
+
+
+@translated
+def fetch_due(
+    client: VantageClient,
+    consumer: Consumer,
+    output: Location,
+    *,
+    run: str,
+    label: str,
+    result_types: Collection[str] | None = None,
+    parallel: int = PARALLEL,
+) -> Fetched:
+    """Fetch what is due, each transaction into a folder of ``output`` named by its id.
+
+    ``output`` also gets a manifest of the run. It names what all tries of the run have taken.
+
+    Args:
+        client: Client.
+        consumer: Who fetches.
+        output: Folder for the results of all runs.
+        run: Names the run, the same in each of its tries.
+        label: What the manifest's name begins with behind ``manifest-``.
+        result_types: Types of result files, such as ``["FieldsJson"]``; None for all.
+        parallel: Transactions that are fetched at the same time.
+
+    Returns:
+        What was fetched. Nothing, if nothing is due, or another run is at work.
+
+    Raises:
+        TransactionFailed: A transaction was deleted before its results were fetched.
+        Overtaken: Another run or try is at work on what this run has taken.
+        VantageError: Results could not be fetched; all others have landed. What a retry can't help
+            is not due any more: it stays with this run, and clearing the run tries it again.
+    """
+    with consumer.notes.turn(run) as turn:
+        taken = consumer.notes.taken(run)
+        if turn is None:
+            if taken:
+                raise Overtaken(
+                    "Another run is fetching at this moment",
+                    hint="Let one run at a time be active (max_active_runs=1); this one goes on"
+                    " when it is tried again",
+                )
+            log.info("Another run is fetching at this moment")
+            return Fetched(Manifest(None))
+        consumer.register()
+        items = {item.id.lower(): item for page in consumer.due() for item in page}
+        entries = dict(taken) | dict(entry_of(item) for item in items.values())
+        entries = {name.lower(): hour for name, hour in entries.items()}
+        if not entries:
+            consumer.settle()
+            return Fetched(Manifest(None))
+        consumer.notes.take(run, entries.items())
+        work = _Work(client, consumer, turn, output, run, items, dict(taken), result_types)
+        work.do(entries, parallel)
+        manifest = work.manifest()
+        name = f"manifest-{safe_name(label)}-{hashlib.sha256(run.encode()).hexdigest()[:8]}.json"
+        place = manifest.write(output, name)
+        work.conclude()
+    by_input = frozenset(
+        name
+        for name in entries
+        if not consumer.wanted.include_api or (name in items and not sent_through_api(items[name]))
+    )
+    return Fetched(manifest, place, by_input)
+
+
+class _Work:
+    """The fetching of one try of a run."""
+
+    def __init__(
+        self,
+        client: VantageClient,
+        consumer: Consumer,
+        turn: Turn,
+        output: Location,
+        run: str,
+        items: Mapping[str, ListedTransaction],
+        taken: Collection[str],
+        result_types: Collection[str] | None,
+    ) -> None:
+        self._client = client
+        self._consumer = consumer
+        self._turn = turn
+        self._output = output
+        self._run = run
+        self._items = items
+        self._taken = taken
+        self._types = result_types
+        self._landed: list[TransactionManifest] = []
+        self._ended: list[UnfinishedEntry] = []
+        self._failures: list[Exception] = []
+        self._in_a_row = 0
+        self._stopped = False
+        self._unnoted: list[Entry] = []
+        self._noted_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def do(self, entries: Mapping[str, int], parallel: int) -> None:
+        """Fetch all, several at a time, and note what has landed.
+
+        One that fails does not keep the others from being fetched. If many in a row do, the
+        trouble is not theirs, and the rest waits for the next try.
+        """
+
+        def fetch(entry: Entry) -> None:
+            if self._stopped:
+                return
+            failure: Exception | None = None
+            try:
+                self._fetch(entry[0])
+            except Exception as error:
+                failure = error
+            with self._lock:
+                self._settle(entry, failure, most=2 * parallel)
+
+        # In any order: what has failed before must not always be in the way of the same others.
+        shuffled = list(entries.items())
+        _random.shuffle(shuffled)
+        in_parallel(fetch, shuffled, parallel if self._output.concurrent else 1)
+        self._note()
+
+    def _fetch(self, name: str) -> None:
+        item, folder = self._items.get(name), self._output.child(name)
+        there = _landed_in(folder, name)
+        if there is not None and name in self._taken:
+            self._landed.append(there)
+            return
+        try:
+            transaction = self._client.get_transaction(name)
+        except NotFound:
+            if there is not None:
+                self._landed.append(there)
+            else:
+                self._ended.append(UnfinishedEntry(name, "Gone"))
+            return
+        if transaction.status == "Processed":
+            entry = collect(
+                self._client,
+                transaction,
+                folder,
+                skill_id=item.skill_id if item else None,
+                result_types=self._types,
+                page_count=item.page_count if item else None,
+                created_at=item.created_at if item else None,
+                parallel=1,
+            )
+            self._landed.append(replace(entry, folder=name))
+        elif transaction.status in ("Failed", "Canceled"):
+            self._ended.append(UnfinishedEntry(name, transaction.status, error=transaction.error))
+        else:
+            raise WaitTimeout(
+                f"The transaction is listed as ended, and is {transaction.status}",
+                hint="The next try looks again",
+                transaction_id=name,
+            )
+
+    def _settle(self, entry: Entry, failure: Exception | None, most: int) -> None:
+        if failure is None:
+            self._in_a_row = 0
+        else:
+            # What other libraries say is not known to be free of secrets.
+            text = failure if isinstance(failure, VantageError) else type(failure).__name__
+            log.warning("The results of transaction %s were not fetched: %s", entry[0], text)
+            self._failures.append(failure)
+            self._in_a_row += 1
+            self._stopped = self._stopped or self._in_a_row >= most
+        if failure is None or _is_final(failure):
+            self._unnoted.append(entry)
+        if time.monotonic() - self._noted_at >= _NOTE_EVERY:
+            self._note()
+
+    def _note(self) -> None:
+        self._turn.check()
+        self._consumer.notes.add(self._run, self._unnoted)
+        self._unnoted.clear()
+        self._noted_at = time.monotonic()
+
+    def manifest(self) -> Manifest:
+        """Return what has become of all."""
+        landed_here = tuple(sorted(self._landed, key=lambda each: each.transaction_id))
+        ended = tuple(sorted(self._ended, key=lambda each: each.transaction_id))
+        skills = {each.skill_id for each in landed_here}
+        return Manifest(skills.pop() if len(skills) == 1 else None, None, landed_here, (), ended)
+
+    def conclude(self) -> None:
+        """Raise what went wrong; if nothing did, the next look begins behind this one."""
+        passing = [each for each in self._failures if not _is_final(each)]
+        if not passing and not self._stopped:
+            self._consumer.settle()
+        for failure in (*passing, *self._failures):
+            raise failure
+        if gone := [each.transaction_id for each in self._ended if each.status == "Gone"]:
+            raise TransactionFailed(
+                f"{len(gone)} transactions were deleted before their results were fetched:"
+                f" {', '.join(gone[:5])}",
+                hint="Whoever deletes transactions has to wait until all have fetched them",
+                transaction_id=gone[0],
+            )
+
+
+def _landed_in(folder: Location, name: str) -> TransactionManifest | None:
+    """Return what a folder holds if all results of that transaction are there."""
+    there = TransactionManifest.load(folder)
+    if there is None or there.transaction_id.lower() != name or not landed(there, folder):
+        return None
+    return replace(there, folder=name)
+
+
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, VantageError) and not error.retryable

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has ended in ABBYY Vantage, and which consumer has fetched what of it.
+
+Due for a consumer is what the service lists as ended, what the consumer wants, and what it has not
+noted as fetched. That is all: no message has to arrive, and nobody has to have looked at the right
+time. Whoever starts a consumer, and whenever, it fetches all that is due.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.completed.listing import KEPT_DAYS, CompletedList, hour_of
+from vantage_orchestration.completed.notes import Entry, Notes
+from vantage_orchestration.completed.wanted import Wanted
+from vantage_orchestration.processing.names import safe_name
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction
+    from vantage_orchestration.storage import Location
+
+__all__ = ["FULL_EVERY", "STATE", "Consumer", "Inbox", "entry_of"]
+
+#: Seconds after which everything is read again: deletions can hide what ended meanwhile.
+FULL_EVERY: Final = 3600.0
+#: Name of the folder for notes. Patterns for results, such as ``*/manifest.json``, don't find it.
+STATE: Final = ".abbyy-vantage"
+_DAY: Final = 86_400
+
+
+class Inbox:
+    """The ended transactions of a skill, with all consumers that share a folder for their notes.
+
+    Args:
+        client: Client.
+        state: Folder for the notes of all consumers.
+        skill_id: Only transactions of this skill; None for all that the client may use.
+        overlap: Seconds: transactions made within them are read at each look. At least the time
+            that most transactions take, and that the list lags behind.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        client: VantageClient,
+        state: Location,
+        skill_id: str | None,
+        *,
+        overlap: float = 3600.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        account = client.config.credentials
+        scope = "\0".join((account.base_url, account.tenant_id or "", skill_id or ""))
+        name = safe_name(f"{account.host}-{skill_id or 'all skills'}")
+        self._folder = state.child(STATE, f"{name}-{_digest(scope)}")
+        self.client = client
+        self.skill_id = skill_id
+        self.overlap = overlap
+        self.clock = clock or now
+
+    def listing(self) -> CompletedList:
+        """Return the service's list of what has ended."""
+        import pendulum
+
+        return CompletedList(
+            self.client,
+            self.skill_id,
+            overlap=self.overlap,
+            clock=lambda: pendulum.from_timestamp(self.clock()),
+        )
+
+    def anything(self) -> bool:
+        """Return whether anything is listed as ended."""
+        return any(True for _ in self.listing().look(full=True))
+
+    def consumer(self, name: str, wanted: Wanted) -> Consumer:
+        """Return a consumer, which exists once it has looked.
+
+        Args:
+            name: Its name, which tells it from others that fetch the same.
+            wanted: What it fetches.
+        """
+        folder = self._folder.child(f"{safe_name(name)}-{_digest(name)}")
+        return Consumer(self, name, wanted, Notes(folder, self.clock))
+
+    def consumers(self) -> list[Consumer]:
+        """Return all consumers that have looked within the days that transactions are kept."""
+        found = []
+        for file in self._folder.files("*/consumer.json"):
+            notes = Notes(file.parent, self.clock)
+            about = notes.read("consumer")
+            if about is not None and about["day"] >= int(self.clock()) // _DAY - KEPT_DAYS:
+                wanted = Wanted.read(about["wanted"])
+                found.append(Consumer(self, str(about["name"]), wanted, notes))
+        return found
+
+
+class Consumer:
+    """A task that fetches what has ended, each transaction once. Used by one thread at a time.
+
+    Attributes:
+        name: Its name.
+        notes: What it has fetched.
+    """
+
+    def __init__(self, inbox: Inbox, name: str, wanted: Wanted, notes: Notes) -> None:
+        self._inbox = inbox
+        self.name = name
+        self.wanted = wanted
+        self.notes = notes
+        self._looked: dict[str, Any] | None = None
+
+    def register(self) -> None:
+        """Let others know that this consumer exists, and what it wants."""
+        day = int(self._inbox.clock()) // _DAY
+        about = {"name": self.name, "wanted": self.wanted.to_json(), "day": day}
+        if self.notes.read("consumer") != about:
+            self.notes.write("consumer", about)
+
+    def due(self) -> Iterator[list[ListedTransaction]]:
+        """Yield what is due, page by page, what was made last first. One may come twice.
+
+        Raises:
+            VantageError: The list can't be read. The next look makes up for it.
+        """
+        wanted, begin = self.wanted.to_json(), self._inbox.clock()
+        listing = self._inbox.listing()
+        before = self.notes.read("list")
+        full = True
+        if before is not None and before["wanted"] == wanted:
+            listing.restore(before["list"])
+            full = not 0 <= begin - before["full"] < FULL_EVERY
+        self._looked = None
+        for page in listing.look(full=full):
+            items = {item.id.lower(): item for item in page if self.wanted.fits(item)}
+            unknown = self.notes.unknown(map(entry_of, items.values()))
+            if unknown:
+                yield [items[name] for name in unknown]
+        looked = {"wanted": wanted, "list": listing.numbers(), "full": begin}
+        if not full and before is not None:
+            looked["full"] = before["full"]
+        self._looked = looked if looked != before else None
+        if full:
+            self.notes.prune()
+
+    def settle(self) -> None:
+        """Store how far the last look has come. Only call it if all that was due is noted."""
+        if self._looked is not None:
+            self.notes.write("list", self._looked)
+            self._looked = None
+
+    def waits(self) -> bool:
+        """Return whether something is due. It stops reading where it has found something."""
+        if any(True for _ in self.due()):
+            return True
+        self.settle()
+        return False
+
+
+def now() -> float:
+    """Return the seconds since 1970."""
+    return time.time()
+
+
+def entry_of(item: ListedTransaction) -> Entry:
+    """Return the id of a transaction, and the hour in which it was made."""
+    return item.id, hour_of(item.created_at)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one consumer has taken, as small JSON files in a folder of any store.
+
+A consumer is a task that takes each item once: a transaction that has ended, or an event. Its
+folder holds::
+
+    noted/<hour>.json           ids that are done with, and by which run; a file for each hour in
+                                which items were made
+    runs/<hour>-<run>.json      what a run has taken, so that a later try of it gets the same
+    turns/<run>.json            the run that is at work now, until it ends or gives no sign of life
+    consumer.json, list.json    small values
+
+Only "not found" means that nothing is there. A file that can't be read raises, and is never
+overwritten: whoever takes trouble for emptiness takes everything a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
+from vantage_orchestration.errors import ConfigurationError, Overtaken
+
+if TYPE_CHECKING:
+    from vantage_orchestration.storage import Location
+
+__all__ = ["Entry", "Notes", "Turn"]
+
+#: Hours after which nothing of that age can be listed any more.
+_FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
+#: Seconds without a sign of life after which a run counts as dead.
+_LEASE: Final = 180.0
+#: How often a run tries to get its turn.
+_ATTEMPTS: Final = 4
+_random = random.SystemRandom()
+_VERSION: Final = 1
+
+Entry = tuple[str, int]
+"""Id of an item, and the number of the hour in which it was made."""
+
+
+class Notes:
+    """The notes of one consumer. One thread at a time uses an object.
+
+    Args:
+        folder: Folder of this consumer alone.
+        clock: Seconds since 1970.
+
+    All methods raise :class:`ConfigurationError` if a file holds something else than notes, and
+    ``OSError`` if the store can't be read or written; a retry can help then.
+    """
+
+    def __init__(self, folder: Location, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    def read(self, name: str) -> Any | None:
+        """Return a small value, None if there is none."""
+        return _read(self._folder.child(f"{name}.json"))
+
+    def write(self, name: str, value: Any) -> None:
+        """Store a small value."""
+        _write(self._folder.child(f"{name}.json"), value)
+
+    # -- what is done with
+
+    def unknown(self, entries: Iterable[Entry]) -> list[str]:
+        """Return the ids that are not noted, in their order, each once."""
+        return [name for name, by in self._by(entries).items() if by is None]
+
+    def add(self, run: str, entries: Iterable[Entry]) -> None:
+        """Note items as done with by a run. They are stored when this returns."""
+        by_hour: dict[int, dict[str, str]] = {}
+        for name, hour in entries:
+            by_hour.setdefault(hour, {})[name.lower()] = _digest(run)
+        for hour, names in by_hour.items():
+            before = self._noted(hour)
+            if names.keys() - before.keys():
+                self.write(f"noted/{hour}", {**names, **before})
+
+    def _noted(self, hour: int) -> dict[str, str]:
+        return self.read(f"noted/{hour}") or {}
+
+    def _by(self, entries: Iterable[Entry]) -> dict[str, str | None]:
+        """Return by which run each item was done with."""
+        wanted = {name.lower(): hour for name, hour in entries}
+        noted = {hour: self._noted(hour) for hour in set(wanted.values())}
+        return {name: noted[hour].get(name) for name, hour in wanted.items()}
+
+    def prune(self) -> None:
+        """Remove what is older than anything that can be listed."""
+        limit = int(self._clock()) // HOUR - _FORGET_AFTER
+        for kind in ("noted", "runs"):
+            for file in self._folder.child(kind).files("*.json"):
+                # Hour 0 stands for items without a time.
+                hour = file.name.partition(".")[0].partition("-")[0]
+                if hour.isdecimal() and 0 < int(hour) < limit:
+                    file.remove()
+
+    # -- runs
+
+    def taken(self, run: str) -> list[Entry]:
+        """Return what earlier tries of a run have taken, and no other run is done with."""
+        files = self._folder.child("runs").files(f"*-{_digest(run)}.json")
+        found = [(str(name), int(hour)) for file in files for name, hour in _read(file) or ()]
+        by = self._by(found)
+        return [entry for entry in found if by[entry[0]] in (None, _digest(run))]
+
+    def take(self, run: str, entries: Iterable[Entry]) -> None:
+        """Note what a run takes, besides what earlier tries of it have taken."""
+        hour = int(self._clock()) // HOUR
+        name = f"runs/{hour}-{_digest(run)}"
+        both = [*(self.read(name) or ()), *([name.lower(), hour] for name, hour in entries)]
+        self.write(name, list(dict.fromkeys(map(tuple, both))))
+
+    @contextlib.contextmanager
+    def turn(self, run: str) -> Iterator[Turn | None]:
+        """Take a turn, so that two runs of a consumer are not at work at the same time.
+
+        Stores have no lock that all of them know. Each run writes a file of its own and then looks
+        for others. Of two that begin at the same moment at least one sees the other; whoever does
+        steps back, and tries again after a random while.
+
+        Args:
+            run: Names the run; each of its tries takes over from the one before.
+
+        Yields:
+            The turn, None if another run has it.
+        """
+        turn = Turn(self._folder.child("turns"), run, self._clock)
+        has_it = False
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_random.uniform(0.05, 0.5))
+            turn.renew()
+            if has_it := not turn.others():
+                break
+            turn.end()
+        try:
+            yield turn if has_it else None
+        finally:
+            with contextlib.suppress(OSError, ConfigurationError):
+                turn.end()
+
+    def busy(self) -> bool:
+        """Return whether a run is at work now."""
+        return any(each.until > self._clock() for each in _turns(self._folder.child("turns")))
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """A sign of life of a run that is at work."""
+
+    run: str
+    holder: str
+    until: float
+
+
+class Turn:
+    """A run's turn, see :meth:`Notes.turn`."""
+
+    def __init__(self, folder: Location, run: str, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._file = folder.child(f"{_digest(run)}.json")
+        self._clock = clock
+        self._run = run
+        self._holder = uuid.uuid4().hex
+
+    def renew(self) -> None:
+        """Give a sign of life."""
+        sign = _Sign(self._run, self._holder, self._clock() + _LEASE)
+        _write(self._file, vars(sign))
+
+    def check(self) -> None:
+        """Give a sign of life, and raise if somebody else has the turn.
+
+        Raises:
+            Overtaken: A later try of this run is at work, or another run.
+        """
+        own = _sign(self._file)
+        lost = own is None or own.holder != self._holder
+        # Nobody else begins as long as this one gives signs of life.
+        if lost or (own is not None and own.until <= self._clock() and self.others()):
+            raise Overtaken(
+                "Another run or try has taken over what this one was fetching",
+                hint="It goes on with it. Let one run at a time be active (max_active_runs=1)",
+            )
+        self.renew()
+
+    def others(self) -> bool:
+        """Return whether another run is at work."""
+        now = self._clock()
+        return any(each.run != self._run and each.until > now for each in _turns(self._folder))
+
+    def end(self) -> None:
+        """Give the turn back."""
+        own = _sign(self._file)
+        if own is not None and own.holder == self._holder:
+            self._file.remove()
+
+
+def _turns(folder: Location) -> Iterator[_Sign]:
+    for file in folder.files("*.json"):
+        sign = _sign(file)
+        if sign is not None:
+            yield sign
+
+
+def _sign(file: Location) -> _Sign | None:
+    value = _read(file)
+    return None if value is None else _Sign(**value)
+
+
+def _digest(run: str) -> str:
+    return hashlib.sha256(run.encode()).hexdigest()[:16]
+
+
+def _read(file: Location) -> Any | None:
+    # Another process may have written it since the store was last asked.
+    file.fs.invalidate_cache()
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        value = json.loads(data)
+        if value["version"] != _VERSION:
+            raise ValueError("another version")
+        return value["value"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"The notes in {file} can't be read ({error})",
+            hint="Restore that file. If you remove it, what it names is fetched once more",
+        ) from None
+
+
+def _write(file: Location, value: Any) -> None:
+    file.write_text(json.dumps({"version": _VERSION, "value": value}) + "\n")

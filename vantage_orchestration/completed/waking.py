@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides at which looks consumers are woken, so that none waits and there is no storm."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Final
+
+__all__ = ["NOBODY", "Wakes"]
+
+#: Stands for consumers that have not looked yet, of which nothing is known.
+NOBODY: Final = ""
+#: Looks between two wake-ups while something stays due; the last goes on.
+_PAUSES: Final = (1, 1, 2, 3, 5)
+#: The same while no consumer is known.
+_PAUSES_OF_NOBODY: Final = (1, 2, 4, 8, 16, 32, 64)
+#: After all is fetched: looks until the next wake-up, and how much longer each one takes.
+_FIRST_AFTERWARDS: Final = 5
+_LONGER: Final = 3
+_LAST_AFTERWARDS: Final = 20_000
+
+
+class Wakes:
+    """Decides at each look whether to wake, for one watcher."""
+
+    def __init__(self) -> None:
+        self._due: Set[str] = frozenset()
+        self._left = 0
+        self._step = 0
+        self._afterwards = 0
+
+    def look(self, due: Set[str] | None) -> bool:
+        """Return whether to wake now.
+
+        Args:
+            due: Names of the consumers for which something is due; None if that is not known, or
+                if all of them are at work.
+        """
+        if due is None:
+            self._due = frozenset()
+            return False
+        if due:
+            return self._while_due(due)
+        if self._due or self._step:
+            self._due, self._step = frozenset(), 0
+            self._afterwards = self._left = _FIRST_AFTERWARDS
+        return self._all_fetched()
+
+    def _while_due(self, due: Set[str]) -> bool:
+        if not self._due:
+            self._step = 0
+        if due - self._due:
+            self._left = 0
+        self._due = due
+        if self._left > 0:
+            self._left -= 1
+        if self._left > 0:
+            return False
+        pauses = _PAUSES_OF_NOBODY if due == {NOBODY} else _PAUSES
+        self._left = pauses[min(self._step, len(pauses) - 1)]
+        self._step += 1
+        return True
+
+    def _all_fetched(self) -> bool:
+        if not 0 < self._afterwards <= _LAST_AFTERWARDS:
+            return False
+        self._left -= 1
+        if self._left > 0:
+            return False
+        self._afterwards *= _LONGER
+        self._left = self._afterwards
+        return True

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the ended transactions a consumer fetches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.models import ENDED
+from vantage_orchestration.processing.keys import KEY_PARAMETER
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pendulum import DateTime
+
+    from vantage_orchestration.models import ListedTransaction
+
+__all__ = ["Wanted", "sent_through_api"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which ended transactions are fetched.
+
+    Args:
+        statuses: How they have ended: ``Processed``, ``Failed``, ``Canceled``.
+        include_api: Also those that were sent through the API.
+        since: Only those made since then.
+    """
+
+    statuses: frozenset[str]
+    include_api: bool
+    since: DateTime | None = None
+
+    @classmethod
+    def of(cls, statuses: Collection[str], include_api: bool, since: str | None = None) -> Wanted:
+        """Make it of arguments; ``since`` is ISO 8601 text.
+
+        Raises:
+            ValueError: One of them is not acceptable.
+        """
+        if isinstance(statuses, str) or not statuses or not set(statuses) <= ENDED:
+            raise ValueError(f"statuses is {statuses!r}; give some of {', '.join(sorted(ENDED))}")
+        return cls(frozenset(statuses), include_api, _instant(since))
+
+    def fits(self, item: ListedTransaction) -> bool:
+        """Whether a transaction is one of them."""
+        if item.status not in self.statuses:
+            return False
+        if self.since is not None and (item.created_at is None or item.created_at < self.since):
+            return False
+        return self.include_api or not sent_through_api(item)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "statuses": sorted(self.statuses),
+            "include_api": self.include_api,
+            "since": self.since.to_iso8601_string() if self.since else None,
+        }
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> Wanted:
+        """Read what :meth:`to_json` returned."""
+        return cls.of(state["statuses"], bool(state["include_api"]), state["since"])
+
+
+def sent_through_api(item: ListedTransaction) -> bool:
+    """Whether a program has sent it through the API, and so, as a rule, waits for it."""
+    return item.parameters.get("App") == "PublicAPI" or KEY_PARAMETER in item.parameters
+
+
+def _instant(text: str | None) -> DateTime | None:
+    if text is None:
+        return None
+    import pendulum
+
+    try:
+        found = pendulum.parse(text, tz="UTC")
+    except ValueError:
+        found = None
+    if not isinstance(found, pendulum.DateTime):
+        raise ValueError(f"since is {text!r}; give a date and time such as 2026-03-01T00:00:00Z")
+    return found
