@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["READABLE", "Content", "members", "read_content"]
+__all__ = ["READABLE", "Content", "Entry", "members", "read_content", "values_by_name"]
 
 Entry = Mapping[str, Any]
 
@@ -66,6 +66,15 @@ def members(value: Mapping[str, Any]) -> Sequence[Entry]:
     """Return the fields of a group or of a row."""
     found = value.get("Fields")
     return found if isinstance(found, list) else ()
+
+
+def values_by_name(entries: Sequence[Entry]) -> Mapping[str, Sequence[Entry]]:
+    """Return the values of each field. One that comes twice has the values of both."""
+    found: dict[str, Sequence[Entry]] = {}
+    for entry in entries:
+        name, items = str(entry["Name"]), entry.get("List") or ()
+        found[name] = [*found[name], *items] if name in found else items
+    return found
 
 
 def _document(content: Any, document_id: str) -> Content:

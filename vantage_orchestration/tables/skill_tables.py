@@ -18,7 +18,7 @@ from vantage_orchestration.tables.layout import (
     Leaf,
     Repeated,
 )
-from vantage_orchestration.tables.reading import Content, members
+from vantage_orchestration.tables.reading import Content, members, values_by_name
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
@@ -224,7 +224,7 @@ class _Document:
         self, group: Group, entries: Sequence[Mapping[str, Any]], row: list[Any], at: _Place
     ) -> None:
         """Put the fields of a group into a row."""
-        for name, items in _by_name(entries).items():
+        for name, items in values_by_name(entries).items():
             node = group.members.get(name)
             if node is None:
                 if not items:
@@ -340,15 +340,6 @@ class _Place(NamedTuple):
     def nth(self, position: int) -> _Place:
         row = f"{self.row}.{position}" if self.row else str(position)
         return _Place(f"{self.path}[{position}]", self.field, row)
-
-
-def _by_name(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Return the values of each field. One that comes twice has the values of both."""
-    found: dict[str, Sequence[Mapping[str, Any]]] = {}
-    for entry in entries:
-        name, items = str(entry["Name"]), entry.get("List") or ()
-        found[name] = [*found[name], *items] if name in found else items
-    return found
 
 
 def _set(row: list[Any], index: int, value: Any) -> None:

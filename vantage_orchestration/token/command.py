@@ -5,37 +5,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
 
-from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.named import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
 from vantage_orchestration.token.entries import Refusal
 from vantage_orchestration.token.store import StoreError
-from vantage_orchestration.token.stores import StoreFactory, store_of
+from vantage_orchestration.token.stores import store_of
 from vantage_orchestration.token.vault import Vault
 
-__all__ = ["GROUP", "HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "show or clear the token, or the refusal, that is stored for a credential"
-#: Entry points that read a credential of an orchestrator by its name: ``load(name)`` returns the
-#: configuration and what makes the orchestrator's own store.
-GROUP = "vantage_orchestration.credentials"
-
-Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("action", choices=("status", "forget"), help="what to do")
-    parser.add_argument(
-        "--of",
-        metavar="ORCHESTRATOR:NAME",
-        default="",
-        help="credential to take: airflow:CONNECTION_ID or prefect:BLOCK_NAME; by default the"
-        f" environment's {ENVIRONMENT_PREFIX}*",
-    )
+    add_credential_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: There is no such credential.
     """
-    config, orchestrator = _load(args.of)
+    config, orchestrator = load_credential(args.of)
     store = store_of(config, orchestrator)
     vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust.identity())
     place = f"{store.label} store"
@@ -79,19 +66,6 @@ def run(args: argparse.Namespace) -> int:
         state = "nothing"
     _say(f"Stored for this credential ({place}): {state}")
     return 0
-
-
-def _load(name: str) -> tuple[VantageConfig, StoreFactory | None]:
-    if not name:
-        return VantageConfig.from_env(), None
-    orchestrator, _, credential = name.partition(":")
-    for entry in entry_points(group=GROUP, name=orchestrator):
-        loader: Loader = entry.load()
-        return loader(credential)
-    raise ConfigurationError(
-        f"{orchestrator!r} is no orchestrator that is known",
-        hint="Give airflow:CONNECTION_ID or prefect:BLOCK_NAME",
-    )
 
 
 def _say(text: str) -> None:

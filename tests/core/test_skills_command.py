@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``vantage-orchestration skills`` shows what can be written into a DAG, flow or option."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from vantage_orchestration.cli import main
+from vantage_orchestration.sandbox import SandboxServer
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxServer]:
+    with SandboxServer() as server:
+        for name, text in {**server.credentials, "store": "memory"}.items():
+            monkeypatch.setenv(f"ABBYY_VANTAGE_{name.upper()}", text)
+        yield server
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_skills_are_listed_with_ids_types_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["skills"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Invoice  (Document, id ") for line in lines)
+    assert "  Invoice Date: Date" in lines
+    assert "  Items: Group, repeated" in lines
+    assert "    Unit Price: Amount" in lines
+    assert "  class Receipt" in lines
+    assert "  skill Document type" in lines
+    assert not any("Draft" in line for line in lines)
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("name", ["Receipt", "workspace.default.processing"])
+def test_one_skill_is_shown_by_id_or_name(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["skills", name, "--json"]) == 0
+    (skill,) = json.loads(capsys.readouterr().out)
+    assert name in (skill["id"], skill["name"])
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_an_unknown_skill_names_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["skills", "Invoices"]) == 1
+    error = capsys.readouterr().err
+    assert "'Invoices'" in error
+    assert "Invoice, Receipt" in error

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a stored credential by its name, for commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
+from vantage_orchestration.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from vantage_orchestration.token.stores import StoreFactory
+
+__all__ = ["GROUP", "add_credential_option", "load_credential"]
+
+#: Entry points that read a credential of an orchestrator by its name: ``load(name)`` returns the
+#: configuration and what makes the orchestrator's own store.
+GROUP = "vantage_orchestration.credentials"
+
+Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
+
+
+def add_credential_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--of``."""
+    parser.add_argument(
+        "--of",
+        metavar="ORCHESTRATOR:NAME",
+        default="",
+        help="credential to take: airflow:CONNECTION_ID or prefect:BLOCK_NAME; by default the"
+        f" environment's {ENVIRONMENT_PREFIX}*",
+    )
+
+
+def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
+    """Return a credential, and what makes its orchestrator's own token store.
+
+    Args:
+        name: Value of ``--of``; empty for the environment.
+
+    Raises:
+        ConfigurationError: There is no such credential.
+    """
+    if not name:
+        return VantageConfig.from_env(), None
+    orchestrator, _, credential = name.partition(":")
+    for entry in entry_points(group=GROUP, name=orchestrator):
+        loader: Loader = entry.load()
+        return loader(credential)
+    raise ConfigurationError(
+        f"{orchestrator!r} is not an orchestrator that is known",
+        hint="Give airflow:CONNECTION_ID or prefect:BLOCK_NAME",
+    )

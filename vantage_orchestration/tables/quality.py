@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what is wrong with a document: fields that are uncertain or missing, rules that are broken.
+
+What a person has verified in a manual review is certain, whatever its confidence was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.tables.reading import Content, Entry, members, values_by_name
+
+__all__ = ["Finding", "QualityRules"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong with a document.
+
+    Attributes:
+        field: Path of the field, such as ``Items[2].Amount``; empty for the whole document.
+        reason: What is wrong.
+    """
+
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRules:
+    """What a document must have to be good enough.
+
+    Args:
+        min_confidence: Lowest confidence of a field, 0 to 100; or names of fields to that, such as
+            ``{"Total": 90, "Items.Amount": 80}``, where all other fields may be uncertain.
+        required_fields: Names of fields that must have a value. Of a table's column, such as
+            ``Items.Amount``, each row must have it.
+        rule_errors: Whether a broken business rule counts.
+
+    Raises:
+        ConfigurationError: A value is not acceptable.
+    """
+
+    min_confidence: float | Mapping[str, float] | None = None
+    required_fields: Sequence[str] = ()
+    rule_errors: bool = False
+
+    def __post_init__(self) -> None:
+        given = self.min_confidence
+        for limit in given.values() if isinstance(given, Mapping) else (given,):
+            if limit is not None and (
+                isinstance(limit, bool)
+                or not isinstance(limit, (int, float))
+                or not 0 <= limit <= 100
+            ):
+                raise ConfigurationError(f"min_confidence is {limit!r}; give a number, 0 to 100")
+        fields = self.required_fields
+        if isinstance(fields, str) or not all(isinstance(f, str) and f for f in fields):
+            raise ConfigurationError(
+                "required_fields is a list of field names, such as ['Total', 'Items.Amount']"
+            )
+
+    def __bool__(self) -> bool:
+        return self.min_confidence is not None or bool(self.required_fields) or self.rule_errors
+
+    def findings(
+        self, content: Content | None, problems: Sequence[str], rules: Sequence[str]
+    ) -> list[Finding]:
+        """Return what is wrong with a document.
+
+        Args:
+            content: Its fields; None if it has none that can be read.
+            problems: Why result files could not be read.
+            rules: What is said about each broken rule.
+        """
+        found = [Finding("", problem) for problem in problems] if self else []
+        if self.rule_errors:
+            found += [Finding("", f"A business rule is broken: {rule}") for rule in rules]
+        entries = content.entries if content is not None else ()
+        if self.min_confidence is not None:
+            found += self._uncertain(entries)
+        for name in self.required_fields:
+            missing = _missing(entries, name.split("."), "")
+            found += [Finding(path, "The field has no value") for path in missing]
+        return found
+
+    def _uncertain(self, entries: Sequence[Entry]) -> Iterator[Finding]:
+        for path, field, item in _values(entries, "", ""):
+            limit = self.min_confidence
+            if isinstance(limit, Mapping):
+                limit = limit.get(field)
+            confidence = (item.get("Annotation") or {}).get("Confidence")
+            if (
+                limit is not None
+                and isinstance(confidence, int)
+                and confidence < limit
+                and item.get("isVerified") is not True
+            ):
+                yield Finding(path, f"The confidence is {confidence}, below {limit:g}")
+
+
+def _values(
+    entries: Sequence[Entry], path: str, field: str
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield path, field and item of each single value."""
+    for name, items in values_by_name(entries).items():
+        for number, item in enumerate(items, 1):
+            position = f"[{number}]" if len(items) > 1 else ""
+            here = f"{path}.{name}{position}" if path else f"{name}{position}"
+            its = f"{field}.{name}" if field else name
+            value = item.get("Value")
+            if isinstance(value, Mapping):
+                yield from _values(members(value), here, its)
+            else:
+                yield here, its, item
+
+
+def _missing(entries: Sequence[Entry], parts: Sequence[str], path: str) -> Iterator[str]:
+    """Yield the paths at which a field has no value. A name may hold dots itself."""
+    known = values_by_name(entries)
+    count = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), len(parts))
+    name, rest = ".".join(parts[:count]), parts[count:]
+    here = f"{path}.{name}" if path else name
+    items = known.get(name, ())
+    if not rest:
+        if not any(_has_value(item.get("Value")) for item in items):
+            yield here
+        return
+    groups = [item.get("Value") for item in items]
+    if not groups:
+        yield ".".join((here, *rest))
+    for number, group in enumerate(groups, 1):
+        position = f"[{number}]" if len(groups) > 1 else ""
+        inner = members(group) if isinstance(group, Mapping) else ()
+        yield from _missing(inner, rest, here + position)
+
+
+def _has_value(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_value(item.get("Value")) for _, _, item in _values(members(value), "", ""))
+    return value is not None and str(value).strip() != ""
