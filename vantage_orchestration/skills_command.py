@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps([each.to_json() for each in skills], indent=2) + "\n")
     else:
         for each in skills:
-            sys.stdout.writelines(f"{clean(line)}\n" for line in _lines(each, skills))
+            sys.stdout.writelines(f"{line}\n" for line in _lines(each, skills))
     if args.skill is not None and not skills:
         names = ", ".join(clean(each.name) for each in listed) or "none"
         sys.stderr.write(f"There is no skill {args.skill!r}. The published skills are: {names}\n")
@@ -60,18 +60,20 @@ def _described(client: VantageClient, listed: Skill) -> Skill:
 
 
 def _lines(skill: Skill, all_of_them: Iterable[Skill]) -> Iterator[str]:
-    yield f"{skill.name}  ({skill.type or 'unknown type'}, id {skill.id})"
+    kind = clean(skill.type or "unknown type")
+    yield f"{clean(skill.name)}  ({kind}, id {clean(skill.id)})"
     for field in skill.fields:
         yield from _field_lines(field, "  ")
     for key, name in skill.classes:
-        yield f"  class {name or key}"
+        yield f"  class {clean(name or key or '')}"
     names = {each.id: each.name for each in all_of_them}
     for inner in skill.skills:
-        yield f"  skill {names.get(inner, inner)}"
+        yield f"  skill {clean(names.get(inner, inner))}"
 
 
 def _field_lines(field: SkillField, indent: str) -> Iterator[str]:
     kind = field.text_format if field.type == "Text" and field.text_format else field.type
-    yield f"{indent}{field.name}: {kind}{', repeated' if field.is_repeatable else ''}"
+    shown = f"{clean(field.name or '')}: {clean(kind or 'unknown type')}"
+    yield f"{indent}{shown}{', repeated' if field.is_repeatable else ''}"
     for child in field.children:
         yield from _field_lines(child, indent + "  ")

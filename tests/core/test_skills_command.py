@@ -15,7 +15,7 @@ from vantage_orchestration.sandbox import SandboxServer
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[SandboxServer]:
     with SandboxServer() as server:
-        for name, text in {**server.credentials, "store": "memory"}.items():
+        for name, text in {**server.credentials, "base_url": server.url, "store": "memory"}.items():
             monkeypatch.setenv(f"ABBYY_VANTAGE_{name.upper()}", text)
         yield server
 
