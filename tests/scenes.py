@@ -22,6 +22,7 @@ from pdfs import make_invoice
 from processes import wait_until
 from pypdf import PdfWriter
 
+from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.sandbox import SandboxServer
 
 #: Seconds for which the sandbox keeps a request that is to be caught: the test ends before.
@@ -287,7 +288,9 @@ class Scene(ABC):
             ]
             assert sorted(sources) == sorted(ONCE)
         manifests = {f"{entry['folder']}/manifest.json" for entry in manifest["transactions"]}
-        assert set(files) == {"manifest.json", *manifests, *named}
+        notes = {path for path in files if path.startswith(f"{FOLDER}/")}
+        assert bool(notes) != folders_are_ids, "notes are kept by whoever sends the files"
+        assert set(files) == {"manifest.json", *manifests, *named, *notes}
         if not transactions[0]["deleted"]:
             contents = list(self.served().values())
             assert len(contents) == INPUTS * 2

@@ -12,10 +12,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pendulum
 import pytest
@@ -33,7 +31,7 @@ from vantage_orchestration.processing.job import (
     submit_files,
 )
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
-from vantage_orchestration.processing.ledger import MemoryLedger, Record
+from vantage_orchestration.processing.ledger import FolderStore, Ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import Outcome, check_outcome
 from vantage_orchestration.processing.waiting import wait_for_outcome
@@ -64,29 +62,9 @@ def output(tmp_path) -> Location:
     return Location.of(tmp_path / "out")
 
 
-class FileLedger(MemoryLedger):
-    """A ledger that survives the process, as an orchestrator's does."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        if path.exists():
-            data = json.loads(path.read_text())
-            self._records = {key: Record.from_json(item) for key, item in data.items()}
-
-    def add(self, records: Mapping[str, Record]) -> None:
-        super().add(records)
-        self._save()
-
-    def drop(self, keys: Any) -> None:
-        super().drop(keys)
-        self._save()
-
-    def _save(self) -> None:
-        data = {key: record.to_json() for key, record in self.load().items()}
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(data))
-        part.replace(self._path)
+def notes(folder: Path | str) -> Ledger:
+    """Return a ledger that survives the process."""
+    return Ledger([FolderStore(Location.of(folder)).open("task")])
 
 
 def again(scope: str = "task") -> TaskKey:
@@ -193,7 +171,7 @@ def test_what_has_landed_and_was_deleted_is_not_sent_again_whatever_joins_or_goe
     client, sandbox, skill, folder, output, tmp_path, kind
 ):
     chosen = skill if kind == "Invoice" else kind
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     sandbox.control.set(delete_polls=0)
     first = run(client, folder, output, chosen, TaskKey("task"), ledger=ledger, delete_after=True)
     before = sandbox.control.count("POST", "/start$")
@@ -211,7 +189,7 @@ def test_a_failure_that_nobody_was_told_of_is_told_before_anything_is_sent_again
     client, sandbox, skill, folder, output, tmp_path
 ):
     """Its pages were charged. The worker was killed before it could say so."""
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     settings = JobSettings(skill, origin="o")
     sandbox.control.set(outcome="Failed")
     begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
@@ -245,7 +223,7 @@ def test_nothing_is_deleted_before_everything_has_landed(client, sandbox, skill,
 def test_a_new_file_in_the_folder_changes_nothing_that_was_sent(
     client, sandbox, skill, folder, output, tmp_path
 ):
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     sandbox.control.set(processing_polls=10**6)
     settings = JobSettings(PROCESS, origin="o")
     first = begin(
@@ -264,7 +242,7 @@ def test_a_new_file_in_the_folder_changes_nothing_that_was_sent(
 def test_a_file_that_went_away_after_it_was_sent_is_still_collected(
     client, sandbox, skill, folder, output, tmp_path
 ):
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     settings = JobSettings(skill, origin="o")
     begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
     (folder / "invoice 2.pdf").unlink()
@@ -280,7 +258,7 @@ def test_a_file_that_went_away_after_it_was_sent_is_still_collected(
 def test_results_are_still_those_of_a_file_that_was_renamed(
     client, sandbox, skill, folder, output, tmp_path, kind
 ):
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     chosen = skill if kind == "Invoice" else kind
     settings = JobSettings(chosen, origin="o")
     digests_sent = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
@@ -299,7 +277,7 @@ def test_results_are_still_those_of_a_file_that_was_renamed(
 
 def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder, output, tmp_path):
     """A cleared run may be mapped over other files: the same instance, its ledger, other work."""
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     one, two = files_of(folder)[:2]
     settings = JobSettings(skill, origin="one")
     submit_files(client, [one], TaskKey("task"), settings, ledger=ledger)
@@ -307,7 +285,7 @@ def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder,
     (sent,) = submit_files(client, [two], again(), settings, ledger=ledger)
     assert [file.original_name for file in sent.unit.files] == ["invoice 2.pdf"]
     # Whoever got the first file now finds its transaction by the key.
-    (found,) = submit_files(client, [one], again(), JobSettings(skill), ledger=MemoryLedger())
+    (found,) = submit_files(client, [one], again(), JobSettings(skill), ledger=Ledger())
     assert found.resumed
     assert set(started(sandbox).values()) == {1}
 
@@ -315,7 +293,7 @@ def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder,
 def test_a_batch_that_was_never_started_and_lost_a_file_is_planned_anew(
     client, sandbox, skill, folder, output, tmp_path
 ):
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     sandbox.control.add_fault(operation="startTransaction", status=400, times=1)
     with pytest.raises(errors.BadRequest):
         run(client, folder, output, PROCESS, TaskKey("task"), ledger=ledger)
@@ -342,7 +320,7 @@ def test_equal_files_are_charged_once(client, sandbox, skill, folder, output):
 def test_what_failed_is_named_and_sent_anew_by_the_next_try(
     client, sandbox, skill, folder, output, tmp_path, outcome
 ):
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     sandbox.control.set(outcome=outcome, outcome_error="It is upside down")
     first = run(client, folder, output, skill, TaskKey("task"), ledger=ledger)
     assert {each.status for each in first.failed} == {outcome}
@@ -493,7 +471,7 @@ def test_what_is_being_deleted_is_not_gone_on_with(
     monkeypatch.setattr(client, "create_transaction", spoil)
     settings = JobSettings(skill, origin="o")
     given = [Location.of(target)]
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     with pytest.raises(errors.FileChanged):
         begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
     monkeypatch.undo()
@@ -513,7 +491,7 @@ def test_two_tries_at_work_at_the_same_time_start_once(
     given, note = files_of(folder)[:1], tmp_path / "ledger"
 
     def attempt(key: TaskKey) -> list[str]:
-        ledger = FileLedger(note)
+        ledger = notes(note)
         return begin(
             client, given, output, key, settings, token=TOKEN, ledger=ledger
         ).transaction_ids
@@ -536,7 +514,7 @@ def test_a_try_that_ends_while_the_next_one_begins_collects_the_whole_job(
     client, sandbox, skill, folder, output, tmp_path, monkeypatch
 ):
     settings = JobSettings(skill, origin="o")
-    ledger = FileLedger(tmp_path / "ledger")
+    ledger = notes(tmp_path / "ledger")
     job = begin(
         client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
     )
@@ -554,7 +532,7 @@ def test_a_server_that_lists_no_files_before_the_start_is_believed_to_have_them(
     client, sandbox, skill, folder, output, tmp_path
 ):
     settings = JobSettings(skill, origin="o")
-    given, ledger = files_of(folder)[:1], FileLedger(tmp_path / "ledger")
+    given, ledger = files_of(folder)[:1], notes(tmp_path / "ledger")
     sandbox.control.add_fault(operation="startTransaction", status=403)
     with pytest.raises(errors.Forbidden):
         begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
@@ -568,7 +546,7 @@ def test_a_new_transaction_that_is_not_known_everywhere_is_not_made_again(
 ):
     sandbox.control.set(list_lag=60.0)
     settings = JobSettings(skill, origin="o")
-    given, ledger = files_of(folder)[:1], FileLedger(tmp_path / "ledger")
+    given, ledger = files_of(folder)[:1], notes(tmp_path / "ledger")
     begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
     sandbox.control.add_fault(operation="getTransaction", status=404, times=2)
     begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
@@ -636,7 +614,7 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
         from vantage_orchestration.config import VantageConfig
         from vantage_orchestration.storage import Location
         told = json.load(sys.stdin)
-        ledger = t.FileLedger(Path(told["ledger"])) if told["ledger"] else None
+        ledger = t.notes(told["ledger"]) if told["ledger"] else t.Ledger()
         with VantageClient(VantageConfig.from_fields(told["config"])) as client:
             t.run(client, Path(told["folder"]), Location.of(told["output"]), told["skill"],
                   t.TaskKey("task", pendulum.parse(told["since"])), ledger=ledger, parallel=2)

@@ -24,9 +24,9 @@ from vantage_orchestration.processing import (
     KEY_PARAMETER,
     TaskKey,
     process_document,
-    submit_document,
     wait_for_transaction,
 )
+from vantage_orchestration.processing.document import submit_one
 from vantage_orchestration.results import fetch_fields, fields_of_json, fields_of_values
 from vantage_orchestration.retrying import RetryPolicy
 
@@ -44,6 +44,11 @@ def skill(sandbox) -> str:
 
 def again(scope: str = "task") -> TaskKey:
     return TaskKey(scope, pendulum.now("UTC"))
+
+
+def send(*args, **options) -> str:
+    """Start the transaction of a file, or find it; return its id."""
+    return submit_one(*args, **options).transaction_id
 
 
 def starts(sandbox) -> list[int]:
@@ -99,32 +104,32 @@ def test_a_second_try_finds_the_first_ones_transaction(client, sandbox, skill, i
     second = process_document(client, invoice, skill, again())
     assert second == first
     sandbox.control.set(processing_polls=10**6)
-    running, _ = submit_document(client, invoice, skill, TaskKey("running"))
-    assert submit_document(client, invoice, skill, again("running"))[0] == running
+    running = send(client, invoice, skill, TaskKey("running"))
+    assert send(client, invoice, skill, again("running")) == running
     assert starts(sandbox) == [1, 1]
 
 
 def test_other_tasks_files_and_skills_get_their_own(client, sandbox, skill, invoice, tmp_path):
-    first = submit_document(client, invoice, skill, TaskKey("task"))[0]
+    first = send(client, invoice, skill, TaskKey("task"))
     found = {
         first,
-        submit_document(client, invoice, skill, again("other task"))[0],
-        submit_document(client, invoice, "Receipt", again())[0],
+        send(client, invoice, skill, again("other task")),
+        send(client, invoice, "Receipt", again()),
     }
     make_invoice(invoice, "INV-18")  # The same path with another content.
-    found.add(submit_document(client, invoice, skill, again())[0])
+    found.add(send(client, invoice, skill, again()))
     assert len(found) == 4
     catalog = {"Supplier catalog": "Suppliers 2026"}
-    other = submit_document(client, invoice, skill, again(), skill_parameters=catalog)[0]
+    other = send(client, invoice, skill, again(), skill_parameters=catalog)
     assert other not in found
-    same = submit_document(
+    same = send(
         client,
         invoice,
         skill,
         again(),
         skill_parameters=catalog,
         registration_parameters={"Try": "2"},
-    )[0]
+    )
     assert same == other
 
 
@@ -183,7 +188,7 @@ def test_waiting_for_a_person_has_its_own_limit_and_shows_no_link(
 
 def test_a_review_that_ends_in_time_is_waited_for(client, sandbox, skill, invoice):
     sandbox.control.set(review=True)
-    transaction, _ = submit_document(client, invoice, skill, TaskKey("task"))
+    transaction = send(client, invoice, skill, TaskKey("task"))
     slept: list[float] = [0.0]
 
     def sleep(seconds):

@@ -21,7 +21,8 @@ from vantage_orchestration.completed.notes import Notes
 from vantage_orchestration.prefect import completed as module
 from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.credentials import VantageCredentials
-from vantage_orchestration.processing import TaskKey, submit_document
+from vantage_orchestration.processing import TaskKey
+from vantage_orchestration.processing.document import submit_one
 from vantage_orchestration.sandbox import SandboxServer
 
 pytestmark = pytest.mark.slow
@@ -87,7 +88,7 @@ def test_each_is_fetched_once_and_the_list_is_read_once(
     make_invoice(tmp_path / "a.pdf")
     skill = control.skill_id("Invoice")
     with VantageCredentials(**account).get_client() as client:
-        own, _ = submit_document(client, tmp_path / "a.pdf", skill, TaskKey("t"))
+        own = submit_one(client, tmp_path / "a.pdf", skill, TaskKey("t")).transaction_id
     assert sorted(names(fetch())) == sorted(mails)
     requests = listed(sandbox)
     nothing = fetch()

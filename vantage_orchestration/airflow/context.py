@@ -1,47 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a running task the same task in each of its tries."""
+"""What makes a running task the same task in each of its tries, and where it keeps notes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from vantage_orchestration.airflow.ledger import check_stores, ledger_stores
 from vantage_orchestration.processing import TaskKey
 
-__all__ = ["task_key"]
+__all__ = ["key_of", "task_key"]
 
 
-def task_key(part: str | None = None) -> TaskKey:
-    """Return the key of the task that is running.
+def task_key(part: str | None = None, *, state_path: Any = None) -> TaskKey:
+    """Return the key of the task that is running, with the places for its notes.
 
     Args:
         part: Names the piece of work within the task and takes the map index's place. Give it
             where the map index may come to mean another piece: if a file is added to a folder and
             the run is cleared, the indexes of all files behind it change. Needed as well where one
             task processes several documents.
+        state_path: Path or URL of a folder for the notes. By default that of
+            ``[abbyy_vantage] state_path`` in airflow.cfg; the task state store of Airflow 3.3 and
+            later is used besides.
 
     Returns:
         A key of Dag, run, task and map index (or ``part``), the same in each try: after a retry,
         after the task was cleared, and after the whole run was. The first try, in a run of which
-        nothing was cleared, looks for no earlier transaction; any other one looks from the run's
-        begin on.
+        nothing was cleared, looks for no earlier transaction in the service's lists; any other one
+        looks from the run's begin on.
 
     Raises:
         RuntimeError: No task is running.
+        ConfigurationError: There is no place for notes.
 
-    A run that was deleted and made again is a new run: its documents are sent, and charged, anew.
+    A run that was deleted and made again under the same id finds the notes that are left in files.
     """
-    import pendulum
     from airflow.sdk import get_current_context
 
-    context = get_current_context()
+    key = key_of(get_current_context(), part, state_path)
+    check_stores(key.stores)
+    return key
+
+
+def key_of(context: Mapping[str, Any], part: str | None = None, state_path: Any = None) -> TaskKey:
+    """Return the key of a task as :func:`task_key` does, also without a place for its notes.
+
+    Args:
+        context: Context of the task.
+        part: See :func:`task_key`.
+        state_path: See :func:`task_key`.
+    """
+    import pendulum
+
     task, run = context["ti"], context["dag_run"]
     piece = task.map_index if part is None else part
     scope = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])
+    stores = ledger_stores(context, state_path)
     # In a cleared run a task may be mapped over more files than before: its new instances are in
     # their first try, but may have got a file that another one has sent already.
     if task.try_number <= 1 and not run.clear_number:
-        return TaskKey(scope)
+        return TaskKey(scope, stores=stores)
     # Clearing a run renews its start date but not run_after; a run that was asked for ahead of its
     # time (``dags test``) has a run_after in the future. The earlier one is never too late.
     begin = min(time for time in (run.run_after, run.start_date) if time is not None)
-    return TaskKey(scope, pendulum.instance(begin).in_timezone("UTC"))
+    return TaskKey(scope, pendulum.instance(begin).in_timezone("UTC"), stores)

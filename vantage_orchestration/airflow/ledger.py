@@ -1,121 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notes a task's transactions in Airflow's task state store (3.3 and later).
+"""Where Airflow's tasks keep the notes of their transactions.
 
-The store is kept by run, task and map index. It survives retries, deferral and *Clear*, unlike an
-XCom, which is cleared before each try. It can't be reached from triggers.
+First below ``[abbyy_vantage] state_path``, as files. Then in Airflow's own task state store, where
+there is one (3.3 and later): it survives retries and deferral, and *Clear* for the time being.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-import logging
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.processing.ledger import Record
+from vantage_orchestration.airflow.compat import conf
+from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.storage import location_of
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.processing.ledger import FolderStore, LedgerStore, NumberedStore
 
-__all__ = ["STATE_KEY", "StateStore", "TaskStateLedger"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-log = logging.getLogger(__name__)
+__all__ = ["SECTION", "check_stores", "ledger_stores"]
 
-#: Key in the store; further pieces have a number behind it. Renaming it loses what runs.
-STATE_KEY = "abbyy_vantage"
-_VERSION = 1
-#: Characters in one value. Airflow warns above 65,535 bytes.
-_LARGEST = 48_000
+#: Section of airflow.cfg.
+SECTION: Final = "abbyy_vantage"
+#: Begin of the keys in the task state store. Renaming it loses what runs.
+_PREFIX: Final = "abbyy_vantage."
 #: The service keeps a transaction for 14 days; a day more for clocks that differ.
-_RETENTION = datetime.timedelta(days=15)
+_RETENTION: Final = datetime.timedelta(days=15)
 
 
-class StateStore(Protocol):
-    """What is used of ``context["task_state_store"]``."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a value."""
-        ...
-
-    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
-        """Store a value."""
-        ...
-
-
-class TaskStateLedger:
-    """A :class:`vantage_orchestration.processing.ledger.Ledger` of one task instance.
+def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[LedgerStore, ...]:
+    """Return the places where a task can keep notes, besides its output folder.
 
     Args:
-        store: ``context["task_state_store"]``.
-        fingerprint: Tells what the transactions depend on. Notes with another one are passed over:
-            *Clear* keeps the store, also after the task was changed.
+        context: Context of the task.
+        state_path: Path or URL of a folder; by default that of airflow.cfg.
+
+    Raises:
+        ConfigurationError: The path is not acceptable.
+    """
+    stores: list[LedgerStore] = []
+    path = state_path or conf.get(SECTION, "state_path", fallback="")
+    if path:
+        stores.append(FolderStore(location_of(path)))
+    state = context.get("task_state_store")
+    if state is not None:
+        attempt = context["ti"].try_number
+        stores.append(NumberedStore(_TaskState(state), attempt, of_one_instance=True))
+    return tuple(stores)
+
+
+def check_stores(stores: tuple[LedgerStore, ...]) -> None:
+    """Refuse a task that can't keep notes.
+
+    Raises:
+        ConfigurationError: There is no place for them.
+    """
+    if not stores:
+        error = ConfigurationError(
+            "This task has no place where a later try finds the transactions that it starts",
+            hint=f"Set state_path in the section [{SECTION}] of airflow.cfg, or"
+            f" AIRFLOW__{SECTION.upper()}__STATE_PATH, to a folder that all workers reach: a path,"
+            " or a URL such as s3://conn_id@bucket/folder",
+        )
+        raise translate(error)
+
+
+class _TaskState:
+    """The task state store as :class:`vantage_orchestration.processing.ledger.ValueStore`.
+
+    Args:
+        store: ``context["task_state_store"]``. It is kept by run, task and map index.
     """
 
-    def __init__(self, store: StateStore, fingerprint: str) -> None:
+    def __init__(self, store: Any) -> None:
         self._store = store
-        self._fingerprint = fingerprint
-        self._pieces: list[dict[str, list[Any]]] | None = None
 
-    def load(self) -> Mapping[str, Record]:
-        """Return what this try and earlier ones have noted."""
-        found: dict[str, Record] = {}
-        for piece in self._read():
-            for key, data in piece.items():
-                try:
-                    found[key] = Record.from_json(data)
-                except ValueError:
-                    log.warning("A note about an earlier transaction can't be read; passed over")
-        return found
+    def get(self, key: str) -> Any:
+        return self._store.get(_PREFIX + key)
 
-    def add(self, records: Mapping[str, Record]) -> None:
-        """Note records; when this returns, they are stored."""
-        pieces, changed = self._read(), set()
-        place = {key: number for number, piece in enumerate(pieces) for key in piece}
-        for key, record in records.items():
-            data = record.to_json()
-            number = place.get(key, len(pieces) - 1)
-            if key not in place and _size(pieces[number]) + _size({key: data}) > _LARGEST:
-                pieces.append({})
-                number += 1
-            pieces[number][key] = data
-            changed.add(number)
-        self._write(changed)
-
-    def drop(self, keys: Collection[str]) -> None:
-        """Forget records."""
-        changed = set()
-        for number, piece in enumerate(self._read()):
-            for key in keys:
-                if piece.pop(key, None) is not None:
-                    changed.add(number)
-        self._write(changed)
-
-    def _read(self) -> list[dict[str, list[Any]]]:
-        if self._pieces is None:
-            self._pieces = []
-            while (value := self._store.get(_name(len(self._pieces)))) is not None:
-                ours = (
-                    isinstance(value, dict)
-                    and value.get("version") == _VERSION
-                    and value.get("fingerprint") == self._fingerprint
-                    and isinstance(value.get("transactions"), dict)
-                )
-                self._pieces.append(dict(value["transactions"]) if ours else {})
-            if not self._pieces:
-                self._pieces.append({})
-        return self._pieces
-
-    def _write(self, numbers: Collection[int]) -> None:
-        for number in sorted(numbers):
-            value = {
-                "version": _VERSION,
-                "fingerprint": self._fingerprint,
-                "transactions": self._read()[number],
-            }
-            self._store.set(_name(number), value, retention=_RETENTION)
-
-
-def _name(number: int) -> str:
-    return f"{STATE_KEY}.{number}" if number else STATE_KEY
-
-
-def _size(value: Any) -> int:
-    return len(json.dumps(value))
+    def set(self, key: str, value: Any) -> None:
+        self._store.set(_PREFIX + key, value, retention=_RETENTION)

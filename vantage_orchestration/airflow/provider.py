@@ -46,6 +46,24 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": _modules("sensors.vantage"),
         "triggers": _modules("triggers.transactions", "triggers.completed"),
         "extra-links": [f"{_PACKAGE}.links.VantageTransactionLink"],
+        "config": {
+            "abbyy_vantage": {
+                "description": "Settings of ABBYY Vantage.",
+                "options": {
+                    "state_path": {
+                        "description": "Folder in which tasks note the transactions that they have"
+                        " started, so that a later try does not pay for them again: a path that all"
+                        " workers share, or a URL of any store that ObjectStoragePath knows. Used"
+                        " where a task has no output folder. What is older than 15 days can be"
+                        " removed.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@bucket/abbyy-vantage-state",
+                        "default": "",
+                    }
+                },
+            }
+        },
         "connection-types": [
             {
                 "connection-type": CONN_TYPE,

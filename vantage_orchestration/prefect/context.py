@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.processing import TaskKey
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
         A key whose ``scope`` is made of the flow run's id, the task's name and the label, and whose
         ``since`` is None if this is certainly the first try, else the time when the flow run
         first began. Nested tasks and subflows always look for an earlier try, since Prefect does
-        not tell them whether what called them was tried again.
+        not tell them whether what called them was tried again. It keeps notes where Prefect keeps
+        the results of the task or flow.
 
     Raises:
         ConfigurationError: No flow or task is running.
@@ -44,16 +46,23 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     In a subflow the Prefect API is asked for the flow runs above it.
     """
     from prefect.context import FlowRunContext, TaskRunContext
+    from prefect.results import get_result_store
 
     flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
     flow_run = flow_context.flow_run if flow_context is not None else None
     task_run = task_context.task_run if task_context is not None else None
+    run: FlowRun | TaskRun | None = task_run or flow_run
     # The name and not Prefect's task key: that changes with each line of the task's code.
     name = task_context.task.name if task_context is not None else ""
 
+    if run is None:
+        raise ConfigurationError(
+            "There is no running Prefect flow or task",
+            hint="Call task_key() inside of one, or make a TaskKey of your own",
+        )
     if flow_run is not None:
         path, flow_runs = _path(flow_run)
-        root = flow_runs[-1]
+        root: FlowRun | TaskRun = flow_runs[-1]
         again = (
             root is not flow_run
             or _began_again(flow_run)
@@ -61,21 +70,17 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
         )
         begin = _earliest(root.start_time) or _earliest(root.created, root.expected_start_time)
     elif task_run is not None:
-        path = [str(task_run.id)]
+        root, path = task_run, [str(task_run.id)]
         again = _may_be_a_later_try(task_run)
         begin = _earliest(task_run.created, task_run.expected_start_time, task_run.start_time)
-    else:
-        raise ConfigurationError(
-            "There is no running Prefect flow or task",
-            hint="Call task_key() inside of one, or make a TaskKey of your own",
-        )
     if again and begin is None:  # Better to search for long than to charge twice.
         import pendulum
 
         begin = pendulum.now("UTC").subtract(years=1)
     parts = ["prefect", *path, name, os.fspath(label)]
     scope = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
-    return TaskKey(scope, begin if again else None)
+    store = RunStore(get_result_store(), str(run.id), max(1, root.run_count))
+    return TaskKey(scope, begin if again else None, (store,))
 
 
 def retried_by_itself() -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
-from vantage_orchestration.prefect.ledger import own_ledger
 from vantage_orchestration.processing.keys import TaskKey, digest_of
+from vantage_orchestration.processing.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.outcome import Outcome
     from vantage_orchestration.storage import Location
@@ -56,6 +55,7 @@ class Asker:
     @classmethod
     def of_run(
         cls,
+        client: VantageClient,
         inputs: Any,
         skill_id: str,
         *,
@@ -69,6 +69,7 @@ class Asker:
         Where neither runs nobody can try again, and each call stands for itself.
 
         Args:
+            client: Client.
             inputs: Inputs as they were given, globs not resolved.
             skill_id: Skill.
             registration_parameters: They are part of who asks: a document that is sent with other
@@ -82,17 +83,18 @@ class Asker:
         if not in_run():
             import uuid
 
-            from vantage_orchestration.processing.ledger import MemoryLedger
-
-            return cls(TaskKey(f"prefect/{uuid.uuid4()}"), MemoryLedger(), origin[:8], "")
+            return cls(TaskKey(f"prefect/{uuid.uuid4()}"), Ledger(), origin[:8], "")
         key = task_key(json.dumps(dict(registration_parameters or {}), sort_keys=True))
-        base = [key.scope, skill_id, dict(skill_parameters or {})]
         number = _number_of_call()
-        second = output.url if output is not None else number if numbered else ""
-        names = [digest_of([*base, origin]), digest_of([*base, "second", second])]
-        ledger = own_ledger(names if second else names[:1])
-        if undone := ledger.undone:
-            key = replace(key, scope=f"{key.scope}/{undone}")
+        ledger = open_ledger(
+            key,
+            client,
+            skill_id,
+            skill_parameters,
+            inputs=origin,
+            position=number if numbered else "",
+            output=output,
+        )
         return cls(
             key,
             ledger,

@@ -153,6 +153,7 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
         with self.credentials.get_client() as client:
             skill_id = skill_id_of(client, self.skill)
             asker = Asker.of_run(
+                client,
                 documents,
                 skill_id,
                 registration_parameters=self.registration_parameters,

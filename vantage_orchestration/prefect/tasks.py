@@ -125,6 +125,7 @@ def process_documents(
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
         asker = Asker.of_run(
+            client,
             inputs,
             skill_id,
             registration_parameters=registration_parameters,
@@ -235,6 +236,7 @@ def process_document(
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
         asker = Asker.of_run(
+            client,
             document,
             skill_id,
             registration_parameters=registration_parameters,
@@ -309,6 +311,7 @@ def submit_documents(
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
         asker = Asker.of_run(
+            client,
             inputs,
             skill_id,
             registration_parameters=registration_parameters,

@@ -89,11 +89,14 @@ def delete_on_cancellation(
             ResultStore,
             ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
         )
-        ledgers = [each for run in _runs(flow_run.id) for each in ledgers_of(store, str(run))]
+        attempt = max(1, flow_run.run_count)
+        ledgers = [
+            each for run in _runs(flow_run.id) for each in ledgers_of(store, str(run), attempt)
+        ]
         _delete(
             credentials,
             [
-                (each, {record.transaction_id for record in each.load().values()})
+                (each, [one for entry in each.load().values() for one in entry.transaction_ids])
                 for each in ledgers
             ],
             flow_run_logger(flow_run, flow),
@@ -109,7 +112,6 @@ def _delete(
 ) -> None:
     """Delete transactions, and take them out of their ledgers so that no try goes on with them."""
     from vantage_orchestration.prefect.credentials import load_credentials
-    from vantage_orchestration.prefect.ledger import ResultLedger
     from vantage_orchestration.processing.deleting import delete_transactions
 
     ids = dict.fromkeys(each for _, those in noted for each in those)
@@ -121,8 +123,7 @@ def _delete(
         log.warning("Transaction %s was not deleted: %s", name, error)
     gone = ids.keys() - failures.keys()
     for ledger, _ in noted:
-        if isinstance(ledger, ResultLedger):  # Else nothing would find it again.
-            ledger.undo(gone)
+        ledger.undo(gone)
     log.info("Deleted %d transactions in ABBYY Vantage", len(gone))
 
 

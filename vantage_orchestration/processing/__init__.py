@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.document import (
         DocumentResult,
         process_document,
-        submit_document,
         wait_for_transaction,
     )
     from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
@@ -28,7 +27,6 @@ __all__ = [
     "DocumentResult",
     "TaskKey",
     "process_document",
-    "submit_document",
     "wait_for_transaction",
 ]
 

@@ -15,6 +15,7 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
+from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.keys import TaskKey
-    from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.storage import Place
 
 __all__ = [
     "DocumentResult",
     "document_result",
     "process_document",
-    "submit_document",
     "submit_one",
     "wait_for_transaction",
 ]
@@ -67,44 +66,6 @@ class DocumentResult:
 
 
 @translated
-def submit_document(
-    client: VantageClient,
-    file: str | os.PathLike[str],
-    skill_id: str,
-    key: TaskKey,
-    *,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
-) -> tuple[str, str]:
-    """Start the transaction of one file, or find the one that an earlier try has started.
-
-    Args:
-        client: Client.
-        file: File to send.
-        skill_id: Skill that processes it.
-        key: What makes this task the same in each try.
-        registration_parameters: Up to 9 of your own; one more is ours.
-        skill_parameters: Up to 10.
-
-    Returns:
-        Transaction id and hex SHA-256 of the file.
-
-    Raises:
-        ConfigurationError: The file or a parameter is not acceptable. Nothing was sent.
-        DocumentMismatch: The server holds something else than was sent. Nothing was started.
-    """
-    submitted = submit_one(
-        client,
-        file,
-        skill_id,
-        key,
-        registration_parameters=registration_parameters,
-        skill_parameters=skill_parameters,
-    )
-    return submitted.transaction_id, submitted.unit.files[0].sha256
-
-
-@translated
 def submit_one(
     client: VantageClient,
     file: Place,
@@ -116,18 +77,25 @@ def submit_one(
     skill_parameters: Mapping[str, str] | None = None,
     resend_failed: bool = True,
 ) -> Submitted:
-    """Start the transaction of one file, as :func:`submit_document` does, and describe it.
+    """Start the transaction of one file, or find the one that an earlier try has started.
 
     Args:
         client: Client.
         file: Path, URL or place of the file.
         skill_id: Skill that processes it.
         key: What makes this task the same in each try.
-        ledger: Where its id is noted before the start.
-        registration_parameters: Up to 9 of your own.
+        ledger: Where its id is noted before the start; by default in the places of the key.
+        registration_parameters: Up to 9 of your own; one more is ours.
         skill_parameters: Up to 10.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
+
+    Raises:
+        ConfigurationError: The file or a parameter is not acceptable. Nothing was sent.
+        DocumentMismatch: The server holds something else than was sent. Nothing was started.
+        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
+    ledger = ledger or open_ledger(key, client, skill_id, skill_parameters)
+    key = ledger.renewed(key)
     (submitted,) = submit(
         client,
         keyed_units(plan([file], process_skill=False), skill_id, key.scope, skill_parameters),
@@ -223,7 +191,7 @@ def process_document(
         client: Client.
         file: Path of the file.
         skill_id: Skill that processes it.
-        key: What makes this task the same in each try.
+        key: What makes this task the same in each try, and where it notes its transaction.
         timeout: Seconds to wait while the service works.
         review_timeout: Seconds to wait, besides, for a person's review.
         registration_parameters: Up to 9 of your own.
@@ -233,7 +201,7 @@ def process_document(
         The fields of each document in the file.
 
     Raises:
-        VantageError: See :func:`submit_document`, :func:`wait_for_transaction` and
+        VantageError: See :func:`submit_one`, :func:`wait_for_transaction` and
             :func:`vantage_orchestration.results.fetch_fields`.
     """
     submitted = submit_one(

@@ -26,7 +26,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.processing.collect import collect, landed
-from vantage_orchestration.processing.ledger import Ledger, MemoryLedger
+from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -78,7 +78,7 @@ class JobSettings:
             all, ``fail`` refuses them.
         delete_after: Delete transactions in ABBYY Vantage once their results have landed.
         parallel: Requests at the same time.
-        origin: Digest of the inputs as they were given, see :class:`.ledger.Record`.
+        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
 
     Raises:
         ConfigurationError: A value is not acceptable.
@@ -204,7 +204,7 @@ def submit_files(
         inputs: Files, globs already resolved.
         key: What makes this task the same in each try.
         settings: What to do.
-        ledger: Where ids are noted before the start.
+        ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
         most: How many transactions may be made; None for any number.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
@@ -213,7 +213,8 @@ def submit_files(
             needed. Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
-    ledger = MemoryLedger() if ledger is None else ledger
+    ledger = ledger or Ledger()
+    key = ledger.renewed(key)
     units = _planned(client, list(inputs), key.scope, settings, ledger)
     if most is not None and len(units) > most:
         raise ConfigurationError(
@@ -244,7 +245,7 @@ def begin(
         key: What makes this task the same in each try.
         settings: What to do.
         token: See :func:`job_token`.
-        ledger: Where ids are noted before the start.
+        ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Returns:
@@ -255,7 +256,8 @@ def begin(
         ConfigurationError: A file, parameter or the output is not acceptable. Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
-    ledger = MemoryLedger() if ledger is None else ledger
+    ledger = ledger or Ledger()
+    key = ledger.renewed(key)
     before = _Landed(output)
     units = _planned(client, list(inputs), key.scope, settings, ledger, before)
     _check_owner(output, token, units.keys())
@@ -315,22 +317,22 @@ def _planned(
     """Return the units by their keys; what earlier tries have sent stays together as it was."""
     process_skill = _is_process_skill(client, settings.skill_id)
     while True:
-        records = ledger.load()
-        keys = [key for key, record in records.items() if record.files]
+        entries = ledger.load()
+        keys = [key for key, entry in entries.items() if entry.files]
         units = plan(
             inputs,
             process_skill=process_skill,
             duplicates=cast("Duplicates", settings.duplicates),  # It is checked there.
-            known=[records[key].files for key in keys],
+            known=[entries[key].files for key in keys],
         )
-        # Nothing of it is left, and the task was given other inputs: it is none of its work. That
+        # Nothing of it is left, and the task was given other inputs: it is not its work. That
         # happens if a cleared run is mapped over more files than before.
         units = tuple(
             unit
             for unit in units
             if unit.known is None
             or unit.files
-            or records[keys[unit.known]].origin == settings.origin
+            or entries[keys[unit.known]].origin == settings.origin
         )
         known = {keys[unit.known]: unit for unit in units if unit.known is not None}
         there = landed.of(known, units) if landed is not None else {}
@@ -339,9 +341,7 @@ def _planned(
             for key, unit in known.items()
             if unit.missing
             and key not in there
-            and not _was_started(
-                client, records[key].transaction_id, also_failed=landed is not None
-            )
+            and not _was_started(client, entries[key], also_failed=landed is not None)
         ]
         if not lost:
             break
@@ -359,15 +359,20 @@ def _is_process_skill(client: VantageClient, skill_id: str) -> bool:
         return False
 
 
-def _was_started(client: VantageClient, transaction_id: str, *, also_failed: bool) -> bool:
-    try:
-        status = client.get_transaction(transaction_id).status
-    except NotFound:
-        return False
-    if status == "New":
-        client.delete_transaction(transaction_id)
-        return False
-    return also_failed or status not in ("Failed", "Canceled")
+def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool) -> bool:
+    def was(transaction_id: str) -> bool:
+        try:
+            status = client.get_transaction(transaction_id).status
+        except NotFound:
+            return False
+        if status == "New":
+            client.delete_transaction(transaction_id)
+            return False
+        return also_failed or status not in ("Failed", "Canceled")
+
+    # All are looked at, so that none of those that can't be completed is left behind.
+    started = [was(each) for each in entry.transaction_ids]
+    return any(started)
 
 
 def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:

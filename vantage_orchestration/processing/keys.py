@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ConfigurationError
@@ -19,6 +19,8 @@ from vantage_orchestration.upload import MOST_PARAMETERS, parameters
 
 if TYPE_CHECKING:
     from pendulum import DateTime
+
+    from vantage_orchestration.processing.ledger import LedgerStore
 
 __all__ = ["KEY_PARAMETER", "TaskKey", "digest_of", "keyed", "unit_key"]
 
@@ -34,11 +36,13 @@ class TaskKey:
         scope: Names the task within its run: ids of pipeline, run and task. The same in each try,
             and different between any two tasks.
         since: When the run began, if an earlier try may have made a transaction; None on the first
-            try, when there is nothing to look for.
+            try, when there is nothing to look for in the service's lists.
+        stores: Where the task notes its transactions, see :mod:`.ledger`.
     """
 
     scope: str
     since: DateTime | None = None
+    stores: tuple[LedgerStore, ...] = field(default=(), compare=False, repr=False)
 
 
 def digest_of(value: Any) -> str:

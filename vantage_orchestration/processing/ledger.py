@@ -1,87 +1,439 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a job notes the transactions it has made, before it starts them."""
+"""Where a task notes the transactions it has made, before it starts them.
+
+A transaction that is started costs money, and the service's lists may show it minutes later. So the
+next try of a task has to find it by notes of the task's own. They are kept under names that are the
+same in each try, in every place that there is: the output folder, a state folder, what the
+orchestrator itself keeps for the task. One place that still has them is enough.
+
+Changes are added and never written over. A kill leaves all earlier ones as they are, and two tries
+at the same time do not lose each other's. A transaction that one change drops is gone for good,
+whatever the order in which the changes are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+import functools
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-__all__ = ["Ledger", "MemoryLedger", "Record"]
+from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.processing.keys import TaskKey, digest_of
+from vantage_orchestration.processing.state import checked, parsed, read_json, reading
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.storage import Location
+
+__all__ = [
+    "FOLDER",
+    "Change",
+    "FolderStore",
+    "Ledger",
+    "LedgerEntry",
+    "LedgerStore",
+    "Notes",
+    "NumberedStore",
+    "ValueStore",
+    "open_ledger",
+]
+
+#: Folder for ledgers in an output folder. Renaming it loses what runs.
+FOLDER: Final = ".abbyy-vantage"
+_VERSION: Final = 1
+#: Characters of one change. Airflow warns above 65,535 bytes.
+_LARGEST: Final = 48_000
+#: Hex digits of a file's short digest.
+_SHORT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One transaction of a job.
+class LedgerEntry:
+    """A transaction that was made.
 
     Attributes:
         transaction_id: Its id.
-        created: When it was made, in seconds since the epoch, by this machine's clock.
+        created: When it was made, in seconds since the epoch, by the clock of the machine.
         files: Short digests of its files (:attr:`.plan.PlannedFile.short`), so that a later try
             puts the same files together.
         origin: Short digest of the inputs as the task was given them, globs not resolved. If none
             of the files is there any more, it tells files that went away from a task that was
             given other work.
+        others: Ids of transactions with the same key, which another try made at the same time.
     """
 
     transaction_id: str
     created: float
     files: tuple[str, ...] = ()
     origin: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def transaction_ids(self) -> tuple[str, ...]:
+        """All ids, the newest first."""
+        return (self.transaction_id, *self.others)
 
     def to_json(self) -> list[Any]:
         """Return it as JSON data, small: an orchestrator's state is not made for much."""
         return [self.transaction_id, round(self.created), "".join(self.files), self.origin]
 
     @classmethod
-    def from_json(cls, data: Any) -> Record:
+    def read(cls, data: Any) -> LedgerEntry:
         """Read what :meth:`to_json` returned.
 
         Raises:
-            ValueError: It is something else.
+            TypeError, ValueError: It is something else.
         """
-        try:
-            transaction_id, created, files, origin = data
-            digests = tuple(files[at : at + 16] for at in range(0, len(files), 16))
-            return cls(str(transaction_id), float(created), digests, str(origin))
-        except (TypeError, ValueError) as error:
-            raise ValueError("this is no record of a transaction") from error
+        transaction_id, created, files, origin = data
+        shorts = tuple(files[at : at + _SHORT] for at in range(0, len(files), _SHORT))
+        return cls(str(transaction_id), float(created), shorts, str(origin))
 
 
-class Ledger(Protocol):
-    """A store of records that the next try of the same task reads, and no other task.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is added to notes at once.
 
-    One that fails raises what it likes: a job that can't note its transactions must not start them.
+    Attributes:
+        added: Entries by the keys of their transactions.
+        dropped: Ids of transactions with which no try goes on.
+        undone: Whether they were deleted because nobody wanted the work any more.
+        ledgers: Names of further notes, for notes that list others.
     """
 
-    def load(self) -> Mapping[str, Record]:
-        """Return all records by the transactions' keys."""
+    added: Mapping[str, LedgerEntry] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    undone: bool = False
+    ledgers: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return {
+            "version": _VERSION,
+            "added": {key: entry.to_json() for key, entry in self.added.items()},
+            "dropped": list(self.dropped),
+            "undone": self.undone,
+            "ledgers": list(self.ledgers),
+        }
+
+    @classmethod
+    def read(cls, data: Any) -> Change:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else, or of another version.
+        """
+        data = checked(data, _VERSION)
+        added = {str(key): LedgerEntry.read(entry) for key, entry in data["added"].items()}
+        dropped, ledgers = (tuple(map(str, data[name])) for name in ("dropped", "ledgers"))
+        return cls(added, dropped, bool(data["undone"]), ledgers)
+
+
+class Notes(Protocol):
+    """Changes that are kept in one place under one name."""
+
+    def read(self) -> list[Change]:
+        """Return all changes; none if there are no notes.
+
+        Raises:
+            StateUnavailable: They can't be read now.
+            StateDamaged: One is damaged, or of another version.
+        """
         ...
 
-    def add(self, records: Mapping[str, Record]) -> None:
-        """Note more records; one with the same key is replaced."""
+    def append(self, change: Change) -> None:
+        """Add a change; it is kept when this returns.
+
+        Raises:
+            Exception: It could not be kept. What it notes must not be started then.
+        """
         ...
+
+
+class LedgerStore(Protocol):
+    """A place where notes are kept.
+
+    Attributes:
+        of_one_instance: Whether one instance of one task has it for itself.
+    """
+
+    of_one_instance: bool
+
+    def open(self, name: str) -> Notes:
+        """Return the notes of a name, which need not exist. Nothing is read yet."""
+        ...
+
+
+class Ledger:
+    """The transactions of one task, which its next try reads.
+
+    Args:
+        notes: Where they are noted: the same in each of them. Without any they are forgotten.
+    """
+
+    def __init__(self, notes: Sequence[Notes] = ()) -> None:
+        self._notes = tuple(notes)
+        self._seen: dict[str, LedgerEntry] = {}
+        self._undone: int | None = None
+
+    def load(self) -> dict[str, LedgerEntry]:
+        """Return what this try and earlier ones have noted, by the transactions' keys.
+
+        Raises:
+            StateUnavailable: Notes can't be read now.
+            StateDamaged: Notes are damaged, or of another version.
+        """
+        changes = [notes.read() for notes in self._notes]
+        self._undone = max((sum(each.undone for each in those) for those in changes), default=0)
+        self._seen = _merged(list(itertools.chain.from_iterable(changes)))
+        return dict(self._seen)
+
+    def add(self, entries: Mapping[str, LedgerEntry]) -> None:
+        """Note transactions; when this returns, they are kept.
+
+        Raises:
+            Exception: They could not be noted. They must not be started.
+        """
+        for change in _pieces(entries):
+            self._append(change)
+        self._seen |= entries
 
     def drop(self, keys: Collection[str]) -> None:
-        """Forget records, so that the next try makes these transactions anew."""
-        ...
+        """Forget transactions, so that the next try makes these anew."""
+        if any(key not in self._seen for key in keys):
+            self.load()
+        self._drop([key for key in keys if key in self._seen], undone=False)
 
+    def undo(self, transaction_ids: Collection[str]) -> None:
+        """Forget transactions that were deleted because nobody wants the work any more.
 
-class MemoryLedger:
-    """A ledger that lives as long as the process, for jobs without durable state."""
+        The service lists them for minutes yet. So their task becomes another one, whose keys find
+        none of them; see :meth:`renewed`.
+        """
+        wanted = {each.lower() for each in transaction_ids}
+        keys = [
+            key
+            for key, entry in self.load().items()
+            if not wanted.isdisjoint(each.lower() for each in entry.transaction_ids)
+        ]
+        self._drop(keys, undone=True)
+        self._undone = (self._undone or 0) + bool(keys)
 
-    def __init__(self) -> None:
-        self._records: dict[str, Record] = {}
+    def renewed(self, key: TaskKey) -> TaskKey:
+        """Return the key of the task, another one each time its work was undone.
 
-    def load(self) -> Mapping[str, Record]:
-        """See :class:`Ledger`."""
-        return dict(self._records)
+        Raises:
+            StateUnavailable, StateDamaged: As :meth:`load`.
+        """
+        if self._undone is None:
+            self.load()
+        return replace(key, scope=f"{key.scope}/{self._undone}") if self._undone else key
 
-    def add(self, records: Mapping[str, Record]) -> None:
-        """See :class:`Ledger`."""
-        self._records |= records
-
-    def drop(self, keys: Collection[str]) -> None:
-        """See :class:`Ledger`."""
+    def _drop(self, keys: Collection[str], *, undone: bool) -> None:
+        ids = [each for key in keys for each in self._seen[key].transaction_ids]
+        if ids:
+            self._append(Change(dropped=tuple(ids), undone=undone))
         for key in keys:
-            self._records.pop(key, None)
+            del self._seen[key]
+
+    def _append(self, change: Change) -> None:
+        for notes in self._notes:
+            notes.append(change)
+
+
+def _merged(changes: Sequence[Change]) -> dict[str, LedgerEntry]:
+    dropped = {each for change in changes for each in change.dropped}
+    found: dict[str, dict[str, LedgerEntry]] = {}
+    for change in changes:
+        for key, entry in change.added.items():
+            if entry.transaction_id not in dropped:
+                found.setdefault(key, {})[entry.transaction_id] = entry
+    merged = {}
+    for key, entries in found.items():
+        newest, *others = sorted(entries.values(), key=lambda each: -each.created)
+        merged[key] = replace(newest, others=tuple(each.transaction_id for each in others))
+    return merged
+
+
+def _pieces(entries: Mapping[str, LedgerEntry]) -> Iterator[Change]:
+    """Yield entries in pieces that are not too large for any store."""
+    piece: dict[str, LedgerEntry] = {}
+    size = 0
+    for key, entry in entries.items():
+        needed = len(json.dumps({key: entry.to_json()}))
+        if piece and size + needed > _LARGEST:
+            yield Change(piece)
+            piece, size = {}, 0
+        piece[key] = entry
+        size += needed
+    if piece:
+        yield Change(piece)
+
+
+def open_ledger(
+    key: TaskKey,
+    client: VantageClient,
+    skill_id: str,
+    skill_parameters: Mapping[str, str] | None = None,
+    *,
+    inputs: str = "",
+    position: str = "",
+    output: Location | None = None,
+) -> Ledger:
+    """Return the ledger of a task.
+
+    Args:
+        key: Key of the task, with the places where it keeps notes.
+        client: Client. Another account may belong to another tenant, where what was noted may not
+            even be asked for; so it has another ledger.
+        skill_id: Skill.
+        skill_parameters: They change what comes back.
+        inputs: Digest of the inputs as they were given.
+        position: Tells instances of the task, or calls of it, apart. Notes are found by the inputs
+            or by the position: a later try may have other inputs, or another position, but hardly
+            both.
+        output: Folder for the results, if there is one. Notes are kept in it as well, for
+            whoever writes into it.
+    """
+    account = client.config.credentials
+    base: list[Any] = [
+        key.scope,
+        [account.base_url, account.tenant_id, account.username, account.client_id],
+        skill_id,
+        dict(skill_parameters or {}),
+    ]
+    names = [digest_of([*base, "inputs", inputs])]
+    if position:
+        names.append(digest_of([*base, "position", position]))
+    own = [digest_of(base)]
+    notes = [FolderStore(output.child(FOLDER)).open(own[0])] if output is not None else []
+    for store in key.stores:
+        notes += [store.open(name) for name in (own if store.of_one_instance else names)]
+    return Ledger(notes)
+
+
+# ----------------------------------------------------------------- folders
+
+
+class FolderStore:
+    """Keeps notes as small files, a folder for each name, in any store that fsspec knows.
+
+    Args:
+        folder: The folder; made when it is first needed.
+
+    Nothing in it is ever removed. What is older than 15 days is of no use, since the service
+    deletes transactions after 14.
+    """
+
+    of_one_instance = False
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+
+    def open(self, name: str) -> Notes:
+        """See :class:`LedgerStore`."""
+        return _FolderNotes(self._folder.child(name))
+
+
+class _FolderNotes:
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+
+    def read(self) -> list[Change]:
+        try:
+            with reading(self._folder):
+                files = self._folder.files("*.json")
+        except FileNotFoundError:
+            return []
+        return [self._piece(file) for file in files]
+
+    def _piece(self, file: Location) -> Change:
+        change = read_json(file, Change.read)
+        if change is None:
+            raise StateUnavailable(f"{file} is listed and can't be found; the next try looks again")
+        return change
+
+    def append(self, change: Change) -> None:
+        # A name that nobody else takes, and that sorts by time for people who look at the folder.
+        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        self._folder.child(name).write_text(json.dumps(change.to_json()))
+
+
+# ------------------------------------------------------------------ values
+
+
+class ValueStore(Protocol):
+    """A store of JSON values that can't list what it holds."""
+
+    def get(self, key: str) -> Any:
+        """Return a value; None, or FileNotFoundError, only if there is none.
+
+        Raises:
+            Exception: The store can't be asked.
+        """
+        ...
+
+    def set(self, key: str, value: Any) -> None:
+        """Store a value."""
+        ...
+
+
+class NumberedStore:
+    """Keeps notes as numbered values.
+
+    Args:
+        values: The store.
+        attempt: Number of this try, from 1. Each try counts for itself, so that one which was
+            given up and still runs does not write over the notes of the next.
+        of_one_instance: See :class:`LedgerStore`.
+    """
+
+    def __init__(self, values: ValueStore, attempt: int, *, of_one_instance: bool = False) -> None:
+        self._values = values
+        self._attempt = attempt
+        self.of_one_instance = of_one_instance
+
+    def open(self, name: str) -> Notes:
+        """See :class:`LedgerStore`."""
+        return _NumberedNotes(self._values, self._attempt, name)
+
+
+class _NumberedNotes:
+    def __init__(self, values: ValueStore, attempt: int, name: str) -> None:
+        self._values = values
+        self._attempt = attempt
+        self._name = name
+        self._next: int | None = None
+
+    def read(self) -> list[Change]:
+        changes: list[Change] = []
+        for attempt in range(1, self._attempt + 1):
+            found = list(self._of(attempt))
+            changes += found
+        self._next = len(found)
+        return changes
+
+    def append(self, change: Change) -> None:
+        if self._next is None:
+            self._next = sum(1 for _ in self._of(self._attempt))
+        self._values.set(self._key(self._attempt, self._next), change.to_json())
+        self._next += 1
+
+    def _of(self, attempt: int) -> Iterator[Change]:
+        for number in itertools.count():
+            key = self._key(attempt, number)
+            try:
+                with reading(f"The note {key}"):
+                    value = self._values.get(key)
+            except FileNotFoundError:
+                return
+            if value is None:
+                return
+            yield parsed(functools.partial(Change.read, value), f"The note {key}")
+
+    def _key(self, attempt: int, number: int) -> str:
+        return f"{self._name}.{attempt}.{number}"

@@ -31,7 +31,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.processing.keys import keyed, unit_key
-from vantage_orchestration.processing.ledger import Ledger, MemoryLedger, Record
+from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.retrying import call
 from vantage_orchestration.upload import SourceFile, parameters
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 PARALLEL = 8
 #: Transactions that are made before their ids are noted together.
 _CHUNK = 100
+_UNSUCCESSFUL = frozenset({"Failed", "Canceled"})
 #: Seconds after which the server's word that a transaction does not exist is believed at once.
 _SETTLED = 60.0
 
@@ -125,7 +126,7 @@ def submit(
         registration_parameters: Up to 9 of your own; one more is ours.
         skill_parameters: Up to 10.
         parallel: Requests at the same time.
-        origin: See :class:`.ledger.Record`.
+        origin: See :class:`.ledger.LedgerEntry`.
         resend_failed: Whether what is noted, but has failed or was cancelled, is made anew. Else
             it is returned as it is, for a caller that tells of failures and forgets them then.
 
@@ -145,14 +146,14 @@ def submit(
     job = _Job(
         client,
         skill_id,
-        MemoryLedger() if ledger is None else ledger,
+        Ledger() if ledger is None else ledger,
         registration_parameters,
         skill_parameters,
         origin,
     )
     with _pool(parallel) as pool:
         known = _known(job, units, since, pool, resend_failed)
-        records = {key: record for key, (record, _) in known.items()}
+        entries = {key: entry for key, (entry, _) in known.items()}
         unfinished = {key: state for key, (_, state) in known.items() if state.status == "New"}
         _send(
             job,
@@ -166,10 +167,10 @@ def submit(
             # Noted before anything is started: from here on no try can start it a second time.
             job.ledger.add(made)
             _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk], pool)
-            records |= made
+            entries |= made
     return tuple(
         Submitted(
-            unit, key, records[key].transaction_id, records[key].created, resumed=key in known
+            unit, key, entries[key].transaction_id, entries[key].created, resumed=key in known
         )
         for key, unit in units.items()
     )
@@ -184,9 +185,9 @@ class _Job:
     skill_parameters: Mapping[str, str] | None
     origin: str
 
-    def record(self, transaction_id: str, unit: Unit) -> Record:
+    def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
         files = tuple(file.short for file in unit.files)
-        return Record(transaction_id, time.time(), files, self.origin)
+        return LedgerEntry(transaction_id, time.time(), files, self.origin)
 
 
 class _Pool(ThreadPoolExecutor):
@@ -216,9 +217,9 @@ def _known(
     since: DateTime | None,
     pool: ThreadPoolExecutor,
     resend_failed: bool,
-) -> dict[str, tuple[Record, Transaction]]:
+) -> dict[str, tuple[LedgerEntry, Transaction]]:
     """Return the transactions that can be gone on with."""
-    noted = {each: record for each, record in job.ledger.load().items() if each in units}
+    noted = {each: entry for each, entry in job.ledger.load().items() if each in units}
     known = _alive(job, noted, pool, also_failed=not resend_failed)
     gone = noted.keys() - known.keys()
     if since is not None:
@@ -227,19 +228,19 @@ def _known(
             job.client, units.keys() - known.keys(), skill_id=job.skill_id, since=since
         )
         found = {
-            each: job.record(transaction_id, units[each]) for each, transaction_id in ids.items()
+            each: job.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
         }
         found_alive = _alive(job, found, pool)
         if found_alive:
-            job.ledger.add({each: record for each, (record, _) in found_alive.items()})
+            job.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
         known |= found_alive
         gone -= found_alive.keys()
     if gone:
         job.ledger.drop(gone)
-    for record, transaction in known.values():
+    for entry, transaction in known.values():
         log.info(
             "Going on with transaction %s of an earlier try (%s)",
-            record.transaction_id,
+            entry.transaction_id,
             transaction.status,
         )
     return known
@@ -247,32 +248,45 @@ def _known(
 
 def _alive(
     job: _Job,
-    records: Mapping[str, Record],
+    entries: Mapping[str, LedgerEntry],
     pool: ThreadPoolExecutor,
     *,
     also_failed: bool = False,
-) -> dict[str, tuple[Record, Transaction]]:
-    def look(record: Record) -> Transaction | None:
-        # Not every machine of a service knows at once of what was made a moment ago, and what is
-        # taken for gone is sent, and charged, again.
-        new = time.time() - record.created < _SETTLED
-        try:
-            transaction = call(
-                lambda: job.client.get_transaction(record.transaction_id),
-                job.client._retries,
-                may_repeat=lambda error: new and isinstance(error, NotFound),
-            )
-        except NotFound:
+) -> dict[str, tuple[LedgerEntry, Transaction]]:
+    def look(entry: LedgerEntry) -> Transaction | None:
+        states = [_state(job.client, entry, each) for each in entry.transaction_ids]
+        # Of several, go on with the one whose pages are charged.
+        best = min((each for each in states if each is not None), key=_rank, default=None)
+        if best is None or (best.status in _UNSUCCESSFUL and not also_failed):
             return None
-        failed = transaction.status in ("Failed", "Canceled")
-        return None if failed and not also_failed else transaction
+        return best
 
-    states = pool.map(look, records.values())
+    states = pool.map(look, entries.values())
     return {
-        key: (record, state)
-        for (key, record), state in zip(records.items(), states, strict=True)
+        key: (replace(entry, transaction_id=state.id), state)
+        for (key, entry), state in zip(entries.items(), states, strict=True)
         if state is not None
     }
+
+
+def _state(client: VantageClient, entry: LedgerEntry, transaction_id: str) -> Transaction | None:
+    # Not every machine of a service knows at once of what was made a moment ago, and what is taken
+    # for gone is sent, and charged, again.
+    new = time.time() - entry.created < _SETTLED
+    try:
+        return call(
+            lambda: client.get_transaction(transaction_id),
+            client._retries,
+            may_repeat=lambda error: new and isinstance(error, NotFound),
+        )
+    except NotFound:
+        return None
+
+
+def _rank(transaction: Transaction) -> int:
+    if transaction.status in _UNSUCCESSFUL:
+        return 3
+    return {"Processed": 0, "New": 2}.get(transaction.status, 1)
 
 
 # --------------------------------------------------------------- sending
@@ -280,14 +294,14 @@ def _alive(
 
 def _create(
     job: _Job, units: Mapping[str, Unit], keys: Sequence[str], pool: ThreadPoolExecutor
-) -> list[Record]:
-    def create(key: str) -> Record:
+) -> list[LedgerEntry]:
+    def create(key: str) -> LedgerEntry:
         transaction = job.client.create_transaction(
             job.skill_id,
             registration_parameters=keyed(job.registration_parameters, key),
             skill_parameters=job.skill_parameters,
         )
-        return job.record(transaction.id, units[key])
+        return job.entry(transaction.id, units[key])
 
     return list(pool.map(create, keys))
 

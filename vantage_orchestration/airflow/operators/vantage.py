@@ -111,51 +111,57 @@ class _SendingOperator(_VantageOperator):
     durable: bool
     parallel: int
 
-    def _key(self) -> TaskKey:
+    def _key(self, context: Context, state_path: Any = None) -> TaskKey:
         """Return who asks, the same in each try, and different for other registration parameters.
 
         Without the map index: if a file joins those that a task is mapped over and the run is
         cleared, the indexes of all files behind it change. What an instance works on is part of
         each transaction's key by the files' names and contents.
         """
-        from vantage_orchestration.airflow.context import task_key
+        from vantage_orchestration.airflow.context import key_of
 
-        key = task_key(json.dumps(self.registration_parameters or {}, sort_keys=True))
-        return key if self.durable else replace(key, since=None)
+        part = json.dumps(self.registration_parameters or {}, sort_keys=True)
+        key = key_of(context, part, state_path)
+        return key if self.durable else replace(key, since=None, stores=())
 
-    def _ledger(self, context: Context) -> Ledger:
-        from vantage_orchestration.airflow.ledger import TaskStateLedger
-        from vantage_orchestration.processing.ledger import MemoryLedger
+    def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
+        """Return where the task notes its transactions.
 
-        store = context.get("task_state_store")
-        if not self.durable or store is None:
-            return MemoryLedger()
-        return TaskStateLedger(store, fingerprint=self._fingerprint())
+        Raises:
+            ConfigurationError: It is to go on with them and has no place for notes.
+        """
+        from vantage_orchestration.airflow.ledger import check_stores
+        from vantage_orchestration.processing.ledger import Ledger, open_ledger
+
+        if not self.durable:
+            return Ledger()
+        if output is None:
+            check_stores(key.stores)
+        return open_ledger(
+            key,
+            self.hook.client,
+            self.skill_id,
+            self.skill_parameters,
+            inputs=digest_of(self.inputs),
+            position=str(context["ti"].map_index),
+            output=output,
+        )
 
     def _inputs(self, ledger: Ledger) -> list[Location]:
         """Return the files; those that an earlier try has sent may be gone since."""
-        return inputs_of(self.inputs, sent_before=bool(ledger.load()))
+        with translating(translate):
+            sent_before = bool(ledger.load())
+        return inputs_of(self.inputs, sent_before=sent_before)
 
     def _check_work(self, parts: Sequence[Any]) -> None:
         """Raise if there is nothing to do: all files went away before they were sent."""
         if not parts:
             raise translate(ConfigurationError("None of the inputs is there any more"))
 
-    def _fingerprint(self) -> str:
-        """Return a digest of what the transactions depend on, but for the inputs.
-
-        Clearing a task keeps its state, also after its arguments were changed. Another connection
-        may lead to another tenant, where nothing of what was noted may even be asked for; if it
-        leads to the same, the transactions are found by their keys.
-        """
-        return digest_of(
-            [
-                self._key().scope,
-                self.abbyy_vantage_conn_id,
-                self.skill_id,
-                self.skill_parameters or {},
-            ]
-        )
+    @property
+    def _origin(self) -> str:
+        """Short digest of the inputs as they were given."""
+        return digest_of(self.inputs)[:8]
 
     def _settings(self, **more: Any) -> JobSettings:
         from vantage_orchestration.processing.job import JobSettings
@@ -167,7 +173,7 @@ class _SendingOperator(_VantageOperator):
                 skill_parameters=self.skill_parameters,
                 duplicates=self.duplicates,
                 parallel=self.parallel,
-                origin=digest_of(self.inputs)[:8],
+                origin=self._origin,
                 **more,
             )
 
@@ -281,13 +287,14 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         """Start the transactions, then wait for them."""
         from vantage_orchestration.processing.job import begin
 
-        ledger = self._ledger(context)
+        key, output = self._key(context), location_of(self.output_path)
+        ledger = self._ledger(context, key, output)
         self._running = context["ti"], ledger
         job = begin(
             self.hook.client,
             self._inputs(ledger),
-            location_of(self.output_path),
-            self._key(),
+            output,
+            key,
             self._job_settings(),
             token=self._token(context),
             ledger=ledger,
@@ -310,7 +317,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
             self._job_settings(),
             token=self._token(context),
             in_review=outcome.in_review,
-            ledger=self._ledger(context),
+            ledger=self._ledger(context, self._key(context), output),
             processed=outcome.processed,
         )
         check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=self.on_review)
@@ -328,11 +335,15 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
                 if state_of_task(task) in KILLED:
                     from vantage_orchestration.processing.deleting import delete_transactions
 
-                    records = dict(ledger.load())
-                    ids = [record.transaction_id for record in records.values()]
+                    own = {
+                        key: entry
+                        for key, entry in ledger.load().items()
+                        if entry.origin == self._origin
+                    }
+                    ids = [each for entry in own.values() for each in entry.transaction_ids]
                     # First: the service takes minutes to delete them, and nobody who clears the
                     # task meanwhile may go on with them.
-                    ledger.drop(records)
+                    ledger.drop(own)
                     failures.extend(delete_transactions(self.hook.client, ids).values())
             except Exception as error:
                 failures.append(error)
@@ -359,7 +370,13 @@ class VantageSubmitOperator(_SendingOperator):
     """Starts transactions and does not wait for them: see :class:`VantageTransactionSensor`.
 
     The arguments are those of :class:`VantageProcessDocumentsOperator` as far as they have to do
-    with sending.
+    with sending, and:
+
+    Args:
+        state_path: Folder where later tries find what was started, a path or URL that all workers
+            reach (templated). By default that of ``[abbyy_vantage] state_path`` in airflow.cfg.
+            Without it the task state store of Airflow 3.3 and later is what they have; before 3.3
+            the task is refused, unless it is not durable.
 
     Returns:
         The ids of the transactions, in the order of the inputs. Small, as XComs have to be.
@@ -371,6 +388,7 @@ class VantageSubmitOperator(_SendingOperator):
         "abbyy_vantage_conn_id",
         "registration_parameters",
         "skill_parameters",
+        "state_path",
     )
 
     def __init__(
@@ -382,12 +400,14 @@ class VantageSubmitOperator(_SendingOperator):
         skill_parameters: Mapping[str, str] | None = None,
         duplicates: str = "skip",
         durable: bool = True,
+        state_path: Any = None,
         parallel: int = PARALLEL,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.inputs = inputs
         self.skill_id = skill_id
+        self.state_path = state_path
         self.registration_parameters = registration_parameters
         self.skill_parameters = skill_parameters
         self.duplicates = duplicates
@@ -398,11 +418,12 @@ class VantageSubmitOperator(_SendingOperator):
         """Start the transactions."""
         from vantage_orchestration.processing.job import submit_files
 
-        ledger = self._ledger(context)
+        key = self._key(context, self.state_path)
+        ledger = self._ledger(context, key)
         submitted = submit_files(
             self.hook.client,
             self._inputs(ledger),
-            self._key(),
+            key,
             self._settings(),
             ledger=ledger,
         )
