@@ -26,9 +26,8 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import Clock
-from vantage_orchestration.token.file_store import FileStore
 from vantage_orchestration.token.request import Grant, renewal_margin
-from vantage_orchestration.token.store import TokenStore
+from vantage_orchestration.token.stores import FileStore, TokenStore
 
 DAY = 86400.0
 PODS = 10_000

@@ -20,17 +20,16 @@ from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import AccessToken, Clock
-from vantage_orchestration.token.entries import (
+from vantage_orchestration.token.request import Grant
+from vantage_orchestration.token.stores import FileStore, StoreError, default_folder
+from vantage_orchestration.token.vault import (
     Moment,
     Refusal,
+    Seal,
     read_entry,
     write_refusal,
     write_token,
 )
-from vantage_orchestration.token.file_store import FileStore, default_folder
-from vantage_orchestration.token.request import Grant
-from vantage_orchestration.token.seal import Seal
-from vantage_orchestration.token.store import StoreError
 
 PASSWORD = "a password of length"
 CLIENT_SECRET = "a client secret of sufficient length"
@@ -538,7 +537,7 @@ def test_an_entry_name_never_leaves_the_folder(folder):
 def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, monkeypatch):
     logins = Logins()
     process(folder, time, logins).get()
-    monkeypatch.setattr("vantage_orchestration.token.seal._FORMAT", b"another format")
+    monkeypatch.setattr("vantage_orchestration.token.vault._FORMAT", b"another format")
     assert process(folder, time, logins).get().reveal() == "token-number-2"
     monkeypatch.undo()
     assert process(folder, time, logins).get().reveal() == "token-number-1"
@@ -546,9 +545,7 @@ def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, mo
 
 
 def test_the_default_folder_is_the_users_own(tmp_path):
-    code = (
-        "from vantage_orchestration.token.file_store import default_folder;print(default_folder())"
-    )
+    code = "from vantage_orchestration.token.stores import default_folder;print(default_folder())"
 
     def ask(**environment) -> str:
         done = subprocess.run(

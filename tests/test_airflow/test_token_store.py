@@ -15,7 +15,7 @@ from test_airflow.installation import SERVER, Airflow, logins
 from vantage_orchestration.airflow import token_store
 from vantage_orchestration.airflow.token_store import KEY_PREFIX, VariableStore
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.token.store import StoreError
+from vantage_orchestration.token.stores import StoreError
 
 Connect = Callable[..., str]
 NAME = "0123456789abcdef" * 4

@@ -34,10 +34,8 @@ from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import command, source
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
-from vantage_orchestration.token.entries import Moment
-from vantage_orchestration.token.file_store import FileStore
-from vantage_orchestration.token.store import StoreError
-from vantage_orchestration.token.vault import Vault
+from vantage_orchestration.token.stores import FileStore, StoreError
+from vantage_orchestration.token.vault import Moment, Vault
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

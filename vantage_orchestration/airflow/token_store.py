@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from vantage_orchestration.token.file_store import FileStore
-from vantage_orchestration.token.store import StoreError
+from vantage_orchestration.token.stores import FileStore, StoreError
 
 __all__ = ["KEY_PREFIX", "VariableStore"]
 
@@ -52,7 +51,7 @@ class VariableStore:
         self._pause_until = 0.0
 
     def load(self, name: str) -> bytes | None:
-        """Return the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Return the entry; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         text = self._ask(_get, KEY_PREFIX + name)
         if text is None:
             return None
@@ -62,18 +61,18 @@ class VariableStore:
             return None  # Somebody has edited it; it is replaced at the next save.
 
     def save(self, name: str, entry: bytes) -> None:
-        """Set the Variable; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Set the Variable; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         self._ask(_set, KEY_PREFIX + name, base64.b64encode(entry).decode("ascii"))
 
     def forget(self, name: str) -> None:
-        """Delete the Variable; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Delete the Variable; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         self._ask(_delete, KEY_PREFIX + name)
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
         """Hold the lock of this host, if there is one to be had; there is none between hosts.
 
-        See :class:`vantage_orchestration.token.store.TokenStore`. It never raises.
+        See :class:`vantage_orchestration.token.stores.TokenStore`. It never raises.
         """
         with contextlib.ExitStack() as stack:
             held = True

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 from prefect.context import SettingsContext, get_settings_context
 
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
-from vantage_orchestration.token.file_store import FileStore
-from vantage_orchestration.token.store import StoreError
+from vantage_orchestration.token.stores import FileStore, StoreError
 
 if TYPE_CHECKING:
     import httpx
@@ -69,7 +68,7 @@ class VariableStore:
         self._silent_until = float("-inf")
 
     def load(self, name: str) -> bytes | None:
-        """Return the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Return the entry; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         with self._client() as client:
             variable = client.read_variable_by_name(_variable(name))
         if variable is None or not isinstance(variable.value, str):
@@ -80,7 +79,7 @@ class VariableStore:
             return None  # Somebody else wrote it; it is replaced at the next save.
 
     def save(self, name: str, entry: bytes) -> None:
-        """Write the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Write the entry; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         from prefect.client.schemas.actions import VariableCreate, VariableUpdate
         from prefect.exceptions import ObjectAlreadyExists
 
@@ -101,7 +100,7 @@ class VariableStore:
                 _update(client, change)
 
     def forget(self, name: str) -> None:
-        """Remove the entry; see :class:`vantage_orchestration.token.store.TokenStore`."""
+        """Remove the entry; see :class:`vantage_orchestration.token.stores.TokenStore`."""
         from prefect.exceptions import ObjectNotFound
 
         with self._client() as client, contextlib.suppress(ObjectNotFound):

@@ -9,10 +9,8 @@ import sys
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.named import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
-from vantage_orchestration.token.entries import Refusal
-from vantage_orchestration.token.store import StoreError
-from vantage_orchestration.token.stores import store_of
-from vantage_orchestration.token.vault import Vault
+from vantage_orchestration.token.stores import StoreError, store_of
+from vantage_orchestration.token.vault import Refusal, Vault
 
 __all__ = ["HELP", "add_arguments", "run"]
 

@@ -30,11 +30,15 @@ from vantage_orchestration.errors import AuthUnavailable, Throttled, VantageErro
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
-from vantage_orchestration.token.entries import LONGEST_HOLD, Moment, Refusal
 from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
-from vantage_orchestration.token.store import MemoryStore, StoreError, TokenStore
-from vantage_orchestration.token.stores import StoreFactory, store_of
-from vantage_orchestration.token.vault import LOCK_PATIENCE, Vault
+from vantage_orchestration.token.stores import (
+    MemoryStore,
+    StoreError,
+    StoreFactory,
+    TokenStore,
+    store_of,
+)
+from vantage_orchestration.token.vault import LOCK_PATIENCE, LONGEST_HOLD, Moment, Refusal, Vault
 
 __all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
 

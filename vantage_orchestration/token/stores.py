@@ -1,17 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the store that a connection or block asks for."""
+"""Where a token rests between processes: the protocol of stores, the one that keeps nothing, and
+the one of this host, with sealed files that only their owner can read and a lock for each."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Protocol
 
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.token.store import MemoryStore, TokenStore
 
-__all__ = ["StoreFactory", "store_of"]
+__all__ = [
+    "FileStore",
+    "MemoryStore",
+    "StoreError",
+    "StoreFactory",
+    "TokenStore",
+    "default_folder",
+    "store_of",
+]
 
 log = logging.getLogger(__name__)
+
+
+class StoreError(Exception):
+    """A store can't be used. The token comes without it."""
+
+
+class TokenStore(Protocol):
+    """Keeps sealed entries under opaque names.
+
+    What it keeps is encrypted and authenticated before it gets here, by
+    :class:`vantage_orchestration.token.vault.Seal`. So a store is trusted with no secrets.
+    """
+
+    #: What warnings call it.
+    label: str
+
+    def load(self, name: str) -> bytes | None:
+        """Return the entry, or None if there is none.
+
+        Args:
+            name: 64 hex digits.
+
+        Raises:
+            StoreError: The store can't be read.
+        """
+
+    def save(self, name: str, entry: bytes) -> None:
+        """Put the entry in place of what is there.
+
+        Raises:
+            StoreError: The store can't be written.
+        """
+
+    def forget(self, name: str) -> None:
+        """Remove the entry; one that is not there counts as removed.
+
+        Raises:
+            StoreError: The store can't be written.
+        """
+
+    def lock(self, name: str, timeout: float) -> AbstractContextManager[bool]:
+        """Return a context in which nobody else who uses this store holds the lock of ``name``.
+
+        Args:
+            name: 64 hex digits.
+            timeout: Seconds to wait for it. When they are over, the context begins all the same,
+                with False: a holder that hangs must not hold up everybody.
+
+        Raises:
+            StoreError: There is no lock to be had.
+        """
+
+
+class MemoryStore:
+    """Keeps nothing: tokens live in the memory of the process alone."""
+
+    label = "memory"
+
+    def load(self, name: str) -> bytes | None:
+        """Return None."""
+        return None
+
+    def save(self, name: str, entry: bytes) -> None:
+        """Do nothing."""
+
+    def forget(self, name: str) -> None:
+        """Do nothing."""
+
+    def lock(self, name: str, timeout: float) -> AbstractContextManager[bool]:
+        """Return a context without a lock."""
+        return nullcontext(True)
+
 
 StoreFactory = Callable[[], TokenStore]
 
@@ -31,7 +118,177 @@ def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) ->
             " whose store could be used"
         )
     if config.tokens.store == "file":
-        from vantage_orchestration.token.file_store import FileStore
-
         return FileStore(config.tokens.store_path)
     return MemoryStore()
+
+
+_LONGEST_ENTRY = 256 * 1024
+#: Name of the private folder in one that others may enter; the user's number follows.
+_PRIVATE = "vantage-orchestration-"
+#: Seconds between two looks at a lock that somebody else holds.
+_POLL = 0.02
+
+
+def default_folder() -> Path:
+    """Return the folder of the file store: in the user's runtime folder, else in the cache folder.
+
+    The runtime folder (Linux: ``XDG_RUNTIME_DIR``) lives in memory and is gone after a restart. A
+    service often has none.
+    """
+    import platformdirs
+
+    if os.environ.get("XDG_RUNTIME_DIR") and os.path.isdir(os.environ["XDG_RUNTIME_DIR"]):
+        base = platformdirs.user_runtime_path("vantage-orchestration", appauthor=False)
+    else:
+        base = platformdirs.user_cache_path("vantage-orchestration", appauthor=False)
+    return base / "tokens"
+
+
+class FileStore:
+    """Keeps entries as files of a folder.
+
+    Args:
+        folder: The folder, made when it is first needed, with the mode 0700, as are its parents.
+            One that others may enter, such as a shared folder or a mounted volume, is left as it
+            is: the files are in a private folder below it. A ``~`` at its begin is the home
+            folder. Empty for :func:`default_folder`.
+
+    Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock files
+    stay: removing one that somebody waits for would give two holders.
+    """
+
+    label = "file"
+
+    def __init__(self, folder: str | os.PathLike[str] = "") -> None:
+        self._given = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are.
+
+        Raises:
+            StoreError: There is something that can't be used in its place.
+        """
+        # Found out late: a user without a home must not keep anybody from making a store.
+        try:
+            base = Path(self._given).expanduser() if self._given else default_folder()
+            found = os.lstat(base)
+        except FileNotFoundError:
+            return base
+        except (OSError, RuntimeError) as error:
+            raise _problem(error) from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{base} is not a folder")
+        if not _is_open(found):
+            return base
+        if not _is_own(found) and not stat.S_IMODE(found.st_mode) & 0o022:
+            raise StoreError(f"{base} belongs to another user")
+        return base / f"{_PRIVATE}{os.geteuid() if hasattr(os, 'geteuid') else ''}"
+
+    def load(self, name: str) -> bytes | None:
+        """Return the entry; see :class:`TokenStore`."""
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            path = self._path(name, "entry", make=False)
+            handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _problem(error) from None
+        with os.fdopen(handle, "rb") as stream:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
+                return None  # Somebody else put it there; it is replaced at the next save.
+            data = stream.read(_LONGEST_ENTRY + 1)
+        return data if len(data) <= _LONGEST_ENTRY else None
+
+    def save(self, name: str, entry: bytes) -> None:
+        """Write the entry; see :class:`TokenStore`."""
+        try:
+            path = self._path(name, "entry", make=True)
+            # mkstemp makes it with the mode 0600 whatever the umask, and never through a link.
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(entry)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise _problem(error) from None
+
+    def forget(self, name: str) -> None:
+        """Remove the entry; see :class:`TokenStore`."""
+        try:
+            os.unlink(self._path(name, "entry", make=False))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _problem(error) from None
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout: float) -> Iterator[bool]:
+        """Hold the lock; see :class:`TokenStore`.
+
+        The system gives it back when its holder ends, however it ends.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            # A new object for each use: filelock counts what one object locks again as one.
+            lock = FileLock(self._path(name, "lock", make=True), mode=0o600, thread_local=False)
+            try:
+                lock.acquire(timeout=timeout, poll_interval=_POLL)
+            except Timeout:
+                held = False
+            else:
+                held = True
+        except (OSError, NotImplementedError) as error:
+            raise _problem(error) from None
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
+
+    def _path(self, name: str, kind: str, *, make: bool) -> Path:
+        """Return the path of an entry or lock, in a folder that nobody else can enter."""
+        if not name.isalnum():  # Names are hex digits; nothing else may become part of a path.
+            raise ValueError("the name of an entry has other characters than hex digits")
+        folder = self.folder
+        if make:
+            _make_private(folder)
+        found = os.lstat(folder)
+        if not stat.S_ISDIR(found.st_mode):
+            raise StoreError(f"{folder} is not a folder")
+        if not _is_own(found):
+            raise StoreError(f"{folder} belongs to another user")
+        if _is_open(found):
+            raise StoreError(
+                f"{folder} is open to other users; take their rights away, or remove it"
+            )
+        return folder / f"{name}.{kind}"
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and the missing ones above it, each for this user alone."""
+    if not folder.parent.exists():
+        _make_private(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)  # The umask can only take away from that.
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+
+
+def _is_open(found: os.stat_result) -> bool:
+    """Tell whether others than the owner have rights. Windows has no such bits."""
+    return os.name == "posix" and bool(stat.S_IMODE(found.st_mode) & 0o077)
+
+
+def _problem(error: Exception) -> StoreError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return StoreError(reason or type(error).__name__)
