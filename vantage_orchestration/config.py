@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from vantage_orchestration.credential_fields import DEFAULT_STORE, FIELDS, STORES
 from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import DEFAULT_STORE, FIELDS, STORES
 from vantage_orchestration.secret import Secret
 
 __all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "Trust", "VantageConfig"]
@@ -241,7 +241,7 @@ class VantageConfig:
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any], origin: str | None = None) -> VantageConfig:
-        """Read the fields of :data:`vantage_orchestration.fields.FIELDS`.
+        """Read the fields of :data:`vantage_orchestration.credential_fields.FIELDS`.
 
         Args:
             values: Field name to value. Empty and missing values mean the default. Flags and

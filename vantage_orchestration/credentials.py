@@ -8,8 +8,7 @@ import re
 from typing import NoReturn, final
 from urllib.parse import quote, urlsplit
 
-from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import (
+from vantage_orchestration.credential_fields import (
     CLIENT_AUTHS,
     DEFAULT_API_PATH,
     DEFAULT_AUTH_PATH,
@@ -19,6 +18,7 @@ from vantage_orchestration.fields import (
     DEFAULT_TENANT_AUTH_PATH,
     REGIONS,
 )
+from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.secret import MASK, Secret, refuse_pickling
 
 __all__ = ["Credentials", "is_loopback"]

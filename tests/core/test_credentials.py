@@ -12,9 +12,9 @@ import pytest
 from leaks import find_leaks
 
 from vantage_orchestration.config import HttpSettings, VantageConfig
+from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import FIELDS
 from vantage_orchestration.secret import MASK, Secret
 
 PASSWORD = "p+a s%&=:e-ü-secret"

@@ -21,12 +21,12 @@ from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
+from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.errors import (
     ConfigurationError,
     CredentialsRejected,
     VantageError,
 )
-from vantage_orchestration.fields import FIELDS
 from vantage_orchestration.prefect import VantageCredentials
 from vantage_orchestration.sandbox import SandboxServer
 

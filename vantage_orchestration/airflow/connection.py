@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an Airflow Connection into a configuration. Pure: no network, no Airflow import.
 
-Where each field of :data:`vantage_orchestration.fields.FIELDS` is kept: user name, password and
-base address in the connection's own columns, all others in its extra, under their names.
+The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. User name, password
+and base address are in the connection's own columns, all others in its extra, under their names.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import FIELDS
 from vantage_orchestration.secret import Secret
 
 __all__ = [

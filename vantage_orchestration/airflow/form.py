@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from vantage_orchestration.airflow.compat import AIRFLOW
 from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.airflow.provider import get_provider_info
-from vantage_orchestration.fields import FIELDS, Field
+from vantage_orchestration.credential_fields import FIELDS, Field
 
 __all__ = ["with_form"]
 

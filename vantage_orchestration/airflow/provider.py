@@ -14,7 +14,7 @@ from vantage_orchestration.airflow.connection import (
     CONN_TYPE,
     HOOK_NAME,
 )
-from vantage_orchestration.fields import FIELDS, Field
+from vantage_orchestration.credential_fields import FIELDS, Field
 
 __all__ = ["get_provider_info"]
 

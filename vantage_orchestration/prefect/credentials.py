@@ -21,8 +21,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
+from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.fields import FIELDS
 from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.secret import MASK
 
@@ -59,9 +59,9 @@ def _field(name: str) -> Any:
 class VantageCredentials(CredentialsBlock):
     """Logs in to ABBYY Vantage and gives an authorised client for its API.
 
-    The fields are those of :data:`vantage_orchestration.fields.FIELDS`. Values are checked when a
-    block is made in Python, without any network; a stored block is checked when it is used, so
-    that it can always be loaded and mended.
+    The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. Values are
+    checked when a block is made in Python, without any network; a stored block is checked when it
+    is used, so that it can always be loaded and mended.
 
     Raises:
         ValidationError: A value is missing or wrong. It quotes no value.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
+from vantage_orchestration.credential_fields import DEFAULT_SCOPE, REGIONS
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.errors import (
     AuthError,
@@ -24,7 +25,6 @@ from vantage_orchestration.errors import (
     Throttled,
     VantageError,
 )
-from vantage_orchestration.fields import DEFAULT_SCOPE, REGIONS
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.text import clean, message_of
 
