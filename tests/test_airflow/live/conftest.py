@@ -12,9 +12,9 @@ from test_airflow.live.running import Running
 DAGS = Path(__file__).parent / "dags"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """API server, scheduler, Dag processor and triggerer, for all tests of this folder."""
+    """API server, scheduler, Dag processor and triggerer, for all tests of a module."""
     airflow = Running(tmp_path_factory.mktemp("live"), DAGS)
     try:
         airflow.start()

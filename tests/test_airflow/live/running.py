@@ -47,7 +47,9 @@ SERVERS = ("api-server", "execution-api")
 TASK_HEARTBEAT_TIMEOUT = 12
 
 
-def environment_of(home: Path, dags: Path, ports: Mapping[str, int]) -> dict[str, str]:
+def environment_of(
+    home: Path, dags: Path, ports: Mapping[str, int], postgres: str | None
+) -> dict[str, str]:
     """Return the environment of an Airflow that runs in that folder and notices things soon."""
     base, execution = (
         f"http://127.0.0.1:{ports[name]}" for name in ("api-server", "execution-api")
@@ -84,6 +86,9 @@ def environment_of(home: Path, dags: Path, ports: Mapping[str, int]) -> dict[str
         "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": 8,
         "WORKERS__MIN_HEARTBEAT_INTERVAL": 2,
     }
+    if postgres is not None:
+        settings["DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2:{postgres}"
+        settings["DATABASE__SQL_ALCHEMY_POOL_SIZE"] = 5
     return {
         **airflow_environment(home),
         **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
@@ -103,11 +108,23 @@ class Running(Processes):
     Args:
         home: Empty folder for everything it writes.
         dags: Folder with its Dag files.
+        postgres: Address of its database, without the driver; else it has a file of its own.
+        environment: More of its environment.
     """
 
-    def __init__(self, home: Path, dags: Path) -> None:
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        postgres: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         ports = {name: free_port() for name in SERVERS}
-        environment = environment_of(home.resolve(), dags, ports)
+        environment = {
+            **environment_of(home.resolve(), dags, ports, postgres),
+            **(environment or {}),
+        }
+        self.postgres = postgres
         components = {}
         for name, command in COMPONENTS.items():
             port = ("--port", str(ports[name])) if name in ports else ()
@@ -141,9 +158,10 @@ class Running(Processes):
             check=True,
             capture_output=True,
         )
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            # Readers and a writer at the same time. The file keeps this setting.
-            connection.execute("PRAGMA journal_mode=WAL")
+        if self.postgres is None:
+            with contextlib.closing(sqlite3.connect(self.database)) as connection:
+                # Readers and a writer at the same time. The file keeps this setting.
+                connection.execute("PRAGMA journal_mode=WAL")
         for name in COMPONENTS:
             self.begin(name)
         wait_until(self._log_in, "the API server")

