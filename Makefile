@@ -4,6 +4,7 @@
 # Both install what they need into .venv first. After that they need no network.
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 # make benchmark-airflow, make benchmark-prefect   measure the orchestrators' sides (40 and 15 minutes)
+# make benchmark-tables   measure tables of results (2 minutes)
 
 SHELL := /bin/sh
 VENV := .venv
@@ -18,7 +19,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test lint types pytest install benchmark benchmark-airflow benchmark-prefect clean
+.PHONY: demo test lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
@@ -50,7 +51,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 benchmark: $(BENCH_VENV)/.installed
 	@exec $(BENCH_VENV)/bin/python benchmarks/token/run.py $(BENCHMARK)
 
-benchmark-airflow benchmark-prefect: install
+benchmark-airflow benchmark-prefect benchmark-tables: install
 	@exec $(BIN)/python $(@:benchmark-%=benchmarks/%)/run.py $(BENCHMARK)
 
 $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requirements.txt
