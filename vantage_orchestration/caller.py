@@ -9,13 +9,14 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import requests
 
 from vantage_orchestration import errors
 from vantage_orchestration.auth import VantageAuth
 from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.content import check_content, is_markup
 from vantage_orchestration.errors import VantageError, translating
 from vantage_orchestration.http import (
     HttpSession,
@@ -23,11 +24,14 @@ from vantage_orchestration.http import (
     proxy_wants_login,
     request_id_of,
 )
-from vantage_orchestration.retrying import API_RETRIES, RetryPolicy, call, parse_retry_after
+from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.stores import StoreFactory
 from vantage_orchestration.upload import MultipartBody
+
+if TYPE_CHECKING:
+    from vantage_orchestration.models import ResultFile
 
 __all__ = ["ApiCaller", "may_repeat", "may_repeat_unsent"]
 
@@ -57,6 +61,11 @@ _HINTS = {
     " limit",
 }
 _CHUNK = 256 * 1024
+_ANY_FILE = "application/octet-stream"
+_PAGE_HINT = (
+    "A proxy, login page or bot filter has answered in place of the service. If it stays so, check"
+    " the base URL and the proxy of the connection"
+)
 
 
 class ApiCaller:
@@ -181,24 +190,63 @@ class ApiCaller:
         repeat: bool = True,
     ) -> T:
         """Send a request and read its JSON reply."""
-        response = self._repeat(
-            lambda: self._send(
+
+        def attempt() -> T:
+            response = self._send(
                 method, path, params=params, json_body=json_body, transaction_id=transaction_id
-            ),
-            may_repeat if repeat else may_repeat_unsent,
-        )
-        with self.translating():
+            )
             return self._parse(response, read, method, path, transaction_id)
 
-    def _stream(self, path: str, transaction_id: str, write: Callable[[bytes], object]) -> int:
-        response = self._send("GET", path, transaction_id=transaction_id, stream=True)
+        return self._repeat(attempt, may_repeat if repeat else may_repeat_unsent)
+
+    def _download(
+        self,
+        path: str,
+        transaction_id: str,
+        stream: BinaryIO,
+        expected: ResultFile | None = None,
+    ) -> int:
+        """Fill a stream, from its present position on.
+
+        What arrives has to be of the expected file's type; without one it may be any file.
+        """
+        kind = expected.type if expected is not None else None
+        begin = stream.tell()
+
+        def attempt() -> int:
+            stream.seek(begin)
+            stream.truncate()
+            response = self._send("GET", path, transaction_id=transaction_id, accept=_ANY_FILE)
+            size = self._receive(response, stream, path, transaction_id)
+            stream.seek(begin)
+            try:
+                announced = response.headers.get("Content-Length") == "0"
+                check_content(stream, kind, may_be_empty=announced)
+            except ValueError as error:
+                reason = str(error)
+            else:
+                stream.seek(begin + size)
+                return size
+            raise errors.ProtocolError(
+                f"What was downloaded is not {f'{expected.name!r} ({kind})' if expected else 'it'}:"
+                f" {reason}",
+                hint=_PAGE_HINT,
+                **self._where("GET", path, transaction_id),
+            )
+
+        return self._repeat(attempt)
+
+    def _receive(
+        self, response: requests.Response, stream: BinaryIO, path: str, transaction_id: str
+    ) -> int:
+        """Write a body to a stream and return its size; a body that was cut is an error."""
         received = 0
         failure: VantageError | None = None
         with response:
             try:
                 for chunk in response.iter_content(_CHUNK):
                     received += len(chunk)
-                    write(chunk)
+                    stream.write(chunk)
             except requests.RequestException:
                 failure = errors.ConnectionFailed(
                     f"The download broke off after {received} bytes",
@@ -222,9 +270,10 @@ class ApiCaller:
         self,
         attempt: Callable[[], T],
         check: Callable[[VantageError], bool] | None = None,
+        looks: int = LOOKS,
     ) -> T:
         with self.translating():
-            return call(attempt, self._retries, may_repeat=check or may_repeat)
+            return call(attempt, self._retries, may_repeat=check or may_repeat, looks=looks)
 
     # -- internals: one request
 
@@ -237,10 +286,17 @@ class ApiCaller:
         json_body: Any = None,
         upload: MultipartBody | None = None,
         transaction_id: str | None = None,
-        stream: bool = False,
+        accept: str | None = None,
     ) -> requests.Response:
-        """Send one request once and return the reply if its status is 2xx."""
-        headers = {"Content-Type": upload.content_type} if upload is not None else None
+        """Send one request once and return the reply if it is the service's and its status 2xx.
+
+        Args:
+            accept: Media type of a file to download, whose body is left to be read; JSON by
+                default.
+        """
+        headers = {"Content-Type": upload.content_type} if upload is not None else {}
+        if accept is not None:
+            headers["Accept"] = accept
         failure: VantageError
         try:
             response = self.session.request(
@@ -250,7 +306,7 @@ class ApiCaller:
                 json=json_body,
                 data=upload,
                 headers=headers,
-                stream=stream,
+                stream=accept is not None,
             )
         except requests.RequestException as error:
             # Made here and raised below: the exception of requests holds the request's headers.
@@ -261,9 +317,12 @@ class ApiCaller:
                 **self._where(method, path, transaction_id),
             )
         else:
-            if 200 <= response.status_code < 300:
+            if not 200 <= response.status_code < 300:
+                failure = self._error_of(response, method, path, transaction_id)
+            elif accept is None and is_markup(response.content):
+                failure = self._page(response, method, path, transaction_id)
+            else:
                 return response
-            failure = self._error_of(response, method, path, transaction_id)
         raise failure
 
     def _error_of(
@@ -286,8 +345,16 @@ class ApiCaller:
                 if status >= 500 or status == 408
                 else errors.BadRequest
                 if status >= 400
-                else errors.ProtocolError
+                else errors.Redirected
             )
+        if is_markup(body) and kind in (
+            errors.BadRequest,
+            errors.Conflict,
+            errors.Forbidden,
+            errors.NotFound,
+        ):
+            # Such a refusal is no word of the service.
+            return self._page(response, method, path, transaction_id)
         hint = _HINTS.get(status)
         if status < 400:
             hint = "Redirects are not followed; check the base URL of the connection"
@@ -299,6 +366,19 @@ class ApiCaller:
             request_id=request_id_of(response),
             retry_after=parse_retry_after(response.headers.get("Retry-After")),
             doubtful=status >= 500 or status == 408,
+            **self._where(method, path, transaction_id),
+        )
+
+    def _page(
+        self, response: requests.Response, method: str, path: str, transaction_id: str | None
+    ) -> VantageError:
+        return errors.ProtocolError(
+            "The reply is a web page",
+            hint=_PAGE_HINT,
+            status=response.status_code,
+            request_id=request_id_of(response),
+            retry_after=parse_retry_after(response.headers.get("Retry-After")),
+            doubtful=method == "POST",
             **self._where(method, path, transaction_id),
         )
 

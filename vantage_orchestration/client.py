@@ -9,6 +9,7 @@ have arrived. Everything else fails with an error that says whether it is ``doub
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from vantage_orchestration.models import (
     ListedTransaction,
     NewTransaction,
     Page,
+    ResultFile,
     Skill,
     SkillParameter,
     Transaction,
@@ -34,7 +36,8 @@ from vantage_orchestration.models import (
     pairs,
 )
 from vantage_orchestration.paging import Chunk, Pages
-from vantage_orchestration.retrying import call
+from vantage_orchestration.reads import reading_in_turn
+from vantage_orchestration.retrying import LOOKS, call
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
 
@@ -152,17 +155,47 @@ class VantageClient(ApiCaller):
 
         self._repeat(attempt)
 
-    def get_transaction(self, transaction_id: str) -> Transaction:
+    def get_transaction(
+        self,
+        transaction_id: str,
+        *,
+        check: Callable[[Transaction], object] | None = None,
+        looks: int = LOOKS,
+    ) -> Transaction:
         """Return status, review link and results (``GET /transactions/{id}``).
 
-        Ask once a second at the most.
+        It may have to wait for its turn: no transaction is read twice within a second.
+
+        Args:
+            transaction_id: Transaction.
+            check: Called with what was read. A :class:`ProtocolError` that it raises is met by
+                asking again, as other passing trouble is.
+            looks: Times that the server has to say that it is unknown before that is believed,
+                since not all machines of a service know at once of a new transaction.
 
         Raises:
             NotFound: It is unknown or deleted.
             Forbidden: It is another tenant's.
         """
         with self.translating():
-            return self._get_transaction(transaction_id)
+            return self._get_transaction(transaction_id, check, looks)
+
+    def look_at(self, transaction_id: str) -> Transaction:
+        """Read a transaction as :meth:`get_transaction` does, but repeat nothing.
+
+        For whoever looks again and again anyway. Errors are not translated.
+        """
+        path = _path("/transactions/{}", transaction_id=transaction_id)
+
+        def read(data: Any) -> Transaction:
+            found = Transaction.read(data)
+            if found.id.lower() != transaction_id.lower():
+                raise ValueError("it is about another transaction")
+            return found
+
+        with reading_in_turn(self.config.credentials.api_url, transaction_id):
+            response = self._send("GET", path, transaction_id=transaction_id)
+            return self._parse(response, read, "GET", path, transaction_id)
 
     def delete_transaction(self, transaction_id: str) -> None:
         """Delete a transaction (``DELETE /transactions/{id}``); one that is gone counts as done.
@@ -199,12 +232,13 @@ class VantageClient(ApiCaller):
         }
         model.update(_parameter_members(registration_parameters, skill_parameters))
         params = {"skillId": _id("skill_id", skill_id)}
-        response = self._repeat(
-            lambda: self._post_files("/transactions/launch", model, sources, params=params),
-            may_repeat_unsent,
-        )
-        with self.translating():
-            return self._parse(response, NewTransaction.read, "POST", "/transactions/launch").id
+        path = "/transactions/launch"
+
+        def attempt() -> str:
+            response = self._post_files(path, model, sources, params=params)
+            return self._parse(response, NewTransaction.read, "POST", path).id
+
+        return self._repeat(attempt, may_repeat_unsent)
 
     def list_active_transactions(
         self,
@@ -369,15 +403,16 @@ class VantageClient(ApiCaller):
     # -- downloads
 
     def download_result(
-        self, transaction_id: str, file_id: str, target: str | os.PathLike[str]
+        self, transaction_id: str, file: ResultFile | str, target: str | os.PathLike[str]
     ) -> int:
-        """Stream a result file to ``target`` (``GET .../files/{fileId}/download``).
+        """Download a result file to ``target`` (``GET .../files/{fileId}/download``).
 
         The target appears when the file is complete, under its name at once.
 
         Args:
             transaction_id: Transaction.
-            file_id: Id from :attr:`Transaction.documents`.
+            file: Result file of a document, or its id alone. Of a result file the content is
+                checked: it has to be what the type says.
             target: Path to write; replaced if it is there.
 
         Returns:
@@ -385,43 +420,35 @@ class VantageClient(ApiCaller):
 
         Raises:
             ConnectionFailed: The download broke off, also when repeated.
+            ProtocolError: Something else arrived, such as a login page, also when repeated.
         """
-        path = _path(
-            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
-        )
-        return self._download_to(path, transaction_id, target)
+        path, expected = _result(transaction_id, file)
+        return self._download_to(path, transaction_id, expected, target)
 
-    def stream_result(self, transaction_id: str, file_id: str, stream: BinaryIO) -> int:
+    def stream_result(self, transaction_id: str, file: ResultFile | str, stream: BinaryIO) -> int:
         """Write a result file into an open file, from its present position on.
 
         Args:
             transaction_id: Transaction.
-            file_id: Id from :attr:`Transaction.documents`.
-            stream: File that can seek and be cut, since a download that broke off begins anew.
+            file: As for :meth:`download_result`.
+            stream: File that can be read, seek and be cut, since a download that broke off begins
+                anew.
 
         Returns:
             Number of bytes.
 
         Raises:
             ConnectionFailed: The download broke off, also when repeated.
+            ProtocolError: Something else arrived, also when repeated.
         """
-        path = _path(
-            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
-        )
-        return self._download(path, transaction_id, stream)
+        path, expected = _result(transaction_id, file)
+        return self._download(path, transaction_id, stream, expected)
 
-    def read_result(self, transaction_id: str, file_id: str) -> bytes:
+    def read_result(self, transaction_id: str, file: ResultFile | str) -> bytes:
         """Return a result file's content; for files that fit into memory, such as fields."""
-        path = _path(
-            "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
-        )
-
-        def attempt() -> bytes:
-            chunks: list[bytes] = []
-            self._stream(path, transaction_id, chunks.append)
-            return b"".join(chunks)
-
-        return self._repeat(attempt)
+        with io.BytesIO() as stream:
+            self.stream_result(transaction_id, file, stream)
+            return stream.getvalue()
 
     def download_source_file(
         self,
@@ -430,25 +457,30 @@ class VantageClient(ApiCaller):
         file_id: str,
         target: str | os.PathLike[str],
     ) -> int:
-        """Stream a source file as it was sent; arguments as :meth:`download_result`."""
+        """Download a source file as it was sent; arguments as for :meth:`download_result`."""
         path = _path(
             "/transactions/{}/documents/{}/sourceFiles/{}/download",
             transaction_id=transaction_id,
             document_id=document_id,
             file_id=file_id,
         )
-        return self._download_to(path, transaction_id, target)
+        return self._download_to(path, transaction_id, None, target)
 
     # -- internals: from the call to the request
 
-    def _get_transaction(self, transaction_id: str) -> Transaction:
-        path = _path("/transactions/{}", transaction_id=transaction_id)
-        response = call(
-            lambda: self._send("GET", path, transaction_id=transaction_id),
-            self._retries,
-            may_repeat=may_repeat,
-        )
-        return self._parse(response, Transaction.read, "GET", path, transaction_id)
+    def _get_transaction(
+        self,
+        transaction_id: str,
+        check: Callable[[Transaction], object] | None = None,
+        looks: int = LOOKS,
+    ) -> Transaction:
+        def attempt() -> Transaction:
+            found = self.look_at(transaction_id)
+            if check is not None:
+                check(found)
+            return found
+
+        return call(attempt, self._retries, may_repeat=may_repeat, looks=looks)
 
     def _list(
         self,
@@ -490,7 +522,8 @@ class VantageClient(ApiCaller):
 
     def _delete(self, path: str, transaction_id: str) -> None:
         try:
-            self._repeat(lambda: self._send("DELETE", path, transaction_id=transaction_id))
+            # Whoever deletes what is gone has what he wants.
+            self._repeat(lambda: self._send("DELETE", path, transaction_id=transaction_id), looks=1)
         except errors.NotFound:
             log.info("%s is gone already", path)
 
@@ -520,23 +553,18 @@ class VantageClient(ApiCaller):
         with closing(MultipartBody(model, sources)) as body:
             return self._send("POST", path, upload=body, **options)
 
-    def _download_to(self, path: str, transaction_id: str, target: str | os.PathLike[str]) -> int:
+    def _download_to(
+        self,
+        path: str,
+        transaction_id: str,
+        expected: ResultFile | None,
+        target: str | os.PathLike[str],
+    ) -> int:
         return local.write_whole(
             os.path.abspath(target),
             None,
-            lambda stream: self._download(path, transaction_id, stream),
+            lambda stream: self._download(path, transaction_id, stream, expected),
         )
-
-    def _download(self, path: str, transaction_id: str, stream: BinaryIO) -> int:
-        """Write what is downloaded into a stream, from its present position on."""
-        begin = stream.tell()
-
-        def attempt() -> int:
-            stream.seek(begin)
-            stream.truncate()
-            return self._stream(path, transaction_id, stream.write)
-
-        return self._repeat(attempt)
 
 
 def _id(name: str, value: str) -> str:
@@ -554,6 +582,15 @@ def _path(template: str, **ids: str) -> str:
             raise ConfigurationError(f"{value!r} is no {name}")
         encoded.append(text)
     return template.format(*encoded)
+
+
+def _result(transaction_id: str, file: ResultFile | str) -> tuple[str, ResultFile | None]:
+    """Return the path of a result file, and the file itself if more than its id is known."""
+    file_id, expected = (file, None) if isinstance(file, str) else (file.id, file)
+    path = _path(
+        "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
+    )
+    return path, expected
 
 
 def _parameter_members(

@@ -27,6 +27,7 @@ __all__ = [
     "CredentialsRejected",
     "DocumentMismatch",
     "FileChanged",
+    "FileNotReady",
     "Forbidden",
     "GrantNotAllowed",
     "JobLost",
@@ -36,6 +37,8 @@ __all__ = [
     "ProcessingError",
     "ProtocolError",
     "RateLimited",
+    "Redirected",
+    "ResultsMissing",
     "ReviewNeeded",
     "RulesBroken",
     "ScopeRejected",
@@ -72,6 +75,8 @@ class VantageError(Exception):
 
     #: Whether trying again later, with nothing changed, can help.
     retryable: ClassVar[bool] = False
+    #: Whether the server may say so too early, before all of its machines know of a change.
+    early: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -199,6 +204,12 @@ class ConfigurationError(VantageError, ValueError):
     """The input or a setting is wrong. Nothing was sent."""
 
 
+class FileNotReady(ConfigurationError):
+    """A file is empty or has vanished: it may still be being written. Nothing was sent."""
+
+    retryable = True
+
+
 class StateUnavailable(VantageError):
     """What an earlier try has left can't be read now. It was not overwritten."""
 
@@ -270,6 +281,8 @@ class Forbidden(ApiError):
 class NotFound(ApiError):
     """404: unknown, deleted or unpublished."""
 
+    early = True
+
 
 class Conflict(ApiError):
     """409: a file of that name is there already, or there are too many files."""
@@ -301,7 +314,15 @@ class ConnectionFailed(ApiError):
 
 
 class ProtocolError(ApiError):
-    """The reply does not fit the contract."""
+    """The reply or result does not fit the contract: a proxy may have sent it, or it was cut."""
+
+    retryable = True
+
+
+class Redirected(ProtocolError):
+    """3xx: the server is elsewhere. Redirects are not followed."""
+
+    retryable = False
 
 
 # ------------------------------------------------------------- processing
@@ -320,7 +341,9 @@ class TransactionCanceled(ProcessingError):
 
 
 class DocumentMismatch(ProcessingError):
-    """The transaction holds other files than those that were sent."""
+    """The transaction holds other files than those that were sent. A new try makes another one."""
+
+    retryable = True
 
 
 class FileChanged(ProcessingError):
@@ -339,6 +362,10 @@ class Overtaken(ProcessingError):
     """Another run or try is at work on what this one was fetching. A later try gets the rest."""
 
     retryable = True
+
+
+class ResultsMissing(ProcessingError):
+    """A document has none of the results that were asked for. Nothing was deleted."""
 
 
 class ReviewNeeded(ProcessingError):

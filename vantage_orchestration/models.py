@@ -8,12 +8,13 @@ depends on: an id that is missing is an error at once, not a None that fails lat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.secret import Secret
-from vantage_orchestration.text import clean
+from vantage_orchestration.text import clean, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +37,11 @@ __all__ = [
     "SkillParameter",
     "Transaction",
     "TransactionDocument",
+    "same_id",
 ]
 
 T = TypeVar("T")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 Json = Mapping[str, Any]
 
 #: Statuses after which a transaction changes no more (contract, section 4).
@@ -102,6 +105,17 @@ def pairs(data: Any) -> dict[str, str]:
     if data is not None and not isinstance(data, list):
         raise ValueError("an array is expected")
     return _pairs(data)
+
+
+def _uuid(data: Json, *names: str) -> str:
+    """Return an id in the one spelling that this package keeps; servers are free to choose."""
+    value = _needed(data, *names)
+    return value.lower() if _UUID.fullmatch(value) else value
+
+
+def same_id(one: object, other: object) -> bool:
+    """Tell whether two ids are equal. UUIDs are, however they are spelled."""
+    return str(one).lower() == str(other).lower()
 
 
 def status_of(text: str) -> str:
@@ -217,7 +231,7 @@ class NewTransaction:
         """Read a NewTransaction, CreatedTransaction or MobileInputLink of the API."""
         data = _object(data)
         link = _text(data.get("mobileInputLink"))
-        return cls(_needed(data, "transactionId", "id"), Secret(link) if link else None)
+        return cls(_uuid(data, "transactionId", "id"), Secret(link) if link else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +328,7 @@ class ExtractedDocument:
         """Read an ExtractedDocument of the API."""
         data = _object(data)
         return cls(
-            _needed(data, "id"),
+            _uuid(data, "id"),
             items(data.get("resultFiles"), ResultFile.read),
             Classification.read(data.get("classification")),
             items(data.get("businessRulesErrors"), BusinessRuleError.read),
@@ -349,6 +363,11 @@ class Transaction:
         return self.status in ENDED
 
     @property
+    def file_names(self) -> str:
+        """The names of the first files that were sent, in quotes, for errors."""
+        return named([file.name for file in self.source_files]) or "unknown files"
+
+    @property
     def waits_for_review(self) -> bool:
         """Whether a person has to look at it. Manual review is not a status."""
         return not self.ended and self.manual_review_link is not None
@@ -360,7 +379,7 @@ class Transaction:
         link = _text(data.get("manualReviewLink"))
         error = _text(data.get("error"))
         return cls(
-            _needed(data, "id", "transactionId"),
+            _uuid(data, "id", "transactionId"),
             status_of(_needed(data, "status")),
             Secret(link) if link else None,
             items(data.get("documents"), ExtractedDocument.read),
@@ -380,7 +399,7 @@ class TransactionDocument:
     def read(cls, data: Any) -> TransactionDocument:
         """Read a TransactionDocument of the API."""
         data = _object(data)
-        return cls(_needed(data, "documentId"), items(data.get("sourceFiles"), FileRef.read))
+        return cls(_uuid(data, "documentId"), items(data.get("sourceFiles"), FileRef.read))
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +454,7 @@ class ListedTransaction:
         status = _text(data.get("status"))
         stage = data.get("stage")
         return cls(
-            _needed(data, "transactionId", "id"),
+            _uuid(data, "transactionId", "id"),
             status_of(status) if status else None,
             stage if isinstance(stage, str) else None,
             _text(data.get("stageName")),

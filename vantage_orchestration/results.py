@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.errors import ProtocolError, translated
+from vantage_orchestration.errors import ProtocolError, ResultsMissing, translated
 from vantage_orchestration.models import BusinessRuleError
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ExtractedDocument, Transaction
 
-__all__ = ["DocumentFields", "fetch_fields", "fields_of_json", "fields_of_values"]
+__all__ = [
+    "DocumentFields",
+    "check_types",
+    "fetch_fields",
+    "fields_of_json",
+    "fields_of_values",
+    "with_results",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,71 @@ class DocumentFields:
 
 
 @translated
+def with_results(client: VantageClient, transaction: Transaction) -> Transaction:
+    """Return a processed transaction in which every document has results.
+
+    What can't be true, and was charged for, is not believed: it is read again for a while.
+
+    Args:
+        client: Client.
+        transaction: A transaction whose status is ``Processed``.
+
+    Raises:
+        ProtocolError: It still lists no documents, or one with neither result files nor a class.
+    """
+    try:
+        _check_documents(transaction)
+    except ProtocolError:
+        return client.get_transaction(transaction.id, check=_check_documents)
+    return transaction
+
+
+def _check_documents(transaction: Transaction) -> None:
+    documents = transaction.documents
+    without = [
+        number
+        for number, document in enumerate(documents, 1)
+        if not document.result_files and document.classification is None
+    ]
+    if documents and not without:
+        return
+    what = "there are no documents"
+    if without:
+        what = f"there is no result of document {without[0]} of {len(documents)}"
+    raise ProtocolError(
+        f"The transaction of {transaction.file_names} was processed, but {what}",
+        hint="Nothing was deleted. The list may not be complete yet: the next try looks again. If"
+        " it stays so, see in ABBYY Vantage what the skill exports",
+        transaction_id=transaction.id,
+    )
+
+
+def check_types(transaction: Transaction, types: Collection[str] | None) -> None:
+    """Refuse types of result files of which a document has none, though it has others.
+
+    A document without any result files, as a Classification skill gives them, has its class.
+
+    Args:
+        transaction: A transaction with results.
+        types: Types that are wanted; None for all.
+
+    Raises:
+        ResultsMissing: A document would come back without any result.
+    """
+    for number, document in enumerate(transaction.documents, 1):
+        there = sorted({file.type for file in document.result_files})
+        if types is not None and there and not any(each in types for each in there):
+            raise ResultsMissing(
+                f"Document {number} of {len(transaction.documents)} made of"
+                f" {transaction.file_names} has no result file of the types"
+                f" {', '.join(types) or '(none)'}; it has {', '.join(there)}",
+                hint="Nothing was deleted. Name one of these in result_types, or leave it out to"
+                " fetch all; then clear or run the task again",
+                transaction_id=transaction.id,
+            )
+
+
+@translated
 def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[DocumentFields, ...]:
     """Download the fields of every document of a processed transaction.
 
@@ -64,8 +136,9 @@ def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[Docum
         ``FieldsJson`` nor ``Json`` (a Classification or OCR skill) has no fields.
 
     Raises:
-        ProtocolError: A result file is not what its type says.
+        ProtocolError: A result file is not what its type says, or a document has no result.
     """
+    transaction = with_results(client, transaction)
     return tuple(
         DocumentFields(
             document.id,
@@ -86,7 +159,7 @@ def _fields_of(
             if file.type != kind:
                 continue
             try:
-                return read(json.loads(client.read_result(transaction_id, file.id)))
+                return read(json.loads(client.read_result(transaction_id, file)))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 reason = type(error).__name__
             raise ProtocolError(

@@ -13,9 +13,21 @@ from vantage_orchestration.errors import VantageError
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["API_RETRIES", "TOKEN_RETRIES", "RetryPolicy", "call", "parse_retry_after"]
+__all__ = [
+    "API_RETRIES",
+    "LOOKS",
+    "TOKEN_RETRIES",
+    "RetryPolicy",
+    "call",
+    "parse_retry_after",
+]
 
 T = TypeVar("T")
+
+#: Times in a row that something has to be said before it is believed, if it can't be true yet.
+LOOKS = 3
+#: Seconds before the second look at such a thing; the third comes after twice as long.
+_SECOND_LOOK = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +59,19 @@ def call(
     policy: RetryPolicy,
     *,
     may_repeat: Callable[[VantageError], bool] = lambda error: error.retryable,
+    looks: int = LOOKS,
 ) -> T:
     """Call ``function`` until it succeeds, fails for good, or the policy ends.
+
+    What the server may say too early of a transaction, since not all of its machines know of a
+    change at the same moment, is believed when it has been said three times in a few seconds.
 
     Args:
         function: Takes nothing and raises :class:`VantageError` on failure.
         policy: Number of tries and waits. The server's ``Retry-After`` is kept where it fits into
             the budget; where it does not, the error is raised at once.
         may_repeat: Tells whether an error allows another try.
+        looks: Times that something has to be said early before it is believed.
 
     Returns:
         What ``function`` returned.
@@ -62,23 +79,30 @@ def call(
     Raises:
         VantageError: The last error.
     """
-    from tenacity import (
-        Retrying,
-        retry_if_exception,
-        stop_after_attempt,
-        stop_before_delay,
-        wait_random_exponential,
-    )
+    from tenacity import Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
 
     jitter = wait_random_exponential(multiplier=policy.first_wait, max=policy.max_wait)
+    doubted = 0
+
+    def again(state: RetryCallState) -> bool:
+        nonlocal doubted
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, VantageError):
+            return False
+        if may_repeat(error):
+            return True
+        doubted += 1
+        return error.early and error.transaction_id is not None and doubted < looks
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after if isinstance(error, VantageError) else None
-        return jitter(state) if asked is None else asked
+        if not isinstance(error, VantageError) or error.retry_after is None:
+            early = isinstance(error, VantageError) and error.early
+            return min(_SECOND_LOOK * doubted, policy.max_wait) if early else jitter(state)
+        return error.retry_after
 
     retrying = Retrying(
-        retry=retry_if_exception(lambda e: isinstance(e, VantageError) and may_repeat(e)),
+        retry=again,
         stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.budget),
         wait=wait,
         sleep=policy.sleep,

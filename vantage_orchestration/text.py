@@ -5,15 +5,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 from vantage_orchestration.secret import MASK, Secret
 
-__all__ = ["clean", "message_of"]
+__all__ = ["clean", "counted", "message_of", "named"]
 
 _LONGEST = 300
+#: Members of error bodies that say what is wrong, the best first; compared without case.
+_SAYING = (
+    "detail",
+    "error_description",
+    "title",
+    "errorsummary",
+    "message",
+    "errormessage",
+    "error_message",
+    "description",
+    "reason",
+    "error",
+    "fault",
+    "faultstring",
+)
+#: Items of a list that are shown, and names of files.
+_FIRST = 3
+_NAMES = 3
 _QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _USERINFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
@@ -52,6 +70,17 @@ def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number with the word that goes with it."""
+    return f"{number} {one if number == 1 else many}"
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first names of files in quotes, and how many more there are."""
+    more = len(names) - _NAMES
+    return ", ".join(map(repr, names[:_NAMES])) + (f" and {more} more" if more > 0 else "")
+
+
 def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
     """Return what an error body says, cleaned, or None if it says nothing that is fit to show.
 
@@ -60,26 +89,32 @@ def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
         secrets: Secrets that must not show.
 
     The order ``detail``, ``error_description``, ``title`` is the contract's (section 2.3);
-    ``errors`` names the members that are wrong. HTML (a proxy's or a maintenance page) is not
-    shown.
+    ``errors`` names the members that are wrong. What else is known from gateways in front of a
+    service, such as ``{"error": {"message": "..."}}``, is read as well. HTML (a proxy's or a
+    maintenance page) is not shown.
     """
     try:
         data: Any = json.loads(body[:65536])
-    except ValueError:
+    except (ValueError, RecursionError):
         text = body[:2000].decode("utf-8", "replace").strip()
         return None if not text or "<" in text else clean(text, secrets)
+    return clean("; ".join(_words(data)), secrets) or None
+
+
+def _words(data: Any, depth: int = 4) -> list[str]:
+    """Return what a part of an error body says."""
     if isinstance(data, str):
-        return clean(data, secrets) or None
-    if not isinstance(data, Mapping):
-        return None
-    parts = [
-        value
-        for name in ("detail", "error_description", "title", "errorSummary", "message")
-        if isinstance(value := data.get(name), str) and value.strip()
-    ][:1]
-    errors = data.get("errors")
-    if isinstance(errors, Mapping):
-        for member, texts in errors.items():
-            first = texts[0] if isinstance(texts, list) and texts else texts
-            parts.append(f"{member}: {first}")
-    return clean("; ".join(parts), secrets) or None
+        return [data] if data.strip() else []
+    if isinstance(data, list) and depth:
+        return [text for item in data[:_FIRST] for text in _words(item, depth - 1)]
+    if not isinstance(data, Mapping) or not depth:
+        return []
+    members = {str(name).lower(): value for name, value in data.items()}
+    found = (_words(members.get(name), depth - 1) for name in _SAYING)
+    texts = next((each for each in found if each), [])
+    errors = members.get("errors")
+    if not isinstance(errors, Mapping):
+        return texts or _words(errors, depth - 1)
+    for member, each in errors.items():
+        texts += [f"{member}: {text}" for text in _words(each, depth - 1)[:1]]
+    return texts

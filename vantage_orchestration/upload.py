@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 from vantage_orchestration import local
-from vantage_orchestration.errors import ConfigurationError, FileChanged
+from vantage_orchestration.errors import ConfigurationError, FileChanged, FileNotReady
 
 __all__ = [
     "LONGEST_UPLOAD",
@@ -88,8 +88,8 @@ class SourceFile:
             auto_orientation: ``Default``, ``Yes`` or ``No``.
 
         Raises:
-            ConfigurationError: There is no such file, it is no regular file, it is empty, or it has
-                no name.
+            ConfigurationError: There is no such file, it is no regular file, or it has no name.
+            FileNotReady: It is empty.
         """
         if isinstance(source, SourceFile):
             return source
@@ -116,8 +116,8 @@ class SourceFile:
                 hint="Give a name with the extension of its format, such as invoice.pdf",
             )
         if size == 0:
-            raise ConfigurationError(
-                f"The file {name!r} is empty", hint="It may still be being written; try later"
+            raise FileNotReady(
+                f"The file {name!r} is empty", hint="It may still be being written: try again later"
             )
         return cls(
             name,
@@ -257,7 +257,13 @@ class MultipartBody:
             ("Model", (None, self._model, "application/json"))
         ]
         for file in self._files:
-            stream = file.open()
+            try:
+                stream = file.open()
+            except FileNotFoundError as error:
+                raise FileChanged(
+                    f"The file {file.name!r} has vanished",
+                    hint="It was not processed. The next try looks again what is there",
+                ) from error
             self._streams.append(stream)
             content = _Counted(stream, file)
             parts.append(("Files", (file.name, content, "application/octet-stream")))

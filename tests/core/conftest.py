@@ -10,6 +10,7 @@ import pytest
 from openapi import check_request, check_response
 from requests.adapters import HTTPAdapter
 
+from vantage_orchestration import reads
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.retrying import RetryPolicy
@@ -32,6 +33,13 @@ def config_of(sandbox: SandboxServer, **changes: Any) -> VantageConfig:
             **changes,
         }
     )
+
+
+@pytest.fixture(autouse=True)
+def _without_the_second(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as often as a test wants, unless it is about the vendor's limit of once a second."""
+    if "with_the_second" not in request.keywords:
+        monkeypatch.setattr(reads, "LEAST_PAUSE", 0.0)
 
 
 @pytest.fixture(autouse=True)

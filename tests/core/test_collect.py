@@ -188,8 +188,18 @@ def test_only_the_wanted_types_are_fetched(client, sandbox, process, local):
     assert again == manifest
     assert downloads(sandbox) - before == 4
     assert set(content(local)) == {"manifest.json", *(file.path for file in again.files)}
-    assert collect(client, transaction, local, result_types=[]).files == ()
-    assert os.listdir(local.path) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("types", [[], ["Docx"], ["fieldsjson"]])
+def test_types_that_a_document_lacks_are_refused_by_the_names_of_those_it_has(
+    client, sandbox, process, local, types
+):
+    transaction = process(2)
+    with pytest.raises(errors.ResultsMissing, match="it has FieldsJson, Json") as caught:
+        collect(client, transaction, local, result_types=types)
+    assert not caught.value.retryable
+    assert downloads(sandbox) == 0
+    assert content(local) == {}
 
 
 def test_the_manifest_does_not_depend_on_the_order_of_result_files(client, process, tmp_path):
@@ -410,14 +420,15 @@ def test_a_large_download_that_breaks_off_is_not_mixed_with_the_next(
 ):
     """It breaks off after whole pieces of it were written, and the next one is shorter."""
     transaction = process(1)
-    for size, sent in ((900_000, {"truncate": 600_000}), (300_000, {})):
-        sandbox.control.add_fault(operation=DOWNLOAD, status=200, body_size=size, **sent)
+    for size, sent in ((900_000, {"truncate": 600_000}), (299_998, {})):
+        body = json.dumps(["x" * size])
+        sandbox.control.add_fault(operation=DOWNLOAD, status=200, body=body, **sent)
     manifest = collect(client, transaction, target, result_types={"Json"})
     (file,) = manifest.files
     data = target.child(file.path).read_bytes()
     assert [fault["hits"] for fault in sandbox.control.faults()] == [1, 1]
-    assert data == b"x" * 300_000
-    assert (file.size, file.sha256) == (300_000, hashlib.sha256(data).hexdigest())
+    assert data == body.encode()
+    assert (file.size, file.sha256) == (len(body), hashlib.sha256(data).hexdigest())
 
 
 def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, process, target):
@@ -427,12 +438,18 @@ def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, proces
         collect(client, transaction, target, parallel=2)
     assert caught.value.retryable
     there = content(target)
-    assert len(there) <= 2
-    for path, data in there.items():
-        assert path.startswith(("1/", "2/"))
+    noted = json.loads(there.pop("landed.json"))
+    assert noted["transaction_id"] == transaction.id
+    assert 0 < len(there) <= 2
+    for file in noted["files"]:
+        data = there[file["path"]]
+        assert (file["size"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    for data in there.values():
         json.loads(data)
+    before = downloads(sandbox)
     sandbox.control.clear_faults()
     manifest = collect(client, transaction, target)
+    assert downloads(sandbox) - before == 4 - len(noted["files"])
     assert landed(manifest, target)
     assert set(content(target)) == {"manifest.json", *(file.path for file in manifest.files)}
 

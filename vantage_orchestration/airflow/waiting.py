@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import (
     ProcessingError,
-    ProtocolError,
     ServiceUnavailable,
     VantageError,
     translating,
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.client import VantageClient
 
 __all__ = [
     "ON_REVIEW",
@@ -169,7 +169,7 @@ class WaitingMixin:
             known: Status of transactions that are not waited for any more.
         """
         if not isinstance(event, dict) or not isinstance(event.get("transactions"), dict):
-            failure: VantageError = ProtocolError(
+            failure: VantageError = ProcessingError(
                 "The trigger gave an event that says nothing",
                 hint="Are worker and triggerer of the same version of this package?",
             )
@@ -245,10 +245,12 @@ class WaitingMixin:
         notify_review(context, self.review_notifiers, in_review, review_deadline)
 
 
-def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
+def check_outcome(
+    outcome: Outcome, *, on_review: str = "return", client: VantageClient | None = None
+) -> None:
     """Raise, in Airflow's words, what :func:`vantage_orchestration.processing.outcome` finds."""
     with translating(translate):
-        core.check_outcome(outcome, on_review=on_review)
+        core.check_outcome(outcome, on_review=on_review, client=client)
 
 
 def ids_of(value: Any) -> list[str]:

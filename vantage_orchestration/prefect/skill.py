@@ -297,7 +297,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
                 on_change=telling.changed,
                 on_needed=telling.needs_person,
             )
-            self._conclude(telling, outcome)
+            self._conclude(telling, outcome, client)
         return self
 
     async def await_for_completion(self) -> Self:
@@ -332,7 +332,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
                 on_change=telling.changed,
                 on_needed=tell,
             )
-            await _in_thread(lambda: self._conclude(telling, outcome))
+            await _in_thread(lambda: self._conclude(telling, outcome, client))
         finally:
             client.close()
         return self
@@ -403,9 +403,9 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         return Pace.between(*self._intervals)
 
-    def _conclude(self, telling: Telling, outcome: Outcome) -> None:
+    def _conclude(self, telling: Telling, outcome: Outcome, client: VantageClient) -> None:
         telling.ended(outcome)
-        check_outcome(outcome, on_review=self._limits["on_review"])
+        check_outcome(outcome, on_review=self._limits["on_review"], client=client)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -183,7 +183,7 @@ def process_documents(
     check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=on_review)
     result = result_of(manifest, output)
     if fail_on_rule_errors:
-        check_rules(result)
+        check_rules(manifest, result["manifest"])
     return result
 
 
@@ -268,7 +268,7 @@ def process_document(
             on_needed=telling.needs_person,
         )
         telling.ended(outcome)
-        check_outcome(outcome, on_review=on_review)
+        check_outcome(outcome, on_review=on_review, client=client)
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
         return document_result(client, document, submitted, transaction).rows()
 
@@ -392,7 +392,7 @@ def wait_for_transaction(
             on_needed=telling.needs_person,
         )
         telling.ended(outcome, processed=False)
-    check_outcome(outcome, on_review=on_review)
+        check_outcome(outcome, on_review=on_review, client=client)
     return dict(outcome.statuses)
 
 
@@ -443,7 +443,7 @@ def download_results(
     check_outcome(Outcome.of(manifest), on_review="fail")
     result = result_of(manifest, output)
     if fail_on_rule_errors:
-        check_rules(result)
+        check_rules(manifest, result["manifest"])
     return result
 
 

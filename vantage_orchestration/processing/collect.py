@@ -4,15 +4,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
 
-from vantage_orchestration.errors import ConfigurationError, ConnectionFailed, translated
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    NotFound,
+    ProtocolError,
+    VantageError,
+    translated,
+)
+from vantage_orchestration.models import same_id
+from vantage_orchestration.processing.landing import Landing
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     FileEntry,
@@ -21,8 +30,9 @@ from vantage_orchestration.processing.manifest import (
     class_of,
     rule_error_of,
 )
-from vantage_orchestration.processing.names import MANIFEST, UniqueNames, folded, safe_name
+from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
 from vantage_orchestration.processing.state import reading
+from vantage_orchestration.results import check_types, with_results
 from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
@@ -38,6 +48,9 @@ log = logging.getLogger(__name__)
 
 #: Days before the service deletes results from which on a warning is logged.
 _LAST_DAYS = 2
+#: Files that may be wrong, each by itself, before the others are not fetched either.
+_MOST_FAILURES = 3
+_CHUNK = 1024 * 1024
 _NUMBER = re.compile("[1-9][0-9]*")
 
 
@@ -59,9 +72,9 @@ def collect(
 
     The files of the first document land in ``target/1`` and so on, each whole under its name at
     once. ``target/manifest.json`` comes last: where it is, everything it names is there. Whoever
-    collects again after a crash, or after nothing at all, arrives at the same bytes: what a
-    manifest of the same transaction names and is there is not downloaded again, and what is left
-    of an earlier transaction or a killed try is removed.
+    collects again after a crash, or after nothing at all, arrives at the same bytes. What has
+    landed of the same transaction is not downloaded again: until there is a manifest,
+    ``landed.json`` names it. What is left of an earlier transaction or a killed try is removed.
 
     The folder ``target`` should have no other purpose, and one process at a time may collect into
     it: in its folders ``1``, ``2`` and so on, files that the manifest doesn't name are removed.
@@ -85,6 +98,9 @@ def collect(
 
     Raises:
         ConfigurationError: The transaction has no results (yet), or an argument is wrong.
+        ResultsMissing: A document has no result file of the wanted types. Nothing was fetched.
+        ProtocolError: A result file is not what its type says, or a document has no result at
+            all, also when asked again. No manifest is there then.
         ConnectionFailed: A download broke off, also when repeated. No manifest is there then.
         NotFound: The transaction was deleted.
         OSError: The folder can't be read or written.
@@ -96,18 +112,25 @@ def collect(
         )
     if isinstance(result_types, str) or parallel < 1:
         raise ConfigurationError("result_types is a collection of types, and parallel is 1 or more")
-    if (before := TransactionManifest.load(target)) is not None and (
-        before.transaction_id != transaction.id
+    transaction = with_results(client, transaction)
+    check_types(transaction, result_types)
+    if (before := TransactionManifest.load(target)) is not None and not same_id(
+        before.transaction_id, transaction.id
     ):
         before = None
     sizes = target.sizes()
     wanted = _wanted(transaction, result_types)
-    there = _still_there(before, sizes)
+    landing = Landing(target, transaction.id, len(wanted))
+    earlier = [*(before.files if before else ()), *(landing.read() if LANDED in sizes else ())]
+    there = {_key(file): file for file in earlier if sizes.get(file.path) == file.size}
     missing = [each for each in wanted if each.key not in there]
-    if missing and MANIFEST in sizes:
-        # It must not speak for files that are about to change.
-        target.child(MANIFEST).remove()
-    there |= _downloaded(client, transaction.id, missing, target, parallel)
+    if missing:
+        landing.begin(there[each.key] for each in wanted if each.key in there)
+        if MANIFEST in sizes:
+            # It must not speak for files that are about to change.
+            target.child(MANIFEST).remove()
+        _fetch(client, transaction.id, missing, target, parallel, landing)
+        there |= {_key(file): file for file in landing.files}
     manifest = TransactionManifest(
         transaction.id,
         skill_id or (before.skill_id if before else None),
@@ -128,6 +151,8 @@ def collect(
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
+    if landing.noted or LANDED in sizes:
+        landing.end()
     _clear(target, sizes, {file.path for file in manifest.files})
     _warn_if_late(manifest)
     return manifest
@@ -171,7 +196,8 @@ class _Wanted:
         return (self.path, self.file.name, self.file.type)
 
 
-_Entries = dict[tuple[str, str, str], FileEntry]
+def _key(file: FileEntry) -> tuple[str, str, str]:
+    return (file.path, file.name, file.type)
 
 
 def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Wanted]:
@@ -185,16 +211,6 @@ def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Wa
             if types is None or file.type in types:
                 wanted.append(_Wanted(number, file, path))
     return wanted
-
-
-def _still_there(before: TransactionManifest | None, sizes: Mapping[str, int]) -> _Entries:
-    if before is None:
-        return {}
-    return {
-        (file.path, file.name, file.type): file
-        for file in before.files
-        if sizes.get(file.path) == file.size
-    }
 
 
 def _sources(
@@ -218,78 +234,65 @@ def _sources(
 # ------------------------------------------------------------------ fetching
 
 
-def _downloaded(
+def _fetch(
     client: VantageClient,
     transaction_id: str,
     wanted: Sequence[_Wanted],
     target: Location,
     parallel: int,
-) -> _Entries:
+    landing: Landing,
+) -> None:
+    """Download files and note each that has landed.
+
+    What is wrong with one file alone does not keep the others from landing.
+    """
+    failed: list[VantageError] = []
+
+    def fetch(each: _Wanted) -> None:
+        if len(failed) >= _MOST_FAILURES:
+            return
+        try:
+            entry = _download(client, transaction_id, each, target)
+        except (NotFound, ProtocolError) as error:
+            failed.append(error)
+        else:
+            landing.add(entry)
+
     if parallel == 1 or not target.concurrent:
-        return {each.key: _download(client, transaction_id, each, target) for each in wanted}
-    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-collect")
-    try:
-        futures = [pool.submit(_download, client, transaction_id, each, target) for each in wanted]
-        _raise_first(futures)
-    finally:
-        # After an error begin nothing more, and leave nothing running behind.
-        pool.shutdown(wait=True, cancel_futures=True)
-    return {each.key: future.result() for each, future in zip(wanted, futures, strict=True)}
-
-
-def _raise_first(futures: Iterable[Future[FileEntry]]) -> None:
-    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-        future.result()
+        for each in wanted:
+            fetch(each)
+    else:
+        pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-collect")
+        try:
+            futures = [pool.submit(fetch, each) for each in wanted]
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        finally:
+            # After an error begin nothing more, and leave nothing running behind.
+            pool.shutdown(wait=True, cancel_futures=True)
+    for error in failed:
+        raise error
 
 
 def _download(
     client: VantageClient, transaction_id: str, wanted: _Wanted, target: Location
 ) -> FileEntry:
     def fill(stream: BinaryIO) -> tuple[int, str]:
-        digesting = _Digesting(stream)
-        size = client.stream_result(transaction_id, wanted.file.id, cast(BinaryIO, digesting))
-        if size != digesting.size:
+        received = client.stream_result(transaction_id, wanted.file, stream)
+        stream.seek(0)
+        digest, size = hashlib.sha256(), 0
+        for chunk in iter(partial(stream.read, _CHUNK), b""):
+            digest.update(chunk)
+            size += len(chunk)
+        if size != received:
             raise ConnectionFailed(
-                f"Of {wanted.file.name!r} {size} bytes arrived and {digesting.size} were written",
+                f"Of {wanted.file.name!r} {received} bytes arrived and {size} were written",
                 transaction_id=transaction_id,
             )
-        return digesting.size, digesting.hexdigest()
+        return size, digest.hexdigest()
 
     size, sha256 = target.child(wanted.path).write(fill)
     return FileEntry(wanted.file.name, wanted.path, wanted.file.type, size, sha256)
-
-
-class _Digesting(io.RawIOBase):
-    """Computes the SHA-256 of a file while it is written; going back to the start begins anew."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        super().__init__()
-        self._stream = stream
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        self._stream.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if offset or whence != io.SEEK_SET:
-            raise io.UnsupportedOperation("a download can begin again, and nothing else")
-        self._digest, self.size = hashlib.sha256(), 0
-        return self._stream.seek(0)
-
-    def truncate(self, size: int | None = None) -> int:
-        if size not in (None, self.size):
-            raise io.UnsupportedOperation("a download is cut where it stands")
-        return self._stream.truncate(self.size)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
 
 
 # ---------------------------------------------------------------- afterwards

@@ -19,6 +19,7 @@ from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
+from vantage_orchestration.text import named
 from vantage_orchestration.watching import Pace, wait_for
 
 if TYPE_CHECKING:
@@ -139,16 +140,18 @@ def wait_for_transaction(
         WaitTimeout: Time is over. The transaction goes on, and a new try finds it.
         NotFound: It was deleted.
     """
+    seen: list[Transaction] = []
     wait_for(
         client,
         [transaction_id],
         timeout=timeout,
         review_timeout=review_timeout,
         pace=_PACE,
+        on_processed=lambda _, transaction: seen.append(transaction),
         sleep=sleep,
         clock=clock,
     )
-    transaction = client.get_transaction(transaction_id)
+    transaction = seen[-1] if seen else client.get_transaction(transaction_id)
     _raise_if_unsuccessful(transaction)
     return transaction
 
@@ -157,7 +160,7 @@ def _raise_if_unsuccessful(transaction: Transaction) -> None:
     error: VantageError | None = None
     if transaction.status == "Failed":
         error = TransactionFailed(
-            "ABBYY Vantage could not process the document",
+            f"ABBYY Vantage could not process {transaction.file_names}",
             hint="Its pages may have been charged, so it is not sent again by itself. Check the"
             " file and the skill, then clear or run the task again",
             transaction_id=transaction.id,
@@ -165,7 +168,7 @@ def _raise_if_unsuccessful(transaction: Transaction) -> None:
         )
     elif transaction.status == "Canceled":
         error = TransactionCanceled(
-            "The transaction was cancelled in ABBYY Vantage",
+            f"The transaction of {transaction.file_names} was cancelled in ABBYY Vantage",
             hint="Clear or run the task again to send the document anew",
             transaction_id=transaction.id,
         )
@@ -238,7 +241,8 @@ def document_result(
     names = {source.name for source in transaction.source_files}
     if names and names != {sent.name}:
         raise DocumentMismatch(
-            f"The transaction was made from {sorted(names)}, not from {sent.name!r}",
+            f"The transaction was made from {named(sorted(names))}, not from {sent.name!r}",
+            hint="None of its results was taken. The next try asks again",
             transaction_id=transaction.id,
         )
     fields = fetch_fields(client, transaction)

@@ -49,17 +49,30 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """An input that isn't there."""
+    """An input that isn't there.
+
+    Attributes:
+        path: Its path or URL.
+        base: Its name in the service.
+        vanished: Whether it was there a moment ago.
+    """
 
     path: str
     base: str
+    vanished: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An input that can't be sent."""
+    """An input that can't be sent.
+
+    Attributes:
+        reason: Why.
+        passing: Whether that may change by itself.
+    """
 
     reason: str
+    passing: bool = False
 
 
 #: What became of an input.
@@ -79,7 +92,14 @@ def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
     with ThreadPoolExecutor(1 if alone else _READERS, "abbyy-vantage-plan") as pool:
-        return list(pool.map(_look_at, sources))
+        seen = list(pool.map(_look_at, sources))
+    return [
+        # A place was found in a folder; a path may be one that somebody has mistyped.
+        each
+        if isinstance(given, (Location, SourceFile)) or not isinstance(each, Gone)
+        else replace(each, vanished=False)
+        for given, each in zip(inputs, seen, strict=True)
+    ]
 
 
 def _look_at(source: SourceFile | Location) -> Seen:
@@ -94,7 +114,7 @@ def _look_at(source: SourceFile | Location) -> Seen:
         return Refused(f"{path!r} is a folder; name its files, for example with a pattern")
     size = info.get("size")
     if size == 0 and info.get("type") == "file":  # Files of /proc say so too, and are not read.
-        return Refused(f"{path!r} is empty")
+        return Refused(f"{path!r} is empty", passing=True)
     source = SourceFile(name, -1 if size is None else int(size), source.open)
     return _checked(source, path, {"SourceFilePath": _fitted(path)})
 
@@ -106,6 +126,8 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
         stream = source.open()
     except ConfigurationError as error:
         return Refused(error.what)
+    except FileNotFoundError:
+        return Gone(path, _service_name(source.name))
     with stream:
         size, sha256 = _digest(stream)
     if source.size not in (-1, size):
@@ -114,7 +136,7 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
             hint="Nothing was sent. Wait until it is complete; the next try sends it",
         )
     if size == 0:
-        return Refused(f"{path!r} is empty")
+        return Refused(f"{path!r} is empty", passing=True)
     if size > LONGEST_UPLOAD:
         return Refused(f"{path!r} has more than the {LONGEST_UPLOAD} bytes of ABBYY Vantage")
     original = _printable(source.name)

@@ -25,6 +25,7 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
+from vantage_orchestration.models import same_id
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import listed_as_completed
@@ -38,6 +39,7 @@ from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.plan import Duplicates, Unit, plan
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import PARALLEL, Submitted, keyed_units, submit
+from vantage_orchestration.retrying import LOOKS
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -522,7 +524,7 @@ def download(
     """
     parts = [
         Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
-        for each in dict.fromkeys(transaction_ids)
+        for each in {each.lower(): each for each in transaction_ids}.values()
     ]
     return _collect(
         client,
@@ -551,11 +553,15 @@ def _collect(
     token: str | None,
     processed: Mapping[str, Transaction],
 ) -> Manifest:
+    seen = {each.lower(): transaction for each, transaction in processed.items()}
+
     def look(part: Part) -> Transaction | None:
-        if part.transaction_id in processed:
-            return processed[part.transaction_id]
+        if (transaction := seen.get(part.transaction_id.lower())) is not None:
+            return transaction
         try:
-            return client.get_transaction(part.transaction_id)
+            # What has landed may well have been deleted since.
+            looks = 1 if part.landed else LOOKS
+            return client.get_transaction(part.transaction_id, looks=looks)
         except NotFound:
             return None
 
@@ -564,7 +570,7 @@ def _collect(
         if transaction is None:
             # It has landed before, and was deleted since.
             return replace(there[part.transaction_id], folder=part.folder)
-        row = rows.get(part.transaction_id)
+        row = rows.get(part.transaction_id.lower())
         entry = collect(
             client,
             transaction,
@@ -616,7 +622,7 @@ def _collect(
 def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
     """Return the manifest of a transaction if all of its results are there."""
     manifest = TransactionManifest.load(folder)
-    if manifest is None or manifest.transaction_id != transaction_id:
+    if manifest is None or not same_id(manifest.transaction_id, transaction_id):
         return None
     return manifest if landed(manifest, folder) else None
 
@@ -632,7 +638,8 @@ def _unfinished(
     return UnfinishedEntry(
         part.transaction_id,
         _status(state),
-        part.transaction_id in in_review or (state is not None and state.waits_for_review),
+        part.transaction_id.lower() in {each.lower() for each in in_review}
+        or (state is not None and state.waits_for_review),
         None if state is None else state.error,
         part.sources,
     )

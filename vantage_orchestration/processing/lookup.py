@@ -97,14 +97,14 @@ def listed_as_completed(
         since: When the oldest was made.
 
     Returns:
-        Id to entry. What is not listed (yet) is missing, and so is what lies behind the first 5000
-        entries: these details are not worth reading a large tenant's whole list.
+        Id in lower case to entry. What is not listed (yet) is missing, and so is what lies behind
+        the first 5000 entries: these details are not worth reading a large tenant's whole list.
     """
-    wanted, found = set(ids), {}
+    wanted, found = {each.lower() for each in ids}, {}
     items = client.iter_completed_transactions(skill_id=skill_id, start_date=_window(since))
     for item in itertools.islice(items, _MOST_LOOKED_AT):
-        if item.id in wanted:
-            found[item.id] = item
+        if (name := item.id.lower()) in wanted:
+            found[name] = item
             if len(found) == len(wanted):
                 break
     return found

@@ -11,10 +11,12 @@ import posixpath
 import re
 import unicodedata
 
-__all__ = ["MANIFEST", "SUBMITTED", "UniqueNames", "folded", "safe_name", "suffixed"]
+__all__ = ["LANDED", "MANIFEST", "SUBMITTED", "UniqueNames", "folded", "safe_name", "suffixed"]
 
 #: Name of the file that says what is in a folder.
 MANIFEST = "manifest.json"
+#: Name of the file that says which files of a transaction have landed, until all have.
+LANDED = "landed.json"
 #: Name of the file that says what a job has begun, until it is finished.
 SUBMITTED = "submitted.json"
 #: Characters and bytes (UTF-8) of a name. File systems take 255 bytes; a part needs some more.

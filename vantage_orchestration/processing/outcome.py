@@ -16,10 +16,13 @@ from vantage_orchestration.errors import (
     VantageError,
     WaitTimeout,
 )
+from vantage_orchestration.models import ENDED
+from vantage_orchestration.text import clean, counted, named
 
 if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
-    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
     from vantage_orchestration.storage import Location
 
 __all__ = [
@@ -37,6 +40,10 @@ TIMEOUT = 3600.0
 #: A review can take days; people go on holiday for longer than a week, but results live 14 days.
 REVIEW_TIMEOUT = 7 * 86_400.0
 
+#: Transactions or documents that an error names, and broken rules of each; more are counted.
+_SHOWN = 5
+_RULES = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -48,12 +55,15 @@ class Outcome:
         timed_out: Why it ended too early, else None.
         processed: Processed transactions in full, if this process has seen them end: their results
             can be fetched without asking for them again.
+        details: By id, which files were sent with a transaction that has no results, and why it
+            has none, as far as that is known.
     """
 
     statuses: Mapping[str, str]
     in_review: tuple[str, ...] = ()
     timed_out: str | None = None
     processed: Mapping[str, Transaction] = field(default_factory=dict, repr=False, compare=False)
+    details: Mapping[str, UnfinishedEntry] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, manifest: Manifest, timed_out: str | None = None) -> Outcome:
@@ -67,11 +77,12 @@ class Outcome:
         landed = [each.transaction_id for each in manifest.transactions]
         late = [each for each in manifest.pending if not each.in_review]
         if late and timed_out is None:
-            timed_out = f"{len(late)} transactions have not ended"
+            timed_out = f"{counted(len(late), 'transaction has', 'transactions have')} not ended"
         return cls(
             {**dict.fromkeys(landed, "Processed"), **{e.transaction_id: e.status for e in rest}},
             tuple(each.transaction_id for each in manifest.pending if each.in_review),
             timed_out,
+            details={each.transaction_id: each for each in rest},
         )
 
     def with_status(self, *statuses: str) -> list[str]:
@@ -79,12 +90,15 @@ class Outcome:
         return [each for each, status in self.statuses.items() if status in statuses]
 
 
-def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
+def check_outcome(
+    outcome: Outcome, *, on_review: str = "return", client: VantageClient | None = None
+) -> None:
     """Raise what the outcome of a task calls for.
 
     Args:
         outcome: How the waiting ended.
         on_review: What the task does when a person is needed; ``fail`` makes that an error.
+        client: Asks for files and reasons that the outcome does not hold, for the error's text.
 
     Raises:
         TransactionFailed: One or more ended as Failed, or were deleted meanwhile.
@@ -92,35 +106,79 @@ def check_outcome(outcome: Outcome, *, on_review: str = "return") -> None:
         ReviewNeeded: A person is needed and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached; a new try goes on.
     """
-    failure: VantageError | None = None
-    if failed := outcome.with_status("Failed", "Gone"):
-        failure = TransactionFailed(
-            f"{len(failed)} of {len(outcome.statuses)} transactions failed or were deleted:"
-            f" {_some(failed)}",
-            hint="Their pages may have been charged, so they are not sent again by themselves."
-            " Check files and skill, then clear or run the task again; only these are sent anew",
-            transaction_id=failed[0],
+    kind: type[VantageError]
+    canceled = outcome.with_status("Canceled")
+    count = len(outcome.statuses)
+    if ids := outcome.with_status("Failed", "Gone"):
+        kind, what = TransactionFailed, f"{len(ids)} of {count} transactions failed"
+        if gone := outcome.with_status("Gone"):
+            what += " or were deleted" if len(gone) < len(ids) else ", being deleted"
+        if canceled:
+            what += f" (and {counted(len(canceled), 'was', 'were')} cancelled)"
+        hint = (
+            "Their pages may have been charged, so they are not sent again by themselves. Check"
+            " files and skill, then clear or run the task again; only these are sent anew"
         )
-    elif canceled := outcome.with_status("Canceled"):
-        failure = TransactionCanceled(
-            f"{len(canceled)} of {len(outcome.statuses)} transactions were cancelled in ABBYY"
-            f" Vantage: {_some(canceled)}",
-            hint="Clear or run the task again to send these anew",
-            transaction_id=canceled[0],
-        )
+    elif ids := canceled:
+        kind = TransactionCanceled
+        what = f"{len(ids)} of {count} transactions were cancelled in ABBYY Vantage"
+        hint = "Clear or run the task again to send these anew"
     elif outcome.in_review and on_review == "fail":
         # Before a limit: others may not have ended, since the waiting stopped at the first review.
-        failure = ReviewNeeded(
-            f"{len(outcome.in_review)} transactions wait for a manual review:"
-            f" {_some(outcome.in_review)}",
-            hint="Review them in ABBYY Vantage, then clear or run the task again; it goes on from"
-            " there",
-            transaction_id=outcome.in_review[0],
+        ids = list(outcome.in_review)
+        kind = ReviewNeeded
+        what = f"{counted(len(ids), 'transaction waits', 'transactions wait')} for a manual review"
+        hint = (
+            "Review them in ABBYY Vantage, then clear or run the task again; it goes on from there"
         )
     elif outcome.timed_out is not None:
-        failure = WaitTimeout(outcome.timed_out, hint="They go on; the next try finds them")
-    if failure is not None:
-        raise failure
+        ids = [each for each, status in outcome.statuses.items() if status not in ENDED]
+        kind, what = WaitTimeout, outcome.timed_out
+        hint = "They go on; the next try finds them"
+    else:
+        return
+    details = dict(outcome.details)
+    if client is not None:
+        missing = [each for each in ids[:_SHOWN] if each not in details]
+        details |= {each: found for each in missing if (found := _detail(client, each))}
+    raise kind(
+        what + _told(ids, outcome.statuses, details),
+        hint=hint,
+        transaction_id=ids[0] if ids else None,
+    )
+
+
+def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | None:
+    """Ask once what is known of a transaction that has no results."""
+    from vantage_orchestration.processing.manifest import SourceEntry, UnfinishedEntry
+
+    try:
+        found = client.look_at(transaction_id)
+    except VantageError:
+        return None  # What there is to tell is told without it.
+    sources = tuple(SourceEntry(file.name, file.name) for file in found.source_files)
+    return UnfinishedEntry(
+        transaction_id, found.status, found.waits_for_review, found.error, sources
+    )
+
+
+def _told(
+    ids: Sequence[str], statuses: Mapping[str, str], details: Mapping[str, UnfinishedEntry]
+) -> str:
+    """Return which documents they are and what the service says of them, after a colon."""
+    texts = []
+    for each in ids[:_SHOWN]:
+        entry = details.get(each)
+        names = named([source.name for source in entry.sources]) if entry is not None else ""
+        text = f"{names} (transaction {each})" if names else f"transaction {each}"
+        if statuses.get(each) == "Gone":
+            text += " was deleted"
+        if entry is not None and entry.error is not None:
+            text += f' failed with "{clean(entry.error)}"'
+        texts.append(text)
+    if len(ids) > _SHOWN:
+        texts.append(f"and {len(ids) - _SHOWN} more")
+    return f": {'; '.join(texts)}" if texts else ""
 
 
 def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
@@ -135,20 +193,38 @@ def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
     return {"manifest": output.child(MANIFEST).url, **manifest.counts}
 
 
-def check_rules(result: Mapping[str, Any]) -> None:
+def check_rules(manifest: Manifest, place: str) -> None:
     """Raise if a document breaks a business rule.
 
     Args:
-        result: What :func:`result_of` returned.
+        manifest: Manifest of the job.
+        place: Where it is, for the error's text.
 
     Raises:
         RulesBroken: One does. The results are there nevertheless.
     """
-    if broken := result["rule_errors"]:
-        raise RulesBroken(
-            f"The documents break business rules {broken} times",
-            hint=f"The results have landed; {result['manifest']} names the rules",
-        )
+    broken = [
+        (entry, number, document.rule_errors)
+        for entry in manifest.transactions
+        for number, document in enumerate(entry.documents, 1)
+        if document.rule_errors
+    ]
+    if not broken:
+        return
+    texts = []
+    for entry, number, errors in broken[:_SHOWN]:
+        said = [clean(str(each["message"] or each["type"] or "no reason")) for each in errors]
+        names = named([source.name for source in entry.sources])
+        which = f"document {number} of " if len(entry.documents) > 1 else ""
+        more = f" and {len(said) - _RULES} more" if len(said) > _RULES else ""
+        texts.append(f"{which}{names or entry.transaction_id}: {'; '.join(said[:_RULES])}{more}")
+    if len(broken) > _SHOWN:
+        texts.append(f"and {len(broken) - _SHOWN} more documents")
+    raise RulesBroken(
+        f"{len(broken)} of {manifest.counts['documents']} documents break business rules: "
+        + "; ".join(texts),
+        hint=f"The results have landed; {place} names all rules",
+    )
 
 
 def ids_of(value: Any) -> list[str]:
@@ -166,7 +242,3 @@ def ids_of(value: Any) -> list[str]:
     if not found:
         raise ConfigurationError("There are no transaction ids")
     return found
-
-
-def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, FileNotReady
 from vantage_orchestration.processing.inputs import Found, Gone, Refused, listed, look_at_all
 from vantage_orchestration.processing.matching import (
     Chosen,
@@ -180,9 +180,11 @@ def plan(
         at all if there are no inputs and no groups.
 
     Raises:
-        ConfigurationError: An input is missing (and no earlier try has sent a file of its name),
-            empty, a folder, larger than 2 GB or has too many parameters; or there are equal files
-            and ``duplicates`` is ``fail``. All such inputs are named. Nothing was sent.
+        ConfigurationError: An input is missing (and no earlier try has sent a file of its name), a
+            folder, larger than 2 GB or has too many parameters; or there are equal files and
+            ``duplicates`` is ``fail``. All such inputs are named. Nothing was sent.
+        FileNotReady: An input is empty, or has vanished since its folder was listed. Nothing was
+            sent.
         FileChanged: A file was changed while it was read.
         OSError: A file can't be read now.
     """
@@ -191,17 +193,17 @@ def plan(
     seen = look_at_all(list(inputs))
     groups = Groups(known)
     chosen = choose([each for each in seen if isinstance(each, Found)], duplicates, groups)
-    problems = [each.reason for each in seen if isinstance(each, Refused)]
-    problems += [
-        f"there is no file {each.path!r}"
-        for each in seen
-        if isinstance(each, Gone) and not groups.had(each.base)
-    ]
+    refused = [each for each in seen if isinstance(each, Refused)]
+    gone = [each for each in seen if isinstance(each, Gone) and not groups.had(each.base)]
+    problems = [each.reason for each in refused]
+    problems += [f"there is no file {each.path!r}" for each in gone]
     if problems:
-        raise ConfigurationError(
-            f"Not every input can be sent: {listed(problems)}",
-            hint="Nothing was sent. A file may still be being written; try later",
-        )
+        what = f"Not every input can be sent: {listed(problems)}"
+        if all(each.passing for each in refused) and all(each.vanished for each in gone):
+            raise FileNotReady(
+                what, hint="Nothing was sent. A file may still be being written: try again later"
+            )
+        raise ConfigurationError(what, hint="Nothing was sent. Leave out what can't be sent")
     new = [each for each in chosen if each.group is None]
     loads = [_Load(slots, index, gone) for index, slots, gone in groups.rejoined(chosen)]
     if missing := sum(len(load.missing) for load in loads):

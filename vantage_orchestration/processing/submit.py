@@ -33,7 +33,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
-from vantage_orchestration.retrying import call
+from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ PARALLEL = 8
 #: Transactions that are made before their ids are noted together.
 _CHUNK = 100
 _UNSUCCESSFUL = frozenset({"Failed", "Canceled"})
-#: Seconds after which the server's word that a transaction does not exist is believed at once.
+#: Seconds for which the server has to say more often that a transaction does not exist.
 _SETTLED = 60.0
+_MORE_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,7 @@ def _known(
     """Return the transactions that can be gone on with."""
     noted = {each: entry for each, entry in job.ledger.load().items() if each in units}
     known = _alive(job, noted, pool, also_failed=not resend_failed)
+    _give_up_foreign(job, units, known)
     gone = noted.keys() - known.keys()
     if since is not None:
         # What is noted but failed is listed as well, and passed over there too.
@@ -231,6 +233,7 @@ def _known(
             each: job.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
         }
         found_alive = _alive(job, found, pool)
+        _give_up_foreign(job, units, found_alive)
         if found_alive:
             job.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
         known |= found_alive
@@ -244,6 +247,21 @@ def _known(
             transaction.status,
         )
     return known
+
+
+def _give_up_foreign(
+    job: _Job, units: Mapping[str, Unit], known: dict[str, tuple[LedgerEntry, Transaction]]
+) -> None:
+    """Take out, and delete, what was not started and holds a file that is not sent now.
+
+    An earlier try has sent it under another name, for example, and of equal files another one is
+    chosen now.
+    """
+    for key, (entry, state) in list(known.items()):
+        names = {file.name for file in units[key].files}
+        if state.status == "New" and any(file.name not in names for file in state.source_files):
+            del known[key]
+            job.client.delete_transaction(entry.transaction_id)
 
 
 def _alive(
@@ -272,13 +290,9 @@ def _alive(
 def _state(client: VantageClient, entry: LedgerEntry, transaction_id: str) -> Transaction | None:
     # Not every machine of a service knows at once of what was made a moment ago, and what is taken
     # for gone is sent, and charged, again.
-    new = time.time() - entry.created < _SETTLED
+    looks = _MORE_LOOKS if time.time() - entry.created < _SETTLED else LOOKS
     try:
-        return call(
-            lambda: client.get_transaction(transaction_id),
-            client._retries,
-            may_repeat=lambda error: new and isinstance(error, NotFound),
-        )
+        return client.get_transaction(transaction_id, looks=looks)
     except NotFound:
         return None
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.reads import LEAST_PAUSE
 
 __all__ = ["LEAST_PAUSE", "Pace"]
 
-#: Seconds between two looks: once a second is the vendor's limit (contract, section 4).
-LEAST_PAUSE: Final = 1.0
 _GROWTH: Final = 1.5
 _random = random.SystemRandom()
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from vantage_orchestration.errors import (
     ApiError,
@@ -22,7 +21,8 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
-from vantage_orchestration.models import ENDED, Transaction
+from vantage_orchestration.models import ENDED
+from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.text import clean
 from vantage_orchestration.watching.active_list import NO_LISTING, ActiveList, Listing
 from vantage_orchestration.watching.backoff import Backoff
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
 
 __all__ = ["Sighting", "Watcher"]
 
@@ -46,8 +47,6 @@ _KNOWN: Final = frozenset({"New", _PROCESSING, *ENDED})
 _FEW: Final = 16
 #: Failures in a row after which the server is left alone.
 _FAILURES: Final = 5
-#: Rounds in a row in which something that looks final is believed not to be.
-_ROUNDS_OF_DOUBT: Final = 3
 #: Seconds for which a list that is refused is not asked for again.
 _LIST_PAUSE: Final = 600.0
 #: Rounds after which a transaction that runs, but is on no list, is not sought there any more.
@@ -324,7 +323,7 @@ class Watcher:
             self._rejections = 0
             return
         self._rejections = self._rejections + 1 if isinstance(error, Unauthorized) else 0
-        if self._rejections >= _ROUNDS_OF_DOUBT:
+        if self._rejections >= LOOKS:
             # A token that was just given was rejected in each of these rounds.
             self._rejections = 0
             raise error
@@ -350,10 +349,10 @@ class Watcher:
 
     def _judge_list(self, this: _Round, error: VantageError, *, few: bool) -> None:
         """Decide what to do without the list: ask for a few singly, or try again later."""
-        if not error.retryable:
+        if isinstance(error, ProtocolError) or not error.retryable:
             # Perhaps a proxy's page; or this installation has no such list, or not for us.
             self._list_refusals += 1
-            if self._list_refusals >= _ROUNDS_OF_DOUBT:
+            if self._list_refusals >= LOOKS:
                 self._list_refusals = 0
                 self._list_off_until = this.now + _LIST_PAUSE
                 log.warning(
@@ -381,10 +380,8 @@ class Watcher:
         if this.trouble is not None:
             return
         record.asked = self._clock()
-        path = f"/transactions/{quote(record.name, safe='')}"
         try:
-            response = self._client._send("GET", path, transaction_id=record.name)
-            found = self._client._parse(response, Transaction.read, "GET", path, record.name)
+            found = self._client.look_at(record.name)
         except NotFound:
             this.failed_in_a_row = 0
             record.lost = this.now if record.lost is None else record.lost
@@ -414,7 +411,7 @@ class Watcher:
         """Decide whom an error concerns: this moment, this transaction, or all of them."""
         if isinstance(error, ProtocolError):
             record.garbled += 1
-            if record.garbled >= _ROUNDS_OF_DOUBT:
+            if record.garbled >= LOOKS:
                 this.failures[key] = error
         elif error.retryable or isinstance(error, Unauthorized):
             with this.lock:

@@ -96,7 +96,7 @@ class _VantageOperator(BaseOperator):
         self._lineage = read, output.url
         if getattr(self, "fail_on_rule_errors", False):
             with translating(translate):
-                check_rules(result)
+                check_rules(manifest, result["manifest"])
         return result
 
 

@@ -117,7 +117,7 @@ class VantageTransactionSensor(WaitingMixin, BaseSensorOperator):
             {each: seen[each].status if each in seen else "Unknown" for each in ids},
             tuple(in_review),
         )
-        check_outcome(outcome, on_review=self.on_review)
+        check_outcome(outcome, on_review=self.on_review, client=self.hook.client)
         open_ids = {each for each in ids if each not in seen or not seen[each].ended}
         if self.on_review == "return":
             open_ids -= set(in_review)
@@ -144,7 +144,7 @@ class VantageTransactionSensor(WaitingMixin, BaseSensorOperator):
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, str]:
         try:
-            check_outcome(outcome, on_review=self.on_review)
+            check_outcome(outcome, on_review=self.on_review, client=self.hook.client)
         except WaitTimeout as error:
             # What every sensor raises then; it is not retried.
             message = str(error)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the vendor's limit: no transaction is read twice within a second (contract, section 4).
+
+It holds for all clients of a process together, since whoever waits for a transaction and whoever
+fetches its results then need not know of each other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["LEAST_PAUSE", "reading_in_turn"]
+
+#: Seconds from the end of a read to the next one of the same transaction.
+LEAST_PAUSE = 1.0
+
+
+class _Entry:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.read_at = float("-inf")
+
+
+class _Reads:
+    """When each transaction was read last, as far back as that matters."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._swept = time.monotonic()
+
+    @contextmanager
+    def entry(self, key: tuple[str, str]) -> Iterator[_Entry]:
+        """Give the entry of a transaction to one thread at a time."""
+        with self._lock:
+            self._sweep(time.monotonic() - LEAST_PAUSE)
+            entry = self._entries.setdefault(key, _Entry())
+            entry.users += 1
+        try:
+            with entry.lock:
+                yield entry
+        finally:
+            with self._lock:
+                entry.users -= 1
+
+    def _sweep(self, before: float) -> None:
+        if self._swept < before:
+            self._swept = time.monotonic()
+            for key, entry in list(self._entries.items()):
+                if not entry.users and entry.read_at < before:
+                    del self._entries[key]
+
+
+_reads = _Reads()
+
+
+@contextmanager
+def reading_in_turn(server: str, transaction_id: str) -> Iterator[None]:
+    """Wait until a transaction may be read, and let nobody else read it meanwhile.
+
+    Args:
+        server: Address of the server.
+        transaction_id: Transaction.
+    """
+    with _reads.entry((server, transaction_id.lower())) as entry:
+        left = entry.read_at + LEAST_PAUSE - time.monotonic()
+        if left > 0:
+            time.sleep(left)
+        try:
+            yield
+        finally:
+            entry.read_at = time.monotonic()
+
+
+def _after_fork() -> None:
+    global _reads
+    _reads = _Reads()  # A thread that is not here any more may hold a lock of the old one.
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
