@@ -330,7 +330,7 @@ def test_a_transaction_with_other_files_is_not_started(client, sandbox, skill, i
 def test_results_of_other_files_are_not_taken(client, sandbox, skill, invoice):
     other = [{"id": "x", "name": "somebody-elses.pdf"}]
     sandbox.control.add_fault(
-        operation="getTransaction", after=2, merge_json={"sourceFiles": other}
+        operation="getTransaction", after=1, merge_json={"sourceFiles": other}
     )
     with pytest.raises(errors.DocumentMismatch, match="somebody-elses"):
         process_document(client, invoice, skill, TaskKey("task"))

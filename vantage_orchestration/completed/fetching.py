@@ -36,6 +36,7 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import safe_name
+from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.watching.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -202,7 +203,9 @@ class _Work:
             self._landed.append(there)
             return
         try:
-            transaction = self._client.get_transaction(name)
+            # What has landed may well have been deleted since.
+            looks = LOOKS if there is None else 1
+            transaction = self._client.get_transaction(name, looks=looks)
         except NotFound:
             if there is not None:
                 self._landed.append(there)

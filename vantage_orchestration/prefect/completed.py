@@ -113,7 +113,7 @@ def fetch_completed(
     result = fetched.result
     get_run_logger().info("Fetched %d transactions of ABBYY Vantage", result["transactions"])
     if fail_on_rule_errors:
-        check_rules(result)
+        check_rules(fetched.manifest, str(result["manifest"]))
     return result
 
 
