@@ -54,6 +54,12 @@ def test_address(columns: dict[str, Any], address: str) -> None:
     assert config.credentials.base_url == address
 
 
+def test_the_configuration_knows_its_connection_and_equals_that_of_another_id() -> None:
+    config = config_of(connection({"region": "eu"}))
+    assert config.origin == "airflow:mine"
+    assert config == config_of(connection({"region": "eu"}, conn_id="other"))
+
+
 @pytest.mark.parametrize("host", [None, "", "  "])
 def test_region_needs_no_host(host: str | None) -> None:
     config = config_of(connection({"region": "eu"}, host=host))

@@ -225,6 +225,11 @@ def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
     # Another task, in another process, is told without sending the password again.
     assert logins(job.sandbox) == 1
     assert "CredentialsRejected" in job.log()
+    clearing = f"vantage-orchestration token forget --of airflow:{job.conf['conn_id']}"
+    assert clearing in job.log()
+    remembered = job.airflow.log_text("count_skills", job.run_id)
+    assert "remembered from an earlier try" in remembered
+    assert clearing in remembered
 
 
 def test_passing_trouble_is_retried(job: Job) -> None:
