@@ -37,7 +37,7 @@ TIMEOUT = 3600.0
     tags=["abbyy-vantage", "documents"],
     params={
         "folder": Param(type="string", minLength=1, title="Folder with the documents"),
-        "skill_id": Param(type="string", minLength=1, title="Id of the skill"),
+        "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
         "output": Param(
             type="string",
             minLength=1,
@@ -79,7 +79,7 @@ def abbyy_vantage_documents() -> None:
         max_active_tis_per_dag=AT_THE_SAME_TIME,
         map_index_template="{{ file_name }}",
     )
-    def process(file: str, skill_id: str, conn_id: str) -> list[dict[str, Any]]:
+    def process(file: str, skill: str, conn_id: str) -> list[dict[str, Any]]:
         """Send one file and return a row for each document in it."""
         from pathlib import Path
 
@@ -92,7 +92,7 @@ def abbyy_vantage_documents() -> None:
         get_current_context()["file_name"] = Path(file).name  # Shown in place of the map index.
         client = VantageHook(conn_id).client
         # Known by its path: files that come or go meanwhile change the others' map indexes.
-        result = process_document(client, file, skill_id, task_key(file), timeout=TIMEOUT)
+        result = process_document(client, file, skill, task_key(file), timeout=TIMEOUT)
         return result.rows()
 
     @task
@@ -117,7 +117,7 @@ def abbyy_vantage_documents() -> None:
         return str(target)
 
     files = list_files("{{ params.folder }}", "{{ params.pattern }}")
-    rows = process.partial(skill_id="{{ params.skill_id }}", conn_id="{{ params.conn_id }}").expand(
+    rows = process.partial(skill="{{ params.skill }}", conn_id="{{ params.conn_id }}").expand(
         file=files
     )
     collect(rows, "{{ params.output }}", "{{ run_id }}")

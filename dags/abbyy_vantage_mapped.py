@@ -40,7 +40,7 @@ AT_THE_SAME_TIME = 4
     params={
         "folder": Param(type="string", minLength=1, title="Folder with the documents"),
         "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
-        "skill_id": Param(type="string", minLength=1, title="Id of the skill"),
+        "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
         "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
         "conn_id": Param(
             "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
@@ -73,7 +73,7 @@ def abbyy_vantage_mapped() -> None:
     process = VantageProcessDocumentsOperator.partial(
         task_id="process",
         output_path="{{ params.output }}/{{ run_id }}/{{ ti.map_index }}",
-        skill_id="{{ params.skill_id }}",
+        skill="{{ params.skill }}",
         abbyy_vantage_conn_id="{{ params.conn_id }}",
         map_index_template="{{ task.inputs.name }}",
         max_active_tis_per_dag=AT_THE_SAME_TIME,

@@ -33,7 +33,7 @@ results = Asset(name="abbyy_vantage_results", uri="x-abbyy-vantage://results")
     tags=["abbyy-vantage", "documents"],
     params={
         "inputs": Param(type="string", minLength=1, title="Path, glob or URL of the documents"),
-        "skill_id": Param(type="string", minLength=1, title="Id of the skill"),
+        "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
         "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
         "conn_id": Param(
             "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
@@ -45,7 +45,7 @@ def abbyy_vantage_process() -> None:
         task_id="process",
         inputs="{{ params.inputs }}",
         output_path="{{ params.output }}/{{ run_id }}",
-        skill_id="{{ params.skill_id }}",
+        skill="{{ params.skill }}",
         abbyy_vantage_conn_id="{{ params.conn_id }}",
         outlets=[results],
         retries=5,

@@ -25,7 +25,7 @@ from vantage_orchestration.airflow.operators.vantage import (
     VantageDownloadResultsOperator,
     VantageSubmitOperator,
 )
-from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
 
 
 @dag(
@@ -43,7 +43,7 @@ from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSens
     },
     params={
         "inputs": Param(type="string", minLength=1, title="Path, glob or URL of the documents"),
-        "skill_id": Param(type="string", minLength=1, title="Id of the skill"),
+        "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
         "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
         "conn_id": Param(
             "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
@@ -54,13 +54,13 @@ def abbyy_vantage_submit_and_wait() -> None:
     submit = VantageSubmitOperator(
         task_id="submit",
         inputs="{{ params.inputs }}",
-        skill_id="{{ params.skill_id }}",
+        skill="{{ params.skill }}",
         abbyy_vantage_conn_id="{{ params.conn_id }}",
     )
-    wait = VantageTransactionSensor(
+    wait = VantageTransactionsSensor(
         task_id="wait",
         transaction_ids=submit.output,
-        skill_id="{{ params.skill_id }}",
+        skill="{{ params.skill }}",
         abbyy_vantage_conn_id="{{ params.conn_id }}",
         timeout=3600.0,
     )

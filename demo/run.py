@@ -170,7 +170,7 @@ class Demo:
         self.call("airflow", "airflow", "connections", "import", str(secret_file))
         secret_file.unlink()
         output = BUILD / "airflow.jsonl"
-        conf = {"folder": str(DOCUMENTS), "skill_id": self.skill, "output": str(output)}
+        conf = {"folder": str(DOCUMENTS), "skill": self.skill, "output": str(output)}
         command = ["dags", "test", "abbyy_vantage_documents", "--conf", json.dumps(conf)]
         return self.documents(
             "Airflow",
@@ -220,7 +220,7 @@ class Demo:
         secret_file.unlink()
         output = BUILD / "prefect.jsonl"
         command = [sys.executable, str(ROOT / "flows" / "abbyy_vantage_documents.py")]
-        command += [str(DOCUMENTS), "--skill-id", self.skill, "--output", str(output)]
+        command += [str(DOCUMENTS), "--skill", self.skill, "--output", str(output)]
         return self.documents("Prefect", "runs the flow abbyy-vantage-documents", output, command)
 
     # -- what both need

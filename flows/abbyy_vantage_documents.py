@@ -37,25 +37,25 @@ MAX_WORKERS = 4
     retry_condition_fn=retry_if_it_helps,
     task_run_name="extract {file}",
 )
-def extract_fields(file: str, skill_id: str, block: str, timeout: float) -> list[dict[str, Any]]:
+def extract_fields(file: str, skill: str, block: str, timeout: float) -> list[dict[str, Any]]:
     """Send one file and return a row with the fields of each document in it.
 
     Args:
         file: Path of the file; also names the document when the task is tried again.
-        skill_id: Skill that processes it.
+        skill: Skill that processes it.
         block: Name of the block. The block itself stays out of the task's inputs, and so do its
             secrets.
         timeout: Seconds to wait while ABBYY Vantage works.
     """
     credentials = VantageCredentials.load(block)
     with credentials.get_client() as client:
-        return process_document(client, file, skill_id, task_key(file), timeout=timeout).rows()
+        return process_document(client, file, skill, task_key(file), timeout=timeout).rows()
 
 
 @flow(name="abbyy-vantage-documents", task_runner=ThreadPoolTaskRunner(max_workers=MAX_WORKERS))
 def abbyy_vantage_documents(
     folder: str,
-    skill_id: str,
+    skill: str,
     output: str = "fields.jsonl",
     pattern: str = "*.pdf",
     block: str = "abbyy-vantage",
@@ -65,7 +65,7 @@ def abbyy_vantage_documents(
 
     Args:
         folder: Folder with the documents.
-        skill_id: Id of a published ABBYY Vantage skill.
+        skill: Id or exact name of a published ABBYY Vantage skill.
         output: File to write: JSON Lines, one row for each extracted document, in the order of the
             file names. It appears when it is complete.
         pattern: Which files of the folder to take.
@@ -85,7 +85,7 @@ def abbyy_vantage_documents(
         log.warning("No file in %s matches %s", folder, pattern)
     futures = extract_fields.map(
         files,
-        skill_id=unmapped(skill_id),
+        skill=unmapped(skill),
         block=unmapped(block),
         timeout=unmapped(timeout),
     )
@@ -126,7 +126,7 @@ def main() -> None:
     """Run the flow with the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Extract fields with ABBYY Vantage.")
     parser.add_argument("folder", help="folder with the documents")
-    parser.add_argument("--skill-id", required=True, help="id of a published skill")
+    parser.add_argument("--skill", required=True, help="id or exact name of a published skill")
     parser.add_argument("--output", default="fields.jsonl", help="JSON Lines file to write")
     parser.add_argument("--pattern", default="*.pdf", help="which files to take")
     parser.add_argument("--block", default="abbyy-vantage", help="name of the credentials block")

@@ -33,13 +33,13 @@ class DocumentFields:
         document_id: UUID of the document in its transaction.
         fields: Field name to text, to an object (group) or to a list of them (repeated).
         class_name: Class of the document, if a Classification skill was applied.
-        business_rule_errors: Rules that do not hold.
+        rule_errors: Rules that do not hold.
     """
 
     document_id: str
     fields: Mapping[str, Any]
     class_name: str | None
-    business_rule_errors: tuple[BusinessRuleError, ...]
+    rule_errors: tuple[BusinessRuleError, ...]
 
     def row(self, transaction_id: str) -> dict[str, Any]:
         """Return a plain dictionary, fit for JSON Lines and for an orchestrator's results.
@@ -52,9 +52,7 @@ class DocumentFields:
             "document_id": self.document_id,
             "class": self.class_name,
             "fields": dict(self.fields),
-            "business_rule_errors": [
-                error.message or error.error_type for error in self.business_rule_errors
-            ],
+            "rule_errors": [error.message or error.error_type for error in self.rule_errors],
         }
 
 

@@ -130,7 +130,7 @@ class _Airflow:
         initdb()
         with create_session() as session:
             session.merge(DagBundleModel(name="benchmark"))
-        names = ("inputs", "output_path", "skill_id")
+        names = ("inputs", "output_path", "skill")
         with DAG("benchmark", schedule=None, params=dict.fromkeys(names, "")) as self._dag:
             Timed(
                 task_id="documents",
@@ -176,7 +176,7 @@ def _work() -> None:
         before = server.cpu_times()
         if order["contestant"] == "ours":
             os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = account.connection()
-            airflow.run(inputs=f"{inputs}/*", output_path=output, skill_id=skill_id)
+            airflow.run(inputs=f"{inputs}/*", output_path=output, skill=skill_id)
         else:
             with took.measured():
                 files = sorted(inputs.iterdir())

@@ -21,9 +21,9 @@ from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.job import (
     SUBMITTED,
-    JobSettings,
     begin,
     download,
     finish,
@@ -99,11 +99,21 @@ def digests(folder: Path) -> dict[str, str]:
 
 def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **settings) -> Manifest:
     """Begin and finish, waiting in between."""
-    chosen = JobSettings(skill, origin="o", **settings)
-    job = begin(client, files_of(folder), output, key, chosen, token=token, ledger=ledger)
+    chosen = Options(**settings)
+    job = begin(
+        client,
+        files_of(folder),
+        output,
+        key,
+        skill,
+        chosen,
+        token=token,
+        origin="o",
+        ledger=ledger,
+    )
     while any(not client.get_transaction(each).ended for each in job.transaction_ids):
         time.sleep(0.01)
-    return finish(client, output, chosen, token=token, ledger=ledger)
+    return finish(client, output, skill, chosen, token=token, ledger=ledger)
 
 
 def test_results_land_with_the_file_they_belong_to(client, sandbox, skill, folder, output):
@@ -190,9 +200,18 @@ def test_a_failure_that_nobody_was_told_of_is_told_before_anything_is_sent_again
 ):
     """Its pages were charged. The worker was killed before it could say so."""
     ledger = notes(tmp_path / "ledger")
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     sandbox.control.set(outcome="Failed")
-    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    begin(
+        client,
+        files_of(folder),
+        output,
+        TaskKey("task"),
+        *settings,
+        token=TOKEN,
+        origin="o",
+        ledger=ledger,
+    )
     (folder / "invoice 4.pdf").unlink()
     assert run(client, folder, output, skill, again(), ledger=ledger).counts["failed"] == 4
     assert set(started(sandbox).values()) == {1}
@@ -225,12 +244,21 @@ def test_a_new_file_in_the_folder_changes_nothing_that_was_sent(
 ):
     ledger = notes(tmp_path / "ledger")
     sandbox.control.set(processing_polls=10**6)
-    settings = JobSettings(PROCESS, origin="o")
+    settings = (PROCESS, Options())
     first = begin(
-        client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+        client,
+        files_of(folder),
+        output,
+        TaskKey("task"),
+        *settings,
+        token=TOKEN,
+        origin="o",
+        ledger=ledger,
     )
     make_invoice(folder / "a new one.pdf", "INV-0")
-    second = begin(client, files_of(folder), output, again(), settings, token=TOKEN, ledger=ledger)
+    second = begin(
+        client, files_of(folder), output, again(), *settings, token=TOKEN, origin="o", ledger=ledger
+    )
     assert second.transaction_ids[0] == first.transaction_ids[0]
     assert [[s.name for s in part.sources] for part in second.parts] == [
         [f"invoice {n}.pdf" for n in range(1, 5)],
@@ -243,8 +271,17 @@ def test_a_file_that_went_away_after_it_was_sent_is_still_collected(
     client, sandbox, skill, folder, output, tmp_path
 ):
     ledger = notes(tmp_path / "ledger")
-    settings = JobSettings(skill, origin="o")
-    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    settings = (skill, Options())
+    begin(
+        client,
+        files_of(folder),
+        output,
+        TaskKey("task"),
+        *settings,
+        token=TOKEN,
+        origin="o",
+        ledger=ledger,
+    )
     (folder / "invoice 2.pdf").unlink()
     manifest = run(client, folder, output, skill, again(), ledger=ledger)
     assert manifest.counts["transactions"] == 4
@@ -260,11 +297,18 @@ def test_results_are_still_those_of_a_file_that_was_renamed(
 ):
     ledger = notes(tmp_path / "ledger")
     chosen = skill if kind == "Invoice" else kind
-    settings = JobSettings(chosen, origin="o")
+    settings = (chosen, Options())
     digests_sent = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     if kind == "Invoice":
         begin(
-            client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+            client,
+            files_of(folder),
+            output,
+            TaskKey("task"),
+            *settings,
+            token=TOKEN,
+            origin="o",
+            ledger=ledger,
         )
     else:
         run(client, folder, output, chosen, TaskKey("task"), ledger=ledger)
@@ -279,13 +323,12 @@ def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder,
     """A cleared run may be mapped over other files: the same instance, its ledger, other work."""
     ledger = notes(tmp_path / "ledger")
     one, two = files_of(folder)[:2]
-    settings = JobSettings(skill, origin="one")
-    submit_files(client, [one], TaskKey("task"), settings, ledger=ledger)
-    settings = JobSettings(skill, origin="two")
-    (sent,) = submit_files(client, [two], again(), settings, ledger=ledger)
+    settings = (skill, Options())
+    submit_files(client, [one], TaskKey("task"), *settings, origin="one", ledger=ledger)
+    (sent,) = submit_files(client, [two], again(), *settings, origin="two", ledger=ledger)
     assert [file.original_name for file in sent.unit.files] == ["invoice 2.pdf"]
     # Whoever got the first file now finds its transaction by the key.
-    (found,) = submit_files(client, [one], again(), JobSettings(skill), ledger=Ledger())
+    (found,) = submit_files(client, [one], again(), skill, Options(), ledger=Ledger())
     assert found.resumed
     assert set(started(sandbox).values()) == {1}
 
@@ -338,16 +381,16 @@ def test_what_was_processed_lands_although_others_have_not_ended(
     client, sandbox, skill, folder, output
 ):
     make_invoice(folder / "review.pdf", "INV-9", note="Manual review required")
-    settings = JobSettings(skill)
-    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    settings = (skill, Options())
+    job = begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
     states = {each: client.get_transaction(each) for each in job.transaction_ids}
     (waiting,) = [each for each, state in states.items() if state.waits_for_review]
-    manifest = finish(client, output, settings, token=TOKEN)
+    manifest = finish(client, output, *settings, token=TOKEN)
     assert manifest.counts["transactions"] == 4
     assert [(each.transaction_id, each.in_review) for each in manifest.pending] == [(waiting, True)]
     assert states[waiting].manual_review_link.reveal() not in json.dumps(manifest.to_json())
     sandbox.control.finish_review(waiting)
-    assert finish(client, output, settings, token=TOKEN).counts["transactions"] == 5
+    assert finish(client, output, *settings, token=TOKEN).counts["transactions"] == 5
     assert not output.child(SUBMITTED).exists()
 
 
@@ -355,12 +398,12 @@ def test_a_review_fails_a_task_that_does_not_wait_for_it_whatever_still_runs(
     client, sandbox, skill, folder, output
 ):
     make_invoice(folder / "review.pdf", "INV-9", note="Manual review required")
-    settings = JobSettings(skill)
-    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    settings = (skill, Options())
+    job = begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
     (waiting,) = [each for each in job.parts if each.sources[0].name == "review.pdf"]
     assert client.get_transaction(waiting.transaction_id).waits_for_review
     sandbox.control.set(processing_seconds=5000)
-    outcome = Outcome.of(finish(client, output, settings, token=TOKEN))
+    outcome = Outcome.of(finish(client, output, *settings, token=TOKEN))
     with pytest.raises(errors.ReviewNeeded):
         check_outcome(outcome, on_review="fail")
     with pytest.raises(errors.WaitTimeout):
@@ -379,11 +422,11 @@ def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder,
 
 
 def test_a_job_whose_folder_was_taken_says_so(client, sandbox, skill, folder, output):
-    settings = JobSettings(skill)
-    begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
-    begin(client, files_of(folder), output, TaskKey("b"), settings, token=job_token("b"))
+    settings = (skill, Options())
+    begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
+    begin(client, files_of(folder), output, TaskKey("b"), *settings, token=job_token("b"))
     with pytest.raises(errors.JobLost) as caught:
-        finish(client, output, settings, token=TOKEN)
+        finish(client, output, *settings, token=TOKEN)
     assert caught.value.retryable
 
 
@@ -421,18 +464,18 @@ def test_what_was_just_seen_to_end_is_not_asked_for_again(client, sandbox, skill
     def looks() -> int:
         return sandbox.control.count("GET", "/transactions/[0-9a-f-]{36}$")
 
-    settings = JobSettings(skill)
+    settings = (skill, Options())
     sandbox.control.set(outcome="Failed")
     failing = begin(
-        client, files_of(folder)[:1], output, TaskKey("task"), settings, token=TOKEN
+        client, files_of(folder)[:1], output, TaskKey("task"), *settings, token=TOKEN
     ).transaction_ids
     wait_for_outcome(client, failing)
     sandbox.control.set(outcome="Processed")
-    job = begin(client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN)
+    job = begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
     outcome = wait_for_outcome(client, job.transaction_ids)
     assert set(outcome.processed) == set(job.transaction_ids)
     before = looks()
-    manifest = finish(client, output, settings, token=TOKEN, processed=outcome.processed)
+    manifest = finish(client, output, *settings, token=TOKEN, processed=outcome.processed)
     assert looks() == before
     assert manifest.counts["transactions"] == 4
     assert wait_for_outcome(client, failing).processed == {}
@@ -469,14 +512,23 @@ def test_what_is_being_deleted_is_not_gone_on_with(
     content = target.read_bytes()
     spoil = _after(client.create_transaction, lambda: target.write_bytes(content[:-1] + b"x"))
     monkeypatch.setattr(client, "create_transaction", spoil)
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     given = [Location.of(target)]
     ledger = notes(tmp_path / "ledger")
     with pytest.raises(errors.FileChanged):
-        begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+        begin(
+            client,
+            given,
+            output,
+            TaskKey("task"),
+            *settings,
+            token=TOKEN,
+            origin="o",
+            ledger=ledger,
+        )
     monkeypatch.undo()
     target.write_bytes(content)
-    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    begin(client, given, output, again(), *settings, token=TOKEN, origin="o", ledger=ledger)
     assert [(t["deleted"], t["started"]) for t in sandbox.control.transactions()] == [
         (True, 0),
         (False, 1),
@@ -487,13 +539,13 @@ def test_two_tries_at_work_at_the_same_time_start_once(
     client, sandbox, skill, folder, output, tmp_path
 ):
     """The one that was given up has noted its transaction, and still sends a large file."""
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     given, note = files_of(folder)[:1], tmp_path / "ledger"
 
     def attempt(key: TaskKey) -> list[str]:
         ledger = notes(note)
         return begin(
-            client, given, output, key, settings, token=TOKEN, ledger=ledger
+            client, given, output, key, *settings, token=TOKEN, origin="o", ledger=ledger
         ).transaction_ids
 
     sandbox.control.add_fault(operation="addFiles", delay=1.0)
@@ -513,31 +565,49 @@ def test_two_tries_at_work_at_the_same_time_start_once(
 def test_a_try_that_ends_while_the_next_one_begins_collects_the_whole_job(
     client, sandbox, skill, folder, output, tmp_path, monkeypatch
 ):
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     ledger = notes(tmp_path / "ledger")
     job = begin(
-        client, files_of(folder), output, TaskKey("task"), settings, token=TOKEN, ledger=ledger
+        client,
+        files_of(folder),
+        output,
+        TaskKey("task"),
+        *settings,
+        token=TOKEN,
+        origin="o",
+        ledger=ledger,
     )
     assert all(client.get_transaction(each).ended for each in job.transaction_ids)
     make_invoice(folder / "joined.pdf", "INV-5")
     collected: list[Manifest] = []
-    late = lambda: collected.append(finish(client, output, settings, token=TOKEN))  # noqa: E731
+    late = lambda: collected.append(finish(client, output, *settings, token=TOKEN))  # noqa: E731
     monkeypatch.setattr(client, "create_transaction", _after(client.create_transaction, late))
-    begin(client, files_of(folder), output, again(), settings, token=TOKEN, ledger=ledger)
+    begin(
+        client, files_of(folder), output, again(), *settings, token=TOKEN, origin="o", ledger=ledger
+    )
     assert [each.counts["transactions"] for each in collected] == [4]
-    assert finish(client, output, settings, token=TOKEN).counts["transactions"] == 5
+    assert finish(client, output, *settings, token=TOKEN).counts["transactions"] == 5
 
 
 def test_a_server_that_lists_no_files_before_the_start_is_believed_to_have_them(
     client, sandbox, skill, folder, output, tmp_path
 ):
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     given, ledger = files_of(folder)[:1], notes(tmp_path / "ledger")
     sandbox.control.add_fault(operation="startTransaction", status=403)
     with pytest.raises(errors.Forbidden):
-        begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+        begin(
+            client,
+            given,
+            output,
+            TaskKey("task"),
+            *settings,
+            token=TOKEN,
+            origin="o",
+            ledger=ledger,
+        )
     sandbox.control.add_fault(operation="getTransaction", times=3, merge_json={"sourceFiles": []})
-    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    begin(client, given, output, again(), *settings, token=TOKEN, origin="o", ledger=ledger)
     assert list(started(sandbox).values()) == [1]
 
 
@@ -545,11 +615,11 @@ def test_a_new_transaction_that_is_not_known_everywhere_is_not_made_again(
     client, sandbox, skill, folder, output, tmp_path
 ):
     sandbox.control.set(list_lag=60.0)
-    settings = JobSettings(skill, origin="o")
+    settings = (skill, Options())
     given, ledger = files_of(folder)[:1], notes(tmp_path / "ledger")
-    begin(client, given, output, TaskKey("task"), settings, token=TOKEN, ledger=ledger)
+    begin(client, given, output, TaskKey("task"), *settings, token=TOKEN, origin="o", ledger=ledger)
     sandbox.control.add_fault(operation="getTransaction", status=404, times=2)
-    begin(client, given, output, again(), settings, token=TOKEN, ledger=ledger)
+    begin(client, given, output, again(), *settings, token=TOKEN, origin="o", ledger=ledger)
     assert list(started(sandbox).values()) == [1]
 
 
@@ -567,16 +637,16 @@ def test_downloads_by_id_land_in_folders_of_their_own(
     client, sandbox, skill, folder, output, skill_of
 ):
     chosen = skill if skill_of == "Invoice" else skill_of
-    sent = submit_files(client, files_of(folder), TaskKey("task"), JobSettings(chosen))
+    sent = submit_files(client, files_of(folder), TaskKey("task"), chosen, Options())
     ids = [each.transaction_id for each in sent]
     assert all(client.get_transaction(each).ended for each in ids)
-    manifest = download(client, ids, output)
+    manifest = download(client, ids, output, Options())
     assert [entry.folder for entry in manifest.transactions] == ids
     assert manifest.counts["documents"] == 4
     assert manifest.counts["pages"] == 10
     assert {entry.skill_id for entry in manifest.transactions} == {chosen}
     before = digests(Path(output.path))
-    assert download(client, ids, output).to_json() == manifest.to_json()
+    assert download(client, ids, output, Options()).to_json() == manifest.to_json()
     assert digests(Path(output.path)) == before
 
 

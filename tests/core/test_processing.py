@@ -96,7 +96,7 @@ def test_skills_without_fields_give_documents_without_fields(client, sandbox, sk
 def test_business_rule_errors_are_results_and_no_failure(client, sandbox, skill, invoice):
     sandbox.control.set(rule_errors=[{"errorType": "Condition", "customMessage": "Total is off"}])
     (row,) = process_document(client, invoice, skill, TaskKey("r")).rows()
-    assert row["business_rule_errors"] == ["Total is off"]
+    assert row["rule_errors"] == ["Total is off"]
 
 
 def test_a_second_try_finds_the_first_ones_transaction(client, sandbox, skill, invoice):

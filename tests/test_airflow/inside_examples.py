@@ -20,9 +20,9 @@ from airflow.sdk.execution_time import supervisor
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
-from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
 
-OURS = (VantageProcessDocumentsOperator, VantageTransactionSensor)
+OURS = (VantageProcessDocumentsOperator, VantageTransactionsSensor)
 
 
 def parse(paths: list[str]) -> dict[str, Any]:

@@ -173,11 +173,14 @@ def construct() -> dict[str, Any]:
         What the good ones did outside of the process, the wrong arguments that were refused, and
         which tasks wait in the triggerer by which environment.
     """
+    import inspect
     import sys
 
     from vantage_orchestration.airflow.operators import vantage as operators
-    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
+    from vantage_orchestration.options import Processing, names_of
 
+    name = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
     touched: list[str] = []
     watching = [True]
 
@@ -185,34 +188,75 @@ def construct() -> dict[str, Any]:
         if watching[0] and event.startswith(("open", "socket.", "sqlite3.", "subprocess.", "os.")):
             touched.append(f"{event} {arguments}")
 
-    sending = {"inputs": "/nowhere/*.pdf", "skill_id": "s", "abbyy_vantage_conn_id": "nobody"}
+    sending = {"inputs": "/nowhere/*.pdf", "skill": "s", "abbyy_vantage_conn_id": "nobody"}
     process = {**sending, "output_path": "/nowhere/out"}
     sys.addaudithook(audit)
     task = operators.VantageProcessDocumentsOperator(task_id="a", **process)
     operators.VantageSubmitOperator(task_id="b", **sending)
-    operators.VantageDownloadResultsOperator(task_id="c", transaction_ids="t", output_path="/no")
-    operators.VantageDeleteTransactionOperator(task_id="d", transaction_ids=["t"])
-    VantageTransactionSensor(task_id="e", transaction_ids=["t"])
+    operators.VantageDownloadResultsOperator(task_id="c", transaction_ids=name, output_path="/no")
+    operators.VantageDeleteTransactionsOperator(task_id="d", transaction_ids=[name])
+    VantageTransactionsSensor(task_id="e", transaction_ids=[name])
     watching[0] = False
 
-    wrong: list[dict[str, Any]] = [
+    shared: list[dict[str, Any]] = [
         {"on_review": "ignore"},
         {"review_timeout": -1},
         {"review_timeout": float("inf")},
+        {"review_timeout": None},
         {"poke_interval": 0.5},
         {"poke_interval": "10"},
         {"max_poke_interval": float("nan")},
+        {"abbyy_vantage_conn_id": None},
+        {"abbyy_vantage_conn_id": " "},
+        {"skill": 4.5},
+    ]
+    wrong: list[dict[str, Any]] = [
+        *shared,
+        {"timeout": None},
+        {"timeout": "3600"},
+        {"timeout": True},
+        {"timeout": timedelta(seconds=-1)},
+        {"duplicates": "Skip"},
+        {"on_empty": "ignore"},
+        {"parallel": 0},
+        {"parallel": 2.0},
+        {"delete_after": "no"},
+        {"fail_on_rule_errors": None},
+        {"result_types": ["FieldJson"]},
+        {"result_types": 5},
+        {"registration_parameters": {"a": None}},
+        {"skill_parameters": ["a"]},
+        {"inputs": {"a": "b"}},
+        {"inputs": 5},
+        {"output_path": None},
+        {"output_path": ""},
+        {"skill": ""},
     ]
     refused = []
-    for each in wrong:
-        for kind, arguments in (
-            (operators.VantageProcessDocumentsOperator, process),
-            (VantageTransactionSensor, {"transaction_ids": "t"}),
-        ):
+    process_kind, sensor_kind = operators.VantageProcessDocumentsOperator, VantageTransactionsSensor
+    for kind, arguments, cases in (
+        (process_kind, process, wrong),
+        (sensor_kind, {"transaction_ids": name}, [*shared, {"transaction_ids": "t"}]),
+        (process_kind.partial, {}, [each for each in wrong if "inputs" not in each]),
+    ):
+        for each in cases:
             try:
-                kind(task_id="f", **arguments, **each)
+                kind(task_id="f", **{**arguments, **each})
             except ValueError as error:
-                refused.append([repr(each), kind.__name__, str(error)])
+                refused.append([getattr(kind, "__name__", "partial"), repr(each), str(error)])
+            else:
+                refused.append([str(kind), repr(each), None])
+    taken = process_kind(
+        task_id="g",
+        **{**process, "inputs": (each for each in ["a", "b"])},
+        timeout=timedelta(minutes=5),
+        review_timeout=timedelta(days=1),
+        poke_interval=timedelta(seconds=2),
+        result_types="fieldsjson",
+        registration_parameters={"Batch": "{{ run_id }}", "Number": 5},
+        default_args={"on_review": "fail", "parallel": 3},
+    )
+    mapped = process_kind.partial(task_id="h", skill="{{ params.skill }}", timeout=timedelta(1))
     name = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
     defers: dict[str, bool] = {}
     for value in ("", "True", "False", "0"):
@@ -220,7 +264,23 @@ def construct() -> dict[str, Any]:
         defers[value] = task._defers()
     return {
         "touched": touched,
-        "wrong": [repr(each) for each in wrong],
         "refused": refused,
+        "taken": {
+            "inputs": taken.inputs,
+            "timeout": taken.timeout,
+            "parameters": taken.registration_parameters,
+            **{
+                each: getattr(taken.options, each)
+                for each in ("review_timeout", "poke_interval", "result_types")
+            },
+            "on_review": taken.options.on_review,
+            "parallel": taken.options.parallel,
+            "mapped": type(mapped).__name__,
+        },
+        "signature": sorted(inspect.signature(process_kind.__init__).parameters),
+        "documented": [
+            each for each in names_of(Processing) if f"    {each}: " in str(process_kind.__doc__)
+        ]
+        == names_of(Processing),
         "defers": defers,
     }

@@ -41,7 +41,7 @@ class Job:
         self.output = folder / "out" / "result.jsonl"
         self.conf = {
             "folder": str(self.folder),
-            "skill_id": sandbox.control.skill_id("Invoice"),
+            "skill": sandbox.control.skill_id("Invoice"),
             "output": str(self.output),
             "conn_id": connect(sandbox),
         }
@@ -112,7 +112,7 @@ def test_folder_to_json_lines(job: Job) -> None:
         "document_id",
         "class",
         "fields",
-        "business_rule_errors",
+        "rule_errors",
     }
 
 

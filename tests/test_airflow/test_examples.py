@@ -36,7 +36,7 @@ class Case:
         self.files = [self.add(f"{name}.pdf") for name in ("a", "b [1]", "c é")]
         self.conn_id = f"example_{next(_numbers)}"
         self.conf = {
-            "skill_id": sandbox.control.skill_id("Invoice"),
+            "skill": sandbox.control.skill_id("Invoice"),
             "conn_id": self.conn_id,
             "output": str(self.output),
         }

@@ -42,7 +42,7 @@ def test_nothing_leaks(
     make_invoice(folder / "review.pdf", number="2", extra_lines=["Manual review required"])
     conf = {
         "folder": str(folder),
-        "skill_id": sandbox.control.skill_id("Invoice"),
+        "skill": sandbox.control.skill_id("Invoice"),
         "output": str(output),
         "conn_id": connect(sandbox),
     }

@@ -153,7 +153,7 @@ def scene(
     conf = {
         "folder": str(folder),
         "output": str(output),
-        "skill_id": sandbox.control.skill_id("Invoice"),
+        "skill": sandbox.control.skill_id("Invoice"),
         "conn_id": "operators",
     }
     run = {"dag_id": DAG, "run_id": RUN}
@@ -193,9 +193,25 @@ def counts(**changes: int) -> dict[str, int]:
 def test_constructors(airflow: Airflow) -> None:
     found = airflow("inside_operators.construct")
     assert found["touched"] == []
-    assert [each[0] for each in found["refused"]] == sorted(
-        found["wrong"] * 2, key=found["wrong"].index
-    )
+    assert [each for each in found["refused"] if not each[2]] == []
+    words = {each[1]: each[2] for each in found["refused"]}
+    assert "Did you mean 'FieldsJson'?" in words["{'result_types': ['FieldJson']}"]
+    assert "it is one of skip, send, fail" in words["{'duplicates': 'Skip'}"]
+    assert "a number of seconds" in words["{'timeout': '3600'}"]
+    assert found["taken"] == {
+        "inputs": ["a", "b"],
+        "timeout": 300.0,
+        "review_timeout": 86_400.0,
+        "poke_interval": 2.0,
+        "result_types": ["FieldsJson"],
+        "parameters": {"Batch": "{{ run_id }}", "Number": 5},
+        "on_review": "fail",
+        "parallel": 3,
+        "mapped": "OperatorPartial",
+    }
+    # What somebody sees who asks for help.
+    assert {"self", "inputs", "timeout", "on_review", "durable"} <= set(found["signature"])
+    assert found["documented"]
     assert found["defers"] == {"": True, "True": True, "False": False, "0": False}
 
 
@@ -339,9 +355,9 @@ def test_mapped_tasks_with_one_output(scene: Scene, first: Phase) -> None:
     [
         (0, "There is no file"),
         (1, "is a folder"),
-        (2, "skill_id is empty"),
+        (2, "The skill is empty"),
         (3, "10 registration parameters were given; 9 can be"),
-        (4, "result_types is a list"),
+        (4, "Did you mean 'FieldsJson'?"),
     ],
 )
 def test_refused_before_anything_is_sent(

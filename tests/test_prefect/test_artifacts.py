@@ -15,6 +15,7 @@ from pdfs import make_invoice
 from prefect import flow, settings, task
 from test_prefect.seen import artifacts, told_in_the_end
 
+from vantage_orchestration.options import Options
 from vantage_orchestration.prefect import artifacts as module
 from vantage_orchestration.prefect.artifacts import (
     BatchProgress,
@@ -24,7 +25,7 @@ from vantage_orchestration.prefect.artifacts import (
 )
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.processing import TaskKey
-from vantage_orchestration.processing.job import JobSettings, begin, finish
+from vantage_orchestration.processing.job import begin, finish
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     Manifest,
@@ -48,16 +49,16 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
     client = VantageCredentials(**account).get_client()
     server, output = client.config.credentials.base_url, Location.of(tmp_path / "out")
     skill = sandbox.control.skill_id("Document type")
-    job_settings = JobSettings(skill)
+    settings = (skill, Options())
     waiting: list[str] = []
 
     def collect() -> Manifest:
-        return finish(client, output, job_settings, token="t.", in_review=waiting)
+        return finish(client, output, *settings, token="t.", in_review=waiting)
 
     @task
     def work() -> None:
         inputs = [Location.of(tmp_path / name) for name in ("a.pdf", "b.pdf")]
-        job = begin(client, inputs, output, TaskKey("t"), job_settings, token="t.")
+        job = begin(client, inputs, output, TaskKey("t"), *settings, token="t.")
         progress = BatchProgress(len(job.transaction_ids), clock=lambda: 0.0)
         states = wait_for(
             client, job.transaction_ids, timeout=30, review_timeout=30, report_review=True

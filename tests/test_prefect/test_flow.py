@@ -375,7 +375,7 @@ def test_killed_process_goes_on_as_the_same_run(
     sandbox.control.set(processing_polls=1000)
     output, log = tmp_path / "out" / "fields.jsonl", tmp_path / "process.log"
     name = save_block()
-    arguments = [str(FLOW_FILE), str(folder), f"--skill-id={skill}", f"--output={output}"]
+    arguments = [str(FLOW_FILE), str(folder), f"--skill={skill}", f"--output={output}"]
     with _process([*arguments, f"--block={name}"], prefect_server.environment(), log) as process:
         _until(
             lambda: sum(item["looks"] > 1 for item in sandbox.control.transactions()) == 3,
@@ -428,7 +428,7 @@ def test_nothing_secret_is_left_anywhere(
         "PREFECT_LOCAL_STORAGE_PATH": str(results),
     }
     name = save_block()
-    arguments = ["-c", DRIVER, str(FLOW_FILE), str(folder), "--skill-id", skill]
+    arguments = ["-c", DRIVER, str(FLOW_FILE), str(folder), "--skill", skill]
     arguments += ["--output", str(output), "--block", name]
     with _process(arguments, environment, log) as process:
         waiting = _until(

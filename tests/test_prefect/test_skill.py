@@ -226,12 +226,12 @@ def test_blocks_travel_without_token(
 
 def test_transaction_with_secrets_is_not_pickled(skill: VantageSkill) -> None:
     with pytest.raises(ConfigurationError, match="Save the block"):
-        pickle.dumps(skill.transaction("0d0f6b7e"))
+        pickle.dumps(skill.transaction("0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"))
 
 
 def test_old_and_new_documents_load(account: dict[str, Any]) -> None:
     block = VantageSkill.model_validate({"credentials": account, "skill": "Invoice"})
-    assert (block.timeout, block.on_review, block.result_types) == (3600.0, "wait", [])
+    assert (block.timeout, block.on_review, block.result_types) == (3600.0, "wait", ())
     # A later version may have saved more.
     assert VantageSkill.model_validate({**block.model_dump(), "of_later": 1}).skill == "Invoice"
 

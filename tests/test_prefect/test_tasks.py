@@ -32,13 +32,13 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.prefect import VantageCredentials, VantageSkill, tasks, undo
 from vantage_orchestration.prefect.tasks import (
-    delete_transaction,
+    delete_transactions,
     download_results,
     list_skills,
     process_document,
     process_documents,
     submit_documents,
-    wait_for_transaction,
+    wait_for_transactions,
 )
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxServer
@@ -127,13 +127,13 @@ def test_steps_one_by_one_and_a_retry_takes_them_from_the_cache(case: Case) -> N
     @flow(retries=1)
     def above() -> int:
         ids = submit_documents(case.block, case.glob, "Invoice")
-        statuses = wait_for_transaction(case.block, ids, **QUICK)
+        statuses = wait_for_transactions(case.block, ids, **QUICK)
         result = download_results(case.block, ids, str(case.output), delete_after=True)
         tries.append((ids, statuses, result))
         if len(tries) == 1:
             # Deleted by now: whoever sent them again would pay again.
             raise RuntimeError("once more")
-        return delete_transaction(case.block, ids)
+        return delete_transactions(case.block, ids)
 
     assert above() == 3
     assert tries[0] == tries[1]
@@ -415,7 +415,7 @@ def test_a_retry_after_a_rollback_begins_anew(case: Case) -> None:
             tries.append(undo.undoable(submit_documents)(case.block, case.glob, "Invoice"))
             if len(tries) == 1:
                 raise RuntimeError("what comes next has failed")
-            wait_for_transaction(case.block, tries[-1], **QUICK)
+            wait_for_transactions(case.block, tries[-1], **QUICK)
 
     above()
     assert not set(tries[0]) & set(tries[1])

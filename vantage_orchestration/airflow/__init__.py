@@ -14,36 +14,36 @@ if TYPE_CHECKING:
     from vantage_orchestration.airflow.context import task_key
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
     from vantage_orchestration.airflow.operators.vantage import (
-        VantageDeleteTransactionOperator,
+        VantageDeleteTransactionsOperator,
         VantageDownloadResultsOperator,
         VantageFetchCompletedOperator,
         VantageProcessDocumentsOperator,
         VantageSubmitOperator,
     )
-    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
     from vantage_orchestration.airflow.triggers.completed import VantageTransactionCompletedTrigger
 
 __all__ = [
-    "VantageDeleteTransactionOperator",
+    "VantageDeleteTransactionsOperator",
     "VantageDownloadResultsOperator",
     "VantageFetchCompletedOperator",
     "VantageHook",
     "VantageProcessDocumentsOperator",
     "VantageSubmitOperator",
     "VantageTransactionCompletedTrigger",
-    "VantageTransactionSensor",
+    "VantageTransactionsSensor",
     "task_key",
 ]
 
 _MODULES = {
-    "VantageDeleteTransactionOperator": "operators.vantage",
+    "VantageDeleteTransactionsOperator": "operators.vantage",
     "VantageDownloadResultsOperator": "operators.vantage",
     "VantageFetchCompletedOperator": "operators.vantage",
     "VantageHook": "hooks.vantage",
     "VantageProcessDocumentsOperator": "operators.vantage",
     "VantageSubmitOperator": "operators.vantage",
     "VantageTransactionCompletedTrigger": "triggers.completed",
-    "VantageTransactionSensor": "sensors.vantage",
+    "VantageTransactionsSensor": "sensors.vantage",
     "task_key": "context",
 }
 

@@ -10,6 +10,7 @@ from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import ConfigurationError, translating
 
 if TYPE_CHECKING:
+    from vantage_orchestration.options import OnEmpty
     from vantage_orchestration.storage import Location
 
 __all__ = ["inputs_of", "location_of"]
@@ -36,12 +37,15 @@ def location_of(place: Any) -> Location:
         return Location.of(place)
 
 
-def inputs_of(inputs: Any, *, sent_before: bool = False) -> list[Location]:
+def inputs_of(
+    inputs: Any, *, sent_before: bool = False, on_empty: OnEmpty = "fail"
+) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
     Args:
         inputs: A path, glob or URL, or several.
         sent_before: See :func:`vantage_orchestration.processing.files.files_of`.
+        on_empty: As ``sent_before``.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
@@ -49,4 +53,4 @@ def inputs_of(inputs: Any, *, sent_before: bool = False) -> list[Location]:
     from vantage_orchestration.processing.files import files_of
 
     with translating(translate):
-        return files_of(inputs, location_of, sent_before=sent_before)
+        return files_of(inputs, location_of, sent_before=sent_before, on_empty=on_empty)

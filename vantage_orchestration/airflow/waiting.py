@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import (
@@ -19,27 +18,22 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.models import ENDED
 from vantage_orchestration.processing import outcome as core
-from vantage_orchestration.processing.outcome import REVIEW_TIMEOUT, Outcome
+from vantage_orchestration.processing.outcome import Outcome
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.options import Options
 
 __all__ = [
-    "ON_REVIEW",
-    "REVIEW_TIMEOUT",
-    "OnReview",
     "Outcome",
     "WaitingMixin",
     "check_outcome",
     "deferrable_by_default",
-    "ids_of",
 ]
 
-OnReview = Literal["wait", "return", "fail"]
-ON_REVIEW = ("wait", "return", "fail")
 _OVER = ENDED | {"Gone"}
 
 
@@ -62,13 +56,7 @@ class WaitingMixin:
     ``execute`` and goes on in :meth:`_ended`.
     """
 
-    abbyy_vantage_conn_id: str
-    skill_id: str | None
-    timeout: float
-    review_timeout: float
-    on_review: str
-    poke_interval: float
-    max_poke_interval: float
+    skill: str | None
     deferrable: bool | None
     delete_on_kill: bool
     review_notifiers: Sequence[Any]
@@ -80,18 +68,15 @@ class WaitingMixin:
         @cached_property
         def hook(self) -> VantageHook: ...
 
-    def _check_waiting(self) -> None:
-        """Refuse arguments that make no sense; what is templated is checked when it is used."""
-        if self.on_review not in ON_REVIEW:
-            raise ValueError(
-                f"on_review is {self.on_review!r}; it is one of {', '.join(ON_REVIEW)}"
-            )
-        for name in ("review_timeout", "poke_interval", "max_poke_interval"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}; it is a number of seconds")
-        if self.poke_interval < 1:
-            raise ValueError("poke_interval is below 1; ABBYY Vantage asks for a second or more")
+        @property
+        def options(self) -> Options: ...
+
+        def _skill_id(self) -> str: ...
+
+    @property
+    def _timeout(self) -> float:
+        """Seconds that the service may take."""
+        return self.options.timeout
 
     def _ended(self, context: Context, outcome: Outcome) -> Any:
         """Do what comes after the waiting, and return the task's result."""
@@ -131,14 +116,14 @@ class WaitingMixin:
         self.defer(
             trigger=VantageTransactionsTrigger(
                 transaction_ids=list(ids),
-                conn_id=self.abbyy_vantage_conn_id,
-                skill_id=self.skill_id,
+                conn_id=self.hook.abbyy_vantage_conn_id,
+                skill_id=self._skill_id() if self.skill is not None else None,
                 deadline=deadline,
                 review_deadline=review_deadline,
                 in_review=list(in_review),
                 report_review=True,
-                poke_interval=self.poke_interval,
-                max_poke_interval=self.max_poke_interval,
+                poke_interval=self.options.poke_interval,
+                max_poke_interval=self.options.max_poke_interval,
                 delete_on_kill=self.delete_on_kill,
             ),
             method_name="execute_complete",
@@ -176,7 +161,7 @@ class WaitingMixin:
             raise translate(failure)
         if deadline is None:
             # What ``defer`` was given for this is lost in ``dag.test()``.
-            deadline = time.time() + self.timeout
+            deadline = time.time() + self._timeout
         statuses = {str(each): str(status) for each, status in event["transactions"].items()}
         before = dict(known or {})
         in_review = tuple(str(each) for each in event.get("in_review") or ())
@@ -187,9 +172,9 @@ class WaitingMixin:
             raise translate(kind(str(message or "The trigger could not ask ABBYY Vantage")))
         if status == "review":
             if review_deadline is None:
-                review_deadline = time.time() + self.review_timeout
+                review_deadline = time.time() + self.options.review_timeout
             self._needs_person(context, in_review, review_deadline)
-            if self.on_review == "wait":
+            if self.options.on_review == "wait":
                 self._defer(
                     list(statuses),
                     deadline=deadline,
@@ -199,7 +184,7 @@ class WaitingMixin:
             rest = [
                 each for each, its in statuses.items() if each not in in_review and its not in _OVER
             ]
-            if self.on_review == "return" and rest:
+            if self.options.on_review == "return" and rest:
                 # What is in review is not waited for, but all else is.
                 others = {each: its for each, its in statuses.items() if each not in rest}
                 self._defer(
@@ -216,19 +201,16 @@ class WaitingMixin:
 
     def _wait_here(self, context: Context, ids: Sequence[str], timeout: float) -> Outcome:
         """Wait in the worker. A sensor does it in a way of its own."""
-        from vantage_orchestration.processing.waiting import wait_for_outcome
-        from vantage_orchestration.watching import Pace
+        from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
 
+        options = self.options
         return wait_for_outcome(
             self.hook.client,
             ids,
-            timeout=timeout,
-            review_timeout=self.review_timeout,
-            on_review=self.on_review,
-            pace=Pace.between(self.poke_interval, self.max_poke_interval),
-            skill_id=self.skill_id,
+            **{**limits_of(options), "timeout": timeout},
+            skill_id=self._skill_id() if self.skill is not None else None,
             on_needed=lambda new: self._needs_person(
-                context, new, time.time() + self.review_timeout
+                context, new, time.time() + options.review_timeout
             ),
         )
 
@@ -251,13 +233,3 @@ def check_outcome(
     """Raise, in Airflow's words, what :func:`vantage_orchestration.processing.outcome` finds."""
     with translating(translate):
         core.check_outcome(outcome, on_review=on_review, client=client)
-
-
-def ids_of(value: Any) -> list[str]:
-    """Return transaction ids from a templated argument: one, several, or what a task returned.
-
-    Raises:
-        ConfigurationError: There is none, or it is something else.
-    """
-    with translating(translate):
-        return core.ids_of(value)

@@ -29,6 +29,7 @@ from vantage_orchestration.errors import (
     WaitTimeout,
     translated,
 )
+from vantage_orchestration.options import PARALLEL
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -44,11 +45,10 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import ListedTransaction
     from vantage_orchestration.storage import Location
 
-__all__ = ["PARALLEL", "Fetched", "fetch_due"]
+__all__ = ["Fetched", "fetch_due"]
 
 log = logging.getLogger(__name__)
 
-PARALLEL: Final = 8
 #: Seconds between two notes of what has landed. A kill in between costs a few requests.
 _NOTE_EVERY: Final = 5.0
 _random = random.SystemRandom()

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from vantage_orchestration import arguments
+from vantage_orchestration.options import Fetching, Options, takes
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.retries import RETRIES
 
-__all__ = ["fetch_completed"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_PARALLEL: Final = 8
+__all__ = ["fetch_completed"]
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)
+@takes(Fetching)
 def fetch_completed(
     credentials: VantageCredentials | str,
     output_path: Any,
@@ -36,9 +40,7 @@ def fetch_completed(
     include_api: bool = False,
     since: str | None = None,
     overlap: float = 3600.0,
-    result_types: Sequence[str] | None = None,
-    fail_on_rule_errors: bool = False,
-    parallel: int = _PARALLEL,
+    **options: Unpack[Fetching],
 ) -> dict[str, Any]:
     """Fetch what has ended in ABBYY Vantage, by mail, scanner and the like; each transaction once.
 
@@ -64,10 +66,6 @@ def fetch_completed(
             still lists are fetched, which are those of 14 days.
         overlap: Seconds: what was made within them is read at each look. What is older is only
             counted, until a number changes.
-        result_types: Types of result files to fetch, such as ``["FieldsJson"]``; all by default.
-        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
-            nevertheless.
-        parallel: Transactions that are fetched at the same time.
 
     Returns:
         ``manifest`` (the URL of the run's manifest, None if nothing was due) and numbers:
@@ -92,7 +90,8 @@ def fetch_completed(
     wanted = Wanted.of(tuple(statuses), include_api, since)
     if overlap < 0:
         raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
-    output = Location.of(output_path)
+    chosen = Options.of(**options)
+    output = Location.of(arguments.place("output_path", output_path))
     state = output if state_path is None else Location.of(state_path)
     run, flow, label = _running()
     with load_credentials(credentials).get_client() as client:
@@ -104,15 +103,15 @@ def fetch_completed(
             output,
             run=run,
             label=label,
-            result_types=result_types,
-            parallel=parallel,
+            result_types=chosen.result_types or None,
+            parallel=chosen.parallel,
         )
         if fetched.place is not None:
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
     result = fetched.result
     get_run_logger().info("Fetched %d transactions of ABBYY Vantage", result["transactions"])
-    if fail_on_rule_errors:
+    if chosen.fail_on_rule_errors:
         check_rules(fetched.manifest, str(result["manifest"]))
     return result
 

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration import arguments
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.options import OnEmpty, Options
     from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.outcome import Outcome
@@ -58,9 +60,8 @@ class Asker:
         client: VantageClient,
         inputs: Any,
         skill_id: str,
+        options: Options,
         *,
-        registration_parameters: Mapping[str, str] | None = None,
-        skill_parameters: Mapping[str, str] | None = None,
         output: Location | None = None,
         numbered: bool = False,
     ) -> Asker:
@@ -72,25 +73,23 @@ class Asker:
             client: Client.
             inputs: Inputs as they were given, globs not resolved.
             skill_id: Skill.
-            registration_parameters: They are part of who asks: a document that is sent with other
-                ones is another order.
-            skill_parameters: They change what comes back.
+            options: Registration parameters are part of who asks: a document that is sent with
+                other ones is another order. Skill parameters change what comes back.
             output: Folder for the results, if there is one.
             numbered: Whether the number of the call may stand for the inputs, if these change.
         """
-        shown = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Iterable) else inputs
-        origin = digest_of([str(each) for each in shown])
+        origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
             import uuid
 
             return cls(TaskKey(f"prefect/{uuid.uuid4()}"), Ledger(), origin[:8], "")
-        key = task_key(json.dumps(dict(registration_parameters or {}), sort_keys=True))
+        key = task_key(json.dumps(dict(options.registration_parameters), sort_keys=True))
         number = _number_of_call()
         ledger = open_ledger(
             key,
             client,
             skill_id,
-            skill_parameters,
+            options.skill_parameters,
             inputs=origin,
             position=number if numbered else "",
             output=output,
@@ -103,7 +102,7 @@ class Asker:
             resend_failed=key.since is None or not retried_by_itself(),
         )
 
-    def files(self, inputs: Any) -> list[Location]:
+    def files(self, inputs: Any, on_empty: OnEmpty = "fail") -> list[Location]:
         """Return the files that are meant; those that an earlier try has sent may be gone.
 
         Raises:
@@ -111,7 +110,7 @@ class Asker:
         """
         from vantage_orchestration.processing.files import files_of
 
-        return files_of(inputs, sent_before=bool(self.ledger.load()))
+        return files_of(inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty)
 
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.

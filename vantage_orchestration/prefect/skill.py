@@ -5,37 +5,71 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import ConfigDict, Field, HttpUrl, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ModelWrapValidatorHandler,
+    create_model,
+    model_validator,
+)
 from typing_extensions import Self
 
+from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.options import Block, Options, names_of
 from vantage_orchestration.prefect.credentials import (
     VantageCredentials,
     load_credentials,
     name_of_block,
     reading_block,
 )
+from vantage_orchestration.prefect.forms import block_field
 from vantage_orchestration.processing.outcome import (
-    REVIEW_TIMEOUT,
-    TIMEOUT,
     Outcome,
     check_outcome,
+    check_rules,
+    result_of,
 )
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.prefect.job import Telling
-    from vantage_orchestration.watching import Pace
 
 __all__ = ["VantageSkill", "VantageTransaction"]
 
 T = TypeVar("T")
 
 
-class VantageSkill(JobBlock):  # type: ignore[type-arg]
+class _Form(BaseModel):
+    credentials: VantageCredentials = Field(
+        ..., title="Credentials", description="The ABBYY Vantage Credentials block to log in with."
+    )
+    skill: str = Field(
+        ..., title="Skill", description="Id or exact name of a published ABBYY Vantage skill."
+    )
+    on_review: Literal["wait", "fail"] = Field(
+        "wait",
+        title="On review",
+        description="Whether to wait when a person has to review the document, or to fail.",
+    )
+
+
+if TYPE_CHECKING:
+    _OptionsForm = _Form
+else:
+    _OptionsForm = create_model(
+        "_OptionsForm",
+        __base__=_Form,
+        **{name: block_field(name, get_type_hints(Options)[name]) for name in names_of(Block)},
+    )
+
+
+class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     """Processes documents by an ABBYY Vantage skill.
 
     Example:
@@ -60,56 +94,6 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
     _description: ClassVar[str | None] = "Processes documents by an ABBYY Vantage skill."
 
     model_config = ConfigDict(hide_input_in_errors=True)
-
-    credentials: VantageCredentials = Field(
-        ..., title="Credentials", description="The ABBYY Vantage Credentials block to log in with."
-    )
-    skill: str = Field(
-        ..., title="Skill", description="Id or exact name of a published ABBYY Vantage skill."
-    )
-    registration_parameters: dict[str, str] = Field(
-        default_factory=dict,
-        title="Registration parameters",
-        description="Names and texts of your own, up to 9, that each transaction carries, such as"
-        ' {"batch": "42"}.',
-    )
-    skill_parameters: dict[str, str] = Field(
-        default_factory=dict,
-        title="Skill parameters",
-        description="Names and texts, up to 10, that win over the defaults of the skill, such as"
-        ' {"Note": "urgent"}.',
-    )
-    result_types: list[str] = Field(
-        default_factory=list,
-        title="Result types",
-        description='Types of result files to download, such as ["FieldsJson"]; empty for all.',
-    )
-    timeout: float = Field(
-        TIMEOUT,
-        title="Timeout",
-        description="Seconds that ABBYY Vantage may take. An hour by default.",
-    )
-    review_timeout: float = Field(
-        REVIEW_TIMEOUT,
-        title="Review timeout",
-        description="Seconds that people may take, from when a manual review is needed. A week by"
-        " default.",
-    )
-    on_review: Literal["wait", "fail"] = Field(
-        "wait",
-        title="On review",
-        description="Whether to wait when a person has to review the document, or to fail.",
-    )
-    poke_interval: float = Field(
-        10.0,
-        title="Poke interval",
-        description="Seconds between two looks at the beginning; they grow. 1 at the least.",
-    )
-    max_poke_interval: float = Field(
-        60.0,
-        title="Longest poke interval",
-        description="Seconds between two looks at the most.",
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made_here = not reading_block.get()
@@ -147,61 +131,46 @@ class VantageSkill(JobBlock):  # type: ignore[type-arg]
             VantageError: A request failed. The next try goes on.
         """
         from vantage_orchestration.prefect.job import Asker, Telling
-        from vantage_orchestration.processing.job import JobSettings, submit_files
+        from vantage_orchestration.processing.job import submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
+        options = self._options()
         with self.credentials.get_client() as client:
             skill_id = skill_id_of(client, self.skill)
-            asker = Asker.of_run(
-                client,
-                documents,
-                skill_id,
-                registration_parameters=self.registration_parameters,
-                skill_parameters=self.skill_parameters,
-            )
-            settings = JobSettings(
-                skill_id,
-                registration_parameters=self.registration_parameters,
-                skill_parameters=self.skill_parameters,
-                origin=asker.origin,
-            )
+            asker = Asker.of_run(client, documents, skill_id, options)
+            files = asker.files(documents)
+            if not files:
+                raise ConfigurationError("There are no documents to send")
             (submitted,) = submit_files(
                 client,
-                asker.files(documents),
+                files,
                 asker.key,
-                settings,
+                skill_id,
+                options,
+                origin=asker.origin,
                 ledger=asker.ledger,
                 most=1,
                 resend_failed=asker.resend_failed,
             )
             ids = [submitted.transaction_id]
             Telling(client, skill_id, self.logger.info).started(ids, new=not submitted.resumed)
-        return self.transaction(ids[0], skill_id=skill_id)
+        return self.transaction(ids[0])
 
     async def atrigger(self, documents: Any) -> VantageTransaction:
         """Send a document as :meth:`trigger` does, without blocking the event loop."""
         return await _in_thread(lambda: self.trigger(documents))
 
-    def transaction(
-        self, transaction_id: str, *, skill_id: str | None = None
-    ) -> VantageTransaction:
+    def transaction(self, transaction_id: str) -> VantageTransaction:
         """Return a transaction that was started before, to wait for it with this block's limits.
 
         Args:
             transaction_id: Its id.
-            skill_id: Id of its skill, if known: looking takes fewer requests.
         """
-        return VantageTransaction(
-            transaction_id,
-            self.credentials,
-            skill_id=skill_id,
-            result_types=self.result_types or None,
-            timeout=self.timeout,
-            review_timeout=self.review_timeout,
-            on_review=self.on_review,
-            poke_interval=self.poke_interval,
-            max_poke_interval=self.max_poke_interval,
-        )
+        return VantageTransaction(transaction_id, self.credentials, self.skill, self._options())
+
+    def _options(self) -> Options:
+        given = {name: getattr(self, name) for name in names_of(Block)}
+        return Options(**given, on_review=self.on_review)
 
 
 _OF_PREFECT = frozenset(
@@ -218,38 +187,27 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
     Args:
         transaction_id: Its id.
         credentials: The credentials block, or the name of a saved one.
-        skill_id: Id of its skill, if known: looking takes fewer requests.
-        result_types: Types of result files to download; all by default.
-        timeout: Seconds that the service may take.
-        review_timeout: Seconds that people may take.
-        on_review: ``wait`` for a person's review, or ``fail``.
-        poke_interval: Seconds between two looks at the beginning; they grow.
-        max_poke_interval: Seconds between two looks at the most.
+        skill: Id or exact name of its skill, if known: looking takes fewer requests.
+        options: Limits of the waiting, and what to do with results.
+
+    Raises:
+        ConfigurationError: The id is not one of a transaction.
     """
 
     def __init__(
         self,
         transaction_id: str,
         credentials: VantageCredentials | str,
-        *,
-        skill_id: str | None = None,
-        result_types: list[str] | None = None,
-        timeout: float = TIMEOUT,
-        review_timeout: float = REVIEW_TIMEOUT,
-        on_review: str = "wait",
-        poke_interval: float = 10.0,
-        max_poke_interval: float = 60.0,
+        skill: str | None = None,
+        options: Options | None = None,
     ) -> None:
-        self.transaction_id = transaction_id
+        ids = arguments.transaction_ids(transaction_id)
+        if len(ids) != 1:
+            raise ConfigurationError(f"One transaction is expected, not {len(ids)}")
+        self.transaction_id = ids[0]
         self._credentials = credentials
-        self._skill_id = skill_id
-        self._result_types = result_types
-        self._limits: dict[str, Any] = {
-            "timeout": timeout,
-            "review_timeout": review_timeout,
-            "on_review": on_review,
-        }
-        self._intervals = poke_interval, max_poke_interval
+        self._skill = skill
+        self._options = options or Options()
 
     def __repr__(self) -> str:
         return f"VantageTransaction({self.transaction_id!r})"
@@ -284,16 +242,16 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: A limit was reached. It goes on, and can be waited for again.
         """
         from vantage_orchestration.prefect.job import Telling
-        from vantage_orchestration.processing.waiting import wait_for_outcome
+        from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
 
         with self._client() as client:
-            telling = Telling(client, self._skill_id, self.logger.info)
+            skill_id = self._skill_id(client)
+            telling = Telling(client, skill_id, self.logger.info)
             outcome = wait_for_outcome(
                 client,
                 [self.transaction_id],
-                **self._limits,
-                pace=self._pace(),
-                skill_id=self._skill_id,
+                **limits_of(self._options),
+                skill_id=skill_id,
                 on_change=telling.changed,
                 on_needed=telling.needs_person,
             )
@@ -306,7 +264,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         All coroutines of an event loop that wait with the same block share their requests.
         """
         from vantage_orchestration.prefect.job import Telling
-        from vantage_orchestration.processing.waiting import await_outcome
+        from vantage_orchestration.processing.waiting import await_outcome, limits_of
         from vantage_orchestration.watching import SharedPoller
 
         credentials = await _in_thread(lambda: load_credentials(self._credentials))
@@ -316,7 +274,8 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             return context.copy().run(credentials.get_client)
 
         client = await _in_thread(connect)
-        telling = Telling(client, self._skill_id, self.logger.info)
+        skill_id = await _in_thread(lambda: self._skill_id(client))
+        telling = Telling(client, skill_id, self.logger.info)
 
         async def tell(ids: Sequence[str]) -> None:
             await _in_thread(lambda: telling.needs_person(ids))
@@ -326,9 +285,8 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             outcome = await await_outcome(
                 poller,
                 [self.transaction_id],
-                **self._limits,
-                pace=self._pace(),
-                skill_id=self._skill_id,
+                **limits_of(self._options),
+                skill_id=skill_id,
                 on_change=telling.changed,
                 on_needed=tell,
             )
@@ -342,7 +300,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         Returns:
             One plain dictionary for each document: ``transaction_id``, ``document_id``, ``class``,
-            ``fields``, ``business_rule_errors``.
+            ``fields``, ``rule_errors``.
 
         Raises:
             ConfigurationError: It was not processed (yet).
@@ -370,7 +328,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         Args:
             output_path: Path or URL of the folder. The transaction gets a folder in it, named by
-                its id; ``manifest.json`` tells what is where.
+                its id; ``manifest.json`` says what is where.
 
         Returns:
             ``manifest`` (its URL) and numbers, as the task ``download_results`` does.
@@ -380,16 +338,16 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: It has not ended yet.
         """
         from vantage_orchestration.processing.job import download
-        from vantage_orchestration.processing.outcome import result_of
         from vantage_orchestration.storage import Location
 
-        output = Location.of(output_path)
+        output = Location.of(arguments.place("output_path", output_path))
         with self._client() as client:
-            manifest = download(
-                client, [self.transaction_id], output, result_types=self._result_types
-            )
+            manifest = download(client, [self.transaction_id], output, self._options)
         check_outcome(Outcome.of(manifest), on_review="fail")
-        return result_of(manifest, output)
+        result = result_of(manifest, output)
+        if self._options.fail_on_rule_errors:
+            check_rules(manifest, result["manifest"])
+        return result
 
     async def adownload_results(self, output_path: Any) -> dict[str, Any]:
         """Bring its files as :meth:`download_results` does, without blocking the event loop."""
@@ -398,14 +356,14 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
     def _client(self) -> VantageClient:
         return load_credentials(self._credentials).get_client()
 
-    def _pace(self) -> Pace:
-        from vantage_orchestration.watching import Pace
+    def _skill_id(self, client: VantageClient) -> str | None:
+        from vantage_orchestration.processing.skills import skill_id_of
 
-        return Pace.between(*self._intervals)
+        return None if self._skill is None else skill_id_of(client, self._skill)
 
     def _conclude(self, telling: Telling, outcome: Outcome, client: VantageClient) -> None:
         telling.ended(outcome)
-        check_outcome(outcome, on_review=self._limits["on_review"], client=client)
+        check_outcome(outcome, on_review=self._options.on_review, client=client)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

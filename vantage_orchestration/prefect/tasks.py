@@ -12,69 +12,64 @@ gets neither: a name does, and nothing else, where a task is cached at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger
 
+from vantage_orchestration import arguments
+from vantage_orchestration.options import (
+    Collecting,
+    Document,
+    Options,
+    Processing,
+    Sending,
+    Waiting,
+    one_of,
+    takes,
+)
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.job import Asker, Started, Telling
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import (
-    REVIEW_TIMEOUT,
-    TIMEOUT,
     Outcome,
     check_outcome,
     check_rules,
-    ids_of,
     result_of,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from typing_extensions import Unpack
+
     from vantage_orchestration.client import VantageClient
 
 __all__ = [
-    "delete_transaction",
+    "delete_transactions",
     "download_results",
     "list_skills",
     "process_document",
     "process_documents",
     "submit_documents",
-    "wait_for_transaction",
+    "wait_for_transactions",
 ]
 
 Credentials = VantageCredentials | str
-OnReview = Literal["wait", "return", "fail"]
-
-PARALLEL: Final = 8
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)
+@takes(Processing)
 def process_documents(
     credentials: Credentials,
     inputs: Any,
     output_path: Any,
     skill: str,
-    *,
-    result_types: Sequence[str] | None = None,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
-    duplicates: Literal["skip", "send", "fail"] = "skip",
-    timeout: float = TIMEOUT,
-    review_timeout: float = REVIEW_TIMEOUT,
-    on_review: OnReview = "wait",
-    fail_on_rule_errors: bool = False,
-    delete_after: bool = False,
-    poke_interval: float = 10.0,
-    max_poke_interval: float = 60.0,
-    parallel: int = PARALLEL,
+    **options: Unpack[Processing],
 ) -> dict[str, Any]:
     """Process documents: files in, a folder with results and a manifest out.
 
@@ -86,23 +81,6 @@ def process_documents(
         output_path: Folder for the results, a path or URL. It belongs to this task alone: give
             mapped tasks a folder each.
         skill: Id or exact name of the skill.
-        result_types: Types of result files to fetch, such as ``["FieldsJson"]``; all by default.
-        registration_parameters: Up to 9, for each transaction. They are part of what makes a try
-            find its transactions, so they must not change from try to try.
-        skill_parameters: Up to 10.
-        duplicates: ``skip`` sends one of several files with the same content, ``send`` all of them,
-            ``fail`` refuses them.
-        timeout: Seconds that the service may take.
-        review_timeout: Seconds that people may take, from when the first of them is needed.
-        on_review: What to do when a person is needed: ``wait`` for up to ``review_timeout``,
-            ``return`` without those documents, or ``fail``. Another try goes on in each case.
-        fail_on_rule_errors: Fail if a document breaks a business rule of its skill. The results are
-            there nevertheless.
-        delete_after: Delete the transactions in ABBYY Vantage when all of their results have
-            landed. They are deleted after 14 days anyway.
-        poke_interval: Seconds between two looks at the beginning; they grow.
-        max_poke_interval: Seconds between two looks at the most.
-        parallel: Requests at the same time.
 
     Returns:
         ``manifest`` (its URL) and numbers: ``transactions``, ``documents``, ``files``, ``pages``,
@@ -115,41 +93,24 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
-    from vantage_orchestration.processing.job import JobSettings, begin, finish
-    from vantage_orchestration.processing.waiting import wait_for_outcome
+    from vantage_orchestration.processing.job import begin, finish
+    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.watching import Pace
 
-    pace = Pace.between(poke_interval, max_poke_interval)
-    output = Location.of(output_path)
+    chosen, output = Options.of(**options), Location.of(arguments.place("output_path", output_path))
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(
-            client,
-            inputs,
-            skill_id,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
-            output=output,
-        )
-        settings = JobSettings(
-            skill_id,
-            result_types=result_types,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
-            duplicates=duplicates,
-            delete_after=delete_after,
-            parallel=parallel,
-            origin=asker.origin,
-        )
+        asker = Asker.of_run(client, inputs, skill_id, chosen, output=output)
         token = asker.token(output)
         job = begin(
             client,
-            asker.files(inputs),
+            asker.files(inputs, chosen.on_empty),
             output,
             asker.key,
-            settings,
+            skill_id,
+            chosen,
             token=token,
+            origin=asker.origin,
             ledger=asker.ledger,
             resend_failed=asker.resend_failed,
         )
@@ -162,10 +123,7 @@ def process_documents(
         outcome = wait_for_outcome(
             client,
             ids,
-            timeout=timeout,
-            review_timeout=review_timeout,
-            on_review=on_review,
-            pace=pace,
+            **limits_of(chosen),
             skill_id=skill_id,
             on_change=telling.changed,
             on_needed=telling.needs_person,
@@ -174,15 +132,16 @@ def process_documents(
         manifest = finish(
             client,
             output,
-            settings,
+            skill_id,
+            chosen,
             token=token,
             in_review=outcome.in_review,
             processed=outcome.processed,
         )
         telling.finished(manifest)
-    check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=on_review)
+    check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=chosen.on_review)
     result = result_of(manifest, output)
-    if fail_on_rule_errors:
+    if chosen.fail_on_rule_errors:
         check_rules(manifest, result["manifest"])
     return result
 
@@ -194,18 +153,14 @@ def _run_name(parameters: dict[str, Any]) -> str:
 
 
 @task(**RETRIES, cache_policy=NO_CACHE, task_run_name=_run_name)  # type: ignore[arg-type]
+@takes(Document, poke_interval=2.0, max_poke_interval=30.0)
 def process_document(
     credentials: Credentials,
     document: Any,
     skill: str,
     *,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
-    timeout: float = TIMEOUT,
-    review_timeout: float = REVIEW_TIMEOUT,
     on_review: Literal["wait", "fail"] = "wait",
-    poke_interval: float = 2.0,
-    max_poke_interval: float = 30.0,
+    **options: Unpack[Document],
 ) -> list[dict[str, Any]]:
     """Process one file, and return the fields of each document in it. Made to be mapped.
 
@@ -213,43 +168,32 @@ def process_document(
         credentials: The credentials block (put ``unmapped`` around it), or the name of a saved one.
         document: Path or URL of the file.
         skill: Id or exact name of the skill.
-        registration_parameters: As for :func:`process_documents`, as all that follows.
-        skill_parameters: Up to 10.
-        timeout: Seconds that the service may take.
-        review_timeout: Seconds that people may take.
         on_review: ``wait`` for a person's review, or ``fail``.
-        poke_interval: Seconds between two looks at the beginning; they grow.
-        max_poke_interval: Seconds between two looks at the most.
 
     Returns:
         One plain dictionary for each document: ``file``, ``sha256``, ``transaction_id``,
-        ``document_id``, ``class``, ``fields``, ``business_rule_errors``.
+        ``document_id``, ``class``, ``fields``, ``rule_errors``.
 
     Raises:
         VantageError: As :func:`process_documents`.
     """
     from vantage_orchestration.processing.document import document_result, submit_one
-    from vantage_orchestration.processing.waiting import wait_for_outcome
-    from vantage_orchestration.watching import Pace
+    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
 
-    pace = Pace.between(poke_interval, max_poke_interval)
+    one_of("on_review", on_review, ("wait", "fail"))
+    chosen = Options.of(on_review=on_review, **options)
+    document = arguments.place("document", document)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(
-            client,
-            document,
-            skill_id,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
-        )
+        asker = Asker.of_run(client, document, skill_id, chosen)
         submitted = submit_one(
             client,
             document,
             skill_id,
             asker.key,
             ledger=asker.ledger,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
+            registration_parameters=chosen.registration_parameters,
+            skill_parameters=chosen.skill_parameters,
             resend_failed=asker.resend_failed,
         )
         ids = [submitted.transaction_id]
@@ -259,32 +203,23 @@ def process_document(
         outcome = wait_for_outcome(
             client,
             ids,
-            timeout=timeout,
-            review_timeout=review_timeout,
-            on_review=on_review,
-            pace=pace,
+            **limits_of(chosen),
             skill_id=skill_id,
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
         telling.ended(outcome)
-        check_outcome(outcome, on_review=on_review, client=client)
+        check_outcome(outcome, on_review=chosen.on_review, client=client)
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
         return document_result(client, document, submitted, transaction).rows()
 
 
 @task(**RETRIES, persist_result=True, cache_policy=OncePerRun(contents="inputs"))
+@takes(Sending)
 def submit_documents(
-    credentials: Credentials,
-    inputs: Any,
-    skill: str,
-    *,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
-    duplicates: Literal["skip", "send", "fail"] = "skip",
-    parallel: int = PARALLEL,
+    credentials: Credentials, inputs: Any, skill: str, **options: Unpack[Sending]
 ) -> list[str]:
-    """Start transactions, and do not wait for them: see :func:`wait_for_transaction`.
+    """Start transactions, and do not wait for them: see :func:`wait_for_transactions`.
 
     Once it has ended, a retried flow run takes its result from Prefect's cache, as long as the
     files hold the same: also if a transaction has failed since. To send such ones anew use
@@ -294,10 +229,6 @@ def submit_documents(
         credentials: The credentials block, or the name of a saved one.
         inputs: As for :func:`process_documents`, as all that follows.
         skill: Id or exact name of the skill.
-        registration_parameters: Up to 9.
-        skill_parameters: Up to 10.
-        duplicates: ``skip``, ``send`` or ``fail``.
-        parallel: Requests at the same time.
 
     Returns:
         The ids of the transactions, in the order of the inputs.
@@ -306,31 +237,19 @@ def submit_documents(
         ConfigurationError: An input or argument is not acceptable. Nothing was sent.
         VantageError: A request failed. What was started is noted, and found by the next try.
     """
-    from vantage_orchestration.processing.job import JobSettings, submit_files
+    from vantage_orchestration.processing.job import submit_files
 
+    chosen = Options.of(**options)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(
-            client,
-            inputs,
-            skill_id,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
-            numbered=True,
-        )
-        settings = JobSettings(
-            skill_id,
-            registration_parameters=registration_parameters,
-            skill_parameters=skill_parameters,
-            duplicates=duplicates,
-            parallel=parallel,
-            origin=asker.origin,
-        )
+        asker = Asker.of_run(client, inputs, skill_id, chosen, numbered=True)
         submitted = submit_files(
             client,
-            asker.files(inputs),
+            asker.files(inputs, chosen.on_empty),
             asker.key,
-            settings,
+            skill_id,
+            chosen,
+            origin=asker.origin,
             ledger=asker.ledger,
             resend_failed=asker.resend_failed,
         )
@@ -341,28 +260,20 @@ def submit_documents(
 
 
 @task(**RETRIES, persist_result=True, cache_policy=OncePerRun(unless={"on_review": "return"}))
-def wait_for_transaction(
+@takes(Waiting)
+def wait_for_transactions(
     credentials: Credentials,
     transaction_ids: Any,
     *,
-    skill_id: str | None = None,
-    timeout: float = TIMEOUT,
-    review_timeout: float = REVIEW_TIMEOUT,
-    on_review: OnReview = "wait",
-    poke_interval: float = 10.0,
-    max_poke_interval: float = 60.0,
+    skill: str | None = None,
+    **options: Unpack[Waiting],
 ) -> dict[str, str]:
     """Wait until transactions have been processed.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
         transaction_ids: One or several, such as :func:`submit_documents` returns.
-        skill_id: Id of the skill of all of them, if known: looking takes fewer requests.
-        timeout: As for :func:`process_documents`, as all that follows.
-        review_timeout: Seconds that people may take.
-        on_review: ``wait``, ``return`` or ``fail``.
-        poke_interval: Seconds between two looks at the beginning; they grow.
-        max_poke_interval: Seconds between two looks at the most.
+        skill: Id or exact name of the skill of all of them, if known: looking takes fewer requests.
 
     Returns:
         Transaction id to status: ``Processed``, or ``Processing`` with ``on_review="return"``.
@@ -373,39 +284,35 @@ def wait_for_transaction(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
-    from vantage_orchestration.processing.waiting import wait_for_outcome
-    from vantage_orchestration.watching import Pace
+    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
 
-    pace = Pace.between(poke_interval, max_poke_interval)
-    ids = ids_of(transaction_ids)
+    chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
+    if not ids:
+        _logger().warning("There are no transactions to wait for")
+        return {}
     with _client(credentials) as client:
+        skill_id = None if skill is None else _skill_id(client, skill)
         telling = Telling(client, skill_id, _logger().info, ids)
         outcome = wait_for_outcome(
             client,
             ids,
-            timeout=timeout,
-            review_timeout=review_timeout,
-            on_review=on_review,
-            pace=pace,
+            **limits_of(chosen),
             skill_id=skill_id,
             on_change=telling.changed,
             on_needed=telling.needs_person,
         )
         telling.ended(outcome, processed=False)
-        check_outcome(outcome, on_review=on_review, client=client)
+        check_outcome(outcome, on_review=chosen.on_review, client=client)
     return dict(outcome.statuses)
 
 
 @task(**RETRIES, persist_result=True, cache_policy=OncePerRun())
+@takes(Collecting)
 def download_results(
     credentials: Credentials,
     transaction_ids: Any,
     output_path: Any,
-    *,
-    result_types: Sequence[str] | None = None,
-    fail_on_rule_errors: bool = False,
-    delete_after: bool = False,
-    parallel: int = PARALLEL,
+    **options: Unpack[Collecting],
 ) -> dict[str, Any]:
     """Bring the results of processed transactions into a folder.
 
@@ -413,36 +320,28 @@ def download_results(
         credentials: The credentials block, or the name of a saved one.
         transaction_ids: One or several, such as :func:`submit_documents` returns.
         output_path: Folder for the results, a path or URL. Each transaction gets a folder in it,
-            named by its id; ``manifest.json`` tells what is where.
-        result_types: As for :func:`process_documents`, as all that follows.
-        fail_on_rule_errors: Fail if a document breaks a business rule.
-        delete_after: Delete the transactions when all of their results have landed.
-        parallel: Requests at the same time.
+            named by its id; ``manifest.json`` says what is where.
 
     Returns:
         What :func:`process_documents` returns.
 
     Raises:
         TransactionFailed: One of them failed; the others' results have landed.
-        WaitTimeout: One has not ended yet. Call :func:`wait_for_transaction` before.
+        WaitTimeout: One has not ended yet. Call :func:`wait_for_transactions` before.
     """
     from vantage_orchestration.processing.job import download
     from vantage_orchestration.storage import Location
 
-    ids, output = ids_of(transaction_ids), Location.of(output_path)
+    chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
+    output = Location.of(arguments.place("output_path", output_path))
+    if not ids:
+        _logger().warning("There are no transactions to fetch results of")
     with _client(credentials) as client:
-        manifest = download(
-            client,
-            ids,
-            output,
-            result_types=result_types,
-            delete_after=delete_after,
-            parallel=parallel,
-        )
+        manifest = download(client, ids, output, chosen)
         Telling(client, None, _logger().info).finished(manifest)
     check_outcome(Outcome.of(manifest), on_review="fail")
     result = result_of(manifest, output)
-    if fail_on_rule_errors:
+    if chosen.fail_on_rule_errors:
         check_rules(manifest, result["manifest"])
     return result
 
@@ -464,7 +363,7 @@ def list_skills(credentials: Credentials) -> list[dict[str, str | None]]:
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)
-def delete_transaction(credentials: Credentials, transaction_ids: Any) -> int:
+def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     """Delete transactions in ABBYY Vantage, with their files and results.
 
     It is carried out by the service within minutes. Pages that were charged stay charged.
@@ -477,14 +376,14 @@ def delete_transaction(credentials: Credentials, transaction_ids: Any) -> int:
         The number of transactions. One that is gone already counts as deleted.
 
     Raises:
-        VantageError: One could not be deleted; as many of the others as possible were.
+        VantageError: Some were not deleted; it names them. All others were.
     """
-    from vantage_orchestration.processing.deleting import delete_transactions
+    from vantage_orchestration.processing import deleting
 
-    ids = ids_of(transaction_ids)
-    with _client(credentials) as client:
-        for error in delete_transactions(client, ids).values():
-            raise error
+    ids = arguments.transaction_ids(transaction_ids)
+    if ids:
+        with _client(credentials) as client:
+            deleting.check_deleted(deleting.delete_transactions(client, ids), len(ids))
     return len(ids)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import VantageError
@@ -12,9 +12,11 @@ from vantage_orchestration.watching.parallel import in_parallel
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["delete_transactions"]
+__all__ = ["check_deleted", "delete_transactions"]
 
 _THREADS: Final = 8
+#: Transactions that an error names; more are counted.
+_NAMED: Final = 5
 
 
 def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, VantageError]:
@@ -29,3 +31,24 @@ def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, 
 
     in_parallel(delete, ids, _THREADS)
     return failures
+
+
+def check_deleted(failures: Mapping[str, VantageError], total: int) -> None:
+    """Raise what went wrong when transactions were deleted, all in one error.
+
+    Args:
+        failures: What :func:`delete_transactions` returned.
+        total: How many there were.
+
+    Raises:
+        VantageError: Some were not deleted. It is of the class of one of their errors: of one that
+            a retry can cure, if there is any.
+    """
+    if not failures:
+        return
+    first = next((each for each in failures.values() if each.retryable), None)
+    first = first or next(iter(failures.values()))
+    named = "; ".join(f"{name}: {error.what}" for name, error in list(failures.items())[:_NAMED])
+    more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+    what = f"{len(failures)} of {total} transactions were not deleted ({named}{more})"
+    raise type(first)(what, **first.details())

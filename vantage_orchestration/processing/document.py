@@ -17,6 +17,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.plan import plan
+from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
 from vantage_orchestration.text import named
@@ -180,7 +181,7 @@ def _raise_if_unsuccessful(transaction: Transaction) -> None:
 def process_document(
     client: VantageClient,
     file: str | os.PathLike[str],
-    skill_id: str,
+    skill: str,
     key: TaskKey,
     *,
     timeout: float = 3600.0,
@@ -193,7 +194,7 @@ def process_document(
     Args:
         client: Client.
         file: Path of the file.
-        skill_id: Skill that processes it.
+        skill: Id or exact name of the skill that processes it.
         key: What makes this task the same in each try, and where it notes its transaction.
         timeout: Seconds to wait while the service works.
         review_timeout: Seconds to wait, besides, for a person's review.
@@ -210,7 +211,7 @@ def process_document(
     submitted = submit_one(
         client,
         file,
-        skill_id,
+        skill_id_of(client, skill),
         key,
         registration_parameters=registration_parameters,
         skill_parameters=skill_parameters,

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.storage import Location
+
+if TYPE_CHECKING:
+    from vantage_orchestration.options import OnEmpty
 
 __all__ = ["Folder", "files_of"]
 
@@ -34,6 +37,7 @@ def files_of(
     locate: Callable[[Any], Location] = Location.of,
     *,
     sent_before: bool = False,
+    on_empty: OnEmpty = "fail",
 ) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
@@ -43,26 +47,26 @@ def files_of(
         sent_before: Whether an earlier try has sent files, which may be gone since. Then it is no
             error if one is missing, which is returned, or if a glob fits no file: what was sent is
             known by the notes of that try, see :func:`.plan.plan`.
+        on_empty: ``skip`` takes a glob that fits no file for an empty list.
+
+    Returns:
+        The files; none for an empty list, or for None.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
     """
-    if isinstance(inputs, Folder):
-        return locate(inputs.place).files(inputs.pattern)
-    if isinstance(inputs, (str, os.PathLike)) or not isinstance(inputs, Iterable):
-        inputs = [inputs]
-    if isinstance(inputs, Mapping):
-        raise ConfigurationError("inputs is no list of paths or URLs")
     found: dict[str, Location] = {}
-    for each in inputs:
-        for location in _fitting(locate(each), sent_before):
+    for each in arguments.items("inputs", inputs):
+        if isinstance(each, Folder):
+            fitting = locate(each.place).files(each.pattern)
+        else:
+            fitting = _fitting(locate(each), sent_before or on_empty == "skip", sent_before)
+        for location in fitting:
             found.setdefault(location.url, location)
-    if not found and not sent_before:
-        raise ConfigurationError("There are no inputs")
     return list(found.values())
 
 
-def _fitting(place: Location, sent_before: bool) -> list[Location]:
+def _fitting(place: Location, may_be_empty: bool, sent_before: bool) -> list[Location]:
     # First as it is: the name of a file may hold the signs of a glob.
     info = place.info()
     if info is not None and info.get("type") == "directory":
@@ -79,6 +83,6 @@ def _fitting(place: Location, sent_before: bool) -> list[Location]:
         raise ConfigurationError(f"There is no file {place.url!r}")
     folder = Location(place.fs, "/".join(parts[:first]) or "/")
     files = folder.files("/".join(parts[first:]))
-    if not files and not sent_before:
+    if not files and not may_be_empty:
         raise ConfigurationError(f"No file fits {place.url!r}")
     return files

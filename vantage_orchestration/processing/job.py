@@ -15,7 +15,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import (
     ConfigurationError,
@@ -26,6 +26,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.models import same_id
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import listed_as_completed
@@ -36,9 +37,9 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
-from vantage_orchestration.processing.plan import Duplicates, Unit, plan
+from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.state import checked, read_json
-from vantage_orchestration.processing.submit import PARALLEL, Submitted, keyed_units, submit
+from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ __all__ = [
     "MANIFEST",
     "SUBMITTED",
     "Job",
-    "JobSettings",
     "Part",
     "begin",
     "download",
@@ -65,41 +65,6 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 #: Status of a transaction that the service does not know any more.
 _GONE = "Gone"
-
-
-@dataclass(frozen=True, slots=True)
-class JobSettings:
-    """What a job is to do.
-
-    Args:
-        skill_id: Skill.
-        result_types: Types of result files to fetch, such as ``FieldsJson``; None for all.
-        registration_parameters: Up to 9 of your own, for each transaction.
-        skill_parameters: Up to 10.
-        duplicates: What to do with files of equal content: ``skip`` sends one of them, ``send``
-            all, ``fail`` refuses them.
-        delete_after: Delete transactions in ABBYY Vantage once their results have landed.
-        parallel: Requests at the same time.
-        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
-
-    Raises:
-        ConfigurationError: A value is not acceptable.
-    """
-
-    skill_id: str
-    result_types: Collection[str] | None = None
-    registration_parameters: Mapping[str, str] | None = None
-    skill_parameters: Mapping[str, str] | None = None
-    duplicates: str = "skip"
-    delete_after: bool = False
-    parallel: int = PARALLEL
-    origin: str = ""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.skill_id, str) or not self.skill_id.strip():
-            raise ConfigurationError("The skill_id is empty")
-        if isinstance(self.result_types, str):
-            raise ConfigurationError("result_types is a list of types, such as ['FieldsJson']")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +158,10 @@ def submit_files(
     client: VantageClient,
     inputs: Iterable[Location],
     key: TaskKey,
-    settings: JobSettings,
+    skill_id: str,
+    options: Options,
     *,
+    origin: str = "",
     ledger: Ledger | None = None,
     most: int | None = None,
     resend_failed: bool = True,
@@ -205,7 +172,9 @@ def submit_files(
         client: Client.
         inputs: Files, globs already resolved.
         key: What makes this task the same in each try.
-        settings: What to do.
+        skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
+        options: What to do.
+        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
         ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
         most: How many transactions may be made; None for any number.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
@@ -217,13 +186,15 @@ def submit_files(
     """
     ledger = ledger or Ledger()
     key = ledger.renewed(key)
-    units = _planned(client, list(inputs), key.scope, settings, ledger)
+    units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger)
     if most is not None and len(units) > most:
         raise ConfigurationError(
             f"The files make {len(units)} transactions, not {most}",
             hint="Only a Process skill takes several files in one transaction",
         )
-    return _submit(client, units, key, settings, ledger, resend_failed=resend_failed)
+    return _submit(
+        client, units, key, skill_id, options, origin, ledger, resend_failed=resend_failed
+    )
 
 
 @translated
@@ -232,9 +203,11 @@ def begin(
     inputs: Iterable[Location],
     output: Location,
     key: TaskKey,
-    settings: JobSettings,
+    skill_id: str,
+    options: Options,
     *,
     token: str,
+    origin: str = "",
     ledger: Ledger | None = None,
     resend_failed: bool = False,
 ) -> Job:
@@ -245,8 +218,10 @@ def begin(
         inputs: Files, globs already resolved.
         output: Folder for the results; made if need be. It belongs to this job alone.
         key: What makes this task the same in each try.
-        settings: What to do.
+        skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
+        options: What to do.
         token: See :func:`job_token`.
+        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
         ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
@@ -261,7 +236,7 @@ def begin(
     ledger = ledger or Ledger()
     key = ledger.renewed(key)
     before = _Landed(output)
-    units = _planned(client, list(inputs), key.scope, settings, ledger, before)
+    units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger, before)
     _check_owner(output, token, units.keys())
     # An output that can't be written is better found out before pages are charged than after. What
     # is there stays: an earlier try may still be collecting, and must not find a job of nothing.
@@ -276,7 +251,9 @@ def begin(
         for each, entry in there.items()
     }
     # What has failed since is told by :func:`finish`, and only then sent anew by whoever asks.
-    for each in _submit(client, missing, key, settings, ledger, resend_failed=resend_failed):
+    for each in _submit(
+        client, missing, key, skill_id, options, origin, ledger, resend_failed=resend_failed
+    ):
         parts[each.key] = Part.of(
             each.key, each.transaction_id, each.created, each.unit, landed=False
         )
@@ -289,7 +266,9 @@ def _submit(
     client: VantageClient,
     units: Mapping[str, Unit],
     key: TaskKey,
-    settings: JobSettings,
+    skill_id: str,
+    options: Options,
+    origin: str,
     ledger: Ledger,
     *,
     resend_failed: bool = True,
@@ -297,13 +276,13 @@ def _submit(
     return submit(
         client,
         units,
-        settings.skill_id,
+        skill_id,
         since=key.since,
         ledger=ledger,
-        registration_parameters=settings.registration_parameters,
-        skill_parameters=settings.skill_parameters,
-        parallel=settings.parallel,
-        origin=settings.origin,
+        registration_parameters=options.registration_parameters,
+        skill_parameters=options.skill_parameters,
+        parallel=options.parallel,
+        origin=origin,
         resend_failed=resend_failed,
     )
 
@@ -312,19 +291,21 @@ def _planned(
     client: VantageClient,
     inputs: Sequence[Location],
     scope: str,
-    settings: JobSettings,
+    skill_id: str,
+    options: Options,
+    origin: str,
     ledger: Ledger,
     landed: _Landed | None = None,
 ) -> dict[str, Unit]:
     """Return the units by their keys; what earlier tries have sent stays together as it was."""
-    process_skill = _is_process_skill(client, settings.skill_id)
+    process_skill = _is_process_skill(client, skill_id)
     while True:
         entries = ledger.load()
         keys = [key for key, entry in entries.items() if entry.files]
         units = plan(
             inputs,
             process_skill=process_skill,
-            duplicates=cast("Duplicates", settings.duplicates),  # It is checked there.
+            duplicates=options.duplicates,
             known=[entries[key].files for key in keys],
         )
         # Nothing of it is left, and the task was given other inputs: it is not its work. That
@@ -332,9 +313,7 @@ def _planned(
         units = tuple(
             unit
             for unit in units
-            if unit.known is None
-            or unit.files
-            or entries[keys[unit.known]].origin == settings.origin
+            if unit.known is None or unit.files or entries[keys[unit.known]].origin == origin
         )
         known = {keys[unit.known]: unit for unit in units if unit.known is not None}
         there = landed.of(known, units) if landed is not None else {}
@@ -350,7 +329,7 @@ def _planned(
         # Its files can't be completed. What is left of them is planned anew.
         ledger.drop(lost)
     new = [unit for unit in units if unit.known is None]
-    return {**known, **keyed_units(new, settings.skill_id, scope, settings.skill_parameters)}
+    return {**known, **keyed_units(new, skill_id, scope, options.skill_parameters)}
 
 
 def _is_process_skill(client: VantageClient, skill_id: str) -> bool:
@@ -442,7 +421,8 @@ class _Landed:
 def finish(
     client: VantageClient,
     output: Location,
-    settings: JobSettings,
+    skill_id: str,
+    options: Options,
     *,
     token: str,
     in_review: Collection[str] = (),
@@ -454,7 +434,8 @@ def finish(
     Args:
         client: Client.
         output: Folder of the job.
-        settings: As for :func:`begin`.
+        skill_id: As for :func:`begin`.
+        options: As for :func:`begin`.
         token: As for :func:`begin`.
         in_review: Ids that wait for a person.
         ledger: As for :func:`begin`. Transactions that failed are forgotten, so that the next try
@@ -480,11 +461,9 @@ def finish(
         client,
         job.parts,
         output,
-        skill_id=settings.skill_id,
-        result_types=settings.result_types,
+        options,
+        skill_id=skill_id,
         in_review=in_review,
-        parallel=settings.parallel,
-        delete_after=settings.delete_after,
         token=token,
         processed=processed or {},
     )
@@ -501,10 +480,7 @@ def download(
     client: VantageClient,
     transaction_ids: Iterable[str],
     output: Location,
-    *,
-    result_types: Collection[str] | None = None,
-    delete_after: bool = False,
-    parallel: int = PARALLEL,
+    options: Options,
 ) -> Manifest:
     """Collect the results of some transactions, each in a folder named by its id.
 
@@ -512,9 +488,7 @@ def download(
         client: Client.
         transaction_ids: Transactions.
         output: Folder for the results.
-        result_types: As in :class:`JobSettings`.
-        delete_after: As in :class:`JobSettings`.
-        parallel: As in :class:`JobSettings`.
+        options: What to do.
 
     Returns:
         The manifest, which also names what failed and what has not ended.
@@ -530,11 +504,9 @@ def download(
         client,
         parts,
         output,
+        options,
         skill_id=None,
-        result_types=result_types,
         in_review=(),
-        parallel=parallel,
-        delete_after=delete_after,
         token=None,
         processed={},
     )
@@ -544,12 +516,10 @@ def _collect(
     client: VantageClient,
     parts: Sequence[Part],
     output: Location,
+    options: Options,
     *,
     skill_id: str | None,
-    result_types: Collection[str] | None,
     in_review: Collection[str],
-    parallel: int,
-    delete_after: bool,
     token: str | None,
     processed: Mapping[str, Transaction],
 ) -> Manifest:
@@ -578,10 +548,10 @@ def _collect(
             sources=part.sources or None,
             key=part.key or None,
             skill_id=skill_id or (row.skill_id if row else None),
-            result_types=result_types,
+            result_types=options.result_types or None,
             page_count=row.page_count if row else None,
             created_at=row.created_at if row else None,
-            parallel=max(1, parallel // max(1, min(parallel, len(parts)))),
+            parallel=max(1, options.parallel // max(1, min(options.parallel, len(parts)))),
         )
         return replace(entry, folder=part.folder)
 
@@ -589,7 +559,7 @@ def _collect(
         if landed(entry, output.child(entry.folder)):
             client.delete_transaction(entry.transaction_id)
 
-    pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-job")
+    pool = ThreadPoolExecutor(options.parallel, thread_name_prefix="abbyy-vantage-job")
     try:
         found = pool.map(look, parts)
         states = {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
@@ -611,7 +581,7 @@ def _collect(
         pending = tuple(each for each in rest if each not in failed)
         manifest = Manifest(skill_id, token, entries, pending, failed)
         manifest.write(output)
-        if delete_after:
+        if options.delete_after:
             # Only now: a try that was killed before can still fetch everything.
             list(pool.map(delete, entries) if output.concurrent else map(delete, entries))
     finally:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import (
-    ConfigurationError,
     ReviewNeeded,
     RulesBroken,
     TransactionCanceled,
@@ -26,19 +25,11 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
 __all__ = [
-    "REVIEW_TIMEOUT",
-    "TIMEOUT",
     "Outcome",
     "check_outcome",
     "check_rules",
-    "ids_of",
     "result_of",
 ]
-
-#: Seconds that the service may take.
-TIMEOUT = 3600.0
-#: A review can take days; people go on holiday for longer than a week, but results live 14 days.
-REVIEW_TIMEOUT = 7 * 86_400.0
 
 #: Transactions or documents that an error names, and broken rules of each; more are counted.
 _SHOWN = 5
@@ -225,20 +216,3 @@ def check_rules(manifest: Manifest, place: str) -> None:
         + "; ".join(texts),
         hint=f"The results have landed; {place} names all rules",
     )
-
-
-def ids_of(value: Any) -> list[str]:
-    """Return transaction ids from a task's argument: one, several, or what a task returned.
-
-    Raises:
-        ConfigurationError: There is none, or it is something else.
-    """
-    if isinstance(value, Mapping) and "transaction_ids" in value:
-        value = value["transaction_ids"]
-    ids = [value] if isinstance(value, str) else value
-    if not isinstance(ids, Sequence) or not all(isinstance(each, str) for each in ids):
-        raise ConfigurationError("transaction_ids is no list of texts")
-    found = list(dict.fromkeys(each.strip() for each in ids if each.strip()))
-    if not found:
-        raise ConfigurationError("There are no transaction ids")
-    return found

@@ -30,6 +30,7 @@ from vantage_orchestration.errors import (
     NotFound,
     translated,
 )
+from vantage_orchestration.options import PARALLEL
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
@@ -43,12 +44,10 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.plan import PlannedFile, Unit
 
-__all__ = ["PARALLEL", "Submitted", "keyed_units", "submit"]
+__all__ = ["Submitted", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
-#: Requests at the same time.
-PARALLEL = 8
 #: Transactions that are made before their ids are noted together.
 _CHUNK = 100
 _UNSUCCESSFUL = frozenset({"Failed", "Canceled"})

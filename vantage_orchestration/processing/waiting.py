@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import WaitTimeout
-from vantage_orchestration.processing.outcome import REVIEW_TIMEOUT, TIMEOUT, Outcome
+from vantage_orchestration.options import REVIEW_TIMEOUT, TIMEOUT, Options
+from vantage_orchestration.processing.outcome import Outcome
 from vantage_orchestration.watching import Limits, Observation, Pace, wait_for
 
 if TYPE_CHECKING:
@@ -16,10 +17,20 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.watching import SharedPoller
 
-__all__ = ["await_outcome", "wait_for_outcome"]
+__all__ = ["await_outcome", "limits_of", "wait_for_outcome"]
 
 
 Changed = Callable[[Observation], object]
+
+
+def limits_of(options: Options) -> dict[str, Any]:
+    """Return the arguments of both functions below that are options."""
+    return {
+        "timeout": options.timeout,
+        "review_timeout": options.review_timeout,
+        "on_review": options.on_review,
+        "pace": Pace.between(options.poke_interval, options.max_poke_interval),
+    }
 
 
 def wait_for_outcome(

@@ -60,7 +60,7 @@ class Scene(scenes.Scene):
         conf = {
             "inputs": str(self.inputs / "*.pdf"),
             "output": str(self.output),
-            "skill_id": self.control.skill_id("Invoice"),
+            "skill": self.control.skill_id("Invoice"),
             "conn_id": self.name,
         }
         self._run = self.airflow.trigger(self.dag_id, self.name, conf)

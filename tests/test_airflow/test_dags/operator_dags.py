@@ -13,15 +13,15 @@ import pendulum
 from airflow.sdk import Asset, Context, Param, dag
 
 from vantage_orchestration.airflow.operators.vantage import (
-    VantageDeleteTransactionOperator,
+    VantageDeleteTransactionsOperator,
     VantageDownloadResultsOperator,
     VantageProcessDocumentsOperator,
     VantageSubmitOperator,
 )
-from vantage_orchestration.airflow.sensors.vantage import VantageTransactionSensor
+from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
 
 CONNECTION = {"abbyy_vantage_conn_id": "{{ params.conn_id }}"}
-SENDING = {**CONNECTION, "skill_id": "{{ params.skill_id }}"}
+SENDING = {**CONNECTION, "skill": "{{ params.skill }}"}
 QUICK = {"poke_interval": 1, "max_poke_interval": 1}
 FILES = "{{ params.folder }}/{{ task.task_id }}-*.pdf"
 OUTPUT = "{{ params.output }}/{{ task.task_id }}"
@@ -39,8 +39,8 @@ def process(task_id: str, **options: Any) -> VantageProcessDocumentsOperator:
     )
 
 
-def sensor(task_id: str, ids: Any, **options: Any) -> VantageTransactionSensor:
-    return VantageTransactionSensor(
+def sensor(task_id: str, ids: Any, **options: Any) -> VantageTransactionsSensor:
+    return VantageTransactionsSensor(
         task_id=task_id,
         transaction_ids=ids,
         review_notifiers=[told],
@@ -54,7 +54,7 @@ def sensor(task_id: str, ids: Any, **options: Any) -> VantageTransactionSensor:
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     default_args={"retries": 2, "retry_delay": pendulum.duration(hours=1)},
-    params={name: Param(type="string") for name in ("folder", "output", "skill_id", "conn_id")},
+    params={name: Param(type="string") for name in ("folder", "output", "skill", "conn_id")},
 )
 def operators() -> None:
     process(
@@ -85,9 +85,9 @@ def operators() -> None:
     refused: list[dict[str, Any]] = [
         {"inputs": "{{ params.folder }}/nowhere.pdf"},
         {"inputs": "{{ params.folder }}"},
-        {"skill_id": " "},
+        {"skill": " "},
         {"registration_parameters": {f"Key {number}": "x" for number in range(10)}},
-        {"result_types": "FieldsJson"},
+        {"result_types": "fieldjson"},
     ]
     VantageProcessDocumentsOperator.partial(task_id="refused", **QUICK).expand_kwargs(
         [
@@ -105,10 +105,10 @@ def operators() -> None:
     download = VantageDownloadResultsOperator(
         task_id="download", transaction_ids=steps.output, output_path=OUTPUT, **CONNECTION
     )
-    delete = VantageDeleteTransactionOperator(
+    delete = VantageDeleteTransactionsOperator(
         task_id="delete", transaction_ids=steps.output, **CONNECTION
     )
-    sensor("sense", steps.output, skill_id="{{ params.skill_id }}") >> download >> delete
+    sensor("sense", steps.output, skill="{{ params.skill }}") >> download >> delete
 
     more = VantageSubmitOperator(task_id="more", inputs=FILES, **SENDING)
     first, second = (f"{{{{ ti.xcom_pull(task_ids='more')[{number}] }}}}" for number in (0, 1))

@@ -5,71 +5,66 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowSkipException
 
+from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.assets import emit
-from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
+from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.storage import inputs_of, location_of
-from vantage_orchestration.airflow.waiting import (
-    REVIEW_TIMEOUT,
-    OnReview,
-    Outcome,
-    WaitingMixin,
-    check_outcome,
-    ids_of,
-)
+from vantage_orchestration.airflow.waiting import Outcome, WaitingMixin, check_outcome
 from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.errors import ConfigurationError, translating
+from vantage_orchestration.options import (
+    Collecting,
+    Fetching,
+    Processing,
+    Sending,
+    takes,
+    template_fields_of,
+)
 from vantage_orchestration.processing.keys import digest_of
-from vantage_orchestration.processing.outcome import TIMEOUT, check_rules, result_of
+from vantage_orchestration.processing.outcome import check_rules, result_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
+    from typing_extensions import Unpack
 
-    from vantage_orchestration.processing.job import JobSettings
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
 
 __all__ = [
-    "VantageDeleteTransactionOperator",
+    "VantageDeleteTransactionsOperator",
     "VantageDownloadResultsOperator",
     "VantageFetchCompletedOperator",
     "VantageProcessDocumentsOperator",
     "VantageSubmitOperator",
 ]
 
-PARALLEL = 8
 #: Seconds that ``on_kill`` may take; the supervisor gives a task a few before it is killed.
 _DELETE_SECONDS = 4.0
 
 
-class _VantageOperator(BaseOperator):
+class _VantageOperator(ArgumentsMixin, BaseOperator):
     """What the operators have in common."""
 
-    ui_color = "#ffe3e0"
     operator_extra_links = (VantageTransactionLink(),)
     _lineage: tuple[list[str], str] | None = None
 
     def __init__(self, *, abbyy_vantage_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        options = self._pop_options(kwargs)
         super().__init__(**kwargs)
-        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
-
-    @cached_property
-    def hook(self) -> VantageHook:
-        """The hook; nothing is read before it is used."""
-        return VantageHook(self.abbyy_vantage_conn_id)
+        self._keep(abbyy_vantage_conn_id=abbyy_vantage_conn_id, **options)
 
     def get_openlineage_facets_on_complete(
         self, task_instance: Any
@@ -78,6 +73,9 @@ class _VantageOperator(BaseOperator):
         from vantage_orchestration.airflow.lineage import datasets
 
         return datasets(*self._lineage) if self._lineage is not None else None
+
+    def _record(self, context: Context, ids: Sequence[str]) -> None:
+        record_transactions(context, self.hook.abbyy_vantage_conn_id, ids)
 
     def _result(self, context: Context, manifest: Manifest, output: Location) -> dict[str, Any]:
         """Return the task's result, and emit it with the events of the task's asset outlets.
@@ -94,7 +92,7 @@ class _VantageOperator(BaseOperator):
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
         self._lineage = read, output.url
-        if getattr(self, "fail_on_rule_errors", False):
+        if self.options.fail_on_rule_errors:
             with translating(translate):
                 check_rules(manifest, result["manifest"])
         return result
@@ -103,13 +101,7 @@ class _VantageOperator(BaseOperator):
 class _SendingOperator(_VantageOperator):
     """What the two operators that send files have in common."""
 
-    inputs: Any
-    skill_id: str
-    registration_parameters: Any
-    skill_parameters: Any
-    duplicates: str
     durable: bool
-    parallel: int
 
     def _key(self, context: Context, state_path: Any = None) -> TaskKey:
         """Return who asks, the same in each try, and different for other registration parameters.
@@ -120,7 +112,7 @@ class _SendingOperator(_VantageOperator):
         """
         from vantage_orchestration.airflow.context import key_of
 
-        part = json.dumps(self.registration_parameters or {}, sort_keys=True)
+        part = json.dumps(dict(self.options.registration_parameters), sort_keys=True)
         key = key_of(context, part, state_path)
         return key if self.durable else replace(key, since=None, stores=())
 
@@ -140,45 +132,43 @@ class _SendingOperator(_VantageOperator):
         return open_ledger(
             key,
             self.hook.client,
-            self.skill_id,
-            self.skill_parameters,
-            inputs=digest_of(self.inputs),
+            self._skill_id(),
+            self.options.skill_parameters,
+            inputs=self._digest(),
             position=str(context["ti"].map_index),
             output=output,
         )
 
     def _inputs(self, ledger: Ledger) -> list[Location]:
-        """Return the files; those that an earlier try has sent may be gone since."""
+        """Return the files; those that an earlier try has sent may be gone since.
+
+        Raises:
+            AirflowSkipException: There are none, and nothing was sent before.
+        """
         with translating(translate):
-            sent_before = bool(ledger.load())
-        return inputs_of(self.inputs, sent_before=sent_before)
+            sent = bool(ledger.load())
+        files = inputs_of(
+            self._argument("inputs"), sent_before=sent, on_empty=self.options.on_empty
+        )
+        if not files and not sent:
+            raise AirflowSkipException("There are no inputs, so there is nothing to do")
+        return files
 
     def _check_work(self, parts: Sequence[Any]) -> None:
         """Raise if there is nothing to do: all files went away before they were sent."""
         if not parts:
             raise translate(ConfigurationError("None of the inputs is there any more"))
 
+    def _digest(self) -> str:
+        """Return a digest of the inputs as they were given."""
+        return digest_of([str(each) for each in self._argument("inputs")])
+
     @property
     def _origin(self) -> str:
-        """Short digest of the inputs as they were given."""
-        return digest_of(self.inputs)[:8]
-
-    def _settings(self, **more: Any) -> JobSettings:
-        from vantage_orchestration.processing.job import JobSettings
-
-        with translating(translate):
-            return JobSettings(
-                skill_id=self.skill_id,
-                registration_parameters=self.registration_parameters,
-                skill_parameters=self.skill_parameters,
-                duplicates=self.duplicates,
-                parallel=self.parallel,
-                origin=self._origin,
-                **more,
-            )
+        return self._digest()[:8]
 
 
-class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: ignore[misc]
+class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     """Processes documents: files in, a folder with results and a manifest out.
 
     Each file is sent once, however often the task is tried, cleared or killed: a later try goes on
@@ -188,30 +178,14 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
     Args:
         inputs: Path, glob or URL of any store that Airflow's ``ObjectStoragePath`` knows, or
             several (templated). A Process skill gets up to 1000 files in a transaction; all others
-            get one transaction for each file, since they take a transaction for one document.
+            get one transaction for each file, since they take a transaction for one document. If
+            the list is empty the task is skipped.
         output_path: Folder for the results, a path or URL (templated). It belongs to this task
             instance alone: for mapped tasks put ``{{ ti.map_index }}`` into it.
-        skill_id: Skill (templated).
+        skill: Id or exact name of the skill (templated).
         abbyy_vantage_conn_id: Connection (templated).
-        result_types: Types of result files to fetch, such as ``["FieldsJson"]``; all by default.
-        registration_parameters: Up to 9, for each transaction (templated). They are part of what
-            makes a try find its transactions, so they must not change from try to try.
-        skill_parameters: Up to 10 (templated).
-        duplicates: ``skip`` sends one of several files with the same content, ``send`` all of them,
-            ``fail`` refuses them.
-        timeout: Seconds that the service may take.
-        review_timeout: Seconds that people may take, from when the first of them is needed.
-        on_review: What to do when a person is needed: ``wait`` for up to ``review_timeout``,
-            ``return`` without those documents, or ``fail``. Trying again goes on in each case.
-        fail_on_rule_errors: Fail if a document breaks a business rule of its skill. The results are
-            there nevertheless.
-        delete_after: Delete the transactions in ABBYY Vantage when all of their results have
-            landed. They are deleted after 14 days anyway.
         durable: False sends everything anew with each try, and pays for it.
         delete_on_kill: Delete the transactions if somebody ends the task. Pages stay charged.
-        poke_interval: Seconds between two looks at the beginning; they grow.
-        max_poke_interval: Seconds between two looks at the most.
-        parallel: Requests at the same time.
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed, like
@@ -227,67 +201,61 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         WaitTimeout: A limit was reached. A retry goes on.
     """
 
+    option_group = Processing
     template_fields: Sequence[str] = (
         "inputs",
         "output_path",
-        "skill_id",
-        "abbyy_vantage_conn_id",
-        "result_types",
-        "registration_parameters",
-        "skill_parameters",
+        "skill",
+        CONN_NAME_ATTR,
+        *template_fields_of(Processing),
     )
 
+    if TYPE_CHECKING:  # Editors and type checkers read the options here.
+
+        @overload
+        def __init__(
+            self,
+            *,
+            inputs: Any,
+            output_path: Any,
+            skill: str,
+            abbyy_vantage_conn_id: str = DEFAULT_CONN_ID,
+            durable: bool = True,
+            delete_on_kill: bool = False,
+            deferrable: bool | None = None,
+            review_notifiers: Sequence[Any] = (),
+            **options: Unpack[Processing],
+        ) -> None: ...
+
+        @overload
+        def __init__(self, *, inputs: Any, output_path: Any, skill: str, **kwargs: Any) -> None: ...
+
+    @takes(Processing)
     def __init__(
         self,
         *,
         inputs: Any,
         output_path: Any,
-        skill_id: str,
-        result_types: Collection[str] | None = None,
-        registration_parameters: Mapping[str, str] | None = None,
-        skill_parameters: Mapping[str, str] | None = None,
-        duplicates: str = "skip",
-        timeout: float = TIMEOUT,
-        review_timeout: float = REVIEW_TIMEOUT,
-        on_review: OnReview = "wait",
-        fail_on_rule_errors: bool = False,
-        delete_after: bool = False,
+        skill: str,
         durable: bool = True,
         delete_on_kill: bool = False,
-        poke_interval: float = 10.0,
-        max_poke_interval: float = 60.0,
-        parallel: int = PARALLEL,
         deferrable: bool | None = None,
         review_notifiers: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.inputs = inputs
-        self.output_path = output_path
-        self.skill_id = skill_id
-        self.result_types = result_types
-        self.registration_parameters = registration_parameters
-        self.skill_parameters = skill_parameters
-        self.duplicates = duplicates
-        self.timeout = timeout
-        self.review_timeout = review_timeout
-        self.on_review = on_review
-        self.fail_on_rule_errors = fail_on_rule_errors
-        self.delete_after = delete_after
+        self._keep(inputs=inputs, output_path=output_path, skill=skill)
         self.durable = durable
         self.delete_on_kill = delete_on_kill
-        self.poke_interval = poke_interval
-        self.max_poke_interval = max_poke_interval
-        self.parallel = parallel
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
-        self._check_waiting()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the transactions, then wait for them."""
         from vantage_orchestration.processing.job import begin
 
-        key, output = self._key(context), location_of(self.output_path)
+        options, output = self.options, location_of(self._argument("output_path"))
+        key = self._key(context)
         ledger = self._ledger(context, key, output)
         self._running = context["ti"], ledger
         job = begin(
@@ -295,13 +263,15 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
             self._inputs(ledger),
             output,
             key,
-            self._job_settings(),
+            self._skill_id(),
+            options,
             token=self._token(context),
+            origin=self._origin,
             ledger=ledger,
         )
         self._check_work(job.parts)
-        record_transactions(context, self.abbyy_vantage_conn_id, job.transaction_ids)
-        result: dict[str, Any] = self._wait(context, job.transaction_ids, self.timeout)
+        self._record(context, job.transaction_ids)
+        result: dict[str, Any] = self._wait(context, job.transaction_ids, options.timeout)
         return result
 
     #: What ``on_kill`` needs to know of the running try.
@@ -310,17 +280,18 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
 
-        output = location_of(self.output_path)
+        output = location_of(self._argument("output_path"))
         manifest = finish(
             self.hook.client,
             output,
-            self._job_settings(),
+            self._skill_id(),
+            self.options,
             token=self._token(context),
             in_review=outcome.in_review,
             ledger=self._ledger(context, self._key(context), output),
             processed=outcome.processed,
         )
-        check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=self.on_review)
+        check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=self.options.on_review)
         return self._result(context, manifest, output)
 
     def on_kill(self) -> None:
@@ -356,9 +327,6 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
         for error in failures:
             self.log.warning("A transaction was not deleted: %s", type(error).__name__)
 
-    def _job_settings(self) -> JobSettings:
-        return self._settings(result_types=self.result_types, delete_after=self.delete_after)
-
     def _token(self, context: Context) -> str:
         from vantage_orchestration.processing.job import job_token
 
@@ -367,12 +335,13 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):  # type: 
 
 
 class VantageSubmitOperator(_SendingOperator):
-    """Starts transactions and does not wait for them: see :class:`VantageTransactionSensor`.
-
-    The arguments are those of :class:`VantageProcessDocumentsOperator` as far as they have to do
-    with sending, and:
+    """Starts transactions and does not wait for them: see :class:`VantageTransactionsSensor`.
 
     Args:
+        inputs: As for :class:`VantageProcessDocumentsOperator`, as all that follows.
+        skill: Id or exact name of the skill (templated).
+        abbyy_vantage_conn_id: Connection (templated).
+        durable: False sends everything anew with each try.
         state_path: Folder where later tries find what was started, a path or URL that all workers
             reach (templated). By default that of ``[abbyy_vantage] state_path`` in airflow.cfg.
             Without it the task state store of Airflow 3.3 and later is what they have; before 3.3
@@ -382,54 +351,65 @@ class VantageSubmitOperator(_SendingOperator):
         The ids of the transactions, in the order of the inputs. Small, as XComs have to be.
     """
 
+    option_group = Sending
     template_fields: Sequence[str] = (
         "inputs",
-        "skill_id",
-        "abbyy_vantage_conn_id",
-        "registration_parameters",
-        "skill_parameters",
+        "skill",
+        CONN_NAME_ATTR,
         "state_path",
+        *template_fields_of(Sending),
     )
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self,
+            *,
+            inputs: Any,
+            skill: str,
+            abbyy_vantage_conn_id: str = DEFAULT_CONN_ID,
+            durable: bool = True,
+            state_path: Any = None,
+            **options: Unpack[Sending],
+        ) -> None: ...
+
+        @overload
+        def __init__(self, *, inputs: Any, skill: str, **kwargs: Any) -> None: ...
+
+    @takes(Sending)
     def __init__(
         self,
         *,
         inputs: Any,
-        skill_id: str,
-        registration_parameters: Mapping[str, str] | None = None,
-        skill_parameters: Mapping[str, str] | None = None,
-        duplicates: str = "skip",
+        skill: str,
         durable: bool = True,
         state_path: Any = None,
-        parallel: int = PARALLEL,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.inputs = inputs
-        self.skill_id = skill_id
+        self._keep(inputs=inputs, skill=skill)
         self.state_path = state_path
-        self.registration_parameters = registration_parameters
-        self.skill_parameters = skill_parameters
-        self.duplicates = duplicates
         self.durable = durable
-        self.parallel = parallel
 
     def execute(self, context: Context) -> list[str]:
         """Start the transactions."""
         from vantage_orchestration.processing.job import submit_files
 
-        key = self._key(context, self.state_path)
+        options, key = self.options, self._key(context, self.state_path)
         ledger = self._ledger(context, key)
         submitted = submit_files(
             self.hook.client,
             self._inputs(ledger),
             key,
-            self._settings(),
+            self._skill_id(),
+            options,
+            origin=self._origin,
             ledger=ledger,
         )
         self._check_work(submitted)
         ids = [each.transaction_id for each in submitted]
-        record_transactions(context, self.abbyy_vantage_conn_id, ids)
+        self._record(context, ids)
         return ids
 
 
@@ -438,65 +418,57 @@ class VantageDownloadResultsOperator(_VantageOperator):
 
     Args:
         transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
-            (templated).
+            (templated). If there are none the task is skipped.
         output_path: Folder for the results, a path or URL (templated). Each transaction gets a
-            folder in it, named by its id; ``manifest.json`` tells what is where.
+            folder in it, named by its id; ``manifest.json`` says what is where.
         abbyy_vantage_conn_id: Connection (templated).
-        result_types: Types of result files to fetch; all by default.
-        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
-            nevertheless.
-        delete_after: Delete the transactions when all of their results have landed.
-        parallel: Requests at the same time.
 
     Returns:
         What :class:`VantageProcessDocumentsOperator` returns.
 
     Raises:
         TransactionFailed: One of them failed; the others' results have landed.
-        WaitTimeout: One has not ended yet. Put a :class:`VantageTransactionSensor` before.
+        WaitTimeout: One has not ended yet. Put a :class:`VantageTransactionsSensor` before.
     """
 
+    option_group = Collecting
     template_fields: Sequence[str] = (
         "transaction_ids",
         "output_path",
-        "abbyy_vantage_conn_id",
-        "result_types",
+        CONN_NAME_ATTR,
+        *template_fields_of(Collecting),
     )
 
-    def __init__(
-        self,
-        *,
-        transaction_ids: Any,
-        output_path: Any,
-        result_types: Collection[str] | None = None,
-        fail_on_rule_errors: bool = False,
-        delete_after: bool = False,
-        parallel: int = PARALLEL,
-        **kwargs: Any,
-    ) -> None:
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self,
+            *,
+            transaction_ids: Any,
+            output_path: Any,
+            abbyy_vantage_conn_id: str = DEFAULT_CONN_ID,
+            **options: Unpack[Collecting],
+        ) -> None: ...
+
+        @overload
+        def __init__(self, *, transaction_ids: Any, output_path: Any, **kwargs: Any) -> None: ...
+
+    @takes(Collecting)
+    def __init__(self, *, transaction_ids: Any, output_path: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.transaction_ids = transaction_ids
-        self.output_path = output_path
-        self.result_types = result_types
-        self.fail_on_rule_errors = fail_on_rule_errors
-        self.delete_after = delete_after
-        self.parallel = parallel
+        self._keep(transaction_ids=transaction_ids, output_path=output_path)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch the results."""
         from vantage_orchestration.processing.job import download
 
-        ids = ids_of(self.transaction_ids)
-        record_transactions(context, self.abbyy_vantage_conn_id, ids)
-        output = location_of(self.output_path)
-        manifest = download(
-            self.hook.client,
-            ids,
-            output,
-            result_types=self.result_types,
-            delete_after=self.delete_after,
-            parallel=self.parallel,
-        )
+        options, ids = self.options, self._argument("transaction_ids")
+        output = location_of(self._argument("output_path"))
+        if not ids:
+            raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
+        self._record(context, ids)
+        manifest = download(self.hook.client, ids, output, options)
         check_outcome(Outcome.of(manifest), on_review="fail")
         return self._result(context, manifest, output)
 
@@ -531,10 +503,6 @@ class VantageFetchCompletedOperator(_VantageOperator):
             still lists are fetched, which are those of 14 days.
         overlap: Seconds: what was made within them is read at each look. What is older is only
             counted, until a number changes.
-        result_types: Types of result files to fetch; all by default.
-        fail_on_rule_errors: Fail if a document breaks a business rule. The results are there
-            nevertheless.
-        parallel: Transactions that are fetched at the same time.
 
     Returns:
         What :class:`VantageProcessDocumentsOperator` returns.
@@ -545,13 +513,16 @@ class VantageFetchCompletedOperator(_VantageOperator):
         VantageError: Results could not be fetched; all others have landed.
     """
 
+    skill: str | None
+    option_group = Fetching
     template_fields: Sequence[str] = (
         "output_path",
         "state_path",
-        "abbyy_vantage_conn_id",
-        "result_types",
+        CONN_NAME_ATTR,
+        *template_fields_of(Fetching),
     )
 
+    @takes(Fetching)
     def __init__(
         self,
         *,
@@ -563,40 +534,31 @@ class VantageFetchCompletedOperator(_VantageOperator):
         include_api: bool = False,
         since: str | None = None,
         overlap: float = 3600.0,
-        result_types: Collection[str] | None = None,
-        fail_on_rule_errors: bool = False,
-        parallel: int = PARALLEL,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         Wanted.of(statuses, include_api, since)
         if state_path is None and "{" in str(output_path):
             raise ValueError("output_path is a template; give a state_path that is not")
-        self.output_path = output_path
-        self.skill = skill
+        self._keep(output_path=output_path, skill=skill)
         self.state_path = output_path if state_path is None else state_path
         self.consumer = consumer
         self.statuses = tuple(statuses)
         self.include_api = include_api
         self.since = since
         self.overlap = overlap
-        self.result_types = result_types
-        self.fail_on_rule_errors = fail_on_rule_errors
-        self.parallel = parallel
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch what is due."""
-        from airflow.sdk.exceptions import AirflowSkipException
-
         from vantage_orchestration.completed.fetching import fetch_due
         from vantage_orchestration.completed.inbox import Inbox
-        from vantage_orchestration.processing.skills import skill_id_of
 
-        client, output, task = self.hook.client, location_of(self.output_path), context["ti"]
+        options, client, task = self.options, self.hook.client, context["ti"]
+        output = location_of(self._argument("output_path"))
         inbox = Inbox(
             client,
             location_of(self.state_path),
-            None if self.skill is None else skill_id_of(client, self.skill),
+            self._skill_id() if self.skill is not None else None,
             overlap=self.overlap,
         )
         fetched = fetch_due(
@@ -608,40 +570,45 @@ class VantageFetchCompletedOperator(_VantageOperator):
             output,
             run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),
             label=task.run_id,
-            result_types=self.result_types,
-            parallel=self.parallel,
+            result_types=options.result_types or None,
+            parallel=options.parallel,
         )
         if fetched.place is None:
             raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
         ids = [each.transaction_id for each in fetched.manifest.transactions]
-        record_transactions(context, self.abbyy_vantage_conn_id, ids)
+        self._record(context, ids)
         return self._told(context, fetched.manifest, output, fetched.result)
 
 
-class VantageDeleteTransactionOperator(_VantageOperator):
+class VantageDeleteTransactionsOperator(_VantageOperator):
     """Deletes transactions in ABBYY Vantage, with their files and results.
 
-    It is carried out by the service within minutes. Pages that were charged stay charged.
+    The service carries it out within minutes. Pages that were charged stay charged.
 
     Args:
         transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
-            (templated).
+            (templated). None at all is no error, so that it may stand behind a skipped task.
         abbyy_vantage_conn_id: Connection (templated).
 
     Returns:
         The number of transactions. One that is gone already counts as deleted.
+
+    Raises:
+        VantageError: Some were not deleted; it names them. All others were.
     """
 
-    template_fields: Sequence[str] = ("transaction_ids", "abbyy_vantage_conn_id")
+    template_fields: Sequence[str] = ("transaction_ids", CONN_NAME_ATTR)
 
     def __init__(self, *, transaction_ids: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.transaction_ids = transaction_ids
+        self._keep(transaction_ids=transaction_ids)
 
     def execute(self, context: Context) -> int:
         """Delete them."""
-        ids = ids_of(self.transaction_ids)
-        for each in ids:
-            self.hook.client.delete_transaction(each)
+        from vantage_orchestration.processing.deleting import check_deleted, delete_transactions
+
+        ids = self._argument("transaction_ids")
+        with translating(translate):
+            check_deleted(delete_transactions(self.hook.client, ids) if ids else {}, len(ids))
         self.log.info("Deleted %d transactions", len(ids))
         return len(ids)

@@ -10,7 +10,7 @@ from airflow.sdk import DAG, Param
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
 
-PARAMS = ("inputs", "output", "skill_id", "conn_id")
+PARAMS = ("inputs", "output", "skill", "conn_id")
 
 
 def make(dag_id: str, **options: Any) -> DAG:
@@ -26,7 +26,7 @@ def make(dag_id: str, **options: Any) -> DAG:
             task_id="process",
             inputs="{{ params.inputs }}",
             output_path="{{ params.output }}",
-            skill_id="{{ params.skill_id }}",
+            skill="{{ params.skill }}",
             abbyy_vantage_conn_id="{{ params.conn_id }}",
             retry_delay=pendulum.duration(seconds=1),
             poke_interval=1,

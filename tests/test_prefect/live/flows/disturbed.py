@@ -16,7 +16,7 @@ from vantage_orchestration.prefect.tasks import (
     process_document,
     process_documents,
     submit_documents,
-    wait_for_transaction,
+    wait_for_transactions,
 )
 from vantage_orchestration.prefect.undo import delete_on_cancellation
 
@@ -45,7 +45,7 @@ def in_threads(inputs: str, output: str, skill: str, credentials: str) -> None:
 @flow
 def in_steps(inputs: str, output: str, skill: str, credentials: str) -> dict[str, Any]:
     names = submit_documents(credentials, inputs, skill)
-    wait_for_transaction(credentials, names, **PACE)
+    wait_for_transactions(credentials, names, **PACE)
     return download_results(credentials, names, output)
 
 

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of operators and the sensor: kept for Airflow to render, checked before they are used.
+
+What is no template is checked when the Dag is made. Everything is checked again when the task runs
+and its templates have been rendered, before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Final
+
+from vantage_orchestration import arguments
+from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
+from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.hooks.vantage import VantageHook
+from vantage_orchestration.errors import translating
+from vantage_orchestration.options import Options, checked, default_of, documented, names_of
+
+__all__ = ["ArgumentsMixin"]
+
+_SIGNS: Final = ("{{", "{%", "{#")
+#: Arguments that are no options, and how they are read.
+_READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "inputs": arguments.items,
+    "output_path": arguments.place,
+    "skill": arguments.text,
+    "transaction_ids": lambda _, value: arguments.transaction_ids(value),
+    CONN_NAME_ATTR: arguments.text,
+}
+
+
+class ArgumentsMixin:
+    """What operators and the sensor do with their arguments.
+
+    A subclass is an Airflow operator. It hands its arguments to :meth:`_keep`, and reads them by
+    :attr:`options` and :meth:`_argument`.
+    """
+
+    #: The options that the class takes: a group of :mod:`vantage_orchestration.options`.
+    option_group: ClassVar[type | None] = None
+    ui_color = "#ffe3e0"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.option_group is not None and "__init__" in vars(cls):
+            cls.__doc__ = documented(cls.__doc__, cls.option_group)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """Make the operator for several tasks, as for every operator; see Airflow's manual."""
+        _checked(cls, kwargs)
+        return super().partial(**kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def _pop_options(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take the options out of keyword arguments; the defaults where there are none."""
+        return {name: kwargs.pop(name, default_of(name)) for name in _options_of(cls)}
+
+    def _keep(self, **given: Any) -> None:
+        """Keep arguments as attributes, which is where Airflow renders them.
+
+        Raises:
+            ConfigurationError: One that is no template is not acceptable.
+        """
+        for name, value in {**given, **_checked(type(self), given)}.items():
+            setattr(self, name, value)
+
+    @property
+    def options(self) -> Options:
+        """The options, checked; what is templated has been rendered when a task runs.
+
+        Raises:
+            ConfigurationError: One is not acceptable.
+        """
+        with translating(translate):
+            return Options(**{name: getattr(self, name) for name in _options_of(type(self))})
+
+    def _argument(self, name: str) -> Any:
+        """Return an argument that is no option, read and checked."""
+        with translating(translate):
+            return _READERS[name](name, getattr(self, name))
+
+    @cached_property
+    def hook(self) -> VantageHook:
+        """The hook; nothing is read before it is used."""
+        return VantageHook(self._argument(CONN_NAME_ATTR))
+
+    def _skill_id(self) -> str:
+        """Return the id of the skill, which may have been given by its name."""
+        from vantage_orchestration.processing.skills import skill_id_of
+
+        return skill_id_of(self.hook.client, self._argument("skill"))
+
+
+def _options_of(cls: type[ArgumentsMixin]) -> list[str]:
+    return names_of(cls.option_group) if cls.option_group is not None else []
+
+
+def _checked(cls: type[ArgumentsMixin], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that are no templates in their final form; check the other arguments."""
+    found: dict[str, Any] = {}
+    rendered = set(getattr(cls, "template_fields", ()))
+    options = _options_of(cls)
+    with translating(translate):
+        for name, value in given.items():
+            if name in rendered and _is_template(value):
+                continue
+            if name in options:
+                found[name] = checked(name, value)
+            elif isinstance(value, Iterator):  # It could be read once only.
+                found[name] = list(value)
+            elif name in _READERS and not (name == "skill" and value is None):
+                _READERS[name](name, value)
+    return found
+
+
+def _is_template(value: Any) -> bool:
+    """Return whether a value, or a part of it, is known only when the task runs."""
+    if isinstance(value, str):
+        return any(sign in value for sign in _SIGNS)
+    if isinstance(value, Mapping):
+        return any(map(_is_template, (*value, *value.values())))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(map(_is_template, value))
+    # An XComArg or a parameter of the Dag; Airflow also calls what can be called.
+    return hasattr(value, "iter_references") or callable(value)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads arguments as people and orchestrators write them, before anything is sent.
+
+Jinja renders a list to the text ``['a', 'b']``, or, with native rendering, the text ``4711`` to a
+number; an XCom may be a lazy sequence, a list of lists, or None where a task was skipped. What is
+unambiguous is read; everything else is refused in its own words.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.text import clean
+
+__all__ = ["items", "pairs", "place", "text", "transaction_ids"]
+
+#: A transaction id is a UUID (contract, section 3.2).
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_BETWEEN_IDS: Final = re.compile(r"[\s,;\[\](){}'\"]+")
+#: What may begin and end the text of a rendered list, tuple, set or dictionary.
+_BRACKETS: Final = ("[]", "()", "{}")
+#: A Python object that Jinja has turned into text, such as ``LazyXComSequence([2 items])``.
+_RENDERED: Final = re.compile(r"[\[({]?<?[A-Za-z_][\w.]*( object at 0x|\().*[)>][\])}]?", re.DOTALL)
+_NONE: Final = "None"
+_AS_OBJECT: Final = (
+    "Pass a task's .output, or set render_template_as_native_obj=True on the DAG, so that the"
+    " argument stays what it is"
+)
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """Return what a list argument holds, nested lists laid out flat, in order.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: One item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
+            text of a list of texts, as Jinja or JSON writes it, is read as that list. None, also
+            as the text ``None``, is the same as an empty list: the task before had nothing.
+
+    Returns:
+        The items. Texts lose line breaks at their ends, and nothing else.
+
+    Raises:
+        ConfigurationError: It is a dictionary, a number or another object that is no item.
+    """
+    if isinstance(value, str):
+        found = _literal(value)
+        if isinstance(found, Mapping):
+            raise _refused(name, value, "a list is expected")
+        return [value.strip("\r\n")] if found is value else items(name, found)
+    if value is None:
+        return []
+    if isinstance(value, (os.PathLike, bytes)) or _is_place(value):
+        return [value]
+    if isinstance(value, (bool, int, float, Mapping)) or not isinstance(value, Iterable):
+        raise _refused(name, value, "a list is expected")
+    if isinstance(value, (set, frozenset)):
+        # Its order differs from process to process, and a later try must ask for the same.
+        value = sorted(value, key=str)
+    return [each for one in value for each in items(name, one)]
+
+
+def transaction_ids(value: Any) -> list[str]:
+    """Return transaction ids, each once, in small letters: ids are compared without case.
+
+    Args:
+        value: One id or several, or what a task returned. A text may hold several, divided by
+            commas, blanks or line breaks, or as the text of a list. A mapping is asked for its
+            ``transaction_ids``.
+
+    Returns:
+        The ids; none if there are none (None, an empty list or text).
+
+    Raises:
+        ConfigurationError: One is not a UUID, as all ids of transactions are.
+    """
+    name = "transaction_ids"
+    if isinstance(value, Mapping):
+        if name not in value:
+            raise _refused(name, value, "ids of transactions are expected")
+        value = value[name]
+    found: dict[str, None] = {}
+    for each in items(name, value):
+        if not isinstance(each, str):
+            raise _refused(name, each, "a text with the id of a transaction is expected")
+        if _RENDERED.fullmatch(each.strip()):
+            raise _refused(name, each, "this is the text of an object", _AS_OBJECT)
+        for part in filter(None, _BETWEEN_IDS.split(each)):
+            if not _UUID.fullmatch(part.lower()):
+                raise _refused(
+                    name,
+                    part,
+                    "that is not the id of a transaction, which is a UUID",
+                    "Give what submitting has returned",
+                )
+            found[part.lower()] = None
+    return list(found)
+
+
+def text(name: str, value: Any) -> str:
+    """Return a text that must be there, without blanks at its ends.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: A text; a whole number, which native rendering makes of digits, is taken as such.
+
+    Raises:
+        ConfigurationError: It is empty, missing or something else.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise _refused(name, value, "a text is expected")
+    found = value.strip()
+    if not found:
+        raise ConfigurationError(f"The {name} is empty", hint="Nothing was sent")
+    if found == _NONE:
+        raise _refused(name, value, "its template has found nothing")
+    return found
+
+
+def place(name: str, value: Any) -> Any:
+    """Return what names a file or folder; a text loses line breaks at its ends.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: A path, a URL or a path object.
+
+    Raises:
+        ConfigurationError: It is empty, missing or something else.
+    """
+    if isinstance(value, str):
+        value = value.strip("\r\n")
+        if not value.strip() or value.strip() == _NONE:
+            raise _refused(name, value, "a path or URL is expected")
+    elif not (isinstance(value, (os.PathLike, bytes)) or _is_place(value)):
+        raise _refused(name, value, "a path or URL is expected")
+    return value
+
+
+def pairs(name: str, value: Any) -> dict[str, str]:
+    """Return parameters as texts.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: A mapping, or its text as Jinja or JSON writes it; None for no parameters. Numbers
+            become text, dates ISO 8601 text, and true and false ``Yes`` and ``No``, which is how
+            ABBYY Vantage writes them in skill parameters (contract, section 3.2).
+
+    Raises:
+        ConfigurationError: It is something else, or a value is None or another object.
+    """
+    found = _literal(value) if isinstance(value, str) else value
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise _refused(name, value, "a dictionary of texts is expected")
+    return {_plain(name, key, key): _plain(name, key, item) for key, item in found.items()}
+
+
+def _plain(name: str, key: Any, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (int, Decimal)) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    raise _refused(f"{name}[{str(key)!r}]", value, "a text is expected")
+
+
+def _literal(value: str) -> Any:
+    """Return the list or mapping of texts that a text writes, or the text itself."""
+    shown = value.strip()
+    if shown == _NONE:
+        return None
+    if not any(shown.startswith(first) and shown.endswith(last) for first, last in _BRACKETS):
+        return value
+    found: Any = None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(shown)
+            break
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    if isinstance(found, Mapping):
+        return found
+    # A name such as [2026] is no list of texts, and stays what it is.
+    is_list = isinstance(found, (list, tuple, set)) and _of_texts(found)
+    return found if is_list else value
+
+
+def _of_texts(found: Iterable[Any]) -> bool:
+    return all(
+        isinstance(each, str)
+        or each is None
+        or (isinstance(each, (list, tuple, set)) and _of_texts(each))
+        for each in found
+    )
+
+
+def _is_place(value: Any) -> bool:
+    """Return whether a value names a file: a path object with a store, a file to send, a folder."""
+    return hasattr(value, "fs") or hasattr(value, "open") or hasattr(value, "pattern")
+
+
+def _refused(
+    name: str, value: Any, what: str, hint: str = "Nothing was sent"
+) -> ConfigurationError:
+    plain = isinstance(value, (str, bool, int, float, type(None)))
+    shown = clean(repr(value))[:100] if plain else f"an object of the type {type(value).__name__}"
+    return ConfigurationError(f"The argument {name} is {shown}; {what}", hint=hint)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options as fields of Prefect's forms, checked when a flow is called or a block is made."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from vantage_orchestration.options import checked, default_of, words_of
+
+__all__ = ["block_field", "form"]
+
+
+def form(name: str, kind: Any) -> Any:
+    """Return the annotation of an option: what a form asks for, and how it is read.
+
+    Args:
+        name: Name of the option.
+        kind: Its type in :class:`vantage_orchestration.options.Options`.
+    """
+    asked = kind | None if default_of(name) is None else kind
+    return Annotated[asked, BeforeValidator(partial(checked, name))]
+
+
+def block_field(name: str, kind: Any) -> tuple[Any, Any]:
+    """Return annotation and field of an option of a block, where null means the default."""
+
+    def read(value: Any) -> Any:
+        return checked(name, default_of(name) if value is None else value)
+
+    default = checked(name, default_of(name))
+    words = words_of(name).replace("``", "")
+    title = name.replace("_", " ").capitalize()
+    return Annotated[kind, BeforeValidator(read)], Field(default, title=title, description=words)
