@@ -114,9 +114,13 @@ BUNDLES = ["", "ours", "other"]
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("own", BUNDLES)
+@pytest.mark.parametrize("far", [False, True])
 def test_the_connections_certificates_win_over_the_environments(
-    server, ours, other, monkeypatch, verify, own
+    server, proxies, ours, other, monkeypatch, verify, own, far
 ):
+    place = {"url": server.url}
+    if far:
+        place = {"url": f"https://{HOST}:{server.server_port}", "proxy": proxies[0].url}
     paths = {"": None, "ours": str(ours.bundle), "other": str(other.bundle)}
     for requests_bundle, curl_bundle in itertools.product(BUNDLES, BUNDLES):
         for name, value in (
@@ -124,7 +128,7 @@ def test_the_connections_certificates_win_over_the_environments(
             ("CURL_CA_BUNDLE", curl_bundle),
         ):
             monkeypatch.setenv(name, paths[value] or "")
-        failure = failure_of(config_for(server.url, verify=verify, ca_bundle=paths[own]))
+        failure = failure_of(config_for(**place, verify=verify, ca_bundle=paths[own]))
         trusted = own or requests_bundle or curl_bundle
         case = (verify, own, requests_bundle, curl_bundle, failure)
         if not verify or trusted == "ours":
