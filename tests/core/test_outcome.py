@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from core.conftest import config_of
+from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import (
@@ -19,10 +21,14 @@ from vantage_orchestration.errors import (
     TransactionFailed,
     WaitTimeout,
 )
-from vantage_orchestration.processing.outcome import Outcome, check_outcome, ids_of
+from vantage_orchestration.options import Options
+from vantage_orchestration.processing import TaskKey, process_document
+from vantage_orchestration.processing.job import begin, submit_files
+from vantage_orchestration.processing.outcome import Outcome, check_outcome
 from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.waiting import await_outcome, wait_for_outcome
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.storage import Location
 from vantage_orchestration.watching import Pace, SharedPoller
 
 OFTEN = Pace(1.0, 1.0, 1.0)
@@ -109,13 +115,6 @@ def test_failures_come_first(statuses: dict[str, str], kind: type[Exception]) ->
         check_outcome(Outcome(statuses, ("d",), "time is over"), on_review="fail")
 
 
-def test_ids_of_what_a_task_is_given() -> None:
-    assert ids_of("a") == ids_of(["a", " a "]) == ids_of({"transaction_ids": ["a"]}) == ["a"]
-    for wrong in ([], " ", None, [1], {"a": "b"}):
-        with pytest.raises(ConfigurationError):
-            ids_of(wrong)
-
-
 def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:
     uuid = sandbox.control.skill_id("Invoice")
     with VantageClient(config_of(sandbox)) as client:
@@ -123,5 +122,53 @@ def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:
         assert sandbox.control.count("GET", "/skills") == 0
         assert skill_id_of(client, " Invoice ") == uuid
         assert skill_id_of(client, "Receipt") == sandbox.control.skill_id("Receipt")
-        with pytest.raises(NotFound, match="'invoice'"):
+        asked = sandbox.control.count("GET", "/skills")
+        # The process remembers, also for another client of the account.
+        with VantageClient(config_of(sandbox)) as other:
+            assert skill_id_of(other, "Invoice") == uuid
+        assert sandbox.control.count("GET", "/skills") == asked
+        with pytest.raises(NotFound, match=f"'invoice'.*Did you mean 'Invoice' .{uuid}"):
             skill_id_of(client, "invoice")
+        with pytest.raises(NotFound, match="Published for this user are '"):
+            skill_id_of(client, "zzz")
+        for wrong in (None, "", "None", 4.5, ["Invoice"]):
+            with pytest.raises(ConfigurationError, match="skill"):
+                skill_id_of(client, wrong)
+
+
+def test_an_unknown_id_is_answered_with_those_that_come_near(
+    sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    known = sandbox.control.skill_id("Invoice")
+    wrong = known[:-1] + ("0" if known[-1] != "0" else "1")
+    file = make_invoice(tmp_path / "a.pdf", "INV-1")
+    with VantageClient(config_of(sandbox)) as client:
+        with pytest.raises(NotFound, match=f"Did you mean 'Invoice' .{known}"):
+            submit_files(client, [Location.of(file)], TaskKey("t"), wrong, Options())
+        with pytest.raises(NotFound, match=f"Did you mean 'Invoice' .{known}"):
+            process_document(client, file, wrong, TaskKey("t"))
+
+
+def test_who_may_not_list_skills_may_use_one_by_its_id(sandbox: SandboxServer) -> None:
+    sandbox.control.add_fault(operation="listSkills", status=403, times=0)
+    with VantageClient(config_of(sandbox)) as client:
+        assert skill_id_of(client, "Receipt") == "Receipt"
+
+
+def test_a_classification_skill_is_not_asked_for_files(
+    sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    skill = sandbox.control.skill_id("Document type")
+    files, output = [Location.of(make_invoice(tmp_path / "a.pdf", "INV-1"))], tmp_path / "out"
+    with VantageClient(config_of(sandbox)) as client, pytest.raises(ConfigurationError) as caught:
+        begin(
+            client,
+            files,
+            Location.of(output),
+            TaskKey("t"),
+            skill,
+            Options.of(result_types=["FieldsJson"]),
+            token="t.",
+        )
+    assert "'Document type' is a Classification skill" in str(caught.value)
+    assert sandbox.control.transactions() == []

@@ -38,6 +38,7 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.plan import Unit, plan
+from vantage_orchestration.processing.skills import skill_of
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
@@ -298,7 +299,7 @@ def _planned(
     landed: _Landed | None = None,
 ) -> dict[str, Unit]:
     """Return the units by their keys; what earlier tries have sent stays together as it was."""
-    process_skill = _is_process_skill(client, skill_id)
+    process_skill = _is_process_skill(client, skill_id, options)
     while True:
         entries = ledger.load()
         keys = [key for key, entry in entries.items() if entry.files]
@@ -332,12 +333,19 @@ def _planned(
     return {**known, **keyed_units(new, skill_id, scope, options.skill_parameters)}
 
 
-def _is_process_skill(client: VantageClient, skill_id: str) -> bool:
+def _is_process_skill(client: VantageClient, skill_id: str, options: Options) -> bool:
     try:
-        return client.get_skill(skill_id).type == "Process"
+        skill = skill_of(client, skill_id)
     except Forbidden:
         # One who may not look at a skill may still use it. One file each is right for all skills.
         return False
+    if skill.type == "Classification" and options.result_types:
+        raise ConfigurationError(
+            f"The skill {skill.name!r} is a Classification skill, which makes no result files",
+            hint="Nothing was sent. Leave result_types out; the manifest names the class of each"
+            " document",
+        )
+    return skill.type == "Process"
 
 
 def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool) -> bool:

@@ -34,6 +34,7 @@ from vantage_orchestration.options import PARALLEL
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.upload import SourceFile, parameters
 
@@ -309,12 +310,17 @@ def _create(
     job: _Job, units: Mapping[str, Unit], keys: Sequence[str], pool: ThreadPoolExecutor
 ) -> list[LedgerEntry]:
     def create(key: str) -> LedgerEntry:
-        transaction = job.client.create_transaction(
-            job.skill_id,
-            registration_parameters=keyed(job.registration_parameters, key),
-            skill_parameters=job.skill_parameters,
-        )
-        return job.entry(transaction.id, units[key])
+        try:
+            transaction = job.client.create_transaction(
+                job.skill_id,
+                registration_parameters=keyed(job.registration_parameters, key),
+                skill_parameters=job.skill_parameters,
+            )
+        except NotFound as error:
+            failure = unknown_skill(job.client, job.skill_id, error)
+        else:
+            return job.entry(transaction.id, units[key])
+        raise failure
 
     return list(pool.map(create, keys))
 
