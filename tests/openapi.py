@@ -138,11 +138,27 @@ class _Operation:
                     f"{self.name}: path member {parameter['name']}",
                 )
         self._check_query()
+        self._check_accept(headers.get("Accept", "*/*"))
         if self._operation.get("security") != []:
             scheme, _, token = headers.get("Authorization", "").partition(" ")
             if scheme != "Bearer" or not token.strip():
                 raise ContractError(f"{self.name}: no bearer token")
         self._check_body(headers, body)
+
+    def _check_accept(self, accept: str) -> None:
+        """Refuse what a gateway that checks it would answer with 406."""
+        wanted = [item.partition(";")[0].strip() for item in accept.split(",")]
+        for code, response in self._operation["responses"].items():
+            content = self._checks.resolve(response).get("content", {})
+            declared = {*content, *(_JSON if "application/json" in content else ())}
+            fits = any(
+                item == "*/*" or item in declared or item.replace("*", "") in declared
+                for item in wanted
+            )
+            if code.startswith("2") and content and not fits:
+                raise ContractError(
+                    f"{self.name}: Accept is {accept!r}; declared: {sorted(content)}"
+                )
 
     def _check_query(self) -> None:
         known = {p["name"]: p for p in self._parameters if p["in"] == "query"}

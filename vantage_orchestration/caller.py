@@ -325,6 +325,12 @@ class ApiCaller:
                 return response
         raise failure
 
+    def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
+        """Send a request whose reply says nothing; a JSON that was cut says that a proxy has."""
+        response = self._send(method, path, transaction_id=transaction_id, **options)
+        if response.content.lstrip().startswith((b"{", b"[")):
+            self._parse(response, lambda data: None, method, path, transaction_id)
+
     def _error_of(
         self, response: requests.Response, method: str, path: str, transaction_id: str | None
     ) -> VantageError:

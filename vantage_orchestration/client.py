@@ -18,8 +18,6 @@ from contextlib import closing
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
-import requests
-
 from vantage_orchestration import errors, local
 from vantage_orchestration.caller import ApiCaller, may_repeat, may_repeat_unsent
 from vantage_orchestration.errors import ConfigurationError, VantageError
@@ -134,7 +132,7 @@ class VantageClient(ApiCaller):
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
 
-        Where it is doubtful whether the start arrived, the status is read before it is sent again.
+        The status is read before it is sent again, whatever was the answer.
 
         Raises:
             BadRequest: It has no files, or was started before.
@@ -148,9 +146,9 @@ class VantageClient(ApiCaller):
             if unsure and self._get_transaction(transaction_id).status != "New":
                 return  # An earlier try had arrived.
             try:
-                self._send("POST", path, transaction_id=transaction_id)
-            except VantageError as error:
-                unsure = unsure or error.doubtful
+                self._order("POST", path, transaction_id)
+            except VantageError:
+                unsure = True
                 raise
 
         self._repeat(attempt)
@@ -235,7 +233,8 @@ class VantageClient(ApiCaller):
         path = "/transactions/launch"
 
         def attempt() -> str:
-            response = self._post_files(path, model, sources, params=params)
+            with closing(MultipartBody(model, sources)) as body:
+                response = self._send("POST", path, upload=body, params=params)
             return self._parse(response, NewTransaction.read, "POST", path).id
 
         return self._repeat(attempt, may_repeat_unsent)
@@ -523,7 +522,7 @@ class VantageClient(ApiCaller):
     def _delete(self, path: str, transaction_id: str) -> None:
         try:
             # Whoever deletes what is gone has what he wants.
-            self._repeat(lambda: self._send("DELETE", path, transaction_id=transaction_id), looks=1)
+            self._repeat(lambda: self._order("DELETE", path, transaction_id), looks=1)
         except errors.NotFound:
             log.info("%s is gone already", path)
 
@@ -536,7 +535,8 @@ class VantageClient(ApiCaller):
         def attempt() -> None:
             nonlocal unsure
             try:
-                self._post_files(path, model, [source], transaction_id=transaction_id)
+                with closing(MultipartBody(model, [source])) as body:
+                    self._order("POST", path, transaction_id, upload=body)
             except errors.Conflict:
                 if not unsure:
                     raise
@@ -546,12 +546,6 @@ class VantageClient(ApiCaller):
                 raise
 
         self._repeat(attempt)
-
-    def _post_files(
-        self, path: str, model: Mapping[str, Any], sources: Sequence[SourceFile], **options: Any
-    ) -> requests.Response:
-        with closing(MultipartBody(model, sources)) as body:
-            return self._send("POST", path, upload=body, **options)
 
     def _download_to(
         self,

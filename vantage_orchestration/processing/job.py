@@ -506,7 +506,7 @@ def download(
     """
     parts = [
         Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
-        for each in {each.lower(): each for each in transaction_ids}.values()
+        for each in dict.fromkeys(map(str.lower, transaction_ids))
     ]
     return _collect(
         client,

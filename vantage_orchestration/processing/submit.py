@@ -36,6 +36,7 @@ from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.text import named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -433,6 +434,22 @@ class _Watched:
         return getattr(self._stream, name)
 
 
+def _mismatch(
+    job: _Job, sending: _Sending, names: Sequence[str], says: str | None = None
+) -> DocumentMismatch:
+    """Give up a transaction that can't be started; the next try must not find it again."""
+    sending.give_up(job.client)
+    sent = [file.name for file in sending.unit.files]
+    strange = named([each for each in names if each not in sent])
+    return DocumentMismatch(
+        f"The transaction holds {len(names)} files, not the {len(sent)} that were sent:"
+        f" {named(sent)}" + (f"; nobody sent {strange}" if strange else ""),
+        hint="It was not started, and is deleted; the next try makes a new one",
+        transaction_id=sending.transaction_id,
+        server_message=says,
+    )
+
+
 def _start(job: _Job, sending: _Sending) -> None:
     """Look before the start, which can't be taken back, whether the files are there, once each."""
     wanted = sorted(file.name for file in sending.unit.files)
@@ -442,21 +459,16 @@ def _start(job: _Job, sending: _Sending) -> None:
     names = sorted(file.name for file in state.source_files)
     # A server that does not list the files before the start says nothing about them.
     if names and names != wanted:
-        # The next try must not find it again.
-        sending.give_up(job.client)
-        strange = ", ".join(map(repr, [each for each in names if each not in wanted][:3]))
-        raise DocumentMismatch(
-            f"The transaction holds {len(names)} files, not just the {len(wanted)} that were sent"
-            + (f"; nobody sent {strange}" if strange else ""),
-            hint="It was not started, and is deleted; the next try makes a new one",
-            transaction_id=sending.transaction_id,
-        )
+        raise _mismatch(job, sending, names)
     try:
         job.client.start_transaction(sending.transaction_id)
-    except BadRequest:
-        if job.client.get_transaction(sending.transaction_id).status == "New":
+    except BadRequest as error:
+        if job.client.get_transaction(sending.transaction_id).status != "New":
+            return  # The other was faster by less than this look took.
+        if names:
             raise
-        return  # The other was faster by less than this look took.
+        # Perhaps it has none of the files, whoever has answered when they were sent.
+        raise _mismatch(job, sending, names, error.server_message) from None
     log.info(
         "Started transaction %s for %s%s",
         sending.transaction_id,
