@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from core.conftest import config_of
@@ -27,9 +28,10 @@ import vantage_orchestration
 from vantage_orchestration import content, errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.models import ListedTransaction, Transaction
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.collect import collect
 from vantage_orchestration.processing.document import process_document
-from vantage_orchestration.processing.job import JobSettings, begin, download, finish, job_token
+from vantage_orchestration.processing.job import Job, begin, download, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
@@ -70,22 +72,23 @@ def output(tmp_path: Path) -> Location:
 
 
 def run(
-    client: VantageClient, files: list[Path], output: Location, settings: JobSettings
+    client: VantageClient, files: list[Path], output: Location, skill: str, **options: Any
 ) -> Manifest:
     """Process files as the operators and tasks do."""
-    locations = [Location.of(each) for each in files]
-    job = begin(client, locations, output, TaskKey("task"), settings, token=TOKEN)
+    chosen = Options(**options)
+    job = begun(client, files, output, skill, **options)
     outcome = wait_for_outcome(client, job.transaction_ids)
-    manifest = finish(
-        client,
-        output,
-        settings,
-        token=TOKEN,
-        in_review=outcome.in_review,
-        processed=outcome.processed,
-    )
+    manifest = finish(client, output, skill, chosen, token=TOKEN, processed=outcome.processed)
     check_outcome(Outcome.of(manifest, outcome.timed_out))
     return manifest
+
+
+def begun(
+    client: VantageClient, files: list[Path], output: Location, skill: str, **options: Any
+) -> Job:
+    """Start the transactions of files."""
+    locations = [Location.of(each) for each in files]
+    return begin(client, locations, output, TaskKey("task"), skill, Options(**options), token=TOKEN)
 
 
 def there(output: Location) -> set[str]:
@@ -164,18 +167,17 @@ def test_an_announced_empty_file_of_an_unknown_type_is_one() -> None:
 def test_nothing_that_is_no_result_lands_or_lets_anything_be_deleted(
     client, sandbox, skill, invoice, output, reply
 ):
-    settings = JobSettings(skill, delete_after=True)
     sandbox.control.add_fault(operation=DOWNLOAD, times=0, **reply)
     with pytest.raises(
         errors.ProtocolError, match=r"Invoice.*json.*(page|empty|complete)"
     ) as caught:
-        run(client, [invoice], output, settings)
+        run(client, [invoice], output, skill, delete_after=True)
     assert caught.value.retryable
     assert there(output) == set()
     assert sandbox.control.count("DELETE") == 0
     sandbox.control.clear_faults()
     sandbox.control.add_fault(operation=DOWNLOAD, times=2, **reply)
-    manifest = finish(client, output, settings, token=TOKEN)
+    manifest = finish(client, output, skill, Options(delete_after=True), token=TOKEN)
     assert manifest.counts["files"] == 2
     assert there(output) == {"Invoice.json", "Invoice_fields.json", "manifest.json"}
     assert sandbox.control.count("DELETE") == 1
@@ -187,36 +189,37 @@ def test_nothing_that_is_no_result_lands_or_lets_anything_be_deleted(
 def test_a_processed_transaction_without_results_is_read_again_and_never_deleted(
     client, sandbox, skill, invoice, output, documents
 ):
-    settings = JobSettings(skill, delete_after=True)
-    job = begin(client, [Location.of(invoice)], output, TaskKey("task"), settings, token=TOKEN)
+    job = begun(client, [invoice], output, skill, delete_after=True)
     lacking = {"merge_json": {"documents": documents}}
     sandbox.control.add_fault(operation="getTransaction", times=0, **lacking)
     with pytest.raises(errors.ProtocolError, match=r"'invoice\.pdf' was processed, but") as caught:
-        finish(client, output, settings, token=TOKEN)
+        finish(client, output, skill, Options(delete_after=True), token=TOKEN)
     assert caught.value.retryable
     assert sandbox.control.count("DELETE") == 0
     with pytest.raises(errors.ProtocolError, match="was processed, but"):
         process_document(client, invoice, skill, TaskKey("task", since=None))
     sandbox.control.clear_faults()
     sandbox.control.add_fault(operation="getTransaction", times=2, **lacking)
-    assert finish(client, output, settings, token=TOKEN).counts["files"] == 2
+    assert (
+        finish(client, output, skill, Options(delete_after=True), token=TOKEN).counts["files"] == 2
+    )
     assert sandbox.control.count("DELETE", job.transaction_ids[0]) == 1
 
 
 def test_a_classification_has_a_class_and_no_files(client, sandbox, invoice, output):
     sandbox.control.set(processing_polls=0)
     classify = {each.type: each.id for each in client.list_skills()}["Classification"]
-    settings = JobSettings(classify, result_types=["FieldsJson"], delete_after=True)
-    manifest = run(client, [invoice], output, settings)
+    manifest = run(
+        client, [invoice], output, classify, result_types=["FieldsJson"], delete_after=True
+    )
     (document,) = manifest.transactions[0].documents
     assert (document.files, document.classification["name"]) == ((), "Invoice")
     assert sandbox.control.count("DELETE") == 1
 
 
 def test_types_that_fit_no_file_delete_nothing(client, sandbox, skill, invoice, output):
-    settings = JobSettings(skill, result_types=["Docx"], delete_after=True)
     with pytest.raises(errors.ResultsMissing, match=r"'invoice\.pdf'.*it has FieldsJson, Json"):
-        run(client, [invoice], output, settings)
+        run(client, [invoice], output, skill, result_types=["Docx"], delete_after=True)
     assert sandbox.control.count("DELETE") == 0
 
 
@@ -236,9 +239,8 @@ def test_what_can_not_be_true_yet_is_asked_again(
     """Wherever it comes once, the documents are processed, each is started once."""
     if reply is UNKNOWN and operation == "createTransaction":
         pytest.skip("here it is the skill that is unknown")
-    settings = JobSettings(skill, delete_after=True)
     sandbox.control.add_fault(operation=operation, times=1, when=when, **reply)
-    assert run(client, [invoice], output, settings).counts["files"] == 2
+    assert run(client, [invoice], output, skill, delete_after=True).counts["files"] == 2
     assert {"Invoice.json", "Invoice_fields.json"} < there(output)
     assert [each["started"] for each in sandbox.control.transactions() if each["files"]] == [1]
     assert [each["hits"] for each in sandbox.control.faults()] == [1]
@@ -354,12 +356,12 @@ def test_a_file_that_is_not_complete_is_tried_again(client, sandbox, skill, tmp_
         if missing:
             files[1].unlink()
         with pytest.raises(errors.FileNotReady, match=r"z\.pdf") as caught:
-            begin(client, locations, output, TaskKey("task"), JobSettings(skill), token=TOKEN)
+            begin(client, locations, output, TaskKey("task"), skill, Options(), token=TOKEN)
         assert caught.value.retryable
     assert sandbox.control.count("POST", "/transactions") == 0
     locations.append(Location.of(folder))
     with pytest.raises(errors.ConfigurationError, match="folder") as final:
-        begin(client, locations, output, TaskKey("task"), JobSettings(skill), token=TOKEN)
+        begin(client, locations, output, TaskKey("task"), skill, Options(), token=TOKEN)
     assert not final.value.retryable
 
 
@@ -368,7 +370,7 @@ def test_a_file_that_is_not_complete_is_tried_again(client, sandbox, skill, tmp_
 
 def test_each_operation_asks_for_what_it_declares(client, sandbox, skill, invoice, output, sent):
     """Every request is held against the description, its ``Accept`` too; see ``sent``."""
-    run(client, [invoice], output, JobSettings(skill, delete_after=True))
+    run(client, [invoice], output, skill, delete_after=True)
     asked = {each["operation"] for each in sandbox.control.journal()}
     assert {DOWNLOAD, "deleteTransaction", "listCompletedTransactions", *_STEPS} <= asked
 
@@ -377,25 +379,24 @@ def test_each_operation_asks_for_what_it_declares(client, sandbox, skill, invoic
 
 
 def test_ids_are_equal_however_they_are_spelled(client, sandbox, skill, invoice, output):
-    settings = JobSettings(skill)
-    job = begin(client, [Location.of(invoice)], output, TaskKey("task"), settings, token=TOKEN)
+    job = begun(client, [invoice], output, skill)
     (name,) = job.transaction_ids
     outcome = wait_for_outcome(client, [name.upper()])
     assert outcome.statuses == {name.upper(): "Processed"}
     reads = sandbox.control.count("GET", f"/transactions/{name}$")
-    manifest = finish(client, output, settings, token=TOKEN, processed=outcome.processed)
+    manifest = finish(client, output, skill, Options(), token=TOKEN, processed=outcome.processed)
     assert sandbox.control.count("GET", f"(?i)/transactions/{name}$") == reads + 1
     assert manifest.counts["pages"] == 1
     told = {"id": name.upper()}
     sandbox.control.add_fault(operation="getTransaction", merge_json=told, times=0)
-    found = download(client, [name, name.upper()], output.child("again"))
+    found = download(client, [name, name.upper()], output.child("again"), Options())
     (entry,) = found.transactions
     assert (entry.transaction_id, entry.pages) == (name, 1)
     before = sandbox.control.count("GET", "/download$")
     folder = output.child("again", entry.folder)
     noted = json.loads(folder.child("manifest.json").read_bytes())
     folder.child("manifest.json").write_text(json.dumps({**noted, "transaction_id": name.upper()}))
-    assert download(client, [name], output.child("again")).counts["files"] == 2
+    assert download(client, [name], output.child("again"), Options()).counts["files"] == 2
     assert sandbox.control.count("GET", "/download$") == before
     import pendulum
 
@@ -421,12 +422,11 @@ def test_no_transaction_is_read_twice_within_a_second(
     if way == "document":
         process_document(client, files[0], skill, TaskKey("task"))
     else:
-        settings = JobSettings(skill)
         begun = time.monotonic()
-        run(client, files, output, settings)
+        run(client, files, output, skill)
         if way == "resumed":
             output.child("manifest.json").remove()
-            run(client, files, output, settings)
+            run(client, files, output, skill)
         assert time.monotonic() - begun > 1
     times: dict[str, list[float]] = {}
     import pendulum
@@ -574,7 +574,7 @@ def test_a_failure_names_documents_and_reasons(client, sandbox, skill, tmp_path,
         files.append(folder / f"bad {number}.pdf")
         files[-1].write_bytes(b"this is no PDF %d" % number)
     with pytest.raises(errors.TransactionFailed) as caught:
-        run(client, files, output, JobSettings(skill))
+        run(client, files, output, skill)
     text = str(caught.value)
     failed = Manifest.load(output).failed
     assert "7 of 8 transactions failed" in text
@@ -593,9 +593,8 @@ def test_a_failure_names_documents_and_reasons(client, sandbox, skill, tmp_path,
 
 def test_reviews_and_waits_name_documents(client, sandbox, skill, invoice, output):
     sandbox.control.set(review=True)
-    settings = JobSettings(skill)
-    begin(client, [Location.of(invoice)], output, TaskKey("task"), settings, token=TOKEN)
-    manifest = finish(client, output, settings, token=TOKEN)
+    begun(client, [invoice], output, skill)
+    manifest = finish(client, output, skill, Options(), token=TOKEN)
     with pytest.raises(errors.ReviewNeeded, match=r"1 transaction waits .*'invoice\.pdf'"):
         check_outcome(Outcome.of(manifest), on_review="fail")
     pending = dataclasses.replace(manifest.pending[0], in_review=False)
@@ -606,6 +605,6 @@ def test_reviews_and_waits_name_documents(client, sandbox, skill, invoice, outpu
 
 def test_broken_rules_are_named_with_their_documents(client, sandbox, skill, invoice, output):
     sandbox.control.set(rule_errors=[{"errorType": "Condition", "customMessage": "Total is off"}])
-    manifest = run(client, [invoice], output, JobSettings(skill))
+    manifest = run(client, [invoice], output, skill)
     with pytest.raises(errors.RulesBroken, match=r"1 of 1 .*'invoice\.pdf': Total is off"):
         check_rules(manifest, "there")
