@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,7 @@ __all__ = ["Entry", "Notes", "Turn"]
 #: Hours after which nothing of that age can be listed any more.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
 #: Seconds without a sign of life after which a run counts as dead.
-_LEASE: Final = 180.0
+_LEASE: Final = 60.0
 #: How often a run tries to get its turn.
 _ATTEMPTS: Final = 4
 _random = random.SystemRandom()
@@ -145,7 +146,8 @@ class Notes:
                 break
             turn.end()
         try:
-            yield turn if has_it else None
+            with turn.kept() if has_it else contextlib.nullcontext():
+                yield turn if has_it else None
         finally:
             with contextlib.suppress(OSError, ConfigurationError):
                 turn.end()
@@ -194,6 +196,28 @@ class Turn:
                 hint="It goes on with it. Let one run at a time be active (max_active_runs=1)",
             )
         self.renew()
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Give signs of life meanwhile, also while a single download takes long."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(_LEASE / 4):
+                # If somebody else has taken over, whoever works finds out.
+                with contextlib.suppress(Exception):
+                    self.check()
+
+        thread = threading.Thread(target=beat, name="abbyy-vantage-turn", daemon=True)
+        # The connections of some stores belong to one thread at a time.
+        if self._folder.concurrent:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.is_alive():
+                thread.join()
 
     def others(self) -> bool:
         """Return whether another run is at work."""

@@ -187,13 +187,14 @@ class Running(Processes):
             block_schema_id=schema["id"],
         )
 
-    def deploy(self, name: str, entrypoint: str, pool: str) -> str:
+    def deploy(self, name: str, entrypoint: str, pool: str, **more: Any) -> str:
         """Make a deployment of a flow, and return its id.
 
         Args:
             name: Name.
             entrypoint: ``FILE:FLOW``, or a flow's full name in its module.
             pool: Work pool.
+            more: What else belongs to it, such as its schedules.
         """
         flow = self.api("POST", "flows/", name=entrypoint.rpartition("/")[2].replace(":", "."))
         step = {"prefect.deployments.steps.set_working_directory": {"directory": str(self.home)}}
@@ -208,6 +209,7 @@ class Running(Processes):
             # All processes of this Prefect are known by their folder.
             job_variables={"working_dir": str(self.home)},
             enforce_parameter_schema=False,
+            **more,
         )
         return str(deployment["id"])
 
