@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import clean
+from vantage_orchestration.urls import Place as Place_
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
@@ -42,6 +43,7 @@ _LISTINGS = 3
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 #: Stores without folders. Making one there would ask for the right to make a bucket.
 _FLAT = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"})
+_SIGNS = frozenset("*?[")
 _WEB = ("http://", "https://")
 _USER = re.compile(r"^(\w+://)[^/@]*@")
 
@@ -115,7 +117,7 @@ class Location:
 
         Of a web address user and query are left out, since they may hold a secret.
         """
-        if self._is_local:
+        if self.is_local:
             return self.path
         url = str(self.fs.unstrip_protocol(self.path))
         host, port = getattr(self.fs, "host", None), getattr(self.fs, "port", None)
@@ -131,6 +133,19 @@ class Location:
         if path.startswith(_WEB):
             path = unquote(urlsplit(path).path)
         return path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def real(self) -> str:
+        """What is the same text for the same place, links resolved, whoever has named it."""
+        return os.path.realpath(self.path) if self.is_local else Place_.of(self.url).url
+
+    def names(self) -> set[str]:
+        """Return the names of all that is in the folder; none if there is no folder.
+
+        Raises:
+            OSError: The store can't be asked.
+        """
+        return {info["name"].rstrip("/").rpartition("/")[2] for info in _listed(self)}
 
     def __repr__(self) -> str:
         return f"Location({self.url!r})"
@@ -164,7 +179,7 @@ class Location:
 
         The connections of SFTP and FTP stores, and archives, belong to one thread at a time.
         """
-        return self._is_local or self._is_memory or bool(getattr(self.fs, "async_impl", False))
+        return self.is_local or self._is_memory or bool(getattr(self.fs, "async_impl", False))
 
     # -- what is there
 
@@ -212,7 +227,7 @@ class Location:
             OSError: A folder can't be read. That is not the same as nothing being in it.
         """
         self.fs.invalidate_cache()
-        if self._is_local and self.root is not None and os.path.islink(self.path):
+        if self.is_local and self.root is not None and os.path.islink(self.path):
             return {}
         if _find_passes_over_errors(self.fs):
             found = {info["name"]: info for info in _files_below(self)}
@@ -230,9 +245,11 @@ class Location:
 
         Args:
             pattern: Relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
-                number of folders. As in a shell, a name that begins with a dot fits only where
-                the pattern has that dot, so files that are still being written never do. What is
-                neither a file nor a folder, such as a named pipe, fits no pattern.
+                number of folders. Case matters, but not in the suffix of a file: ``*.pdf`` takes
+                ``SCAN.PDF`` of a scanner as well. A name that is spelt like the pattern fits it,
+                whatever signs are in it. As in a shell, a name that begins with a dot fits only
+                where the pattern has that dot, so files that are still being written never do.
+                What is neither a file nor a folder, such as a named pipe, fits no pattern.
 
         Raises:
             OSError: The store can't be asked. A folder that isn't there is just empty.
@@ -254,7 +271,7 @@ class Location:
             ConfigurationError: It is local, and no regular file or a link out of its folder.
             OSError: The store can't be asked.
         """
-        if self._is_local:
+        if self.is_local:
             return local.open_regular(self.path, self.root)
         # Else a listing from before the file was written would say that there is none.
         self.fs.invalidate_cache()
@@ -289,7 +306,7 @@ class Location:
             ConfigurationError: It is local, and a link is in the way.
             OSError: It can't be written.
         """
-        if self._is_local:
+        if self.is_local:
             return local.write_whole(self.path, self.root, fill)
         part = self._part()
         try:
@@ -310,7 +327,7 @@ class Location:
 
     def remove(self) -> None:
         """Remove the file; one that is gone counts as done."""
-        if self._is_local:
+        if self.is_local:
             local.remove(self.path, self.root)
             return
         with contextlib.suppress(FileNotFoundError):
@@ -318,7 +335,7 @@ class Location:
 
     def remove_if_empty(self) -> None:
         """Remove the folder if nothing is in it, where a store keeps empty folders at all."""
-        if self._is_local:
+        if self.is_local:
             local.remove_folder(self.path, self.root)
 
     def sweep(self) -> int:
@@ -335,7 +352,8 @@ class Location:
     # -- internals
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it is in the file system of this machine."""
         from fsspec.implementations.local import (  # type: ignore[import-untyped]
             LocalFileSystem,
         )
@@ -442,6 +460,16 @@ def _listed(folder: Location) -> list[Mapping[str, Any]]:
     raise OSError(f"The folder {folder} changes while it is listed")
 
 
+def _fits(name: str, pattern: str, *, suffix: bool) -> bool:
+    if name == pattern or fnmatch.fnmatchcase(name, pattern):
+        return True
+    stem, dot, end = pattern.rpartition(".")
+    if not suffix or not dot or _SIGNS & set(end):
+        return False
+    own, dot, its = name.rpartition(".")
+    return bool(dot) and its.lower() == end.lower() and fnmatch.fnmatchcase(own, stem)
+
+
 def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
     head, rest = parts[0], parts[1:]
     if head == "**":
@@ -452,7 +480,7 @@ def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
                 yield from _fitting(entry, parts)
         return
     for entry, kind in list(_entries(folder)):
-        if not fnmatch.fnmatchcase(entry.name, head):
+        if not _fits(entry.name, head, suffix=not rest):
             continue
         if entry.name.startswith(".") and not head.startswith("."):
             continue

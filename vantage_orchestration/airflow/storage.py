@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
     from vantage_orchestration.storage import Location
 
-__all__ = ["inputs_of", "location_of"]
+__all__ = ["inputs_of", "location_of", "output_of"]
 
 
 def location_of(place: Any) -> Location:
@@ -37,15 +37,34 @@ def location_of(place: Any) -> Location:
         return Location.of(place)
 
 
+def output_of(place: Any) -> Location:
+    """Return a folder for results, as :func:`location_of` does.
+
+    Raises:
+        ConfigurationError: It can't be one, see :func:`.processing.files.check_output`.
+    """
+    from vantage_orchestration.processing.files import check_output
+
+    output = location_of(place)
+    with translating(translate):
+        check_output(output)
+    return output
+
+
 def inputs_of(
-    inputs: Any, *, sent_before: bool = False, on_empty: OnEmpty = "fail"
+    inputs: Any,
+    *,
+    sent_before: bool = False,
+    on_empty: OnEmpty = "fail",
+    output: Location | None = None,
 ) -> list[Location]:
     """Return the files that are meant, sorted within each glob, each once.
 
     Args:
         inputs: A path, glob or URL, or several.
         sent_before: See :func:`vantage_orchestration.processing.files.files_of`.
-        on_empty: As ``sent_before``.
+        on_empty: As ``sent_before``, as the next.
+        output: Folder for the results, if there is one.
 
     Raises:
         ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
@@ -53,4 +72,6 @@ def inputs_of(
     from vantage_orchestration.processing.files import files_of
 
     with translating(translate):
-        return files_of(inputs, location_of, sent_before=sent_before, on_empty=on_empty)
+        return files_of(
+            inputs, location_of, sent_before=sent_before, on_empty=on_empty, output=output
+        )

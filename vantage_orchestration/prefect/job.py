@@ -102,7 +102,9 @@ class Asker:
             resend_failed=key.since is None or not retried_by_itself(),
         )
 
-    def files(self, inputs: Any, on_empty: OnEmpty = "fail") -> list[Location]:
+    def files(
+        self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None
+    ) -> list[Location]:
         """Return the files that are meant; those that an earlier try has sent may be gone.
 
         Raises:
@@ -110,7 +112,9 @@ class Asker:
         """
         from vantage_orchestration.processing.files import files_of
 
-        return files_of(inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty)
+        return files_of(
+            inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty, output=output
+        )
 
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.

@@ -93,18 +93,20 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
+    from vantage_orchestration.processing.files import check_output
     from vantage_orchestration.processing.job import begin, finish
     from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
     from vantage_orchestration.storage import Location
 
     chosen, output = Options.of(**options), Location.of(arguments.place("output_path", output_path))
+    check_output(output)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
         asker = Asker.of_run(client, inputs, skill_id, chosen, output=output)
         token = asker.token(output)
         job = begin(
             client,
-            asker.files(inputs, chosen.on_empty),
+            asker.files(inputs, chosen.on_empty, output),
             output,
             asker.key,
             skill_id,

@@ -28,6 +28,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.models import same_id
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.files import check_output
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import (
@@ -234,6 +235,7 @@ def begin(
         ConfigurationError: A file, parameter or the output is not acceptable. Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
+    check_output(output)
     ledger = ledger or Ledger()
     key = ledger.renewed(key)
     before = _Landed(output)
@@ -504,6 +506,7 @@ def download(
     Raises:
         VantageError: A result could not be fetched.
     """
+    check_output(output)
     parts = [
         Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
         for each in dict.fromkeys(map(str.lower, transaction_ids))

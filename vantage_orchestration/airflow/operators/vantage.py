@@ -18,7 +18,7 @@ from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CON
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
-from vantage_orchestration.airflow.storage import inputs_of, location_of
+from vantage_orchestration.airflow.storage import inputs_of, location_of, output_of
 from vantage_orchestration.airflow.waiting import Outcome, WaitingMixin, check_outcome
 from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.errors import ConfigurationError, translating
@@ -139,7 +139,7 @@ class _SendingOperator(_VantageOperator):
             output=output,
         )
 
-    def _inputs(self, ledger: Ledger) -> list[Location]:
+    def _inputs(self, ledger: Ledger, output: Location | None = None) -> list[Location]:
         """Return the files; those that an earlier try has sent may be gone since.
 
         Raises:
@@ -148,7 +148,10 @@ class _SendingOperator(_VantageOperator):
         with translating(translate):
             sent = bool(ledger.load())
         files = inputs_of(
-            self._argument("inputs"), sent_before=sent, on_empty=self.options.on_empty
+            self._argument("inputs"),
+            sent_before=sent,
+            on_empty=self.options.on_empty,
+            output=output,
         )
         if not files and not sent:
             raise AirflowSkipException("There are no inputs, so there is nothing to do")
@@ -254,13 +257,13 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         """Start the transactions, then wait for them."""
         from vantage_orchestration.processing.job import begin
 
-        options, output = self.options, location_of(self._argument("output_path"))
+        options, output = self.options, output_of(self._argument("output_path"))
         key = self._key(context)
         ledger = self._ledger(context, key, output)
         self._running = context["ti"], ledger
         job = begin(
             self.hook.client,
-            self._inputs(ledger),
+            self._inputs(ledger, output),
             output,
             key,
             self._skill_id(),
@@ -464,7 +467,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
         from vantage_orchestration.processing.job import download
 
         options, ids = self.options, self._argument("transaction_ids")
-        output = location_of(self._argument("output_path"))
+        output = output_of(self._argument("output_path"))
         if not ids:
             raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
         self._record(context, ids)
