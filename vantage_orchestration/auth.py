@@ -37,6 +37,7 @@ class VantageAuth(AuthBase):
         translate: Turns an error into the exception to raise.
         orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
             for it.
+        patience: Seconds to wait for a login at the most, see :meth:`.TokenSource.get`.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class VantageAuth(AuthBase):
         on_token: Callable[[str], object] | None = None,
         translate: Callable[[VantageError], Exception] | None = None,
         orchestrator_store: StoreFactory | None = None,
+        patience: float | None = None,
     ) -> None:
         self._load = load
+        self._patience = patience
         self._orchestrator_store = orchestrator_store
         self._on_token = on_token
         self._translate = translate
@@ -74,23 +77,23 @@ class VantageAuth(AuthBase):
             AuthError: There is none to be had.
         """
         try:
-            token = self.source.get()
+            token = self.source.get(self._patience)
         except VantageError:
             if not self._reload():
                 raise
-            token = self.source.get()
+            token = self.source.get(self._patience)
         self._tell(token)
         return token
 
     async def atoken(self) -> AccessToken:
         """Return a valid token as :meth:`token` does, without blocking the event loop."""
         try:
-            token = await self.source.aget()
+            token = await self.source.aget(self._patience)
         except VantageError:
             # Reading the credential may block: an orchestrator's API is asked.
             if not await asyncio.to_thread(self._reload):
                 raise
-            token = await self.source.aget()
+            token = await self.source.aget(self._patience)
         self._tell(token)
         return token
 

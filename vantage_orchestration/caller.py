@@ -82,6 +82,8 @@ class ApiCaller:
         pool_size: Connections kept open at the same time.
         orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
             for it.
+        patience: Seconds to wait for a login at the most, for callers somebody waits for; by
+            default as long as all its tries can take.
 
     Raises:
         ConfigurationError: The stored credential can't be used. Nothing was sent.
@@ -96,6 +98,7 @@ class ApiCaller:
         retries: RetryPolicy = API_RETRIES,
         pool_size: int = 10,
         orchestrator_store: StoreFactory | None = None,
+        patience: float | None = None,
     ) -> None:
         load = (lambda: config) if isinstance(config, VantageConfig) else config
         self._translate = translate
@@ -106,6 +109,7 @@ class ApiCaller:
                 on_token=on_token,
                 translate=translate,
                 orchestrator_store=orchestrator_store,
+                patience=patience,
             )
         self._pool_size = pool_size
         self._session: HttpSession | None = None

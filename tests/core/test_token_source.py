@@ -227,6 +227,16 @@ def test_an_event_loop_that_ends_early_does_not_end_the_login(source, server):
     assert server.logins == 1
 
 
+def test_who_has_no_patience_does_not_end_the_login_of_the_others(source, server):
+    server.gate.clear()
+    for give_up in (lambda: source.get(0.01), lambda: asyncio.run(source.aget(0.01))):
+        with pytest.raises(errors.AuthUnavailable, match="did not end"):
+            give_up()
+    server.gate.set()
+    assert source.get().reveal() == "token-number-1"
+    assert server.logins == 1
+
+
 def test_one_thread_renews_and_the_others_go_on_with_the_live_token(source, server, time):
     old = source.get()
     time.pass_(3400)

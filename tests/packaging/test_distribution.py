@@ -100,6 +100,8 @@ def test_the_wheel_holds_the_package_and_the_examples_alone(wheel: zipfile.ZipFi
     expected = {path.name for kind in ("dags", "flows") for path in (ROOT / kind).glob("*.py")}
     assert examples == expected
     assert "vantage_orchestration/py.typed" in wheel.namelist()
+    templates = {path for path in wheel.namelist() if "/templates/" in path}
+    assert {Path(path).name for path in templates} == {"base.html", "message.html", "overview.html"}
 
 
 def test_the_source_distribution_holds_what_the_tests_need(built: Path) -> None:

@@ -12,11 +12,12 @@ import inside
 from airflow import settings
 from airflow.models.asset import AssetEvent
 from airflow.models.log import Log
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 from airflow.triggers.base import TriggerEvent
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 
 def tokens(roles: list[str]) -> dict[str, str]:
@@ -29,14 +30,20 @@ def tokens(roles: list[str]) -> dict[str, str]:
     return {role: get_auth_manager().generate_jwt(user) for role, user in users.items()}
 
 
-def serve(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def serve(calls: list[dict[str, Any]], most: int | None = None) -> list[dict[str, Any]]:
     """Send requests to an application that reads its settings now.
 
     Args:
         calls: ``method`` and ``path``; ``role`` of the user, if there is one; ``headers``.
+        most: Requests to ABBYY Vantage that pages may make at the same time.
     """
     from airflow.api_fastapi.app import create_app
     from fastapi.testclient import TestClient
+
+    from vantage_orchestration.airflow.pages import app, service
+
+    if most is not None:
+        app.desk = service.Desk(most=most)
 
     logins = tokens([call["role"] for call in calls if "role" in call])
     replies = []
@@ -46,7 +53,8 @@ def serve(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if "role" in call:
                 headers["Authorization"] = f"Bearer {logins[call['role']]}"
             reply = client.request(call["method"], call["path"], headers=headers)
-            replies.append({"status": reply.status_code, "text": reply.text})
+            found = {"status": reply.status_code, "text": reply.text}
+            replies.append({**found, "headers": dict(reply.headers)})
     return replies
 
 
@@ -95,6 +103,14 @@ def set_xcom(dag_id: str, run_id: str, key: str, value: Any) -> None:
         )
     ).one()
     row.value = value
+    session.commit()
+
+
+def forget_rendered(run_id: str) -> None:
+    """Remove the rendered fields of a run, as Airflow does with those of old runs."""
+    session = settings.Session()
+    fields = RenderedTaskInstanceFields
+    session.execute(delete(fields).where(fields.run_id == run_id))
     session.commit()
 
 

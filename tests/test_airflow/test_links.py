@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,8 +12,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 import requests
 from leaks import find_leaks
-from test_airflow.installation import SERVER, Airflow
+from test_airflow.installation import SERVER, Airflow, columns_of
 
 from vantage_orchestration.airflow.provider import get_provider_info
 from vantage_orchestration.sandbox import SandboxServer
@@ -31,6 +34,7 @@ LINK = "ABBYY Vantage transactions"
 #: Users have roles here; else everybody is an administrator.
 ROLES = {**SERVER, "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False"}
 _runs = itertools.count()
+Deleted = "Deleted (ABBYY Vantage keeps transactions for 14 days)"
 
 
 def page_of(dag_id: str, run_id: str, map_index: int = -1) -> str:
@@ -139,6 +143,13 @@ class Case:
     def stored(self) -> dict[str, Any]:
         return self.airflow("inside_links.xcoms", dag_id=DAG, run_id=self.run_id)
 
+    def until(self, wanted: Callable[[requests.Response], object], query: str = "") -> None:
+        """Reload the page until it shows what is wanted: answers count as new for a moment."""
+        deadline = time.monotonic() + 60
+        while not wanted(page := self.get(query=query)):
+            assert time.monotonic() < deadline, page.text
+            time.sleep(0.2)
+
     def asked(self) -> int:
         """Return the number of requests about transactions so far."""
         return self.sandbox.control.count("GET", "/transactions")
@@ -155,7 +166,7 @@ def case(
 
 def rows_of(page: requests.Response) -> list[tuple[str, str, bool]]:
     """Return id, status and whether there is a button, of each row."""
-    found = re.findall(r"<tr><td>([^<]*)<td>([^<]*)<td>(.*?)</tr>", page.text)
+    found = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(.*?)</td></tr>", page.text)
     return [(each, status, "<button>" in review) for each, status, review in found]
 
 
@@ -181,7 +192,7 @@ def test_link_while_deferred_and_after(case: Case) -> None:
     assert case.link() == {LINK: case.page}
     assert case.get("VIEWER").status_code == 200
     assert case.stored() == {
-        "-1:abbyy_vantage": {"conn_id": case.conn_id, "transaction_ids": ids},
+        "-1:abbyy_vantage": {"transaction_ids": ids},
         "-1:_link_VantageTransactionLink": case.page,
         "-1:return_value": "done",
     }
@@ -277,14 +288,16 @@ def test_page(case: Case) -> None:
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
-    # The sandbox is reached without encryption, so the review is as well.
-    assert "form-action 'self' https: http:" in policy
+    # A review leads to the connection's server and nowhere else.
+    assert policy.endswith(f"form-action 'self' {case.sandbox.url}")
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert page.headers["Cross-Origin-Opener-Policy"] == "same-origin"
     (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in policy
     assert "accessToken" not in page.text
     case.sandbox.control.finish_review(waiting)
-    assert rows_of(case.get())[1] == (waiting, "Processed", False)
+    case.until(lambda page: rows_of(page)[1] == (waiting, "Processed", False))
 
 
 def test_review(case: Case) -> None:
@@ -343,15 +356,14 @@ def test_many_transactions(case: Case) -> None:
     assert [row[0] for page in (rows, *pages[:2]) for row in page] == [*waiting, *done]
     # Without the list everything is still shown, in the order in which it was noted.
     case.sandbox.control.add_fault(path_regex="/transactions/active", status=403, times=0)
-    rows = rows_of(case.get())
-    assert [row[0] for row in rows] == ids[:25]
-    assert {row[1] for row in rows} == {"Processed"}
+    case.until(lambda page: [row[0] for row in rows_of(page)] == ids[:25])
+    assert {row[1] for row in rows_of(case.get())} == {"Processed"}
     case.sandbox.control.clear_faults()
     case.sandbox.control.add_fault(path_regex="/transactions/active", status=503, times=0)
-    broken = case.get()
-    assert "could not be asked" in broken.text
-    assert [row[0] for row in rows_of(broken)] == ids[:25]
-    assert {row[1] for row in rows_of(broken)} == {"Unknown"}
+    case.until(lambda page: "status 503" in page.text)
+    broken = rows_of(case.get())
+    assert [row[0] for row in broken] == ids[:25]
+    assert {row[1] for row in broken} == {"Unknown"}
 
 
 def test_trouble_is_told(case: Case) -> None:
@@ -366,12 +378,40 @@ def test_trouble_is_told(case: Case) -> None:
     ]
     case.sandbox.control.clear_faults()
     case.sandbox.control.add_fault(path_regex="/transactions/", status=503, times=0)
+    case.until(lambda page: "status 503" in page.text)
     page, review = case.get(), case.post(waiting)
     assert page.status_code == 200
-    assert "could not be asked" in page.text
     assert {row[1] for row in rows_of(page)} == {"Unknown"}
     assert review.status_code == 502
     assert "status 503" in review.text
+    assert_tells_no_more(case, page, review)
+    case.sandbox.control.clear_faults()
+    case.until(lambda page: rows_of(page)[1] == (waiting, "Waits for a person", True))
+
+
+def test_one_transaction_in_trouble_leaves_the_others_alone(case: Case) -> None:
+    ids = case.receive(3)
+    case.run(ids)
+    case.sandbox.control.add_fault(path_regex=f"/transactions/{ids[1]}$", status=403, times=0)
+    page = case.get()
+    assert [row[1] for row in rows_of(page)] == ["Processed", "Unknown", "Processed"]
+    assert "status 403" in page.text
+    assert_tells_no_more(case, page)
+
+
+def assert_tells_no_more(case: Case, *pages: requests.Response) -> None:
+    """Readers are told of no host, user or path; the log has all of it, under a reference."""
+    account = case.sandbox.credentials
+    own = case.sandbox.url.partition("://")[2]
+    for page in pages:
+        text = unescape(page.text).partition("Connection</dt>")[2] or unescape(page.text)
+        (reference,) = re.findall(r"The log of the API server says more: ([0-9a-f]{8})", text)
+        for hidden in (account["username"], account["client_id"], own, "127.0.0.1", "publicapi"):
+            assert hidden not in text
+        (line,) = (
+            line for line in case.server.output.read_text().splitlines() if reference in line
+        )
+        assert case.conn_id in line
 
 
 @pytest.mark.parametrize(
@@ -385,12 +425,21 @@ def test_trouble_is_told(case: Case) -> None:
         "http://127.0.0.1/?accessToken=made-up-token\r\nSet-Cookie: a=b",
         "http://127.0.0.1/ /?accessToken=made-up-token",
         "http://127.0.0.1/é?accessToken=made-up-token",
+        # Another server, or another door of the same.
+        "https://example.com/manual-review?accessToken=made-up-token",
+        "HOST.example.com/manual-review?accessToken=made-up-token",
+        "http://HOST@example.com/?accessToken=made-up-token",
+        "http://example.com\\@HOST/?accessToken=made-up-token",
+        "http://127.0.0.1:1/manual-review?accessToken=made-up-token",
+        "https://HOST/manual-review?accessToken=made-up-token",
+        "http://user@HOST/manual-review?accessToken=made-up-token",
     ],
 )
 def test_link_that_no_browser_should_follow(case: Case, link: str) -> None:
     (waiting,) = case.receive(review=True)
     case.run([waiting])
     path = f"/transactions/{waiting}$"
+    link = link.replace("HOST", case.sandbox.url.partition("://")[2])
     case.sandbox.control.add_fault(path_regex=path, merge_json={"manualReviewLink": link})
     reply = case.post(waiting)
     assert reply.status_code == 502
@@ -400,14 +449,27 @@ def test_link_that_no_browser_should_follow(case: Case, link: str) -> None:
 
 
 def test_connection_is_gone(case: Case) -> None:
-    case.run(["t-1"], conn_id="<b>nobody</b>")
-    page = case.get()
+    case.conn_id = "<b>nobody</b>"
+    case.run(["t-1"])
+    page, review = case.get(), case.post("t-1")
     assert page.status_code == 200
-    assert "no connection" in page.text
+    assert "The connection of this task can&#39;t be used" in page.text
     assert "<b>" not in page.text
     assert "<dd>&lt;b&gt;nobody&lt;/b&gt;</dd>" in page.text
     assert rows_of(page) == [("t-1", "Unknown", False)]
-    assert case.post("t-1").status_code == 502
+    assert review.status_code == 502
+    assert_tells_no_more(case, page, review)
+
+
+def test_what_others_have_written_is_shown_as_text(case: Case) -> None:
+    markup = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+    case.run([markup])
+    answer = {"id": markup, "status": markup, "manualReviewLink": "x"}
+    case.sandbox.control.add_fault(path_regex="/transactions/", status=200, json=answer, times=0)
+    page = case.get()
+    assert "<script" not in page.text
+    assert "<img" not in page.text
+    assert page.text.count("<form") == page.text.count("</form>") <= 1
 
 
 # -------------------------------------------------------------------- access
@@ -495,7 +557,7 @@ def test_only_what_the_task_has_noted(case: Case) -> None:
         assert case.server.send("POST", path, "ADMIN").status_code == 404, path
     assert case.server.send("GET", review, "ADMIN").status_code == 405
     # Whatever is stored under the key, nothing breaks.
-    for value in ("x", [own], {"conn_id": case.conn_id}, {"conn_id": 1, "transaction_ids": [own]}):
+    for value in ("x", [own], {"conn_id": case.conn_id}, {"transaction_ids": own}, "[" * 60_000):
         case.airflow(
             "inside_links.set_xcom",
             dag_id=DAG,
@@ -504,17 +566,126 @@ def test_only_what_the_task_has_noted(case: Case) -> None:
             value=value,
         )
         assert case.post(own).status_code == 404
+        assert case.get().status_code == 404
     assert case.asked() == before
 
 
-def test_pages_run_in_threads() -> None:
-    """They block while ABBYY Vantage answers, so none may be a coroutine."""
-    code = (
-        "import inspect; from vantage_orchestration.airflow.pages.app import app;"
-        "routes = [route.endpoint for route in app.routes];"
-        "print(len(routes), any(inspect.iscoroutinefunction(each) for each in routes))"
+def test_the_connection_is_what_the_task_declares(
+    case: Case, sandbox_factory: Any, connect: Callable[..., str]
+) -> None:
+    """Users may write XComs: none of them may choose the account that is asked."""
+    (own,) = case.receive(review=True)
+    case.run([own])
+    other = sandbox_factory(processing_polls=0, seed=2)
+    other.control.set(review_skills=[other.control.skill_id("Receipt")])
+    (theirs,) = other.control.receive_many(1, "Receipt")
+    value = {"conn_id": connect(other), "transaction_ids": [theirs]}
+    case.airflow(
+        "inside_links.set_xcom", dag_id=DAG, run_id=case.run_id, key="abbyy_vantage", value=value
     )
-    assert output_of(code) == "2 False"
+    assert rows_of(case.get()) == [(theirs, Deleted, False)]
+    assert case.post(theirs).status_code == 502
+    assert other.control.count(path_regex="/transactions/") == 0
+
+
+def test_rendered_fields_that_airflow_has_not_kept(
+    case: Case, airflow: Airflow, sandbox_factory: Any
+) -> None:
+    """It keeps those of some runs. What the DAG file says without a template is still known."""
+    (waiting,) = case.receive(review=True)
+    case.run([waiting])
+    airflow("add_connection", conn_id="vantage_static", **columns_of(case.sandbox))
+    case.run([waiting], dag_id="static_links")
+    pages = {dag_id: page_of(dag_id, case.run_id) for dag_id in (DAG, "static_links")}
+    pages["mapped"] = page_of("static_links", case.run_id, 0).replace("/watch/", "/mapped/")
+    airflow("inside_links.forget_rendered", run_id=case.run_id)
+    case.page = pages[DAG]
+    page = case.get()
+    assert "The connection of this task is not known" in page.text
+    assert rows_of(page) == [(waiting, "Unknown", False)]
+    assert case.post(waiting).status_code == 502
+    for name in ("static_links", "mapped"):
+        case.page = pages[name]
+        assert rows_of(case.get()) == [(waiting, "Waits for a person", True)]
+        assert case.post(waiting).status_code == 303
+
+
+# ------------------------------------------------------------------ all others
+
+
+class Hanging:
+    """A server that takes connections and never says a word."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.taken: list[socket.socket] = []
+        self.first = threading.Event()
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.taken.append(self._listener.accept()[0])
+                self.first.set()
+
+    def stop(self) -> None:
+        for each in (self._listener, *self.taken):
+            each.close()
+
+
+@pytest.mark.parametrize("where", ["token", "status", "list"])
+def test_a_service_that_hangs_stalls_nobody_else(case: Case, airflow: Airflow, where: str) -> None:
+    ids = case.receive(40 if where == "list" else 20)
+    viewers, begun = 45, threading.Event()
+    control = case.sandbox.control
+    if where == "token":
+        hanging = Hanging()
+        case.conn_id = f"hanging_{case.conn_id}"
+        columns = columns_of(case.sandbox, host=hanging.url, client_id=case.conn_id)
+        airflow("add_connection", conn_id=case.conn_id, **columns)
+        begun = hanging.first
+        asked = lambda: len(hanging.taken)  # noqa: E731
+    else:
+        path = "/transactions/active" if where == "list" else "/transactions/[0-9a-f-]+$"
+        control.add_fault(path_regex=path, delay=600, status=503, times=0)
+        asked = lambda: control.count("GET", path)  # noqa: E731
+    case.run(ids)
+
+    with ThreadPoolExecutor(viewers) as pool:
+        pages = [pool.submit(case.get, "VIEWER") for _ in range(viewers)]
+        deadline = time.monotonic() + 60
+        while not (begun.is_set() or (where != "token" and asked())):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        # This one runs in the API server's own threads.
+        other = case.server.send("GET", f"/api/v2/dags/{DAG}/dagRuns?limit=1", "VIEWER")
+        assert other.status_code == 200
+        assert not any(page.done() for page in pages), "it did not wait for them"
+        shown = [page.result() for page in pages]
+    assert {page.status_code for page in shown} == {200}
+    for page in shown:
+        assert "did not answer in time" in page.text or "says more" in page.text
+        assert {row[1] for row in rows_of(page)} == {"Unknown"}
+    # Four threads, each of which has tried once, and not 45 readers.
+    assert asked() <= 4
+    if where == "token":
+        hanging.stop()
+    control.clear_faults()
+
+
+def test_too_many_at_once_are_told_so(case: Case) -> None:
+    ids = case.receive(3)
+    case.run(ids)
+    calls = [
+        {"method": "GET", "path": case.page, "role": "USER"},
+        {"method": "POST", "path": case.review(ids[0]), "role": "USER"},
+    ]
+    for reply in case.airflow("inside_links.serve", ROLES, calls=calls, most=0):
+        assert reply["status"] == 503
+        assert "Try again in a few seconds" in reply["text"]
+        assert reply["headers"]["retry-after"] == "5"
+    assert case.asked() == 0
 
 
 # -------------------------------------------------------------------- plugin

@@ -107,6 +107,27 @@ def test_each_is_called_and_none_fails_the_task(airflow: Airflow, run_id: str) -
     assert "a broken notifier" in airflow.log_text("links", run_id)
 
 
+def test_ids_are_no_markup(airflow: Airflow, run_id: str) -> None:
+    """Templates of mails and chats put them where markup means something."""
+    ids = [
+        "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f",
+        "<img src=x onerror=alert(1)>",
+        "[x](javascript:y)<!channel>",
+        "a\r\nBcc: b@example.com",
+        "*b* `c` ~d~ | {{ e }} &lt; \u202e",
+        "x" * 10_000,
+    ]
+    (told,) = (
+        each
+        for each in run(airflow, "links", run_id, conf={"transaction_ids": ids})
+        if each.startswith("told [") and ids[0] in each
+    )
+    shown = told.removesuffix("]").partition(" ")[2].partition(" ")[2].split("+")
+    assert shown[0] == ids[0]
+    assert len(shown) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.: -]{1,100}", each) for each in shown)
+
+
 def test_mapped_tasks(airflow: Airflow, run_id: str) -> None:
     """Their operator is stored with its arguments; functions and notifiers among them."""
     events = run(airflow, "mapped_links", run_id)

@@ -2,16 +2,16 @@
 """Extra link of a task instance to the page about its ABBYY Vantage transactions.
 
 The link leads to a page in Airflow's own API server (:mod:`vantage_orchestration.airflow.pages`)
-and is no credential. What the page needs is noted in two XComs: the connection's id with the ids
-of the transactions, and the link. A review link, which holds a token, is in neither of them: the
-page asks ABBYY Vantage for one at the moment in which somebody opens the review.
+and is no credential. An XCom holds the ids of the transactions, another one the link. Users may
+write XComs, so the page takes the connection from what the task itself declares, its field
+``abbyy_vantage_conn_id``. A review link, which holds a token, is stored nowhere: the page asks
+ABBYY Vantage for one when somebody opens the review.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import quote
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 __all__ = [
     "RECORD_KEY",
     "URL_PREFIX",
-    "Recorded",
     "TaskInstanceLike",
     "VantageTransactionLink",
     "page_path",
     "page_url",
     "record_transactions",
+    "recorded_ids",
 ]
 
-#: Key of the XCom that holds what :class:`Recorded` says.
+#: Key of the XCom that holds what :func:`recorded_ids` reads.
 RECORD_KEY: Final = "abbyy_vantage"
 #: Where the API server serves the pages.
 URL_PREFIX: Final = "/abbyy-vantage"
 
 
 class TaskInstanceLike(Protocol):
-    """What tells one task instance from all others; tasks, keys and the database have it."""
+    """What identifies a task instance; tasks, keys and rows of the database have it."""
 
     @property
     def dag_id(self) -> str: ...
@@ -53,41 +53,29 @@ class TaskInstanceLike(Protocol):
     def map_index(self) -> int | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The transactions of a task instance, and the id of the connection they belong to."""
+def recorded_ids(value: Any) -> tuple[str, ...]:
+    """Read the transactions out of what an XCom holds, an object or its JSON text.
 
-    conn_id: str
-    transaction_ids: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
-        return {"conn_id": self.conn_id, "transaction_ids": list(self.transaction_ids)}
-
-    @classmethod
-    def read(cls, value: Any) -> Recorded | None:
-        """Read what an XCom holds, an object or its JSON text; None if it is anything else."""
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                return None
-        if not isinstance(value, Mapping):
-            return None
-        conn_id, ids = value.get("conn_id"), value.get("transaction_ids")
-        if not isinstance(conn_id, str) or not isinstance(ids, list):
-            return None
-        if not conn_id or not all(isinstance(each, str) and each for each in ids):
-            return None
-        return cls(conn_id, tuple(dict.fromkeys(ids)))
+    Returns:
+        Their ids, each once; none if the XCom holds anything else.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (RecursionError, ValueError):
+            return ()
+    ids = value.get("transaction_ids") if isinstance(value, Mapping) else None
+    if not isinstance(ids, list) or not all(isinstance(each, str) and each for each in ids):
+        return ()
+    return tuple(dict.fromkeys(ids))
 
 
 class VantageTransactionLink(BaseOperatorLink):
     """Button of a task instance that leads to the page about its transactions.
 
-    For operators: ``operator_extra_links = (VantageTransactionLink(),)``, and a call of
-    :func:`record_transactions` as soon as the transactions are known. Without that call there is
-    no button.
+    For operators: ``operator_extra_links = (VantageTransactionLink(),)``, the connection's id as
+    the template field ``abbyy_vantage_conn_id``, and a call of :func:`record_transactions` as soon
+    as the transactions are known. Without that call there is no button.
     """
 
     name = "ABBYY Vantage transactions"
@@ -98,11 +86,10 @@ class VantageTransactionLink(BaseOperatorLink):
         Airflow calls this in the worker at the end of a try, and stores the result.
         """
         found = BaseXCom.get_value(ti_key=cast("Any", ti_key), key=RECORD_KEY)
-        recorded = Recorded.read(found)
-        return page_url(ti_key) if recorded is not None and recorded.transaction_ids else ""
+        return page_url(ti_key) if recorded_ids(found) else ""
 
 
-def record_transactions(context: Context, conn_id: str, transaction_ids: Iterable[str]) -> None:
+def record_transactions(context: Context, transaction_ids: Iterable[str]) -> None:
     """Note the transactions of the running task, so that the link and its page show them.
 
     Call it as soon as they are known: Airflow itself pushes links only when a process of the task
@@ -111,13 +98,12 @@ def record_transactions(context: Context, conn_id: str, transaction_ids: Iterabl
 
     Args:
         context: Context of the running task.
-        conn_id: Id of the connection.
         transaction_ids: All transactions of the task.
     """
     task: TaskInstanceLike = context["ti"]
-    recorded = Recorded(conn_id, tuple(dict.fromkeys(transaction_ids)))
-    _push(task, RECORD_KEY, recorded.to_json())
-    if recorded.transaction_ids:
+    ids = list(dict.fromkeys(transaction_ids))
+    _push(task, RECORD_KEY, {"transaction_ids": ids})
+    if ids:
         _push(task, VantageTransactionLink().xcom_key, page_url(task))
 
 

@@ -9,14 +9,18 @@ more member then, so in templates of notifiers there are::
     {{ abbyy_vantage_review.transaction_ids }}  ids of the transactions that wait
     {{ abbyy_vantage_review.deadline }}         when the task stops waiting (UTC), or None
 
-The page needs a login to Airflow. A review link of ABBYY Vantage itself holds a token, so it is
-not told to anybody: whoever has it can open the review, and mails and channels are kept for long.
+The page needs a login to Airflow. A review link of ABBYY Vantage itself holds a token, so nobody is
+sent one: whoever has it can open the review, and mails and channels are kept for long.
+
+What a template puts into HTML, Markdown or a mail's header is not escaped there. So the ids, which
+come from the service, hold letters, digits and few other characters here.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     ReviewNotifier = Callable[[Context], Any] | BaseNotifier
 
 log = logging.getLogger(__name__)
+
+_MARKUP: Final = re.compile(r"[^\w.: -]", re.ASCII)
+_LONGEST_ID: Final = 100
 
 
 def notify_review(
@@ -58,7 +65,7 @@ def notify_review(
     import pendulum
 
     review = {
-        "transaction_ids": list(transaction_ids),
+        "transaction_ids": [_MARKUP.sub("_", each)[:_LONGEST_ID] for each in transaction_ids],
         "page": page_url(context["ti"]),
         "deadline": None if deadline is None else pendulum.from_timestamp(deadline, tz="UTC"),
     }

@@ -120,8 +120,12 @@ class TokenSource:
         # SystemRandom, since a forked child would repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
 
-    def get(self) -> AccessToken:
+    def get(self, patience: float | None = None) -> AccessToken:
         """Return a valid token, logging in if there is none.
+
+        Args:
+            patience: Seconds to wait for a login at the most; by default as long as all its tries,
+                and those of another process, can take. The login goes on without who gives up.
 
         Returns:
             The token. It was valid when this was called.
@@ -137,12 +141,12 @@ class TokenSource:
         if flight is None:
             return self._present(token)
         try:
-            outcome = flight.result(self._patience)
+            outcome = flight.result(self._patience if patience is None else patience)
         except concurrent.futures.TimeoutError:
-            outcome = self._too_slow()
+            outcome = self._too_slow(patience)
         return self._settle(outcome)
 
-    async def aget(self) -> AccessToken:
+    async def aget(self, patience: float | None = None) -> AccessToken:
         """Return a valid token as :meth:`get` does, without blocking the event loop."""
         token = self._token
         if token is not None and self._now() < token.renew_at:
@@ -153,9 +157,10 @@ class TokenSource:
         # Shielded: a coroutine that is cancelled must not cancel the login of the others.
         waiter = asyncio.shield(asyncio.wrap_future(flight))
         try:
-            outcome = await asyncio.wait_for(waiter, self._patience)
+            limit = self._patience if patience is None else patience
+            outcome = await asyncio.wait_for(waiter, limit)
         except (asyncio.TimeoutError, TimeoutError):  # Two classes before Python 3.11.
-            outcome = self._too_slow()
+            outcome = self._too_slow(patience)
         return self._settle(outcome)
 
     def invalidate(self, rejected: AccessToken | str) -> bool:
@@ -388,9 +393,10 @@ class TokenSource:
             raise AuthUnavailable("There is neither a token nor a login")
         return token
 
-    def _too_slow(self) -> AuthUnavailable:
+    def _too_slow(self, patience: float | None) -> AuthUnavailable:
+        limit = self._patience if patience is None else patience
         return AuthUnavailable(
-            f"The login did not end within {self._patience:.0f} s",
+            f"The login did not end within {limit:.0f} s",
             host=self._config.credentials.host,
         )
 

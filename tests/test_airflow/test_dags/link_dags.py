@@ -58,9 +58,18 @@ class Watch(BaseOperator):
     """Notes transactions, may defer, then tells about reviews and sends asset events."""
 
     operator_extra_links = (VantageTransactionLink(),)
+    template_fields = ("abbyy_vantage_conn_id",)
 
-    def __init__(self, *, part: int | None = None, review_notifiers: Any = (), **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        part: int | None = None,
+        review_notifiers: Any = (),
+        abbyy_vantage_conn_id: str = "{{ params.conn_id }}",
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
+        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
         self.part = part
         self.review_notifiers = review_notifiers
 
@@ -70,7 +79,7 @@ class Watch(BaseOperator):
         if self.part is not None:
             ids = ids[self.part : self.part + 1]
         if ids:
-            record_transactions(context, params["conn_id"], ids)
+            record_transactions(context, ids)
         if params["crash"]:
             os.kill(os.getpid(), signal.SIGKILL)
         if params["defer"]:
@@ -103,6 +112,13 @@ def links():
         review_notifiers=NOTIFIERS,
         outlets=[Asset("x-results://folder"), AssetAlias("results-of-the-day")],
     )
+
+
+@dag("static_links", **OPTIONS)
+def static_links():
+    """Its connection is no template."""
+    Watch(task_id="watch", abbyy_vantage_conn_id="vantage_static")
+    Watch.partial(task_id="mapped", abbyy_vantage_conn_id="vantage_static").expand(part=[0])
 
 
 @dag("mapped_links", **OPTIONS)
@@ -157,6 +173,7 @@ def mails():
 
 
 links()
+static_links()
 mapped_links()
 mails()
 lineage()

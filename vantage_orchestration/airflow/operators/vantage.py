@@ -75,7 +75,7 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         return datasets(*self._lineage) if self._lineage is not None else None
 
     def _record(self, context: Context, ids: Sequence[str]) -> None:
-        record_transactions(context, self.hook.abbyy_vantage_conn_id, ids)
+        record_transactions(context, ids)
 
     def _result(self, context: Context, manifest: Manifest, output: Location) -> dict[str, Any]:
         """Return the task's result, and emit it with the events of the task's asset outlets.

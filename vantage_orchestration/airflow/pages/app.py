@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routes of the pages, and who may use them.
 
-Reading a page takes the right to read the Dag's task instances. Opening a review also takes the
-right to answer the Dag's required actions: that is Airflow's own right for "a person decides
+Reading a page takes the right to read the DAG's task instances. Opening a review also takes the
+right to answer the DAG's required actions: that is Airflow's own right for "a person decides
 something for a task", the link lets its holder change the documents, and whoever may only look at
 a run must not get it. Both are asked of Airflow's auth manager, with the cookie or bearer token
 that every part of the API server uses.
 
+The connection is the one that the task itself declares. XComs, which hold the ids of the
+transactions, can be written by users; the rendered fields of a task can't.
+
 A review link is fetched when it is asked for and sent to the browser in a header, which nothing
 logs. It is not in any body, page, store or log. Airflow's audit log notes who asked for which.
+
+The routes are coroutines, and what blocks runs elsewhere: Airflow's database in the API server's
+own threads, as for its other routes, and ABBYY Vantage in those of :mod:`.service`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -22,18 +28,31 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.configuration import conf
 from airflow.models.dag import DagModel
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, Recorded, page_path
-from vantage_orchestration.airflow.pages import html, service
-from vantage_orchestration.client import VantageClient
-from vantage_orchestration.errors import VantageError
+from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
+from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, page_path, recorded_ids
+from vantage_orchestration.airflow.pages import html
+from vantage_orchestration.airflow.pages.service import (
+    PAGE_SIZE,
+    Busy,
+    Desk,
+    Line,
+    Overview,
+    Row,
+    Trouble,
+)
 
 __all__ = ["app"]
 
@@ -46,10 +65,32 @@ _TITLES: Final = {
         "No review is waiting",
         "The transaction does not wait for a person now: the review is over, or has not begun.",
     ),
+    503: ("Too busy", "Too many people ask for such pages now. Try again in a few seconds."),
 }
+_UNKNOWN: Final = (
+    "The connection of this task is not known: the task does not declare it in its field"
+    f" {CONN_NAME_ATTR}, or Airflow has not kept the rendered fields of this run"
+)
 
 # Its own description of itself would be of no use to anybody: the pages are no API.
 app = FastAPI(title="ABBYY Vantage", openapi_url=None, docs_url=None, redoc_url=None)
+
+
+desk = Desk()
+
+
+class Noted(NamedTuple):
+    """What is known of a task instance.
+
+    Attributes:
+        transaction_ids: Its transactions; not empty.
+        line: Its connection; None if it is not known.
+        may_review: Whether the reader may open a review.
+    """
+
+    transaction_ids: tuple[str, ...]
+    line: Line | None
+    may_review: bool
 
 
 class Address:
@@ -61,35 +102,62 @@ class Address:
         self.task_id = task_id
         self.map_index = map_index
 
-    def recorded(self) -> Recorded:
-        """Return what the task instance has noted.
+    async def look_up(self, user: Any) -> Noted:
+        """Return what Airflow's database knows of the task instance.
+
+        Args:
+            user: Who asks.
 
         Raises:
-            HTTPException: Nothing.
+            HTTPException: The task instance has noted no transactions.
         """
-        query = select(XComModel.value).where(
-            XComModel.dag_id == self.dag_id,
-            XComModel.run_id == self.run_id,
-            XComModel.task_id == self.task_id,
-            XComModel.map_index == self.map_index,
-            XComModel.key == RECORD_KEY,
-        )
+        return await run_in_threadpool(self._look_up, user)
+
+    def _look_up(self, user: Any) -> Noted:
         # A session of its own, so that none is kept busy while ABBYY Vantage is asked.
         with create_session(scoped=False) as session:
-            found = Recorded.read(session.scalar(query))
+            stored = self._one(session, XComModel.value, XComModel, XComModel.key == RECORD_KEY)
+            ids = recorded_ids(stored)
+            if not ids:
+                raise HTTPException(404)
+            conn_id = self._declared(session)
+        team = (
+            DagModel.get_team_name(self.dag_id) if conf.getboolean("core", "multi_team") else None
+        )
+        may_review = get_auth_manager().is_authorized_dag(
+            method="PUT",
+            access_entity=DagAccessEntity.HITL_DETAIL,
+            details=DagDetails(id=self.dag_id, team_name=team),
+            user=user,
+        )
+        return Noted(ids, Line(conn_id, team) if conn_id else None, may_review)
+
+    def _declared(self, session: Session) -> str | None:
+        """Return the connection that the task declares, rendered; None if it is not known."""
+        fields = RenderedTaskInstanceFields
+        rendered = self._one(session, fields.rendered_fields, fields)
+        found = rendered.get(CONN_NAME_ATTR) if isinstance(rendered, dict) else None
         if found is None:
-            raise HTTPException(404)
-        return found
+            # Airflow keeps the rendered fields of some runs only. As the DAG file has it, then.
+            version = self._one(session, TaskInstance.dag_version_id, TaskInstance)
+            query = select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version)
+            stored = session.scalar(query)
+            task = stored.dag.task_dict.get(self.task_id) if stored is not None else None
+            found = getattr(task, "partial_kwargs", {}).get(CONN_NAME_ATTR)
+            found = found if found is not None else getattr(task, CONN_NAME_ATTR, None)
+        # What is still a template says nothing.
+        return found if isinstance(found, str) and found and "{" not in found else None
 
-    def open_client(self, recorded: Recorded) -> VantageClient:
-        """Return a client for the connection that the task used."""
-        return service.open_client(recorded.conn_id, self.team_name())
-
-    def team_name(self) -> str | None:
-        """Return the team that the Dag belongs to, where Airflow keeps teams apart."""
-        if not conf.getboolean("core", "multi_team"):
-            return None
-        return DagModel.get_team_name(self.dag_id)
+    def _one(self, session: Session, column: Any, table: Any, *conditions: Any) -> Any:
+        return session.scalar(
+            select(column).where(
+                table.dag_id == self.dag_id,
+                table.run_id == self.run_id,
+                table.task_id == self.task_id,
+                table.map_index == self.map_index,
+                *conditions,
+            )
+        )
 
 
 AddressDep = Annotated[Address, Depends()]
@@ -126,36 +194,27 @@ _MAY_READ: Final = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTA
 _MAY_REVIEW: Final = Depends(requires_access_dag("PUT", DagAccessEntity.HITL_DETAIL))
 
 
-# These are plain functions, which run in threads: asking ABBYY Vantage blocks.
 @app.get(_PAGE, dependencies=[_MAY_READ])
-def show_transactions(
+async def show_transactions(
     request: Request,
     address: AddressDep,
     user: GetUserDep,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> Response:
     """Show the transactions of a task instance with their present status."""
-    recorded = address.recorded()
-    ids = recorded.transaction_ids
-    targets: tuple[str, ...] = ("https:",)
-    try:
-        with address.open_client(recorded) as client:
-            found = service.look(client, ids, page)
-            if urlsplit(client.config.credentials.base_url).scheme == "http":
-                targets = ("https:", "http:")
-    except VantageError as error:
-        rows = tuple(service.Row(each, None) for each in ids[: service.PAGE_SIZE])
-        found = service.Overview(rows, 1, 1, str(error))
-    details = DagDetails(id=address.dag_id, team_name=address.team_name())
-    may_review = get_auth_manager().is_authorized_dag(
-        method="PUT", access_entity=DagAccessEntity.HITL_DETAIL, details=details, user=user
-    )
+    noted = await address.look_up(user)
+    ids = noted.transaction_ids
+    if noted.line is not None:
+        found = await desk.look(noted.line, ids, page)
+    else:
+        rows = tuple(Row(each, None) for each in ids[:PAGE_SIZE])
+        found = Overview(rows, 1, 1, _UNKNOWN)
     facts = {
-        "Dag": address.dag_id,
+        "DAG": address.dag_id,
         "Run": address.run_id,
         "Task": address.task_id,
         **({"Map index": str(address.map_index)} if address.map_index >= 0 else {}),
-        "Connection": recorded.conn_id,
+        **({"Connection": noted.line.conn_id} if noted.line is not None else {}),
         "Transactions": str(len(ids)),
     }
     text = html.overview(
@@ -163,9 +222,9 @@ def show_transactions(
         found,
         path=_root(request) + page_path(address),
         back=_root(request) + _airflow_path(address),
-        may_review=may_review,
+        may_review=noted.may_review,
     )
-    return HTMLResponse(text, headers=html.headers(form_targets=targets))
+    return HTMLResponse(text, headers=html.headers(form_targets=found.targets))
 
 
 @app.post(
@@ -177,16 +236,17 @@ def show_transactions(
         Depends(action_logging("abbyy_vantage_open_review")),
     ],
 )
-def open_review(address: AddressDep, transaction_id: str) -> Response:
+async def open_review(address: AddressDep, user: GetUserDep, transaction_id: str) -> Response:
     """Send the browser to a fresh review link of a transaction that waits for a person."""
-    recorded = address.recorded()
-    if transaction_id not in recorded.transaction_ids:
+    noted = await address.look_up(user)
+    if transaction_id not in noted.transaction_ids:
         raise HTTPException(404)
     try:
-        with address.open_client(recorded) as client:
-            link = service.review_link(client, transaction_id)
-    except VantageError as error:
-        text = html.message("ABBYY Vantage could not be asked", str(error))
+        if noted.line is None:
+            raise Trouble(_UNKNOWN)
+        link = await desk.review_link(noted.line, transaction_id)
+    except Trouble as trouble:
+        text = html.message("The review can't be opened", f"{trouble}.")
         return HTMLResponse(text, status_code=502, headers=html.headers())
     if link is None:
         raise HTTPException(409)
@@ -200,24 +260,33 @@ def open_review(address: AddressDep, transaction_id: str) -> Response:
     )
 
 
+@app.exception_handler(Busy)
+async def _too_busy(request: Request, error: Exception) -> Response:
+    return _refuse(request, HTTPException(503, headers={"Retry-After": "5"}))
+
+
 # Of Starlette, which raises it for unknown paths; FastAPI's own is made of it.
 @app.exception_handler(StarletteHTTPException)
+async def _refused(request: Request, error: Exception) -> Response:
+    return _refuse(request, error)
+
+
+@app.exception_handler(RequestValidationError)
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _refuse(request, HTTPException(404))
+
+
 def _refuse(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, StarletteHTTPException) else 500
+    more = getattr(error, "headers", None) or {}
     title, text = _TITLES.get(status, ("This did not work", f"Status {status}."))
     link = None
     # A form can't be sent again after the login; its page is above it.
     if status == 401 and request.method == "GET":
         back = _root(request) + page_path(Address(**request.path_params))
         link = (f"{_root(request)}/api/v2/auth/login?{urlencode({'next': back})}", "Log in")
-    return HTMLResponse(
-        html.message(title, text, link=link), status_code=status, headers=html.headers()
-    )
-
-
-@app.exception_handler(RequestValidationError)
-def _not_found(request: Request, error: Exception) -> Response:
-    return _refuse(request, HTTPException(404))
+    page = html.message(title, text, link=link)
+    return HTMLResponse(page, status_code=status, headers={**html.headers(), **more})
 
 
 def _root(request: Request) -> str:

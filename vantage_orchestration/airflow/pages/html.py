@@ -6,9 +6,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from html import escape
 from typing import Final
 from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from vantage_orchestration.airflow.pages.service import Overview, Row
 
@@ -41,8 +43,8 @@ def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the headers of every page.
 
     Args:
-        form_targets: Where a form may lead to, by way of redirects, besides this server. Browsers
-            apply it to redirects as well.
+        form_targets: Servers to which a form may lead by a redirect, besides this one. Browsers
+            apply the policy to redirects as well.
     """
     policy = {
         "default-src": "'none'",
@@ -54,9 +56,12 @@ def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
     return {
         "Cache-Control": "no-store",
         "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
         # Not no-referrer: with it a browser would send ``Origin: null`` along with the form.
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
     }
 
 
@@ -72,25 +77,14 @@ def overview(
         back: Path of Airflow's own page, encoded.
         may_review: Whether the reader may open a review.
     """
-    listed = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()
+    return _TEMPLATES.get_template("overview.html").render(
+        title="ABBYY Vantage transactions",
+        facts=facts,
+        found=found,
+        path=path,
+        back=back,
+        may_review=may_review,
     )
-    rows = "".join(_row(row, path, may_review) for row in found.rows)
-    parts = [f"<dl>{listed}</dl>"]
-    if found.trouble:
-        parts.append(f"<p role=alert>ABBYY Vantage could not be asked: {escape(found.trouble)}</p>")
-    parts.append(
-        "<table><thead><tr><th>Transaction<th>Status<th>Review</tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
-    if any(row.waits for row in found.rows) and not may_review:
-        parts.append(
-            "<p>To open a review you need the right to answer required actions of this Dag.</p>"
-        )
-    if found.pages > 1:
-        parts.append(_pager(found, path))
-    parts.append(f'<p><a href="{escape(back)}">Back to the task instance</a></p>')
-    return _document("ABBYY Vantage transactions", "".join(parts))
 
 
 def message(title: str, text: str, *, link: tuple[str, str] | None = None) -> str:
@@ -101,40 +95,22 @@ def message(title: str, text: str, *, link: tuple[str, str] | None = None) -> st
         text: What is to be said.
         link: Path (encoded) and text of a link.
     """
-    body = f"<p>{escape(text)}</p>"
-    if link is not None:
-        body += f'<p><a href="{escape(link[0])}">{escape(link[1])}</a></p>'
-    return _document(title, body)
+    return _TEMPLATES.get_template("message.html").render(title=title, text=text, link=link)
 
 
-def _row(row: Row, path: str, may_review: bool) -> str:
-    status = _WAITS if row.waits else _WORDS.get(row.status, row.status or "")
-    review = ""
-    if row.waits and may_review:
-        # Its own window, which gets no hold of this one.
-        review = (
-            f'<form method="post" action="{escape(_review_path(path, row.transaction_id))}"'
-            ' target="_blank" rel="noopener"><button>Open the review</button></form>'
-        )
-    return f"<tr><td>{escape(row.transaction_id)}<td>{escape(status)}<td>{review}</tr>"
+def _status(row: Row) -> str:
+    return _WAITS if row.waits else _WORDS.get(row.status, row.status or "")
 
 
-def _review_path(path: str, transaction_id: str) -> str:
-    return f"{path}/transactions/{quote(transaction_id, safe='')}/review"
+def _encoded(text: str) -> str:
+    return quote(text, safe="")
 
 
-def _pager(found: Overview, path: str) -> str:
-    parts = [f"Page {found.page} of {found.pages}"]
-    for number, text in ((found.page - 1, "Previous"), (found.page + 1, "Next")):
-        if 1 <= number <= found.pages:
-            parts.append(f'<a href="{escape(path)}?page={number}">{text}</a>')
-    return f"<p>{' · '.join(parts)}</p>"
-
-
-def _document(title: str, body: str) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{escape(title)}</h1>{body}</body></html>"
-    )
+_TEMPLATES: Final = Environment(
+    loader=PackageLoader(__package__),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=StrictUndefined,
+)
+_TEMPLATES.globals["style"] = Markup(_STYLE)  # noqa: S704 - it is written above
+_TEMPLATES.filters.update(status=_status, encoded=_encoded)

@@ -1,40 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks ABBYY Vantage about the transactions of a task instance, from Airflow's API server.
+"""Asks ABBYY Vantage about transactions, from inside Airflow's API server.
 
-All of this blocks, so it must run in a thread.
+The API server has other things to do, so little is spent here, also while ABBYY Vantage hangs:
+
+* requests run in a few threads of their own, not in those that serve all other pages;
+* nobody waits for longer than :data:`LIMIT`, for the connection, a token and all answers together;
+* who asks for the same at the same time, or a moment later, gets the same answer;
+* when too much is being asked for already, the answer is :class:`Busy`, at once.
+
+Texts that readers of a page see name no user, host or other connection. What went wrong is in the
+log of the API server, under a reference that the reader can give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from vantage_orchestration.airflow.credentials import load
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import (
+    AuthError,
     BadRequest,
+    ConfigurationError,
+    ConnectionFailed,
     Forbidden,
     NotFound,
-    ProtocolError,
     VantageError,
 )
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
 
-__all__ = ["PAGE_SIZE", "Overview", "Row", "look", "open_client", "review_link"]
+__all__ = ["PAGE_SIZE", "Busy", "Desk", "Line", "Overview", "Row", "Trouble"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Transactions on one page; each costs one request.
 PAGE_SIZE: Final = 25
-_THREADS: Final = 8
+#: Seconds that a reader waits at the most.
+LIMIT: Final = 5.0
+#: Seconds for which an answer counts as new, and for which a server that hangs is left alone.
+FRESH, PAUSE = 2.0, 5.0
+#: Threads for all connections, and how many of them one connection may hold.
+_THREADS, _AT_ONCE = 16, 4
+#: Requests that are under way or wait for a thread, at the most: 16 pages.
+_MOST: Final = 400
+#: Seconds: shorter than those of the connection, since somebody waits.
+_CONNECT, _READ, _PATIENCE = 2.0, 3.0, 4.0
+#: One more try, if the first one has failed quickly.
+_RETRIES: Final = RetryPolicy(attempts=2, first_wait=0.2, max_wait=0.5, budget=1.5)
 #: Waiting reviews of the whole tenant that are looked through at the most, 1000 a request.
 _MOST_REVIEWS: Final = 5000
-#: Somebody waits for the page: one more try, soon.
-_RETRIES: Final = RetryPolicy(attempts=2, first_wait=0.5, max_wait=1.0, budget=10.0)
+_HOST: Final = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
+
+
+class Busy(Exception):
+    """Too much is being asked for already. Nothing was sent."""
+
+
+class Trouble(Exception):
+    """There is no answer. The text is made for the readers of a page.
+
+    Args:
+        text: What to tell them, as a sentence without a full stop.
+        for_all: Whether it will be the same for other transactions of the connection.
+    """
+
+    def __init__(self, text: str, *, for_all: bool = False) -> None:
+        super().__init__(text)
+        self.for_all = for_all
+
+    def copy(self) -> Trouble:
+        """Return an equal one without a traceback; several readers are told of the same."""
+        return Trouble(str(self), for_all=self.for_all)
+
+
+class Line(NamedTuple):
+    """A connection, as a team of an Airflow that keeps teams apart reads it."""
+
+    conn_id: str
+    team_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,110 +113,306 @@ class Overview:
         page: Number of this page, from 1.
         pages: How many there are.
         trouble: Why some could not be asked for.
+        targets: Where a review may lead to, for the header ``Content-Security-Policy``.
     """
 
     rows: tuple[Row, ...]
     page: int
     pages: int
     trouble: str | None = None
+    targets: tuple[str, ...] = ()
 
 
-def open_client(conn_id: str, team_name: str | None = None) -> VantageClient:
-    """Return a client for a connection as Airflow's servers read it.
+class Desk:
+    """Answers the questions of all readers of this process, on one event loop.
 
     Args:
-        conn_id: Id of the connection.
-        team_name: Team whose Dag it is asked for, where Airflow keeps teams apart.
+        open_client: Makes a client for a connection. It may block.
+        limit: See :data:`LIMIT`.
+        most: Requests under way or waiting for a thread, at the most.
+    """
+
+    def __init__(
+        self,
+        open_client: Callable[[Line], VantageClient] | None = None,
+        *,
+        limit: float = LIMIT,
+        most: int = _MOST,
+    ) -> None:
+        self._open_client = open_client or _open_client
+        self._limit = limit
+        self._most = most
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="abbyy-vantage-page")
+        self._answers: dict[Hashable, tuple[float, Any]] = {}
+        #: Connections that are left alone for a while, written by threads too.
+        self._down: dict[Line, tuple[float, Trouble]] = {}
+        self._flights: dict[Hashable, asyncio.Future[Any]] = {}
+        self._gates: dict[Line, asyncio.Semaphore] = {}
+
+    async def look(self, line: Line, transaction_ids: Sequence[str], page: int = 1) -> Overview:
+        """Return the present status of one page of transactions.
+
+        Args:
+            line: Connection.
+            transaction_ids: All transactions of the task instance.
+            page: Page wanted; the last one stands in for any behind it.
+
+        Raises:
+            Busy: Too much is being asked for already.
+        """
+        end = time.monotonic() + self._limit
+        pages = max(1, -(-len(transaction_ids) // PAGE_SIZE))
+        page = min(max(page, 1), pages)
+        part = slice((page - 1) * PAGE_SIZE, page * PAGE_SIZE)
+        targets: tuple[str, ...] = ()
+        try:
+            client = await self._client(line, end)
+            targets = _targets(client)
+            waiting: frozenset[str] = frozenset()
+            if pages > 1:
+                # Else what waits would be somewhere among hundreds of others.
+                asked = self._ask(line, ("reviews",), partial(_waiting, client))
+                waiting = await self._answer(line, asked, end)
+        except Trouble as trouble:
+            rows = tuple(Row(each, None) for each in transaction_ids[part])
+            return Overview(rows, page, pages, str(trouble), targets)
+        shown = sorted(transaction_ids, key=lambda each: each not in waiting)[part]
+        keys = {(line, ("row", each)) for each in shown} - self._flights.keys()
+        if len(self._flights) + sum(self._fresh(key) is None for key in keys) > self._most:
+            raise Busy
+        flights = [self._ask(line, ("row", each), partial(_row, client, each)) for each in shown]
+        found, troubles = [], []
+        for each, flight in zip(shown, flights, strict=True):
+            try:
+                found.append(await self._answer(line, flight, end))
+            except Trouble as trouble:
+                found.append(Row(each, None))
+                troubles.append(str(trouble))
+        return Overview(tuple(found), page, pages, next(iter(troubles), None), targets)
+
+    async def review_link(self, line: Line, transaction_id: str) -> Secret | None:
+        """Return a fresh link to the review of a transaction, None if it waits for nobody now.
+
+        Args:
+            line: Connection.
+            transaction_id: Transaction.
+
+        Raises:
+            Busy: Too much is being asked for already.
+            Trouble: There is no answer, or the link leads to another server.
+        """
+        end = time.monotonic() + self._limit
+        client = await self._client(line, end)
+        if len(self._flights) >= self._most:
+            raise Busy
+        # Nobody else may get this link, and an earlier one may not be given again.
+        flight = self._ask(line, object(), partial(_review_link, client, transaction_id))
+        link: Secret | None = await self._answer(line, flight, end)
+        return link
+
+    # -- internals; all on the event loop but for what _call does
+
+    async def _client(self, line: Line, end: float) -> VantageClient:
+        flight = self._ask(line, ("client",), partial(self._open_client, line))
+        client: VantageClient = await self._answer(line, flight, end)
+        return client
+
+    def _ask(self, line: Line, what: Hashable, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Return the answer that is there or under way, or begin to ask for it."""
+        key = (line, what)
+        if (known := self._fresh(key)) is not None:
+            there: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            there.set_result(known)
+            return there
+        flight = self._flights.get(key)
+        if flight is None:
+            if len(self._flights) >= self._most:
+                raise Busy
+            flight = asyncio.ensure_future(self._fly(line, key, work))
+            self._flights[key] = flight
+            flight.add_done_callback(partial(self._landed, key))
+        return flight
+
+    def _landed(self, key: Hashable, flight: asyncio.Future[Any]) -> None:
+        self._flights.pop(key, None)
+        if not flight.cancelled():
+            flight.exception()  # It was seen, also if all who wanted to know have gone.
+
+    async def _fly(self, line: Line, key: tuple[Line, Hashable], work: Callable[[], T]) -> T:
+        call = partial(self._call, line, work, time.monotonic() + self._limit)
+        # A server that hangs leaves threads to other connections.
+        async with self._gates.setdefault(line, asyncio.Semaphore(_AT_ONCE)):
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        if isinstance(key[1], tuple):
+            self._keep(key, answer, FRESH)
+        return answer
+
+    def _call(self, line: Line, work: Callable[[], T], end: float) -> T:
+        """Do one piece of work in a thread; what fails becomes a :class:`Trouble`."""
+        until, known = self._down.get(line, (0.0, None))
+        if known is not None and time.monotonic() < until:
+            raise known.copy()
+        try:
+            if time.monotonic() > end:
+                raise Trouble(_LATE, for_all=True)
+            return work()
+        except Trouble as error:
+            trouble = error
+        except VantageError as error:
+            trouble = _explained(line, error)
+        except Exception as error:
+            # Of a secrets backend, for example. Its text could hold anything.
+            what = f"{type(error).__module__}.{type(error).__name__}"
+            trouble = _explained(line, VantageError(f"The page failed with {what}"))
+        if trouble.for_all:
+            self._down[line] = (time.monotonic() + PAUSE, trouble)
+        raise trouble.copy()
+
+    async def _answer(self, line: Line, flight: asyncio.Future[T], end: float) -> T:
+        """Wait for an answer, but no longer than until ``end``."""
+        left = max(0.0, end - time.monotonic())
+        done, _ = await asyncio.wait([flight], timeout=left)
+        if done:
+            if isinstance(failure := flight.exception(), Trouble):
+                raise failure.copy()
+            return flight.result()
+        trouble = Trouble(_LATE, for_all=True)
+        self._down[line] = (time.monotonic() + PAUSE, trouble)
+        raise trouble.copy()
+
+    def _fresh(self, key: Hashable) -> Any:
+        until, answer = self._answers.get(key, (0.0, None))
+        return answer if time.monotonic() < until else None
+
+    def _keep(self, key: Hashable, answer: Any, seconds: float) -> None:
+        now = time.monotonic()
+        for old in [name for name, (until, _) in self._answers.items() if until <= now]:
+            _, gone = self._answers.pop(old)
+            if isinstance(gone, VantageClient):
+                gone.close()
+        self._answers[key] = (now + seconds, answer)
+
+
+_LATE: Final = "ABBYY Vantage did not answer in time"
+
+
+def _explained(line: Line, error: VantageError) -> Trouble:
+    """Write what went wrong into the log, and return what readers are told of it."""
+    reference = secrets.token_hex(4)
+    log.warning(
+        "A page about ABBYY Vantage transactions failed (reference %s, connection %r): %s",
+        reference,
+        line.conn_id,
+        error,
+    )
+    for_all = error.retryable or isinstance(error, (AuthError, ConfigurationError))
+    if isinstance(error, AuthError) and error.retryable:
+        what = "ABBYY Vantage does not let this Airflow log in at the moment"
+    elif isinstance(error, (AuthError, ConfigurationError)):
+        what = "The connection of this task can't be used"
+    elif isinstance(error, ConnectionFailed):
+        what = "ABBYY Vantage can't be reached, or does not answer"
+    elif error.status is not None:
+        what = f"ABBYY Vantage answered with status {error.status}"
+    else:
+        what = "There is no usable answer"
+    return Trouble(f"{what}. The log of the API server says more: {reference}", for_all=for_all)
+
+
+def _open_client(line: Line) -> VantageClient:
+    """Return a client for a connection as Airflow's servers read it.
 
     Raises:
         ConfigurationError: There is no such connection, or it can't be used.
     """
-    config, store = load(conn_id, team_name)
-    return VantageClient(config, orchestrator_store=store, retries=_RETRIES, pool_size=_THREADS)
+    config, store = load(*line)
+    http = replace(
+        config.http,
+        connect_timeout=min(config.http.connect_timeout, _CONNECT),
+        read_timeout=min(config.http.read_timeout, _READ),
+    )
+    return VantageClient(
+        replace(config, http=http),
+        orchestrator_store=store,
+        retries=_RETRIES,
+        pool_size=_AT_ONCE,
+        patience=_PATIENCE,
+    )
 
 
-def look(client: VantageClient, transaction_ids: Sequence[str], page: int = 1) -> Overview:
-    """Ask for the present status of one page of transactions.
-
-    Args:
-        client: Client.
-        transaction_ids: All transactions of the task instance.
-        page: Page wanted; the last one stands in for any behind it.
-
-    Returns:
-        The page. Trouble with the service is told in it and not raised.
-    """
-    pages = max(1, -(-len(transaction_ids) // PAGE_SIZE))
-    page = min(max(page, 1), pages)
-    waiting: set[str] = set()
-    if pages > 1:
-        # Else what waits would be somewhere among hundreds of others.
-        try:
-            waiting = _waiting(client)
-        except VantageError as error:
-            ids = transaction_ids[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-            return Overview(tuple(Row(each, None) for each in ids), page, pages, str(error))
-    ordered = sorted(transaction_ids, key=lambda each: each not in waiting)
-    shown = ordered[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
-    troubles: list[str] = []
-
-    def ask(transaction_id: str) -> Row:
-        if troubles:
-            return Row(transaction_id, None)
-        try:
-            found = client.get_transaction(transaction_id)
-        except NotFound:
-            return Row(transaction_id, "Gone")
-        except VantageError as error:
-            troubles.append(str(error))
-            return Row(transaction_id, None)
-        return Row(transaction_id, found.status, found.waits_for_review)
-
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="abbyy-vantage-page") as pool:
-        rows = tuple(pool.map(ask, shown))
-    return Overview(rows, page, pages, troubles[0] if troubles else None)
+def _row(client: VantageClient, transaction_id: str) -> Row:
+    try:
+        found = client.get_transaction(transaction_id)
+    except NotFound:
+        return Row(transaction_id, "Gone")
+    return Row(transaction_id, found.status, found.waits_for_review)
 
 
-def review_link(client: VantageClient, transaction_id: str) -> Secret | None:
-    """Fetch a fresh link to the review of a transaction.
-
-    Args:
-        client: Client.
-        transaction_id: Transaction.
-
-    Returns:
-        The link, or None if the transaction waits for nobody now.
-
-    Raises:
-        VantageError: The service gave no answer, or no link that a browser may be sent to.
-    """
-    found = client.get_transaction(transaction_id)
-    link = found.manual_review_link if found.waits_for_review else None
-    if link is None:
-        return None
-    allowed = {"https", urlsplit(client.config.credentials.base_url).scheme}
-    parts = None
-    with suppress(ValueError):
-        parts = urlsplit(link.reveal())
-    if (
-        parts is None
-        or parts.scheme not in allowed
-        or not parts.hostname
-        or not link.reveal().isascii()
-        or not link.reveal().isprintable()
-        or " " in link.reveal()
-    ):
-        raise ProtocolError(
-            "The link to the review is no web address that can be opened",
-            transaction_id=transaction_id,
-        )
-    return link
-
-
-def _waiting(client: VantageClient) -> set[str]:
+def _waiting(client: VantageClient) -> frozenset[str]:
     """Return the ids of all transactions that wait for a person."""
+    end = time.monotonic() + LIMIT
+    found: set[str] = set()
     reviews = client.iter_active_transactions(stage_type="ManualReview")
     try:
-        return {item.id for item in islice(reviews, _MOST_REVIEWS)}
+        for item in islice(reviews, _MOST_REVIEWS):
+            found.add(item.id)
+            if time.monotonic() > end:
+                raise Trouble(_LATE, for_all=True)
     except (BadRequest, Forbidden, NotFound):
-        return set()  # A server without that list; only the order of the rows depends on it.
+        return frozenset()  # A server without that list; only the order of rows depends on it.
+    return frozenset(found)
+
+
+def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
+    found = client.get_transaction(transaction_id)
+    link = found.manual_review_link if found.waits_for_review else None
+    if link is None or _is_own(link.reveal(), urlsplit(client.config.credentials.base_url)):
+        return link
+    log.warning(
+        "The review of transaction %s leads to another server than the connection's and was not"
+        " opened",
+        transaction_id,
+    )
+    raise Trouble(
+        "The link to this review is no web address of the connection's own server, so it is not"
+        " followed"
+    )
+
+
+def _is_own(link: str, base: SplitResult) -> bool:
+    """Return whether a link leads to a connection's own server, or to a host below it.
+
+    Nothing is documented about the host of review links. Hosts below that of the region or of the
+    base URL belong to the same owner, so they count as the same.
+    """
+    # Browsers take a backslash for a slash, and pass over tabs and line breaks.
+    if not (link.isascii() and link.isprintable()) or " " in link or "\\" in link:
+        return False
+    with suppress(ValueError):
+        parts = urlsplit(link)
+        host, own = parts.hostname or "", base.hostname or ""
+        return (
+            (host == own or (host.endswith(f".{own}") and _has_hosts_below(own)))
+            and _HOST.fullmatch(host) is not None
+            and parts.username is None
+            and parts.scheme == base.scheme
+            and (parts.port or _PORTS[parts.scheme]) == (base.port or _PORTS[base.scheme])
+        )
+    return False
+
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _targets(client: VantageClient) -> tuple[str, ...]:
+    """Return the servers to which :func:`_is_own` lets a review lead."""
+    base = urlsplit(client.config.credentials.base_url)
+    own = f"{base.scheme}://{base.netloc}"
+    if _has_hosts_below(base.hostname or ""):
+        return own, f"{base.scheme}://*.{base.netloc}"
+    return (own,)
+
+
+def _has_hosts_below(host: str) -> bool:
+    """Return whether it is a name and not an address."""
+    return re.fullmatch(r"[0-9.]+|.*:.*|localhost", host) is None

@@ -110,7 +110,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         if not ids:
             self.log.info("There are no transactions, so there is nothing to wait for")
             return {}
-        record_transactions(context, self.hook.abbyy_vantage_conn_id, ids)
+        record_transactions(context, ids)
         if self._defers():
             return self._wait(context, ids, self._timeout)
         return super().execute(context)

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How little is asked for the pages, and how long anybody waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from test_airflow.installation import columns_of
+
+from vantage_orchestration.airflow.connection import config_of
+from vantage_orchestration.airflow.pages import html, service
+from vantage_orchestration.airflow.pages.service import (
+    Busy,
+    Desk,
+    Line,
+    Overview,
+    Row,
+    Trouble,
+)
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.token import source
+
+LINE = Line("vantage")
+
+
+@pytest.fixture(autouse=True)
+def _long_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers stay new, and servers are left alone, for longer than a test takes."""
+    source._registry.clear()
+    monkeypatch.setattr(service, "FRESH", 3600.0)
+    monkeypatch.setattr(service, "PAUSE", 3600.0)
+
+
+@pytest.fixture
+def opened() -> list[Line]:
+    """Connections that a desk has opened."""
+    return []
+
+
+@pytest.fixture
+def desk(
+    sandbox: SandboxServer, opened: list[Line], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Desk]]:
+    """Make desks whose clients are those of the pages, on a sandbox."""
+    made: list[Desk] = []
+    monkeypatch.setattr(service, "load", lambda *line: (_config(sandbox), None))
+
+    def open_client(line: Line) -> VantageClient:
+        opened.append(line)
+        return service._open_client(line)
+
+    def make(**options: Any) -> Desk:
+        made.append(Desk(open_client, **{"limit": 60.0, **options}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each._pool.shutdown()
+
+
+def _config(sandbox: SandboxServer, **changes: Any) -> Any:
+    class Connection:
+        conn_id, conn_type, schema, port = "vantage", "abbyy_vantage", None, None
+
+    for name, value in columns_of(sandbox, store="memory", **changes).items():
+        setattr(Connection, name, value)
+    return config_of(Connection())
+
+
+def received(sandbox: SandboxServer, count: int) -> list[str]:
+    sandbox.control.set(processing_polls=0)
+    return sandbox.control.receive_many(count, "Invoice")
+
+
+def test_all_readers_share_each_answer(
+    desk: Callable[..., Desk], sandbox: SandboxServer, opened: list[Line]
+) -> None:
+    ids = received(sandbox, 12)
+
+    async def read() -> list[Overview]:
+        one = desk()
+        # Other tasks of the run are about the same transactions, or about some of them.
+        pages = [one.look(LINE, ids), one.look(LINE, ids[:5]), one.look(LINE, ids[::-1])]
+        first = await asyncio.gather(*pages * 15)
+        return [*first, await one.look(LINE, ids[3:])]
+
+    found = asyncio.run(read())
+    assert found[0].rows == tuple(Row(each, "Processed") for each in ids)
+    assert {len(each.rows) for each in found} == {12, 5, 9}
+    assert sandbox.control.count("GET", "/transactions/") == 12
+    assert sandbox.control.count("POST", "/connect/token") == 1
+    assert opened == [LINE]
+
+
+def test_teams_and_connections_are_kept_apart(
+    desk: Callable[..., Desk], sandbox: SandboxServer, opened: list[Line]
+) -> None:
+    ids = received(sandbox, 1)
+    lines = [LINE, Line("vantage", "a"), Line("vantage", "b"), Line("other")]
+
+    async def read() -> None:
+        one = desk()
+        await asyncio.gather(*(one.look(line, ids) for line in lines * 2))
+
+    asyncio.run(read())
+    assert opened == lines
+    assert sandbox.control.count("GET", "/transactions/") == 4
+
+
+def test_ids_are_no_names_of_other_answers(
+    desk: Callable[..., Desk], sandbox: SandboxServer
+) -> None:
+    """They come from an XCom, and could be anything."""
+    received(sandbox, 1)
+    ids = ["client", "reviews", "row", *map(str, range(30))]
+
+    async def read() -> Overview:
+        return await desk().look(LINE, ids)
+
+    assert {row.status for row in asyncio.run(read()).rows} == {"Gone"}
+
+
+def test_too_much_at_once(desk: Callable[..., Desk], sandbox: SandboxServer) -> None:
+    ids = received(sandbox, 30)
+
+    async def read() -> None:
+        one = desk(most=11)
+        assert len((await one.look(LINE, ids[:10])).rows) == 10
+        # What is there or under way costs nothing.
+        with pytest.raises(Busy):
+            await one.look(LINE, ids[10:22])
+        first = asyncio.ensure_future(one.look(LINE, ids[10:20]))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await one.look(LINE, ids[20:])
+        assert len((await one.look(LINE, ids[5:20])).rows) == 15
+        await first
+        one._most = 0
+        with pytest.raises(Busy):
+            await one.review_link(LINE, ids[0])
+
+    before = sandbox.control.count("GET", "/transactions/")
+    asyncio.run(read())
+    assert sandbox.control.count("GET", "/transactions/") - before == 20
+
+
+def test_nobody_waits_for_what_hangs(
+    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the connection itself can't be read, for example from a secrets backend."""
+    ids, release = received(sandbox, 3), threading.Event()
+    monkeypatch.setattr(service, "load", lambda *line: release.wait(300))
+
+    async def read() -> list[Any]:
+        one = desk(limit=0.05)
+        found = [await one.look(LINE, ids), await one.look(LINE, ids)]
+        with pytest.raises(Trouble, match="in time"):
+            await one.review_link(LINE, ids[0])
+        return found
+
+    for each in asyncio.run(read()):
+        assert each.trouble == "ABBYY Vantage did not answer in time"
+        assert each.rows == tuple(Row(name, None) for name in ids)
+    release.set()
+    assert sandbox.control.journal() == []
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked(
+    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that are free again after the limit begin nothing for readers who have gone."""
+    ids, release = received(sandbox, 25), threading.Event()
+    row = service._row
+
+    def late(client: VantageClient, transaction_id: str) -> Row:
+        release.wait(300)
+        return row(client, transaction_id)
+
+    monkeypatch.setattr(service, "_row", late)
+    desks: list[Desk] = []
+
+    async def read() -> None:
+        desks.append(desk(limit=0.3))
+        assert (await desks[0].look(LINE, ids)).trouble
+
+    async def after() -> None:
+        release.set()
+        while desks[0]._flights:
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        await read()
+        await after()
+
+    asyncio.run(main())
+    assert sandbox.control.count("GET", "/transactions/") <= service._AT_ONCE
+
+
+def test_a_server_that_hangs_holds_up_no_other_connection(
+    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, release = received(sandbox, 25), threading.Event()
+    row = service._row
+
+    def hanging(client: VantageClient, transaction_id: str) -> Row:
+        if client.config.http.read_timeout == 2.5:
+            release.wait(300)
+        return row(client, transaction_id)
+
+    monkeypatch.setattr(service, "_row", hanging)
+    configs = {"slow": _config(sandbox, read_timeout=2.5), "quick": _config(sandbox)}
+    monkeypatch.setattr(service, "load", lambda name, team: (configs[name], None))
+
+    async def read() -> Overview:
+        one = desk()
+        first = asyncio.ensure_future(one.look(Line("slow"), ids))
+        while not one._flights:
+            await asyncio.sleep(0)
+        found = await one.look(Line("quick"), ids)
+        assert not first.done()
+        release.set()
+        await first
+        return found
+
+    assert {each.status for each in asyncio.run(read()).rows} == {"Processed"}
+
+
+def test_a_list_that_never_ends(desk: Callable[..., Desk], sandbox: SandboxServer) -> None:
+    ids = received(sandbox, 40)
+    items = [{"transactionId": each} for each in ids[:3]]
+    page = {"items": items, "totalItemCount": 10**9}
+    sandbox.control.add_fault(path_regex="/transactions/active$", status=200, json=page, times=0)
+
+    async def read() -> Overview:
+        return await desk().look(LINE, ids)
+
+    found = asyncio.run(read())
+    assert "There is no usable answer" in (found.trouble or "")
+    assert sandbox.control.count("GET", "/transactions/active$") < 10
+
+
+@pytest.mark.parametrize("error", [RuntimeError("vault: made-up-secret"), KeyError("x")])
+def test_whatever_a_secrets_backend_raises_is_not_shown(
+    desk: Callable[..., Desk],
+    sandbox: SandboxServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def load(*line: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(service, "load", load)
+
+    async def read() -> Overview:
+        return await desk().look(LINE, ["t"])
+
+    with caplog.at_level(logging.DEBUG):
+        found = asyncio.run(read())
+    assert found.trouble is not None
+    assert type(error).__name__ in caplog.text
+    assert "made-up-secret" not in found.trouble + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("base", "links"),
+    [
+        (
+            "https://vantage-eu.abbyy.com",
+            {
+                "https://vantage-eu.abbyy.com/manual-review?accessToken=x": True,
+                "https://VANTAGE-EU.abbyy.com:443/": True,
+                "https://review.vantage-eu.abbyy.com/x": True,
+                "http://vantage-eu.abbyy.com/": False,
+                "https://vantage-eu.abbyy.com:8443/": False,
+                "https://abbyy.com/": False,
+                "https://vantage-us.abbyy.com/": False,
+                "https://vantage-eu.abbyy.com.example.com/": False,
+                "https://notvantage-eu.abbyy.com/": False,
+                "https://example.com#.vantage-eu.abbyy.com/": False,
+                "https://example.com?.vantage-eu.abbyy.com/": False,
+                "https://example.com\\.vantage-eu.abbyy.com/": False,
+                "https://example.com%2f.vantage-eu.abbyy.com/": False,
+                "https://example.com@vantage-eu.abbyy.com/": False,
+                "https://@vantage-eu.abbyy.com/": False,
+                "https://vantage-eu.abbyy.com@example.com/": False,
+                "https://exa mple.vantage-eu.abbyy.com/": False,
+                "https://\u0435vil.vantage-eu.abbyy.com/": False,
+                "https:vantage-eu.abbyy.com": False,
+                "https:///vantage-eu.abbyy.com": False,
+                "//vantage-eu.abbyy.com/": False,
+                "javascript://vantage-eu.abbyy.com/%0aalert(1)": False,
+                "data://vantage-eu.abbyy.com/,x": False,
+                "https://vantage-eu.abbyy.com\n.example.com/": False,
+                "https://vantage-eu.abbyy.com:x/": False,
+                "": False,
+            },
+        ),
+        (
+            "https://10.1.2.3:8443",
+            {
+                "https://10.1.2.3:8443/x": True,
+                "https://10.1.2.3/x": False,
+                "https://x.10.1.2.3:8443/": False,
+            },
+        ),
+        ("http://[::1]:80", {"http://[::1]/x": True, "http://[::2]/x": False}),
+        ("http://localhost:80", {"http://localhost/x": True, "http://x.localhost/": False}),
+    ],
+)
+def test_where_a_review_may_lead(base: str, links: dict[str, bool]) -> None:
+    for link, own in links.items():
+        assert service._is_own(link, urlsplit(base)) is own, link
+
+
+def test_nothing_in_a_page_is_markup_of_others() -> None:
+    evil = "<script>'\"&</script>"
+    found = Overview((Row(evil, evil, waits=False), Row(evil, "x", waits=True)), 1, 2, evil)
+    text = html.overview({evil: evil}, found, path="/p", back="/b", may_review=True)
+    text += html.message(evil, evil, link=("/x", evil))
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;&#39;&#34;&amp;&lt;/script&gt;") >= 8
+    assert "/p/transactions/%3Cscript%3E%27%22%26%3C%2Fscript%3E/review" in text
