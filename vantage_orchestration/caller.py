@@ -224,8 +224,12 @@ class ApiCaller:
             size = self._receive(response, stream, path, transaction_id)
             stream.seek(begin)
             try:
-                announced = response.headers.get("Content-Length") == "0"
-                check_content(stream, kind, may_be_empty=announced)
+                check_content(
+                    stream,
+                    kind,
+                    may_be_empty=response.headers.get("Content-Length") == "0",
+                    may_be_page=response.headers.get("Content-Type") == _ANY_FILE,
+                )
             except ValueError as error:
                 reason = str(error)
             else:

@@ -30,7 +30,7 @@ from vantage_orchestration.models import (
     SkillParameter,
     Transaction,
     TransactionDocument,
-    items,
+    array,
     pairs,
 )
 from vantage_orchestration.paging import Chunk, Pages
@@ -60,7 +60,7 @@ class VantageClient(ApiCaller):
 
     def list_skills(self) -> tuple[Skill, ...]:
         """Return the published skills that the caller may use (``GET /skills``)."""
-        return self._read("/skills", lambda data: items(data, Skill.read))
+        return self._read("/skills", lambda data: array(data, Skill.read))
 
     def get_skill(self, skill_id: str) -> Skill:
         """Return a skill with its fields, classes or skills (``GET /skills/{skillId}``).
@@ -309,7 +309,7 @@ class VantageClient(ApiCaller):
         """Return those in force (``GET /transactions/{id}/skillParameters``)."""
         path = _path("/transactions/{}/skillParameters", transaction_id=transaction_id)
         return self._read(
-            path, lambda data: items(data, SkillParameter.read), transaction_id=transaction_id
+            path, lambda data: array(data, SkillParameter.read), transaction_id=transaction_id
         )
 
     def create_mobile_input_link(self, transaction_id: str) -> Secret:
@@ -354,7 +354,7 @@ class VantageClient(ApiCaller):
         """Return the documents with their source files (``GET /transactions/{id}/documents``)."""
         path = _path("/transactions/{}/documents", transaction_id=transaction_id)
         return self._read(
-            path, lambda data: items(data, TransactionDocument.read), transaction_id=transaction_id
+            path, lambda data: array(data, TransactionDocument.read), transaction_id=transaction_id
         )
 
     def get_document(self, transaction_id: str, document_id: str) -> TransactionDocument:

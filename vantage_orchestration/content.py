@@ -44,7 +44,9 @@ def is_markup(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
-def check_content(stream: BinaryIO, kind: str | None, *, may_be_empty: bool = False) -> None:
+def check_content(
+    stream: BinaryIO, kind: str | None, *, may_be_empty: bool = False, may_be_page: bool = False
+) -> None:
     """Refuse a file that can't be of the type that the service gave it.
 
     Args:
@@ -52,6 +54,8 @@ def check_content(stream: BinaryIO, kind: str | None, *, may_be_empty: bool = Fa
         kind: Result file type, such as ``FieldsJson``; None if it is not known.
         may_be_empty: Whether the server has announced an empty file. Such a file is accepted if
             this version does not know its type; none of the types it knows can be empty.
+        may_be_page: Whether the server has declared it as a file. Then an HTML page is accepted if
+            this version does not know its type.
 
     Raises:
         ValueError: It is something else. The text says what was found.
@@ -59,12 +63,12 @@ def check_content(stream: BinaryIO, kind: str | None, *, may_be_empty: bool = Fa
     known = (kind or "").lower()
     begin = stream.tell()
     head = stream.read(_HEAD).removeprefix(b"\xef\xbb\xbf")
+    is_known = known in _JSON | _ZIPPED | _TEXTS | _BEGINNINGS.keys() | {"pdf"}
     if not head:
-        known_type = known in _JSON | _ZIPPED | _TEXTS | _BEGINNINGS.keys() | {"pdf"}
-        if known_type or not may_be_empty:
+        if is_known or not may_be_empty:
             raise ValueError("it is empty")
         return
-    if "html" not in known and _PAGE.match(head):
+    if _PAGE.match(head) and known != "html" and (is_known or not may_be_page):
         raise ValueError("it is an HTML page")
     stream.seek(begin)
     if known in _JSON:

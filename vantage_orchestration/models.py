@@ -87,6 +87,30 @@ def items(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
     return tuple(read(item) for item in data)
 
 
+def array(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
+    """Read a reply that is an array.
+
+    Raises:
+        ValueError: It is something else. A null is not taken for "nothing".
+    """
+    if data is None:
+        raise ValueError("an array is expected")
+    return items(data, read)
+
+
+def items_of_page(data: Any, read: Callable[[Any], T]) -> tuple[tuple[T, ...], int | None]:
+    """Read a page of a list: its items, and how many there are altogether if that is said.
+
+    Raises:
+        ValueError: It is something else, which must not be taken for an empty list.
+    """
+    data = _object(data)
+    found, total = items(data.get("items"), read), _number(data.get("totalItemCount"))
+    if data.get("items") is None and total != 0:
+        raise ValueError("the member items is missing")
+    return found, total
+
+
 def _pairs(data: Any) -> dict[str, str]:
     pairs = {}
     for item in data or ():
@@ -484,9 +508,7 @@ class Page:
     @classmethod
     def read(cls, data: Any) -> Page:
         """Read an ActiveTransactionPage or CompletedTransactionPage of the API."""
-        data = _object(data)
-        found = items(data.get("items"), ListedTransaction.read)
-        total = _number(data.get("totalItemCount"))
+        found, total = items_of_page(data, ListedTransaction.read)
         return cls(found, len(found) if total is None else total)
 
 

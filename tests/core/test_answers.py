@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import io
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pendulum
 import pytest
 from core.conftest import config_of
 from pdfs import make_invoice
@@ -33,6 +35,7 @@ from vantage_orchestration.processing.collect import collect
 from vantage_orchestration.processing.document import process_document
 from vantage_orchestration.processing.job import Job, begin, download, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
+from vantage_orchestration.processing.ledger import FolderStore, Ledger
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.processing.outcome import Outcome, check_outcome, check_rules
@@ -161,6 +164,13 @@ def test_an_announced_empty_file_of_an_unknown_type_is_one() -> None:
         content.check_content(io.BytesIO(), "Text", may_be_empty=True)
 
 
+def test_a_declared_page_of_an_unknown_type_is_one() -> None:
+    page = io.BytesIO(PAGE["body"].encode())  # type: ignore[attr-defined]
+    content.check_content(page, None, may_be_page=True)
+    with pytest.raises(ValueError, match="HTML page"):
+        content.check_content(io.BytesIO(page.getvalue()), "Text", may_be_page=True)
+
+
 @pytest.mark.parametrize(
     "reply", [PAGE, {"status": 200, "body": ""}, {"status": 200, "body": '{"Fields": {"a'}]
 )
@@ -209,9 +219,7 @@ def test_a_processed_transaction_without_results_is_read_again_and_never_deleted
 def test_a_classification_has_a_class_and_no_files(client, sandbox, invoice, output):
     sandbox.control.set(processing_polls=0)
     classify = {each.type: each.id for each in client.list_skills()}["Classification"]
-    manifest = run(
-        client, [invoice], output, classify, result_types=["FieldsJson"], delete_after=True
-    )
+    manifest = run(client, [invoice], output, classify, delete_after=True)
     (document,) = manifest.transactions[0].documents
     assert (document.files, document.classification["name"]) == ((), "Invoice")
     assert sandbox.control.count("DELETE") == 1
@@ -290,6 +298,48 @@ def test_a_reply_about_another_transaction_is_not_believed(client, sandbox, skil
     sandbox.control.add_fault(operation="getTransaction", merge_json={"id": ids[0]}, times=0)
     with pytest.raises(errors.ProtocolError, match="another transaction"):
         client.get_transaction(ids[1])
+
+
+@pytest.mark.parametrize("body", ["{}", "null", '{"error": "try later"}', "[]", '{"items": null}'])
+def test_what_is_no_list_is_not_taken_for_an_empty_one(client, sandbox, skill, invoice, body):
+    """Else what was started would not be found, and be sent again."""
+    key = TaskKey("task", pendulum.now("UTC"))
+    sent = process_document(client, invoice, skill, key).transaction_id
+    for operation in ("listActiveTransactions", "listCompletedTransactions"):
+        sandbox.control.add_fault(operation=operation, status=200, body=body, times=3)
+    assert process_document(client, invoice, skill, key).transaction_id == sent
+    if body != "[]":
+        sandbox.control.add_fault(operation="listSkills", status=200, body=body, times=2)
+        assert skill in {each.id for each in client.list_skills()}
+    empty = {"status": 200, "body": '{"items": null, "totalItemCount": 0}'}
+    sandbox.control.add_fault(operation="listActiveTransactions", **empty)
+    assert client.list_active_transactions().items == ()
+
+
+def test_a_duplicate_that_was_renamed_before_the_start_is_sent_once(
+    client, sandbox, skill, invoice, output, tmp_path
+):
+    ledger = Ledger([FolderStore(Location.of(tmp_path / "notes")).open("task")])
+    sandbox.control.add_fault(operation="startTransaction", status=403)
+    for name in ("invoice.pdf", "another.pdf"):
+        file = invoice if name == "invoice.pdf" else invoice.rename(invoice.with_name(name))
+        key = TaskKey("task", pendulum.now("UTC") if file is not invoice else None)
+        with contextlib.suppress(errors.Forbidden):
+            begin(
+                client,
+                [Location.of(file)],
+                output,
+                key,
+                skill,
+                Options(),
+                token=TOKEN,
+                ledger=ledger,
+            )
+    states = sandbox.control.transactions()
+    assert [(each["started"], each["deleted"]) for each in states] in (
+        [(0, True), (1, False)],
+        [(1, False)],
+    )
 
 
 # ------------------------------------------------------------- hints and classes
@@ -398,8 +448,6 @@ def test_ids_are_equal_however_they_are_spelled(client, sandbox, skill, invoice,
     folder.child("manifest.json").write_text(json.dumps({**noted, "transaction_id": name.upper()}))
     assert download(client, [name], output.child("again"), Options()).counts["files"] == 2
     assert sandbox.control.count("GET", "/download$") == before
-    import pendulum
-
     rows = listed_as_completed(
         client, [name.upper()], skill_id=None, since=pendulum.now("UTC").subtract(hours=1)
     )
@@ -429,8 +477,6 @@ def test_no_transaction_is_read_twice_within_a_second(
             run(client, files, output, skill)
         assert time.monotonic() - begun > 1
     times: dict[str, list[float]] = {}
-    import pendulum
-
     for each in sandbox.control.journal():
         if each["operation"] == "getTransaction":
             moment = pendulum.parse(each["time"]).float_timestamp

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.models import items
+from vantage_orchestration.models import items_of_page
 from vantage_orchestration.paging import Chunk, Pages
 
 if TYPE_CHECKING:
@@ -130,10 +130,4 @@ def _read(data: Any) -> tuple[Sequence[_Stage], int | None]:
         stage = item.get("stage")
         return name.lower(), stage if isinstance(stage, str) else None
 
-    if not isinstance(data, Mapping):
-        raise ValueError("an object is expected")
-    try:
-        total = int(data.get("totalItemCount", ""))
-    except (TypeError, ValueError):
-        total = None
-    return items(data.get("items"), pair), total
+    return items_of_page(data, pair)
