@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vantage_orchestration.prefect.artifacts import (
     show_documents,
 )
 from vantage_orchestration.prefect.credentials import VantageCredentials
+from vantage_orchestration.prefect.markdown import literal
 from vantage_orchestration.processing import TaskKey
 from vantage_orchestration.processing.job import begin, finish
 from vantage_orchestration.processing.manifest import (
@@ -31,6 +33,7 @@ from vantage_orchestration.processing.manifest import (
     Manifest,
     SourceEntry,
     TransactionManifest,
+    UnfinishedEntry,
 )
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
@@ -101,18 +104,20 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
 
     before, after = (json.loads(each.data) for each in artifacts("documents-of-acme-co"))
     assert [(row["File"], row["Status"]) for row in before] == [
-        ("b.pdf", "In review"),
-        ("a.pdf", "Processed"),
+        ("`b.pdf`", "In review"),
+        ("`a.pdf`", "Processed"),
     ]
     assert [(row["File"], row["Status"]) for row in after] == [
-        ("a.pdf", "Processed"),
-        ("b.pdf", "Processed"),
+        ("`a.pdf`", "Processed"),
+        ("`b.pdf`", "Processed"),
     ]
     for row in after:
-        assert row["Class"] == "Invoice"
+        assert row["Class"] == "`Invoice`"
         assert row["Confidence"] > 50
-        assert row["Broken rules"] == "The sum is wrong"
-        assert row["Transaction"] in {each["id"] for each in sandbox.control.transactions()}
+        assert row["Broken rules"] == "`The sum is wrong`"
+        assert row["Transaction"].strip("`") in {
+            each["id"] for each in sandbox.control.transactions()
+        }
 
     client.close()
     secrets = [*sandbox.control.issued_secrets(), account["password"], account["client_secret"]]
@@ -138,9 +143,112 @@ def test_a_large_table_is_cut_and_says_so() -> None:
     rows = json.loads(table.data)
     assert len(rows) == 1000
     # No row of it is longer for more files, and no column is empty.
-    file = "0.pdf and 1499 more"
-    assert rows[1] == {"File": file, "Document": 2, "Status": "Processed", "Transaction": "t"}
+    file = "`0.pdf` and 1499 more"
+    assert rows[1] == {"File": file, "Document": 2, "Status": "Processed", "Transaction": "`t`"}
     assert table.description.endswith("The first 1000 rows; manifest.json has all 1500.")
+
+
+HOSTILE = [
+    "![x](https://evil.example.com/pixel.png)",
+    "[click](javascript:alert(1))",
+    "[click](data:text/html,<script>alert(1)</script>)",
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "<https://evil.example.com>",
+    "https://evil.example.com/x",
+    "www.evil.example.com",
+    "evil.com",
+    "mailto:a@evil.example.com a@evil.example.com",
+    "a`b](https://evil.example.com) `![x](https://evil.example.com/p.png)",
+    "`",
+    "```",
+    "``` `` `",
+    "```html\n<b>x</b>\n```",
+    "x\n\n# Heading\n\n[r]: https://evil.example.com\n\n[r]",
+    "a | b | [x](https://evil.example.com) |",
+    "| - | - |\n| [x](https://evil.example.com) | y |",
+    "\\[x](https://evil.example.com) \\`[x](https://evil.example.com)`",
+    "&lt;img src=x&gt; &#96;[x](https://evil.example.com)&#96;",
+    "1. x",
+    "- x",
+    "> x",
+    "# x",
+    "***",
+    "~~~",
+    "    x",
+    "\t[x](https://evil.example.com)",
+    "invoice\u202efdp.exe",
+    "a\u2028[x](https://evil.example.com)",
+    "a\x1b[31mred\x00\x7f",
+    "[x][y]\r\r[y]: https://evil.example.com",
+    "x" * 100_000,
+    "`" * 5000,
+]
+
+
+@pytest.mark.parametrize("preset", ["commonmark", "gfm-like"])
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_nothing_from_outside_is_markdown(preset: str, text: str) -> None:
+    from markdown_it import MarkdownIt
+
+    documents = (
+        DocumentEntry(
+            text,
+            {"id": text, "name": text, "confidence": text, "is_confident": text},
+            ({"type": text, "message": text}, {"type": text, "message": None}),
+            (),
+        ),
+    )
+    done = TransactionManifest(
+        text, "s", text, None, None, (SourceEntry(text, text),) * 2, documents
+    )
+    unfinished = UnfinishedEntry(text, text, False, text, (SourceEntry(text, text),))
+    rows = module._rows(Manifest("s", None, (done,), (unfinished,), (unfinished,)))
+    cells = [str(cell) for row in rows for cell in row.values()]
+    assert len(cells) > 15
+    parser = MarkdownIt(preset)
+    table = "\n".join(["| a | b |", "| - | - |", *(f"| {cell} | end |" for cell in cells)])
+    texts = [*cells, *(f"Before {cell} behind" for cell in cells)]
+    for markdown in (*texts, table) if preset == "gfm-like" else texts:
+        tokens = parser.parse(markdown)
+        inside = [token for each in tokens for token in each.children or ()]
+        kinds = {token.type for token in inside}
+        assert kinds <= {"text", "code_inline"}, markdown[:200]
+        assert {each.type.rpartition("_")[0] or each.type for each in tokens} <= {
+            "paragraph",
+            "inline",
+            "table",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+        }, markdown[:200]
+        # And all of it is code, but for words of our own.
+        for token in inside:
+            if token.type == "text":
+                assert "evil" not in token.content
+                assert "alert" not in token.content
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\u2028]", markdown)
+    assert max(map(len, cells)) < 2500
+
+
+def test_a_table_keeps_its_rows_whatever_is_in_them() -> None:
+    from markdown_it import MarkdownIt
+
+    for text in HOSTILE:
+        html = MarkdownIt("gfm-like").render(f"| a | b |\n| - | - |\n| {literal(text)} | end |")
+        assert html.count("<td") == 2, text
+        assert "<td>end</td>" in html, text
+
+
+def test_what_is_shown_is_what_was_there() -> None:
+    from markdown_it import MarkdownIt
+
+    for text in ("invoice 17_final.pdf", "a`b", "`a`", "`", "``x`", "<b>", "x & y", "1. [x](y)"):
+        (token,) = MarkdownIt().parseInline(literal(text))[0].children or ()
+        assert (token.type, token.content) == ("code_inline", text)
+    assert literal("") == literal(" \n\u202e") == ""
 
 
 def test_job_goes_on_if_nothing_can_be_shown(caplog: pytest.LogCaptureFixture) -> None:

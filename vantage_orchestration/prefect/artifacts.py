@@ -7,6 +7,9 @@
   Vantage, where the reviewer logs in. The service's own review link holds a token, and artifacts
   are kept and seen by many.
 
+The interface shows all of that as Markdown. What comes from outside (names of files, classes,
+messages, ids) is shown as code, in which nothing is a link, an image or HTML.
+
 What goes wrong here is logged as a warning, and no more: a document must not fail since it could
 not be shown.
 """
@@ -20,10 +23,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.events import TransactionEvent, emit
+from vantage_orchestration.prefect.markdown import literal
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -49,6 +54,10 @@ PROGRESS_KEY: Final = "abbyy-vantage-progress"
 _REVIEW_KEY: Final = "abbyy-vantage-review"
 #: Rows of a table that a browser shows without trouble.
 _MOST_ROWS: Final = 1000
+#: Broken rules of a document that its row names; more are counted.
+_MOST_RULES: Final = 10
+#: Characters of an address that mean nothing in Markdown.
+_IN_ADDRESSES: Final = ":/[]%.~-"
 #: Seconds between two updates of a progress bar.
 _UPDATE_EVERY: Final = 2.0
 #: Artifacts that Prefect returns at once.
@@ -147,12 +156,11 @@ def review_began(
         for name in names:
             if name not in shown:
                 text = (
-                    f"A person has to review the transaction `{name}` in ABBYY Vantage."
+                    f"A person has to review the transaction {literal(name)} in ABBYY Vantage."
                     " This link goes when that is done."
                 )
-                shown[name] = [
-                    _create("link", _review_key(name), f"[ABBYY Vantage]({server})", text)
-                ]
+                link = f"[ABBYY Vantage]({quote(server, safe=_IN_ADDRESSES)})"
+                shown[name] = [_create("link", _review_key(name), link, text)]
         emit(
             TransactionEvent(
                 "review",
@@ -201,16 +209,18 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
     files = _files(entry.sources)
     for number, document in enumerate(entry.documents, 1):
         found = document.classification or {}
-        rules = [str(error["message"] or error["type"] or "?") for error in document.rule_errors]
+        rules = [
+            literal(error["message"] or error["type"] or "?") for error in document.rule_errors
+        ]
         yield {
             "File": files,
             "Document": number,
-            "Status": entry.status,
-            "Class": found.get("name") or "",
+            "Status": _status(entry.status),
+            "Class": literal(found.get("name") or ""),
             "Confidence": _number(found.get("confidence")),
             "Sure": {True: "yes", False: "no"}.get(found.get("is_confident"), ""),  # type: ignore[arg-type]
             "Broken rules": "; ".join(rules),
-            "Transaction": entry.transaction_id,
+            "Transaction": literal(entry.transaction_id),
         }
 
 
@@ -218,23 +228,32 @@ def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
     return {
         "File": _files(entry.sources),
         "Document": "",
-        "Status": "In review" if entry.in_review else entry.status,
+        "Status": "In review" if entry.in_review else _status(entry.status),
         "Class": "",
         "Confidence": "",
         "Sure": "",
         "Broken rules": "",
-        "Transaction": entry.transaction_id,
+        "Transaction": literal(entry.transaction_id),
     }
 
 
 def _files(sources: Sequence[SourceEntry]) -> str:
     """Name the files of a transaction. The service does not tell from which a document comes."""
     more = len(sources) - 1
-    return "".join([*(each.name for each in sources[:1]), f" and {more} more" * (more > 0)])
+    return "".join(
+        [*(literal(each.name) for each in sources[:1]), f" and {more} more" * (more > 0)]
+    )
+
+
+def _status(status: str) -> str:
+    # Of known ones the word itself, which is nicer to read.
+    return status if re.fullmatch("[A-Za-z]{1,20}", status) else literal(status)
 
 
 def _number(value: Any) -> Any:
-    return "" if value is None else value
+    if value is None or isinstance(value, (int, float)):
+        return "" if value is None else value
+    return literal(value)
 
 
 # --------------------------------------------------------------- artifacts

@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {
     "default_args": RETRIES,
     "params": {name: Param("", type="string") for name in ("folder", "output", "skill", "conn_id")},
 }
-SENDING = {"skill_id": "{{ params.skill }}", "abbyy_vantage_conn_id": "{{ params.conn_id }}"}
+SENDING = {"skill": "{{ params.skill }}", "abbyy_vantage_conn_id": "{{ params.conn_id }}"}
 FILE = "{{ params.folder }}/{{ task.task_id }}.pdf"
 
 
