@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import math
@@ -245,7 +246,8 @@ class VantageConfig:
 
         Args:
             values: Field name to value. Empty and missing values mean the default. Flags and
-                numbers may be text. Members of other names are left alone.
+                numbers may be text. Members of other names are left alone, but one whose name
+                comes near that of a field is refused: it is misspelt.
             origin: Where they were read from.
 
         Returns:
@@ -254,6 +256,7 @@ class VantageConfig:
         Raises:
             ConfigurationError: A value is missing or wrong. Nothing was sent.
         """
+        _check_names(values)
         read: dict[str, Any] = {"store": DEFAULT_STORE}
         for spec in FIELDS:
             value = values.get(spec.name)
@@ -286,12 +289,26 @@ class VantageConfig:
         source = os.environ if environ is None else environ
         return cls.from_fields(
             {
-                spec.name: value
-                for spec in FIELDS
-                if (value := source.get(ENVIRONMENT_PREFIX + spec.name.upper())) is not None
+                name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+                for name, value in source.items()
+                if name.startswith(ENVIRONMENT_PREFIX)
             },
             origin="",
         )
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    known = {spec.name: spec.name for spec in FIELDS}
+    known |= {name.replace("_", ""): name for name in known}
+    for given in values:
+        # Others may keep something of their own beside ours.
+        plain = str(given).lower().replace("-", "_")
+        near = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
+        if given not in known.values() and near:
+            raise ConfigurationError(
+                f"The ABBYY Vantage credential has no field {str(given)[:40]!r}",
+                hint=f"Did you mean {known[near[0]]!r}?",
+            )
 
 
 def _wrong(name: str, what: str, hint: str = "Correct the connection or block") -> Exception:
@@ -303,7 +320,7 @@ def _wrong(name: str, what: str, hint: str = "Correct the connection or block") 
 
 def _secret(name: str, value: Any) -> Secret:
     if isinstance(value, (str, Secret)):
-        return Secret(value)
+        return Secret(value).unbroken()
     raise _wrong(name, "no text")
 
 

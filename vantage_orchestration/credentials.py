@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 from typing import NoReturn, final
@@ -21,7 +22,7 @@ from vantage_orchestration.credential_fields import (
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.secret import MASK, Secret, refuse_pickling
 
-__all__ = ["Credentials", "is_loopback"]
+__all__ = ["Credentials", "is_loopback", "with_scheme"]
 
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _TENANT = "{tenantId}"
@@ -34,7 +35,8 @@ class Credentials:
     Args:
         region: ``us``, ``eu`` or ``au``; ``custom`` or empty where ``base_url`` is given.
         base_url: Address of a private cloud, with or without ``/api/publicapi/v1`` at its end.
-            https only, but for the machine itself. Takes the place of the region's address.
+            https only, but for the machine itself, and https where it names no scheme. Takes the
+            place of the region's address.
         tenant_id: Tenant, if the user belongs to several; the token path then names it.
         username: User name (an e-mail address), for the grant ``password``.
         password: That user's password.
@@ -47,6 +49,8 @@ class Credentials:
         auth_path: Path of the token endpoint below the base address. May hold ``{tenantId}``.
             Empty for the documented path.
         api_path: Path of the processing API below the base address.
+
+    Blanks at the ends of all parts are left out, but of secrets only line breaks.
 
     Raises:
         ConfigurationError: A part is missing or wrong. Nothing was sent.
@@ -98,7 +102,7 @@ class Credentials:
         api_path: str = DEFAULT_API_PATH,
     ) -> None:
         # Rebound first: a traceback that shows local variables must not show them.
-        password, client_secret = Secret(password), Secret(client_secret)
+        password, client_secret = Secret(password).unbroken(), Secret(client_secret).unbroken()
         api_path = _path("api_path", api_path or DEFAULT_API_PATH)
         region = region.strip().lower()
         values = {
@@ -230,24 +234,53 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def _base_url(region: str, base_url: str, api_path: str) -> str:
-    if not base_url:
-        if region in REGIONS:
-            return REGIONS[region]
+def _refuse_region(region: str) -> None:
+    names = {"united states": "us", "usa": "us", "north america": "us", "europe": "eu"}
+    names |= {"western europe": "eu", "australia": "au"}
+    names |= {name: name for name in (*REGIONS, "custom")}
+    near = difflib.get_close_matches(region, names, n=1)
+    choices = "Choose us, eu or au (a tenant exists in one of them only), or custom with a base URL"
+    raise ConfigurationError(
+        f"{region[:40]!r} is no region of ABBYY Vantage"
+        if region
+        else "The ABBYY Vantage credential has no region",
+        hint=f"Did you mean {names[near[0]]}? {choices}" if near and region else choices,
+    )
+
+
+def with_scheme(address: str, port: int | None = None) -> str:
+    """Return an address that names no scheme as one of https, which is what is assumed.
+
+    Raises:
+        ConfigurationError: It is that of this machine, where http is as likely.
+    """
+    assumed = f"https://{address}"
+    try:
+        host, shown = urlsplit(assumed).hostname, urlsplit(assumed).netloc
+    except ValueError:
+        return assumed
+    if is_loopback(host) and "@" not in address:
+        shown += f":{port}" if port is not None else ""
         raise ConfigurationError(
-            "The ABBYY Vantage credential has no region"
-            if region in ("", "custom")
-            else f"{region!r} is no region of ABBYY Vantage",
-            hint="Choose us, eu or au (a tenant exists in one of them only), or custom with a"
-            " base URL",
+            f"The base URL of ABBYY Vantage names this machine ({shown}), but no scheme",
+            hint=f"Did you mean http://{shown}? Write that, or https://{shown}; for other hosts"
+            " https is assumed",
         )
+    return assumed
+
+
+def _base_url(region: str, base_url: str, api_path: str) -> str:
+    if region not in ("", "custom", *REGIONS) or (not base_url and region not in REGIONS):
+        _refuse_region("" if region == "custom" else region)
+    if not base_url:
+        return REGIONS[region]
     if region in REGIONS and base_url.rstrip("/") != REGIONS[region]:
         raise ConfigurationError(
             f"The ABBYY Vantage credential has both region {region!r} and a base URL",
             hint="Keep one of them: a base URL goes with region custom",
         )
     if "://" not in base_url:
-        base_url = f"https://{base_url}"
+        base_url = with_scheme(base_url)
     try:
         parts = urlsplit(base_url)
         host, port = parts.hostname, parts.port

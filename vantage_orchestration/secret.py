@@ -43,6 +43,10 @@ class Secret:
         value = self
         object.__setattr__(self, "_value", text)
 
+    def unbroken(self) -> Secret:
+        """Return it without line breaks at its ends, which files and commands leave there."""
+        return Secret(self._value.strip("\r\n"))
+
     def reveal(self) -> str:
         """Return the text itself."""
         return self._value

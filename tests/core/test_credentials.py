@@ -259,3 +259,61 @@ def test_every_field_has_what_a_form_needs():
         "client_secret",
         "proxy",
     }
+
+
+@pytest.mark.parametrize(
+    ("region", "near"),
+    [("europe", "eu"), ("EU1", "eu"), ("usa", "us"), ("Australia", "au"), ("costum", "custom")],
+)
+@pytest.mark.parametrize("base_url", ["", "https://vantage.example.com"])
+def test_a_region_that_is_none_is_refused_also_beside_an_address(region, near, base_url):
+    with pytest.raises(ConfigurationError, match=f"is no region.*Did you mean {near}[?]"):
+        make(region=region, base_url=base_url)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("regoin", "region"),
+        ("clientId", "client_id"),
+        ("client-secret", "client_secret"),
+        ("tenant", "tenant_id"),
+        ("Verify", "verify"),
+        ("auth_pth", "auth_path"),
+    ],
+)
+def test_a_misspelt_name_is_refused_wherever_it_is_stored(name, near):
+    values = {"region": "custom", "base_url": "https://vantage.example.com", "username": "u"}
+    values |= {"password": PASSWORD, "client_id": "c", "client_secret": CLIENT_SECRET}
+    assert VantageConfig.from_fields({**values, "owner": "x", "team_id": 5})
+    with pytest.raises(ConfigurationError, match=f"Did you mean '{near}'") as caught:
+        VantageConfig.from_fields({**values, name: CLIENT_SECRET})
+    assert CLIENT_SECRET not in str(caught.value)
+    environ = {f"ABBYY_VANTAGE_{each.upper()}": value for each, value in values.items()}
+    assert VantageConfig.from_env(environ)
+    if name.isupper() or name.islower():
+        with pytest.raises(ConfigurationError, match=f"Did you mean '{near}'"):
+            VantageConfig.from_env({**environ, f"ABBYY_VANTAGE_{name.upper()}": "x"})
+
+
+def test_line_breaks_around_a_secret_are_left_out_and_blanks_are_kept():
+    values = {"region": "eu", "username": " u\n", "password": " a b \r\n", "client_id": "c\n"}
+    values |= {"client_secret": "s e\n", "tenant_id": " t\n", "proxy": "http://p.example.com\n"}
+    config = VantageConfig.from_fields(values)
+    assert config == VantageConfig.from_env(
+        {f"ABBYY_VANTAGE_{name.upper()}": value for name, value in values.items()}
+    )
+    found = config.credentials
+    assert (found.username, found.client_id, found.tenant_id) == ("u", "c", "t")
+    assert found.password.reveal() == " a b "
+    assert found.client_secret.reveal() == "s e"
+    assert config.http.proxy.reveal() == "http://p.example.com"
+    assert make(password=PASSWORD + "\n") == make(password=PASSWORD)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8080", "localhost:8080", "127.0.0.1:8080/a"])
+def test_an_address_of_this_machine_has_a_scheme(address):
+    host = address.partition("/")[0]
+    with pytest.raises(ConfigurationError, match=f"Did you mean http://{host}[?]"):
+        make(region="custom", base_url=address)
+    assert make(region="custom", base_url="vantage.example.com").host == "vantage.example.com"

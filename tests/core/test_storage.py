@@ -263,7 +263,7 @@ TREE = [
     ("pattern", "expected"),
     [
         ("*", ["A.PDF", "a.pdf", "b.pdf", "c.txt"]),
-        ("*.pdf", ["a.pdf", "b.pdf"]),
+        ("*.pdf", ["A.PDF", "a.pdf", "b.pdf"]),
         ("[ab].pdf", ["a.pdf", "b.pdf"]),
         ("a.pdf", ["a.pdf"]),
         ("none.pdf", []),

@@ -115,6 +115,10 @@ def test_secrets_to_mask() -> None:
         ({"region": "eu"}, {"password": None}, "no password"),
         ({"region": "eu", "client_secret": 41}, {}, "client_secret"),
         ({"region": "eu", "read_timeout": "soon"}, {}, "read_timeout"),
+        ({"region": "europe"}, {"host": "https://example.com"}, "Did you mean eu?"),
+        ({"regoin": "eu"}, {"host": "https://example.com"}, "Did you mean 'region'?"),
+        ({"region": "custom"}, {"host": "127.0.0.1", "port": 80}, "http://127.0.0.1:80?"),
+        ({"region": "custom"}, {"host": "::1", "port": 80}, "http://[::1]:80?"),
         ({"region": "eu", "verify": "perhaps"}, {}, "verify"),
     ],
 )

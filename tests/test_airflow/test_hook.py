@@ -176,6 +176,8 @@ def test_unusable_connection_is_final(
     assert "abbyy_vantage" in error["text"]
     missing = airflow("use_hook", SERVER, conn_id="nobody_knows")["error"]
     assert "AirflowNotFoundException" in missing["classes"]
+    assert missing["final"]
+    assert "nobody_knows" in missing["text"]
 
 
 def test_errors_that_a_retry_can_cure_stay(airflow: Airflow) -> None:

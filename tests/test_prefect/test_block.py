@@ -142,6 +142,20 @@ def test_region_is_completed(given: dict[str, str], region: str) -> None:
     assert VantageCredentials(**values, **given).region == region
 
 
+def test_a_stored_block_with_null_in_an_optional_field_loads() -> None:
+    optional = [name for name in VantageCredentials.model_fields if name not in GOOD]
+    block = VantageCredentials.model_validate({**GOOD, **dict.fromkeys(optional)})
+    assert block == VantageCredentials(**GOOD)
+    with block.get_client() as client:
+        assert client.config.credentials.region == "eu"
+    for name in ("tenant_id", "verify", "read_timeout", "store", "proxy"):
+        with pytest.raises(ValidationError, match=name):
+            VantageCredentials.model_validate({**GOOD, name: ["wrong"]})
+    misspelt = VantageCredentials.model_validate({**GOOD, "client_scret": SECRET})
+    with pytest.raises(ConfigurationError, match="Did you mean 'client_secret'"):
+        misspelt.get_client()
+
+
 def test_ca_bundle_of_another_machine_is_no_error_before_use() -> None:
     block = VantageCredentials(**GOOD, ca_bundle="/no/such/file.pem")
     with pytest.raises(ConfigurationError, match="does not exist"):

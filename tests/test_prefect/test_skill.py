@@ -7,6 +7,7 @@ import asyncio
 import copy
 import pickle
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,22 @@ def test_old_and_new_documents_load(account: dict[str, Any]) -> None:
     assert (block.timeout, block.on_review, block.result_types) == (3600.0, "wait", ())
     # A later version may have saved more.
     assert VantageSkill.model_validate({**block.model_dump(), "of_later": 1}).skill == "Invoice"
+
+
+def test_documents_with_other_values_load_or_name_the_field(account: dict[str, Any]) -> None:
+    good = {"credentials": account, "skill": "Invoice"}
+    fields = [name for name in VantageSkill.model_fields if name not in good]
+    block = VantageSkill.model_validate({**good, **dict.fromkeys(fields)})
+    assert block.model_dump() == VantageSkill.model_validate(good).model_dump()
+    wrong = {"result_types": ["FieldJson"], "on_review": "return", "delete_after": "perhaps"}
+    for name in fields:
+        with pytest.raises(ValidationError, match=name):
+            VantageSkill.model_validate({**good, name: wrong.get(name, object())})
+    loaded = VantageSkill.model_validate(
+        {**good, "result_types": "fieldsjson", "timeout": timedelta(minutes=1)}
+    )
+    assert (loaded.result_types, loaded.timeout) == (("FieldsJson",), 60.0)
+    assert VantageSkill.model_validate(loaded.model_dump(mode="json")).timeout == 60.0
 
 
 def test_mistakes_in_python_are_refused(account: dict[str, Any]) -> None:

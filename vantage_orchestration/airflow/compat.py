@@ -15,6 +15,7 @@ __all__ = [
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
+    "AirflowSkipException",
     "BaseHook",
     "BaseXCom",
     "SecretCache",
@@ -78,6 +79,7 @@ if TYPE_CHECKING or AIRFLOW >= (3, 2):
         AirflowFailException,
         AirflowNotFoundException,
         AirflowSensorTimeout,
+        AirflowSkipException,
     )
 else:  # May go with 3.2.
     from airflow.configuration import conf
@@ -85,6 +87,7 @@ else:  # May go with 3.2.
         AirflowFailException,
         AirflowNotFoundException,
         AirflowSensorTimeout,
+        AirflowSkipException,
     )
     from airflow.sdk.bases.xcom import BaseXCom
 

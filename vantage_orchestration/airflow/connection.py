@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.credentials import with_scheme
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.secret import Secret
 
@@ -150,7 +151,8 @@ def _address(connection: ConnectionLike) -> str:
             )
         return ""
     if "://" not in host:
-        host = f"{schema or 'https'}://{_bracketed(host)}"
+        host = _bracketed(host)
+        host = f"{schema}://{host}" if schema else with_scheme(host, connection.port)
     elif schema and not host.lower().startswith(f"{schema}://"):
         raise ConfigurationError(
             f"Host and schema of the connection {connection.conn_id!r} contradict each other",

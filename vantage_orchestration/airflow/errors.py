@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-from vantage_orchestration.airflow.compat import AirflowFailException
+from vantage_orchestration.airflow.compat import AirflowFailException, AirflowNotFoundException
 from vantage_orchestration.errors import VantageError
 
-__all__ = ["translate"]
+__all__ = ["ConnectionMissing", "translate"]
+
+
+class ConnectionMissing(AirflowNotFoundException, AirflowFailException):
+    """Airflow has no such connection. No retry makes one, so the task fails at once."""
 
 
 def translate(error: VantageError) -> Exception:

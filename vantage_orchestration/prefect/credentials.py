@@ -135,6 +135,8 @@ class VantageCredentials(CredentialsBlock):
     def _complete_region(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        # In a stored block null is what an empty field of a form may become.
+        values = {name: value for name, value in values.items() if value is not None}
         region = values.get("region")
         if isinstance(region, str) and region.strip():
             return {**values, "region": region.strip().lower()}
@@ -208,7 +210,9 @@ class VantageCredentials(CredentialsBlock):
         """Return a function that gives this block's values first, and then the stored ones."""
         name = name_of_block(self)
         origin = f"prefect:{name}" if name else None
-        own: list[VantageConfig] = [_read(self._values(), origin)]
+        # What else a stored block holds may be a misspelt field.
+        others = {} if self.model_extra is None else dict(self.model_extra)
+        own: list[VantageConfig] = [_read({**others, **self._values()}, origin)]
         if not name:
             return lambda: own[0]
         first = [True]

@@ -105,7 +105,12 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     @model_validator(mode="wrap")
     @classmethod
     def _note_reading(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note that pydantic reads a stored block, which may be of another version."""
+        """Note that pydantic reads a stored block, which may be of another version.
+
+        In a stored block null is what an empty field of a form may become.
+        """
+        if isinstance(values, dict):
+            values = {name: value for name, value in values.items() if value is not None}
         token = reading_block.set(True)
         try:
             return handler(values)

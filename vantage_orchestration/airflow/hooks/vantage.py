@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration import arguments
 from vantage_orchestration.airflow.compat import (
     AirflowNotFoundException,
     BaseHook,
@@ -20,7 +21,7 @@ from vantage_orchestration.airflow.connection import (
     config_of,
     secrets_of,
 )
-from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.form import with_form
 from vantage_orchestration.airflow.token_store import VariableStore
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
@@ -68,7 +69,7 @@ class VantageHook(BaseHook):
         """The typed client of the API. Use it in tasks, not in coroutines.
 
         Raises:
-            AirflowNotFoundException: There is no such connection.
+            AirflowNotFoundException: There is no such connection. The task is not retried.
             ConfigurationError: The connection can't be used. Nothing was sent.
         """
         if self._client is None:
@@ -82,7 +83,7 @@ class VantageHook(BaseHook):
         goes to the configured server only and is renewed once if the server rejects it.
 
         Raises:
-            AirflowNotFoundException: There is no such connection.
+            AirflowNotFoundException: There is no such connection. The task is not retried.
             ConfigurationError: The connection can't be used. Nothing was sent.
         """
         return self.client.session
@@ -166,7 +167,13 @@ class VantageHook(BaseHook):
 
     def _load_config(self) -> VantageConfig:
         """Read the connection afresh; Airflow keeps no copy of it in workers and triggerers."""
-        config = config_of(self.get_connection(self.abbyy_vantage_conn_id))
+        with translating(translate):
+            conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException as error:
+            raise ConnectionMissing(*error.args) from None
+        config = config_of(connection)
         for secret in secrets_of(config):
             # Airflow masks a password by itself, the extra only if something reads it as JSON.
             mask_secret(secret)

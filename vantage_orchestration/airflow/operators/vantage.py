@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
 
 from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.assets import emit
+from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
