@@ -349,6 +349,10 @@ def test_only_an_entry_that_is_gone_clears_a_remembered_refusal(refusing, harm):
         with pytest.raises(errors.CredentialsRejected, match="remembered"):
             one.get()
     assert server.logins.total() == (2 if harm == "unsaved" else 1)
+    if harm == "trouble":
+        store.trouble = None
+        store.entries.clear()
+        assert one.get()
 
 
 # ------------------------------------------------------------------- the hints

@@ -245,22 +245,25 @@ class TokenSource:
     def _fly(self, flight: _Outcome) -> None:
         """Get a token and tell the outcome to everybody who waits for ``flight``."""
         outcome: AccessToken | Refusal | VantageError
+        result: AccessToken | VantageError
         logins = self._logins
         try:
             outcome = self._fetch()
+            if isinstance(outcome, Refusal):
+                fresh = self._logins != logins
+                result = self._held(outcome.error, outcome.remaining, fresh=fresh)
+            else:
+                result = outcome
         except VantageError as error:
-            outcome = error.copy()
+            outcome = result = error.copy()
         except BaseException as error:
             # Whatever it is, nobody may wait for ever; its text could hold anything.
-            outcome = AuthUnavailable(f"The login failed with {type(error).__name__}")
+            outcome = result = AuthUnavailable(f"The login failed with {type(error).__name__}")
         with self._lock:
             self._record(outcome)
             if self._flight is flight:
                 self._flight = None
-        if isinstance(outcome, Refusal):
-            fresh = self._logins != logins
-            outcome = self._held(outcome.error, outcome.remaining, fresh=fresh)
-        flight.set_result(outcome)
+        flight.set_result(result)
 
     def _fetch(self) -> AccessToken | Refusal:
         """Take what another process has left in the store, or log in.
@@ -298,7 +301,8 @@ class TokenSource:
             verdict = self._verdict
             if verdict is None:
                 return None
-            return Refusal(verdict.error, verdict.until - self._now(), verdict.hold)
+            left = verdict.until - self._now()
+            return Refusal(verdict.error, left, verdict.hold, verdict.stored)
         if not isinstance(found, AccessToken):
             if found is None and self._verdict is not None and self._verdict.stored:
                 self._verdict = None
