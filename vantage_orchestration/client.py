@@ -457,13 +457,15 @@ class VantageClient(ApiCaller):
         target: str | os.PathLike[str],
     ) -> int:
         """Download a source file as it was sent; arguments as for :meth:`download_result`."""
-        path = _path(
-            "/transactions/{}/documents/{}/sourceFiles/{}/download",
-            transaction_id=transaction_id,
-            document_id=document_id,
-            file_id=file_id,
-        )
+        path = _source(transaction_id, document_id, file_id)
         return self._download_to(path, transaction_id, None, target)
+
+    def stream_source_file(
+        self, transaction_id: str, document_id: str, file_id: str, stream: BinaryIO
+    ) -> int:
+        """Write a source file into an open file; arguments as for :meth:`stream_result`."""
+        path = _source(transaction_id, document_id, file_id)
+        return self._download(path, transaction_id, stream, None)
 
     # -- internals: from the call to the request
 
@@ -559,6 +561,15 @@ class VantageClient(ApiCaller):
             None,
             lambda stream: self._download(path, transaction_id, stream, expected),
         )
+
+
+def _source(transaction_id: str, document_id: str, file_id: str) -> str:
+    return _path(
+        "/transactions/{}/documents/{}/sourceFiles/{}/download",
+        transaction_id=transaction_id,
+        document_id=document_id,
+        file_id=file_id,
+    )
 
 
 def _id(name: str, value: str) -> str:

@@ -31,6 +31,7 @@ __all__ = [
     "Forbidden",
     "GrantNotAllowed",
     "JobLost",
+    "LowQuality",
     "NotFound",
     "Overtaken",
     "PayloadTooLarge",
@@ -372,8 +373,12 @@ class ReviewNeeded(ProcessingError):
     """A person has to review the transaction, and the task was told not to wait for that."""
 
 
-class RulesBroken(ProcessingError):
-    """Documents break business rules of their skill, and the task was told to fail then."""
+class LowQuality(ProcessingError):
+    """Documents are not good enough by the quality gate of the task, which is to fail then."""
+
+
+class RulesBroken(LowQuality):
+    """Documents break business rules of their skill, and the task is to fail then."""
 
 
 class WaitTimeout(ProcessingError, TimeoutError):

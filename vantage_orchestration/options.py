@@ -29,6 +29,8 @@ from typing import (
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.tables.quality import QualityRules
+from vantage_orchestration.tables.values import ValueFormat, require_pyarrow
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,6 +45,7 @@ __all__ = [
     "Document",
     "Fetching",
     "Flow",
+    "Judging",
     "Limits",
     "Options",
     "Parameters",
@@ -85,6 +88,9 @@ Pairs = Mapping[str, Any] | str | None
 OnReview = Literal["wait", "return", "fail"]
 Duplicates = Literal["skip", "send", "fail"]
 OnEmpty = Literal["fail", "skip"]
+OnFailed = Literal["fail", "return"]
+OnLowQuality = Literal["fail", "flag", "quarantine"]
+TableFormat = Literal["parquet", "jsonl", "csv"]
 
 
 # ------------------------------------------------------------ what callers may give
@@ -108,6 +114,7 @@ class Sending(Parameters, Parallel, total=False):
 
     duplicates: Duplicates
     on_empty: OnEmpty
+    max_pages: int | None
 
 
 class Limits(TypedDict, total=False):
@@ -124,6 +131,20 @@ class Timed(Limits, total=False):
     timeout: Seconds
 
 
+class Judging(TypedDict, total=False):
+    """Options of what makes tables of results, and says which are good enough."""
+
+    tables: TableFormat | None
+    date_format: str | list[str] | None
+    day_first: bool | None
+    decimal: Literal[".", ","] | None
+    min_confidence: float | dict[str, float] | None
+    required_fields: Texts
+    on_low_quality: OnLowQuality
+    on_failed: OnFailed
+    quarantine_path: str | None
+
+
 class Fetching(Parallel, total=False):
     """Options of what fetches results that may belong to others."""
 
@@ -131,7 +152,7 @@ class Fetching(Parallel, total=False):
     fail_on_rule_errors: bool
 
 
-class Collecting(Fetching, total=False):
+class Collecting(Fetching, Judging, total=False):
     """Options of what fetches results of its own transactions."""
 
     delete_after: bool
@@ -194,6 +215,26 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise _wrong(name, value, "True or False")
     return value
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(arguments.text(name, each) for each in arguments.items(name, value))
+
+
+def _formats(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(ValueFormat(date_format=_texts(name, value)).date_format or ())
+
+
+def _confidences(name: str, value: Any) -> Any:
+    return QualityRules(min_confidence=value).min_confidence
+
+
+def _place(name: str, value: Any) -> Any:
+    return arguments.place(name, value)
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -330,12 +371,90 @@ class Options:
             " without those documents, or ``fail``. Another try goes on in each case.",
         ),
     )
+    tables: TableFormat | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_one_of(TableFormat)),
+            "Write the fields of all documents as typed tables below ``tables/`` in the output:"
+            " ``parquet``, ``jsonl`` or ``csv``. Needs the extra ``tables``.",
+        ),
+    )
+    date_format: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            _formats,
+            "How dates are written in the results, such as ``'%d.%m.%y'``, or several forms. A date"
+            " that has two readings stays text without it or ``day_first``.",
+        ),
+    )
+    day_first: bool | None = field(
+        default=None,
+        metadata=_about(_optional(_flag), "Whether ``03/04/2026`` is the third of April."),
+    )
+    decimal: Literal[".", ","] | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_one_of(Literal[".", ","])),
+            "The decimal sign of numbers in the results. A number that has two readings, such as"
+            " ``1,234``, stays text without it.",
+        ),
+    )
+    min_confidence: float | Mapping[str, float] | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_confidences),
+            "Lowest confidence that a field may have, 0 to 100; or names of fields to that, such as"
+            " ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified is certain.",
+        ),
+    )
+    required_fields: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            _texts,
+            "Names of fields that must have a value, such as ``['Total', 'Items.Amount']``. Of a"
+            " table's column, each row must have it.",
+        ),
+    )
     fail_on_rule_errors: bool = field(
         default=False,
         metadata=_about(
             _flag,
-            "Fail if a document breaks a business rule of its skill. The results are there"
-            " nevertheless.",
+            "A document that breaks a business rule of its skill is not good enough. What then"
+            " happens says ``on_low_quality``: by default the task fails.",
+        ),
+    )
+    on_low_quality: OnLowQuality = field(
+        default="fail",
+        metadata=_about(
+            _one_of(OnLowQuality),
+            "What to do with documents that are not good enough. ``fail`` the task when all results"
+            " have landed; ``flag`` and count them; or ``quarantine``: also leave them out of the"
+            " tables and copy them to ``quarantine_path``, if that is given.",
+        ),
+    )
+    on_failed: OnFailed = field(
+        default="fail",
+        metadata=_about(
+            _one_of(OnFailed),
+            "What to do when ABBYY Vantage could not process a document: ``fail`` the task when all"
+            " other results have landed, or ``return`` them. The manifest names those that failed.",
+        ),
+    )
+    quarantine_path: Any = field(
+        default=None,
+        metadata=_about(
+            _optional(_place),
+            "Folder to which documents that failed, or are in quarantine, are copied, each with a"
+            " JSON file that says why.",
+            templated=True,
+        ),
+    )
+    max_pages: int | None = field(
+        default=None,
+        metadata=_about(
+            _optional(_count),
+            "Refuse to start if the files have more pages together, those of earlier tries"
+            " included. A file that is no PDF counts as one page. Needs pypdf.",
         ),
     )
     delete_after: bool = field(
@@ -361,6 +480,16 @@ class Options:
         for each in fields(self):
             value = each.metadata["check"](each.name, getattr(self, each.name))
             object.__setattr__(self, each.name, value)
+        wanted = self.result_types
+        if wanted and self.min_confidence is not None and "Json" not in wanted:
+            raise ConfigurationError(
+                "min_confidence needs Json among the result_types, which alone has confidences"
+            )
+        needed = "tables" if self.tables else "required_fields" if self.required_fields else None
+        if wanted and needed and not {"Json", "FieldsJson"} & set(wanted):
+            raise ConfigurationError(f"{needed} needs Json or FieldsJson among the result_types")
+        if self.tables is not None:
+            require_pyarrow()
 
     @classmethod
     def of(cls, **given: Unpack[Processing]) -> Options:

@@ -128,6 +128,8 @@ def test_results_land_with_the_file_they_belong_to(client, sandbox, skill, folde
         "pending": 0,
         "in_review": 0,
         "failed": 0,
+        "low_quality": 0,
+        "quarantined": 0,
     }
     for entry in manifest.transactions:
         (source,) = entry.sources

@@ -268,6 +268,8 @@ def test_the_manifest_of_a_job(tmp_path):
         "pending": 2,
         "in_review": 1,
         "failed": 1,
+        "low_quality": 0,
+        "quarantined": 0,
     }
     assert [entry["folder"] for entry in data["transactions"]] == ["Grüße.pdf", "b.pdf"]
     assert data["transactions"][0] == {"folder": "Grüße.pdf", **EXPECTED}

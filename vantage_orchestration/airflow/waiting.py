@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
-    from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import Options
 
 __all__ = [
@@ -227,9 +226,7 @@ class WaitingMixin:
         notify_review(context, self.review_notifiers, in_review, review_deadline)
 
 
-def check_outcome(
-    outcome: Outcome, *, on_review: str = "return", client: VantageClient | None = None
-) -> None:
+def check_outcome(outcome: Outcome, **options: Any) -> None:
     """Raise, in Airflow's words, what :func:`vantage_orchestration.processing.outcome` finds."""
     with translating(translate):
-        core.check_outcome(outcome, on_review=on_review, client=client)
+        core.check_outcome(outcome, **options)

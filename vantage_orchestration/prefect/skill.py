@@ -32,7 +32,7 @@ from vantage_orchestration.prefect.forms import block_field
 from vantage_orchestration.processing.outcome import (
     Outcome,
     check_outcome,
-    check_rules,
+    check_quality,
     result_of,
 )
 
@@ -348,10 +348,9 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         output = Location.of(arguments.place("output_path", output_path))
         with self._client() as client:
             manifest = download(client, [self.transaction_id], output, self._options)
-        check_outcome(Outcome.of(manifest), on_review="fail")
+        check_outcome(Outcome.of(manifest), on_review="fail", on_failed=self._options.on_failed)
         result = result_of(manifest, output)
-        if self._options.fail_on_rule_errors:
-            check_rules(manifest, result["manifest"])
+        check_quality(manifest, result["manifest"], self._options)
         return result
 
     async def adownload_results(self, output_path: Any) -> dict[str, Any]:

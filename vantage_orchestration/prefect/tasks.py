@@ -38,7 +38,7 @@ from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import (
     Outcome,
     check_outcome,
-    check_rules,
+    check_quality,
     result_of,
 )
 
@@ -141,10 +141,13 @@ def process_documents(
             processed=outcome.processed,
         )
         telling.finished(manifest)
-    check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=chosen.on_review)
+    check_outcome(
+        Outcome.of(manifest, outcome.timed_out),
+        on_review=chosen.on_review,
+        on_failed=chosen.on_failed,
+    )
     result = result_of(manifest, output)
-    if chosen.fail_on_rule_errors:
-        check_rules(manifest, result["manifest"])
+    check_quality(manifest, result["manifest"], chosen)
     return result
 
 
@@ -341,10 +344,9 @@ def download_results(
     with _client(credentials) as client:
         manifest = download(client, ids, output, chosen)
         Telling(client, None, _logger().info).finished(manifest)
-    check_outcome(Outcome.of(manifest), on_review="fail")
+    check_outcome(Outcome.of(manifest), on_review="fail", on_failed=chosen.on_failed)
     result = result_of(manifest, output)
-    if chosen.fail_on_rule_errors:
-        check_rules(manifest, result["manifest"])
+    check_quality(manifest, result["manifest"], chosen)
     return result
 
 

@@ -131,6 +131,7 @@ def collect(
             target.child(MANIFEST).remove()
         _fetch(client, transaction.id, missing, target, parallel, landing)
         there |= {_key(file): file for file in landing.files}
+    origins = _origins(client, transaction)
     manifest = TransactionManifest(
         transaction.id,
         skill_id or (before.skill_id if before else None),
@@ -144,6 +145,7 @@ def collect(
                 class_of(document.classification),
                 tuple(rule_error_of(error) for error in document.business_rule_errors),
                 tuple(there[each.key] for each in wanted if each.number == number),
+                origins.get(document.id.lower(), ()),
             )
             for number, document in enumerate(transaction.documents, 1)
         ),
@@ -229,6 +231,16 @@ def _sources(
         return (replace(sources[0], stored_name=sent[0].name),)
     here = {**{source.stored_name: source for source in before.sources}, **here} if before else here
     return tuple(here.get(file.name) or SourceEntry(file.name, file.name) for file in sent)
+
+
+def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple[str, ...]]:
+    """Return which files each document was made from, where there are several of both."""
+    if len(transaction.documents) < 2 or len(transaction.source_files) < 2:
+        return {}
+    return {
+        document.id.lower(): tuple(file.name for file in document.source_files)
+        for document in client.list_documents(transaction.id)
+    }
 
 
 # ------------------------------------------------------------------ fetching

@@ -38,11 +38,13 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
+from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import skill_of
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.tables.job import complete
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -194,6 +196,8 @@ def submit_files(
             f"The files make {len(units)} transactions, not {most}",
             hint="Only a Process skill takes several files in one transaction",
         )
+    if options.max_pages is not None:
+        check_pages(units.values(), options.max_pages)
     return _submit(
         client, units, key, skill_id, options, origin, ledger, resend_failed=resend_failed
     )
@@ -247,6 +251,9 @@ def begin(
     (earlier if earlier is not None and earlier.token == token else Job(token)).write(output)
     there = before.of(units, units.values())
     missing = {each: unit for each, unit in units.items() if each not in there}
+    if options.max_pages is not None:
+        known = sum(entry.pages or 0 for entry in there.values())
+        check_pages(missing.values(), options.max_pages, known)
     parts = {
         each: replace(
             Part.of(each, entry.transaction_id, 0.0, units[each], landed=True), folder=entry.folder
@@ -591,6 +598,7 @@ def _collect(
         failed = tuple(each for each in rest if each.status in ("Failed", "Canceled", _GONE))
         pending = tuple(each for each in rest if each not in failed)
         manifest = Manifest(skill_id, token, entries, pending, failed)
+        manifest = complete(client, manifest, output, options, skill_id)
         manifest.write(output)
         if options.delete_after:
             # Only now: a try that was killed before can still fetch everything.

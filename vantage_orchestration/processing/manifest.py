@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DocumentEntry",
     "FileEntry",
+    "FindingEntry",
     "Manifest",
     "SourceEntry",
     "TableEntry",
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 #: Version of the form of both kinds of manifest. A reader refuses others.
 VERSION = 1
+#: Names of the class of documents that have none, and of transactions with documents of several.
+UNCLASSIFIED, SEVERAL = "unclassified", "several classes"
 _PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
 
 
@@ -126,12 +129,21 @@ class DocumentEntry:
             None if no Classification skill was applied.
         rule_errors: Rules that do not hold: ``type``, ``message``, ``rule_id``, ``field_id``.
         files: Its result files, by name.
+        sources: Names in the service of the files that it was made from, if that had to be asked
+            for, since the transaction has several.
     """
 
     document_id: str
     classification: Mapping[str, Any] | None
     rule_errors: tuple[Mapping[str, Any], ...]
     files: tuple[FileEntry, ...]
+    sources: tuple[str, ...] = ()
+
+    @property
+    def class_name(self) -> str | None:
+        """Name of its class, or the class's id where it has no name."""
+        known = self.classification or {}
+        return known.get("name") or known.get("id")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -140,6 +152,7 @@ class DocumentEntry:
             "class": dict(self.classification) if self.classification is not None else None,
             "rule_errors": [dict(error) for error in self.rule_errors],
             "files": [asdict(file) for file in self.files],
+            **({"sources": list(self.sources)} if self.sources else {}),
         }
 
     @classmethod
@@ -150,6 +163,7 @@ class DocumentEntry:
             data["class"],
             tuple(data["rule_errors"]),
             tuple(FileEntry.read(item) for item in data["files"]),
+            tuple(data.get("sources", ())),
         )
 
 
@@ -276,6 +290,23 @@ class UnfinishedEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FindingEntry:
+    """Something that is wrong with a document, by the quality gate of the task.
+
+    Attributes:
+        transaction_id: The document's transaction.
+        document_index: Its place in the transaction, from 1.
+        field: Path of the field; empty for the whole document.
+        reason: What is wrong.
+    """
+
+    transaction_id: str
+    document_index: int
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TableEntry:
     """A table that was written.
 
@@ -315,6 +346,8 @@ class Manifest:
         failed: Those that failed, were cancelled or are gone.
         skills: The skill with its fields, and behind it the Document skills of a Process skill.
         written_tables: The tables that were written, if any.
+        findings: What is wrong with documents, by the quality gate.
+        quarantined: Addresses of the copies of documents that failed or are not good enough.
         folder: The folder it was opened in.
     """
 
@@ -325,6 +358,8 @@ class Manifest:
     failed: tuple[UnfinishedEntry, ...] = ()
     skills: tuple[Skill, ...] = ()
     written_tables: tuple[TableEntry, ...] = ()
+    findings: tuple[FindingEntry, ...] = ()
+    quarantined: tuple[str, ...] = ()
     folder: Location | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -438,7 +473,29 @@ class Manifest:
             "pending": len(self.pending),
             "in_review": sum(each.in_review for each in self.pending),
             "failed": len(self.failed),
+            "low_quality": len({(f.transaction_id, f.document_index) for f in self.findings}),
+            "quarantined": len(self.quarantined),
         }
+
+    @property
+    def by_class(self) -> dict[str, int]:
+        """Number of documents of each class; what has no class counts as ``unclassified``."""
+        names = [
+            document.class_name or UNCLASSIFIED
+            for each in self.transactions
+            for document in each.documents
+        ]
+        return {name: names.count(name) for name in sorted(set(names))}
+
+    @property
+    def pages_by_class(self) -> dict[str, int]:
+        """Number of pages of each class, where the transaction holds documents of one class."""
+        found: dict[str, int] = {}
+        for each in self.transactions:
+            names = {document.class_name or UNCLASSIFIED for document in each.documents}
+            name = names.pop() if len(names) == 1 else SEVERAL
+            found[name] = found.get(name, 0) + (each.pages or 0)
+        return dict(sorted(found.items()))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -447,11 +504,15 @@ class Manifest:
             "job": self.job,
             "skill_id": self.skill_id,
             "counts": self.counts,
+            "by_class": self.by_class,
+            "pages_by_class": self.pages_by_class,
             "transactions": [each.to_json() for each in self.transactions],
             "pending": [each.to_json() for each in self.pending],
             "failed": [each.to_json() for each in self.failed],
             "skills": [each.to_json() for each in self.skills],
             "tables": [each.to_json() for each in self.written_tables],
+            "findings": [asdict(each) for each in self.findings],
+            "quarantined": list(self.quarantined),
         }
 
     @classmethod
@@ -473,6 +534,8 @@ class Manifest:
             tuple(UnfinishedEntry.read(item) for item in data["failed"]),
             tuple(Skill.read(item) for item in data.get("skills", ())),
             tuple(TableEntry.read(item) for item in data.get("tables", ())),
+            tuple(FindingEntry(**item) for item in data.get("findings", ())),
+            tuple(data.get("quarantined", ())),
         )
 
     def write(self, folder: Location, name: str = MANIFEST) -> Location:

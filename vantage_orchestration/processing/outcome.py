@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import (
+    LowQuality,
     ReviewNeeded,
     RulesBroken,
     TransactionCanceled,
@@ -21,12 +22,14 @@ from vantage_orchestration.text import clean, counted, named
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
+    from vantage_orchestration.options import Options
     from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
     from vantage_orchestration.storage import Location
 
 __all__ = [
     "Outcome",
     "check_outcome",
+    "check_quality",
     "check_rules",
     "result_of",
 ]
@@ -82,13 +85,18 @@ class Outcome:
 
 
 def check_outcome(
-    outcome: Outcome, *, on_review: str = "return", client: VantageClient | None = None
+    outcome: Outcome,
+    *,
+    on_review: str = "return",
+    on_failed: str = "fail",
+    client: VantageClient | None = None,
 ) -> None:
     """Raise what the outcome of a task calls for.
 
     Args:
         outcome: How the waiting ended.
         on_review: What the task does when a person is needed; ``fail`` makes that an error.
+        on_failed: What the task does when transactions failed; ``return`` makes that no error.
         client: Asks for files and reasons that the outcome does not hold, for the error's text.
 
     Raises:
@@ -100,7 +108,7 @@ def check_outcome(
     kind: type[VantageError]
     canceled = outcome.with_status("Canceled")
     count = len(outcome.statuses)
-    if ids := outcome.with_status("Failed", "Gone"):
+    if on_failed == "fail" and (ids := outcome.with_status("Failed", "Gone")):
         kind, what = TransactionFailed, f"{len(ids)} of {count} transactions failed"
         if gone := outcome.with_status("Gone"):
             what += " or were deleted" if len(gone) < len(ids) else ", being deleted"
@@ -110,7 +118,7 @@ def check_outcome(
             "Their pages may have been charged, so they are not sent again by themselves. Check"
             " files and skill, then clear or run the task again; only these are sent anew"
         )
-    elif ids := canceled:
+    elif on_failed == "fail" and (ids := canceled):
         kind = TransactionCanceled
         what = f"{len(ids)} of {count} transactions were cancelled in ABBYY Vantage"
         hint = "Clear or run the task again to send these anew"
@@ -181,7 +189,52 @@ def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
     """
     from vantage_orchestration.processing.names import MANIFEST
 
-    return {"manifest": output.child(MANIFEST).url, **manifest.counts}
+    return {
+        "manifest": output.child(MANIFEST).url,
+        **manifest.counts,
+        "by_class": manifest.by_class,
+        "pages_by_class": manifest.pages_by_class,
+    }
+
+
+def check_quality(manifest: Manifest, place: str, options: Options) -> None:
+    """Raise if documents are not good enough, and the task is to fail then.
+
+    Args:
+        manifest: Manifest of the job.
+        place: Where it is, for the error's text.
+        options: What the task is to do.
+
+    Raises:
+        RulesBroken: A document breaks a business rule.
+        LowQuality: A field is missing or too uncertain. The results are there nevertheless.
+    """
+    if options.on_low_quality != "fail":
+        return
+    if options.fail_on_rule_errors:
+        check_rules(manifest, place)
+    files = {
+        each.transaction_id: named([source.name for source in each.sources])
+        for each in manifest.transactions
+    }
+    found: dict[tuple[str, int], list[str]] = {}
+    for each in manifest.findings:
+        text = f"{each.field}: {each.reason}" if each.field else each.reason
+        found.setdefault((each.transaction_id, each.document_index), []).append(clean(text))
+    if not found:
+        return
+    texts = []
+    for (transaction_id, _), said in list(found.items())[:_SHOWN]:
+        more = f" and {len(said) - _RULES} more" if len(said) > _RULES else ""
+        texts.append(f"{files[transaction_id] or transaction_id}: {'; '.join(said[:_RULES])}{more}")
+    if len(found) > _SHOWN:
+        texts.append(f"and {len(found) - _SHOWN} more documents")
+    raise LowQuality(
+        f"{len(found)} of {manifest.counts['documents']} documents are not good enough: "
+        + "; ".join(texts),
+        hint=f"The results have landed; {place} names all findings. To go on with them, set"
+        " on_low_quality to flag or quarantine",
+    )
 
 
 def check_rules(manifest: Manifest, place: str) -> None:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vantage_orchestration.models import Skill
 from vantage_orchestration.tables.reading import READABLE, Content, read_content
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
         TransactionManifest,
     )
     from vantage_orchestration.storage import Location
+    from vantage_orchestration.tables.quality import Finding
 
-__all__ = ["AppliedSkills", "ResultTables"]
+__all__ = ["AppliedSkills", "DocumentContent", "ResultTables", "contents_of", "sources_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,60 +94,103 @@ class ResultTables:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def add(self, transaction: TransactionManifest, folder: Location) -> None:
+    def add(
+        self,
+        transaction: TransactionManifest,
+        folder: Location,
+        findings: Mapping[int, Sequence[Finding]] | None = None,
+    ) -> None:
         """Add the documents of a transaction.
 
         Args:
             transaction: What has come back of it.
             folder: Folder of its results.
+            findings: What is wrong with its documents, by their index.
 
         Raises:
             OSError: A result file can't be had now.
         """
-        for index, document in enumerate(transaction.documents, 1):
-            content, problems = _content_of(document, folder)
-            self._add(transaction, index, document, content, problems)
+        for each in contents_of(transaction, folder):
+            self.add_document(transaction, each, (findings or {}).get(each.index, ()))
 
-    def _add(
+    def add_document(
         self,
         transaction: TransactionManifest,
-        index: int,
-        document: DocumentEntry,
-        content: Content | None,
-        problems: list[str],
+        found: DocumentContent,
+        findings: Sequence[Finding] = (),
+        *,
+        left_out: bool = False,
     ) -> None:
-        classified: Mapping[str, Any] = document.classification or {}
-        class_name = classified.get("name") or classified.get("id")
-        concept = content.concept if content is not None else None
+        """Add a document.
+
+        Args:
+            transaction: Its transaction.
+            found: What its result files hold.
+            findings: What is wrong with it.
+            left_out: Add nothing of it but its findings.
+        """
+        document = found.document
+        class_name = document.class_name
+        concept = found.content.concept if found.content is not None else None
         name, skill = self._skills.of(class_name, concept)
         if name not in self.sets:
             spill = Path(self._folder.name) if self._folder is not None else None
             fields = skill.fields if skill is not None else ()
             self.sets[name] = SkillTables(fields, self._values, spill)
-        sources = _sources_of(transaction, document)
+        sources = sources_of(transaction, document)
         first = sources[0] if sources else None
         alone = len(transaction.documents) == 1
         facts = DocumentFacts(
             transaction.transaction_id,
-            index,
+            found.index,
             document.document_id,
             name,
             (first.name, first.path, first.sha256) if first is not None else (None, None, None),
             len(sources) or None,
             class_name,
-            classified.get("confidence"),
+            (document.classification or {}).get("confidence"),
             transaction.pages if alone else None,
             [
-                (
-                    error.get("type"),
-                    error.get("rule_id"),
-                    error.get("message"),
-                    error.get("field_id"),
-                )
-                for error in document.rule_errors
+                (each.get("type"), each.get("rule_id"), each.get("message"), each.get("field_id"))
+                for each in document.rule_errors
             ],
+            findings,
         )
-        self.sets[name].add(facts, content, problems)
+        if left_out:
+            self.sets[name].add_findings(facts)
+        else:
+            self.sets[name].add(facts, found.content, found.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentContent:
+    """A document with what its result files hold.
+
+    Attributes:
+        index: Its place in the transaction, from 1.
+        document: What the manifest says of it.
+        content: Its fields; None if there is no file with fields that can be read.
+        problems: Why files could not be read.
+    """
+
+    index: int
+    document: DocumentEntry
+    content: Content | None
+    problems: Sequence[str]
+
+
+def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[DocumentContent]:
+    """Read the result files of a transaction, document by document.
+
+    Args:
+        transaction: What has come back of it.
+        folder: Folder of its results.
+
+    Raises:
+        OSError: A result file can't be had now.
+    """
+    for index, document in enumerate(transaction.documents, 1):
+        yield DocumentContent(index, document, *_content_of(document, folder))
 
 
 def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:
@@ -166,13 +210,12 @@ def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | No
     return None, problems
 
 
-def _sources_of(
+def sources_of(
     transaction: TransactionManifest, document: DocumentEntry
 ) -> tuple[SourceEntry, ...]:
     """Return the files that a document was made from, as far as that is known."""
-    names: Iterable[str] = getattr(document, "sources", ())
-    if names := set(names):
-        return tuple(each for each in transaction.sources if each.stored_name in names)
+    if document.sources:
+        return tuple(each for each in transaction.sources if each.stored_name in document.sources)
     if len(transaction.documents) == 1 or len(transaction.sources) == 1:
         return transaction.sources
     return ()

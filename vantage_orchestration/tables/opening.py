@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.tables.build import AppliedSkills, ResultTables
-from vantage_orchestration.tables.writing import require_pyarrow
+from vantage_orchestration.tables.quality import Finding
+from vantage_orchestration.tables.values import require_pyarrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,15 +58,20 @@ def opened_tables(
     require_pyarrow()
     written = [each for each in manifest.written_tables if each.path.endswith(".parquet")]
     if values is None and written:
-        found: dict[str, dict[str, OpenTable]] = {}
+        opened: dict[str, dict[str, OpenTable]] = {}
         for each in written:
             table = _Written(folder.child(*each.path.split("/")))
-            found.setdefault(each.skill, {})[each.name] = table
-        yield found
+            opened.setdefault(each.skill, {})[each.name] = table
+        yield opened
         return
     with ResultTables(AppliedSkills.of_job(manifest.skills), values) as tables:
+        findings: dict[str, dict[int, list[Finding]]] = {}
+        for found in manifest.findings:
+            those = findings.setdefault(found.transaction_id, {})
+            those.setdefault(found.document_index, []).append(Finding(found.field, found.reason))
         for transaction in manifest.transactions:
-            tables.add(transaction, folder.child(transaction.folder))
+            place = folder.child(transaction.folder)
+            tables.add(transaction, place, findings.get(transaction.transaction_id))
         yield {name: those.tables for name, those in tables.sets.items()}
 
 

@@ -22,6 +22,7 @@ from vantage_orchestration.tables.reading import Content, members, values_by_nam
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
+    from vantage_orchestration.tables.quality import Finding
     from vantage_orchestration.tables.values import ValueFormat
 
 __all__ = ["DocumentFacts", "SkillTables"]
@@ -41,6 +42,7 @@ _DOCUMENTS: Final = (
     Column("reviewed", "boolean"),
     Column("lowest_confidence", "integer"),
     Column("conversions", "integer"),
+    Column("findings", "integer"),
 )
 _FIELDS: Final = (
     *DOCUMENT_KEY,
@@ -73,6 +75,14 @@ _CONVERSIONS: Final = (
 )
 
 
+_FINDINGS: Final = (
+    *DOCUMENT_KEY,
+    POSITION,
+    Column("source_name", "text"),
+    Column("field", "text"),
+    Column("reason", "text"),
+)
+
 #: Page, left, top, right, bottom.
 Region = tuple[int | None, int | None, int | None, int | None, int | None]
 
@@ -92,6 +102,7 @@ class DocumentFacts:
         class_confidence: 0 to 100.
         pages: Its pages.
         rule_errors: Type, rule, message and field id of each rule that does not hold.
+        findings: What is wrong with it, by the quality gate.
     """
 
     transaction_id: str
@@ -104,6 +115,7 @@ class DocumentFacts:
     class_confidence: int | None = None
     pages: int | None = None
     rule_errors: Sequence[tuple[str | None, str | None, str | None, str | None]] = ()
+    findings: Sequence[Finding] = ()
 
 
 class SkillTables:
@@ -125,6 +137,7 @@ class SkillTables:
         self._fields = self._make("fields", _FIELDS)
         self._rule_errors = self._make("rule_errors", _RULE_ERRORS)
         self._conversions = self._make("conversions", _CONVERSIONS)
+        self._findings = self._make("findings", _FINDINGS)
 
     def add(self, facts: DocumentFacts, content: Content | None, problems: Sequence[str]) -> None:
         """Add a document.
@@ -145,6 +158,12 @@ class SkillTables:
             self._add(facts, None, [*problems, reason])
         for rows in self.tables.values():
             rows.settle()
+
+    def add_findings(self, facts: DocumentFacts) -> None:
+        """Add what is wrong with a document, and nothing else of it."""
+        key = (facts.transaction_id, facts.index)
+        for position, each in enumerate(facts.findings, 1):
+            self._findings.add((*key, position, facts.source[0], each.field, each.reason))
 
     def _add(self, facts: DocumentFacts, content: Content | None, problems: Sequence[str]) -> None:
         root = self._layout.root
@@ -174,7 +193,9 @@ class SkillTables:
             document.reviewed,
             document.lowest,
             document.conversions,
+            len(facts.findings),
         ]
+        self.add_findings(facts)
         root.rows.add(row)
 
     def _make(self, name: str, columns: Sequence[Column]) -> Rows:

@@ -19,7 +19,14 @@ from vantage_orchestration.errors import ConfigurationError
 if TYPE_CHECKING:
     from datetime import date
 
-__all__ = ["DECIMAL_DIGITS", "DECIMAL_PLACES", "Converted", "Kind", "ValueFormat"]
+__all__ = [
+    "DECIMAL_DIGITS",
+    "DECIMAL_PLACES",
+    "Converted",
+    "Kind",
+    "ValueFormat",
+    "require_pyarrow",
+]
 
 #: What a column holds.
 Kind = Literal["text", "date", "decimal", "boolean"]
@@ -77,7 +84,7 @@ class ValueFormat:
         ConfigurationError: A value is not acceptable.
     """
 
-    date_format: str | Sequence[str] | None = None
+    date_format: str | Sequence[str] | None = ()
     day_first: bool | None = None
     decimal: Literal[".", ","] | None = None
     _known: dict[tuple[Kind, str], Converted] = field(
@@ -89,16 +96,14 @@ class ValueFormat:
             raise ConfigurationError(f"decimal is {self.decimal!r}; give '.' or ','")
         if self.day_first not in (None, True, False):
             raise ConfigurationError(f"day_first is {self.day_first!r}; give True or False")
-        for pattern in self._patterns:
+        given = self.date_format
+        patterns = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+        object.__setattr__(self, "date_format", patterns)
+        for pattern in patterns:
             if not isinstance(pattern, str) or "%" not in pattern:
                 raise ConfigurationError(
                     f"date_format is {pattern!r}; give a strptime pattern such as '%d.%m.%Y'"
                 )
-
-    @property
-    def _patterns(self) -> tuple[str, ...]:
-        given = self.date_format
-        return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
     def convert(self, kind: Kind, text: str) -> Converted:
         """Convert a text.
@@ -128,7 +133,7 @@ class ValueFormat:
         return _boolean(stripped)
 
     def _date(self, text: str) -> Converted:
-        for pattern in self._patterns:
+        for pattern in self.date_format or ():
             if (found := _by_pattern(text, pattern)) is not None:
                 return Converted(found, None)
         if match := _ISO_DATE.fullmatch(text) or _COMPACT_DATE.fullmatch(text):
@@ -153,6 +158,21 @@ class ValueFormat:
             return Converted(None, "there is no such date, or it contradicts day_first")
         day_first = readings.pop()
         return _day(year, second if day_first else first, first if day_first else second)
+
+
+def require_pyarrow() -> None:
+    """Check that tables can be made.
+
+    Raises:
+        ConfigurationError: pyarrow is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:
+        raise ConfigurationError(
+            "Tables need pyarrow, which is not installed",
+            hint="Install it: pip install 'vantage-orchestration[tables]'",
+        )
 
 
 def _by_pattern(text: str, pattern: str) -> date | None:

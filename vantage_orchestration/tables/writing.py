@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import date
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.manifest import TableEntry
@@ -16,31 +17,15 @@ from vantage_orchestration.processing.names import UniqueNames, safe_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from vantage_orchestration.options import TableFormat
     from vantage_orchestration.storage import Location
     from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.columns import Rows
 
-__all__ = ["TABLES", "TableFormat", "require_pyarrow", "write_tables"]
+__all__ = ["TABLES", "arrow_table", "write_tables"]
 
 #: Name of the folder in the output that holds the tables.
 TABLES: Final = "tables"
-TableFormat = Literal["parquet", "jsonl", "csv"]
-FORMATS: Final[tuple[str, ...]] = get_args(TableFormat)
-
-
-def require_pyarrow() -> None:
-    """Check that tables can be made.
-
-    Raises:
-        ConfigurationError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ConfigurationError(
-            "Tables need pyarrow, which is not installed",
-            hint="Install it: pip install 'vantage-orchestration[tables]'",
-        ) from None
 
 
 def write_tables(
@@ -48,7 +33,7 @@ def write_tables(
 ) -> tuple[TableEntry, ...]:
     """Write all tables below ``tables/`` in the output folder.
 
-    Each file appears complete or not at all.
+    Each file appears complete or not at all. What was there before and is not written is removed.
 
     Args:
         tables: What to write.
@@ -62,8 +47,8 @@ def write_tables(
         ConfigurationError: There is no such form.
         OSError: The store can't be written.
     """
-    if form not in FORMATS:
-        raise ConfigurationError(f"The table format is {form!r}; give one of {', '.join(FORMATS)}")
+    if form not in _WRITERS:
+        raise ConfigurationError(f"The table format is {form!r}; give one of {', '.join(_WRITERS)}")
     folders = UniqueNames()
     entries = []
     for skill, those in tables.sets.items():
@@ -76,7 +61,17 @@ def write_tables(
             columns = {field.name: str(field.type) for field in rows.schema}
             path = f"{TABLES}/{folder}/{name}"
             entries.append(TableEntry(skill, rows.name, path, rows.count, columns))
+    _remove_others(output.child(TABLES), {entry.path for entry in entries})
     return tuple(entries)
+
+
+def _remove_others(folder: Location, written: Collection[str]) -> None:
+    """Remove what an earlier try has written, and this one has not."""
+    if not folder.exists():
+        return
+    for path in folder.sizes():
+        if f"{TABLES}/{path}" not in written:
+            folder.child(path).remove()
 
 
 def _parquet(rows: Rows, stream: BinaryIO) -> None:

@@ -31,7 +31,7 @@ from vantage_orchestration.options import (
     template_fields_of,
 )
 from vantage_orchestration.processing.keys import digest_of
-from vantage_orchestration.processing.outcome import check_rules, result_of
+from vantage_orchestration.processing.outcome import check_quality, result_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -92,9 +92,8 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
         self._lineage = read, output.url
-        if self.options.fail_on_rule_errors:
-            with translating(translate):
-                check_rules(manifest, result["manifest"])
+        with translating(translate):
+            check_quality(manifest, result["manifest"], self.options)
         return result
 
 
@@ -294,7 +293,12 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             ledger=self._ledger(context, self._key(context), output),
             processed=outcome.processed,
         )
-        check_outcome(Outcome.of(manifest, outcome.timed_out), on_review=self.options.on_review)
+        options = self.options
+        check_outcome(
+            Outcome.of(manifest, outcome.timed_out),
+            on_review=options.on_review,
+            on_failed=options.on_failed,
+        )
         return self._result(context, manifest, output)
 
     def on_kill(self) -> None:
@@ -472,7 +476,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
             raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
         self._record(context, ids)
         manifest = download(self.hook.client, ids, output, options)
-        check_outcome(Outcome.of(manifest), on_review="fail")
+        check_outcome(Outcome.of(manifest), on_review="fail", on_failed=options.on_failed)
         return self._result(context, manifest, output)
 
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies documents that failed, or are not good enough, into a folder, and says why beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vantage_orchestration.errors import NotFound
+from vantage_orchestration.processing.names import safe_name, suffixed
+from vantage_orchestration.storage import Location
+from vantage_orchestration.tables.build import sources_of
+from vantage_orchestration.text import clean
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.processing.manifest import (
+        DocumentEntry,
+        SourceEntry,
+        TransactionManifest,
+        UnfinishedEntry,
+    )
+    from vantage_orchestration.storage import Place
+    from vantage_orchestration.tables.quality import Finding
+
+__all__ = ["Quarantine"]
+
+_CHUNK = 1024 * 1024
+
+
+class Quarantine:
+    """A folder of documents that a person has to look at.
+
+    A copy is named by its file and content, so that another try writes the same files.
+
+    Args:
+        client: Client. It has the documents also if they have gone from where they were.
+        place: The folder.
+
+    Attributes:
+        copies: Addresses of the copies, or of what says why there is none.
+    """
+
+    def __init__(self, client: VantageClient, place: Place) -> None:
+        self._client = client
+        self._folder = Location.of(place)
+        self.copies: list[str] = []
+
+    def add_document(
+        self,
+        transaction: TransactionManifest,
+        document: DocumentEntry,
+        findings: Sequence[Finding],
+    ) -> None:
+        """Copy the files of a document that is not good enough.
+
+        Raises:
+            VantageError: A file can't be had now.
+            OSError: The folder can't be written now.
+        """
+        sources = sources_of(transaction, document) or transaction.sources
+        why = {
+            "transaction_id": transaction.transaction_id,
+            "document_id": document.document_id,
+            "status": transaction.status,
+            "class": document.class_name,
+            "findings": [asdict(each) for each in findings],
+        }
+        self._add(transaction.transaction_id, sources, why)
+
+    def add_failed(self, failed: UnfinishedEntry) -> None:
+        """Copy the files of a transaction that failed.
+
+        Raises:
+            VantageError: A file can't be had now.
+            OSError: The folder can't be written now.
+        """
+        why = {
+            "transaction_id": failed.transaction_id,
+            "status": failed.status,
+            "error": None if failed.error is None else clean(failed.error),
+        }
+        self._add(failed.transaction_id, failed.sources, why)
+
+    def _add(
+        self, transaction_id: str, sources: Sequence[SourceEntry], why: dict[str, Any]
+    ) -> None:
+        for source in sources:
+            mark = (source.sha256 or transaction_id)[:8]
+            copy = self._folder.child(suffixed(safe_name(source.name), f"-{mark}"))
+            there = self._copied(transaction_id, source, copy)
+            said = {
+                "file": source.name,
+                "path": source.path,
+                "sha256": source.sha256,
+                "copied": there,
+                **why,
+            }
+            note = self._folder.child(f"{copy.name}.json")
+            note.write_text(json.dumps(said, ensure_ascii=False, indent=2) + "\n")
+            self.copies.append((copy if there else note).url)
+
+    def _copied(self, transaction_id: str, source: SourceEntry, copy: Location) -> bool:
+        """Copy a file; return False if nobody has it any more."""
+        info = copy.info()
+        if info is not None and info.get("size") == source.size:
+            return True
+        try:
+            copy.write(lambda stream: self._from_home(source, stream))
+        except (OSError, ValueError):
+            try:
+                copy.write(lambda stream: self._from_service(transaction_id, source, stream))
+            except NotFound:
+                return False
+        return True
+
+    def _from_home(self, source: SourceEntry, stream: BinaryIO) -> None:
+        if source.path is None or source.sha256 is None:
+            raise FileNotFoundError(source.name)
+        digest = hashlib.sha256()
+        with Location.of(source.path).open() as home:
+            while chunk := home.read(_CHUNK):
+                digest.update(chunk)
+                stream.write(chunk)
+        if digest.hexdigest() != source.sha256:
+            raise ValueError("the file has changed since it was sent")
+
+    def _from_service(self, transaction_id: str, source: SourceEntry, stream: BinaryIO) -> None:
+        for document in self._client.list_documents(transaction_id):
+            for file in document.source_files:
+                if file.name == source.stored_name:
+                    self._client.stream_source_file(transaction_id, document.id, file.id, stream)
+                    return
+        raise NotFound("The service has no such file", transaction_id=transaction_id)
