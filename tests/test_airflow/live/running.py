@@ -317,8 +317,17 @@ class Run:
             ),
         )
 
+    def forget_state(self) -> None:
+        """Empty Airflow's state store of the task, as *Clear* is going to do."""
+        with (
+            contextlib.closing(sqlite3.connect(self.airflow.database, timeout=60)) as connection,
+            connection,
+        ):
+            connection.execute("DELETE FROM task_state_store WHERE run_id = ?", (self.run_id,))
+
     def clear(self) -> None:
-        """Clear the task, as the button *Clear* does."""
+        """Clear the task, as the button *Clear* does; its state goes with it."""
+        self.forget_state()
         self.airflow.api(
             "POST",
             f"dags/{self.dag_id}/clearTaskInstances",

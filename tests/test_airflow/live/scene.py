@@ -68,11 +68,14 @@ class Scene(scenes.Scene):
     def kill(self, *, whole: bool) -> None:
         """Kill the worker with -9, and let the next try's requests pass.
 
+        What Airflow has kept of the task's state is gone, too.
+
         Args:
             whole: Kill the executor's process as well, which would tell of the task's end. The
                 scheduler then learns of it by the missing signs of life.
         """
         runner, supervisor = self.airflow.worker_of(self.run.when("running"))
+        self.run.forget_state()
         kill(*([supervisor, runner] if whole else [runner]))
         self.control.clear_faults()
 

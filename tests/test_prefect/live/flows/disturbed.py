@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, unmapped
+from prefect import flow, task, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from vantage_orchestration.prefect import VantageCredentials
+from vantage_orchestration.prefect import VantageCredentials, task_key
 from vantage_orchestration.prefect.tasks import (
     download_results,
     process_document,
@@ -19,6 +19,7 @@ from vantage_orchestration.prefect.tasks import (
     wait_for_transactions,
 )
 from vantage_orchestration.prefect.undo import delete_on_cancellation
+from vantage_orchestration.processing import process_document as process_one
 
 PACE = {"poke_interval": 1.0, "max_poke_interval": 2.0}
 
@@ -32,7 +33,12 @@ def files(inputs: str) -> list[str]:
 def mapped(credentials: Any, inputs: str, output: str, skill: str) -> None:
     """Process each file in a task of its own, and write the fields."""
     futures = process_document.map(unmapped(credentials), files(inputs), skill, **PACE)
-    rows = [row for found in futures.result() for row in found]
+    write(futures.result(), output)
+
+
+def write(found: list[list[dict[str, Any]]], output: str) -> None:
+    """Write the rows of all documents into one file."""
+    rows = [row for those in found for row in those]
     Path(output).mkdir(parents=True, exist_ok=True)
     (Path(output) / "rows.json").write_text(json.dumps(rows))
 
@@ -40,6 +46,19 @@ def mapped(credentials: Any, inputs: str, output: str, skill: str) -> None:
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=3))
 def in_threads(inputs: str, output: str, skill: str, credentials: str) -> None:
     mapped(VantageCredentials.load(credentials), inputs, output, skill)
+
+
+@task(retries=3, retry_delay_seconds=1)
+def own(file: str, skill: str, credentials: str) -> list[dict[str, Any]]:
+    """Process a file as a task of one's own does."""
+    with VantageCredentials.load(credentials).get_client() as client:
+        return process_one(client, file, skill, task_key(file)).rows()
+
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=3))
+def in_own_tasks(inputs: str, output: str, skill: str, credentials: str) -> None:
+    futures = own.map(files(inputs), unmapped(skill), unmapped(credentials))
+    write(futures.result(), output)
 
 
 @flow
