@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 import pytest
 from pdfs import make_invoice
-from prefect import flow, unmapped
+from prefect import flow, task, unmapped
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow
@@ -30,7 +30,13 @@ from vantage_orchestration.errors import (
     RulesBroken,
     TransactionFailed,
 )
-from vantage_orchestration.prefect import VantageCredentials, VantageSkill, tasks, undo
+from vantage_orchestration.prefect import (
+    VantageCredentials,
+    VantageSkill,
+    task_key,
+    tasks,
+    undo,
+)
 from vantage_orchestration.prefect.tasks import (
     delete_transactions,
     download_results,
@@ -40,6 +46,7 @@ from vantage_orchestration.prefect.tasks import (
     submit_documents,
     wait_for_transactions,
 )
+from vantage_orchestration.processing import process_document as process_one
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
@@ -208,6 +215,44 @@ def test_notes_survive_where_the_lists_know_nothing(case: Case) -> None:
 
     assert above()["documents"] == 3
     assert case.starts() == case.once_each()
+
+
+@pytest.mark.parametrize("shape", ["own task", "own flow", "task", "block"])
+def test_one_document_is_started_once_where_the_lists_lag(case: Case, shape: str) -> None:
+    control = case.sandbox.control
+    control.set(processing_polls=1000, list_lag=600.0)
+    tries: list[int] = []
+    skill_id = control.skill_id("Invoice")
+
+    def own(file: str, limit: float) -> Any:
+        with VantageCredentials.load(case.block).get_client() as client:
+            return process_one(client, file, skill_id, task_key(file), timeout=limit).rows()
+
+    def block(file: str, limit: float) -> Any:
+        credentials = VantageCredentials.load(case.block)
+        skill = VantageSkill(credentials=credentials, skill="Invoice", timeout=limit, **QUICK)
+        return skill.trigger(file).wait_for_completion().fetch_result()
+
+    send = {
+        "own task": task(own),
+        "own flow": own,
+        "task": lambda file, limit: at_once(process_document)(
+            case.block, file, "Invoice", timeout=limit, **QUICK
+        ),
+        "block": block,
+    }[shape]
+
+    @flow(retries=1)
+    def above() -> Any:
+        tries.append(1)
+        if len(tries) == 2:
+            control.set(processing_polls=0)
+        return send(case.files[0], 0.0 if len(tries) == 1 else 60.0)
+
+    (row,) = above()
+    assert len(tries) == 2
+    (transaction,) = control.transactions()
+    assert (row["transaction_id"], transaction["started"]) == (transaction["id"], 1)
 
 
 # ------------------------------------------------------------------ many at once
