@@ -248,6 +248,56 @@ def test_a_second_process_finds_the_first_ones_token(folder, time):
     assert logins.count == 1
 
 
+class Unsteady(FileStore):
+    """Can't be read a few times."""
+
+    failures = 0
+
+    def load(self, name):
+        if self.failures:
+            self.failures -= 1
+            raise TimeoutError("the store did not answer")
+        return super().load(name)
+
+
+def unsteady(folder, time, logins, failures, **changes) -> TokenSource:
+    store = Unsteady(folder)
+    store.failures = failures
+    return TokenSource(
+        VantageConfig(credentials(**changes)), store=store, log_in=logins, clock=time.clock
+    )
+
+
+def test_a_read_that_fails_once_makes_no_login(folder, time):
+    logins = Logins()
+    process(folder, time, logins).get()
+    assert unsteady(folder, time, logins, 1).get().reveal() == "token-number-1"
+    assert logins.count == 1
+
+
+def test_what_can_not_be_read_is_not_overwritten_and_a_login_is_possible(folder, time, caplog):
+    logins = Logins()
+    process(folder, time, logins).get()
+    before = entry_of(folder).read_bytes()
+    assert unsteady(folder, time, logins, 2).get().reveal() == "token-number-2"
+    assert entry_of(folder).read_bytes() == before
+    assert "kept in this process alone" in caplog.text
+    assert process(folder, time, logins).get().reveal() == "token-number-1"
+    # A refusal that others have got again and again stays held as long as they say.
+    refused = Logins(*[errors.CredentialsRejected("refused")] * 9)
+    for wait in (901, 1801, 0):
+        with pytest.raises(errors.CredentialsRejected):
+            process(folder, time, refused, password="wrong one").get()
+        time.pass_(wait)
+    assert refused.count == 3
+    with pytest.raises(errors.CredentialsRejected):
+        unsteady(folder, time, refused, 2, password="wrong one").get()
+    time.pass_(3000)
+    with pytest.raises(errors.CredentialsRejected):
+        process(folder, time, refused, password="wrong one").get()
+    assert refused.count == 4
+
+
 def test_a_changed_password_never_finds_the_old_entry(folder, time):
     logins = Logins()
     process(folder, time, logins).get()

@@ -73,6 +73,7 @@ class Vault:
         self._seal: Seal | None = None
         self._credentials: Credentials | None = credentials
         self._warned = False
+        self._unread = False
         # Not for the file lock, which is between processes; deriving keys takes a moment.
         self._lock = threading.Lock()
 
@@ -132,7 +133,9 @@ class Vault:
         seal = self._ready()
         if seal is not None:
             with self._forgiving():
+                self._unread = True
                 entry = self._store.load(seal.name)
+                self._unread = False
                 if entry is None:
                     return None
                 if (opened := seal.open(entry)) is not None:
@@ -141,7 +144,8 @@ class Vault:
 
     def _save(self, data: bytes) -> bool:
         seal = self._ready()
-        if seal is not None:
+        # What could not be read is not overwritten: it may be a refusal with a long time to go.
+        if seal is not None and not self._unread:
             with self._forgiving():
                 self._store.save(seal.name, seal.close(data))
                 return True
