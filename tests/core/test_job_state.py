@@ -17,8 +17,8 @@ import stores
 from pdfs import make_invoice
 
 from vantage_orchestration import errors
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.job import (
-    JobSettings,
     begin,
     finish,
     job_token,
@@ -60,7 +60,7 @@ class Task:
         self.client, self.files, self.name = client, files, name
         self.output = Location.of(f"bucket://out/{name}")
         self.state = Location.of("bucket://state")
-        self.settings = JobSettings(skill, origin="o", delete_after=True)
+        self.settings = (skill, Options(delete_after=True))
         self.token = job_token(name)
         self._tries = 0
 
@@ -68,8 +68,8 @@ class Task:
         self._tries += 1
         since = pendulum.now("UTC") if self._tries > 1 else None
         key = TaskKey(self.name, since, (FolderStore(self.state),))
-        settings = self.settings
-        return key, open_ledger(key, self.client, settings.skill_id, inputs="o", output=self.output)
+        skill_id, _ = self.settings
+        return key, open_ledger(key, self.client, skill_id, inputs="o", output=self.output)
 
     def begin(self) -> list[str]:
         key, ledger = self.ledger()
@@ -78,18 +78,19 @@ class Task:
             self.files,
             self.output,
             key,
-            self.settings,
+            *self.settings,
+            origin="o",
             token=self.token,
             ledger=ledger,
         )
         return [part.transaction_id for part in job.parts]
 
     def finish(self) -> Manifest:
-        return finish(self.client, self.output, self.settings, token=self.token)
+        return finish(self.client, self.output, *self.settings, token=self.token)
 
     def submit(self) -> list[str]:
         key, ledger = self.ledger()
-        sent = submit_files(self.client, self.files, key, self.settings, ledger=ledger)
+        sent = submit_files(self.client, self.files, key, *self.settings, origin="o", ledger=ledger)
         return [each.transaction_id for each in sent]
 
 

@@ -13,9 +13,10 @@ from pdfs import make_invoice
 
 from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, files_of
 from vantage_orchestration.processing.inputs import Found, Refused, look_at_all
-from vantage_orchestration.processing.job import JobSettings, begin, finish, job_token
+from vantage_orchestration.processing.job import begin, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.plan import plan
@@ -308,7 +309,7 @@ def test_a_job_neither_reads_nor_writes_through_planted_links(
 ) -> None:
     sandbox.control.set(processing_polls=0)
     invoice = make_invoice(tmp_path / "a.pdf", "INV-1")
-    settings = JobSettings(sandbox.control.skill_id("Invoice"), origin="o")
+    settings = (sandbox.control.skill_id("Invoice"), Options())
     out, token = tmp_path / "out", job_token("task", "-1")
     before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
     (out / "sub").mkdir(parents=True)
@@ -318,8 +319,8 @@ def test_a_job_neither_reads_nor_writes_through_planted_links(
     files, output = [Location.of(invoice)], Location.of(out)
 
     def run() -> Manifest:
-        begin(client, files, output, TaskKey("task"), settings, token=token)
-        return finish(client, output, settings, token=token)
+        begin(client, files, output, TaskKey("task"), *settings, token=token, origin="o")
+        return finish(client, output, *settings, token=token)
 
     (entry,) = run().transactions
     assert not (out / "manifest.json").is_symlink()
