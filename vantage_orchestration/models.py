@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, named
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from pendulum import DateTime
 
 __all__ = [
-    "ENDED",
     "BusinessRuleError",
     "ClassConfidence",
     "Classification",
@@ -43,9 +43,6 @@ __all__ = [
 T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 Json = Mapping[str, Any]
-
-#: Statuses after which a transaction changes no more (contract, section 4).
-ENDED = frozenset({"Processed", "Failed", "Canceled"})
 
 
 def _object(data: Any) -> Json:
@@ -142,9 +139,10 @@ def same_id(one: object, other: object) -> bool:
     return str(one).lower() == str(other).lower()
 
 
-def status_of(text: str) -> str:
-    """Return a status in the spelling of single transactions (``Canceled``)."""
-    return "Canceled" if text.lower() == "cancelled" else text
+def _status(text: str) -> Status:
+    """Read a status. A word that this version does not know may be anything, so it is cleaned."""
+    status = Status(text)
+    return status if status.is_known else Status(clean(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,8 +363,7 @@ class Transaction:
 
     Attributes:
         id: UUID.
-        status: ``New``, ``Processing``, ``Processed``, ``Failed``, ``Canceled``, or a word that
-            this version does not know; that counts as not ended.
+        status: Its status; a word that this version does not know counts as not ended.
         manual_review_link: Set while the transaction waits for a person. It holds a token.
         documents: Complete only when the status is ``Processed``.
         error: Why it failed, in one line: an address in it has lost its query, which may be a link
@@ -375,7 +372,7 @@ class Transaction:
     """
 
     id: str
-    status: str
+    status: Status
     manual_review_link: Secret | None = field(default=None, repr=False)
     documents: tuple[ExtractedDocument, ...] = ()
     error: str | None = None
@@ -384,7 +381,7 @@ class Transaction:
     @property
     def ended(self) -> bool:
         """Whether nothing will change any more."""
-        return self.status in ENDED
+        return self.status.is_terminal
 
     @property
     def file_names(self) -> str:
@@ -404,7 +401,7 @@ class Transaction:
         error = _text(data.get("error"))
         return cls(
             _uuid(data, "id", "transactionId"),
-            status_of(_needed(data, "status")),
+            _status(_needed(data, "status")),
             Secret(link) if link else None,
             items(data.get("documents"), ExtractedDocument.read),
             clean(error) if error is not None else None,
@@ -447,7 +444,7 @@ class ListedTransaction:
 
     Attributes:
         id: UUID.
-        status: Of a completed one, spelled as for single transactions; None for active ones.
+        status: Of a completed one; None for active ones.
         stage: Of an active one: ``ManualReview``, ``CustomActivity`` or ``Automatic``.
         stage_name: Name of that stage.
         created_at: When it was made.
@@ -460,7 +457,7 @@ class ListedTransaction:
     """
 
     id: str
-    status: str | None
+    status: Status | None
     stage: str | None
     stage_name: str | None
     created_at: DateTime | None
@@ -479,7 +476,7 @@ class ListedTransaction:
         stage = data.get("stage")
         return cls(
             _uuid(data, "transactionId", "id"),
-            status_of(status) if status else None,
+            _status(status) if status else None,
             stage if isinstance(stage, str) else None,
             _text(data.get("stageName")),
             _instant(data.get("createTimeUtc")),

@@ -353,14 +353,18 @@ class Options:
     )
     timeout: float = field(
         default=TIMEOUT,
-        metadata=_about(_seconds, "Seconds that the service may take, or a ``timedelta``."),
+        metadata=_about(
+            _seconds,
+            "Seconds that the service may take, or a ``timedelta``. They do not run while all that"
+            " is left waits for people.",
+        ),
     )
     review_timeout: float = field(
         default=REVIEW_TIMEOUT,
         metadata=_about(
             _seconds,
-            "Seconds that people may take, from when a manual review is needed, or a"
-            " ``timedelta``.",
+            "Seconds that people may take for each transaction, from when it needs a manual"
+            " review, or a ``timedelta``.",
         ),
     )
     on_review: OnReview = field(

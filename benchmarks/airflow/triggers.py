@@ -56,17 +56,16 @@ async def nothing(interval: float) -> AsyncIterator[Wait]:
 @contextlib.asynccontextmanager
 async def ours(interval: float) -> AsyncIterator[Wait]:
     """Run this package's trigger, one for each transaction."""
+    from vantage_orchestration import waiting
     from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
 
+    rules = waiting.WaitRules(poke_interval=interval, max_poke_interval=interval)
+
     async def wait(name: str) -> str:
-        trigger = VantageTransactionsTrigger(
-            transaction_ids=[name],
-            conn_id=CONN_ID,
-            poke_interval=interval,
-            max_poke_interval=interval,
-        )
+        state = waiting.Wait([name], rules, time.time()).to_json()
+        trigger = VantageTransactionsTrigger(wait=state, conn_id=CONN_ID)
         async for event in trigger.run():
-            return str(event.payload["transactions"][name])
+            return str(event.payload["wait"]["statuses"][name])
         raise RuntimeError("the trigger has ended without an event")
 
     yield wait

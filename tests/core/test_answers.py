@@ -25,6 +25,7 @@ import pendulum
 import pytest
 from core.conftest import config_of
 from pdfs import make_invoice
+from vantage_orchestration.processing.waiting import wait_for_outcome
 
 import vantage_orchestration
 from vantage_orchestration import content, errors
@@ -39,7 +40,6 @@ from vantage_orchestration.processing.ledger import FolderStore, Ledger
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.processing.outcome import Outcome, check_outcome, check_rules
-from vantage_orchestration.processing.waiting import wait_for_outcome
 from vantage_orchestration.retrying import LOOKS, RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location

@@ -18,6 +18,7 @@ from pathlib import Path
 import pendulum
 import pytest
 from pdfs import make_invoice
+from waits import waited
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
@@ -33,8 +34,7 @@ from vantage_orchestration.processing.job import (
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import FolderStore, Ledger
 from vantage_orchestration.processing.manifest import Manifest
-from vantage_orchestration.processing.outcome import Outcome, check_outcome
-from vantage_orchestration.processing.waiting import wait_for_outcome
+from vantage_orchestration.processing.outcome import check_outcome, outcome_of
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
 
@@ -405,7 +405,7 @@ def test_a_review_fails_a_task_that_does_not_wait_for_it_whatever_still_runs(
     (waiting,) = [each for each in job.parts if each.sources[0].name == "review.pdf"]
     assert client.get_transaction(waiting.transaction_id).waits_for_review
     sandbox.control.set(processing_seconds=5000)
-    outcome = Outcome.of(finish(client, output, *settings, token=TOKEN))
+    outcome = outcome_of(finish(client, output, *settings, token=TOKEN))
     with pytest.raises(errors.ReviewNeeded):
         check_outcome(outcome, on_review="fail")
     with pytest.raises(errors.WaitTimeout):
@@ -471,16 +471,16 @@ def test_what_was_just_seen_to_end_is_not_asked_for_again(client, sandbox, skill
     failing = begin(
         client, files_of(folder)[:1], output, TaskKey("task"), *settings, token=TOKEN
     ).transaction_ids
-    wait_for_outcome(client, failing)
+    waited(client, failing)
     sandbox.control.set(outcome="Processed")
     job = begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
-    outcome = wait_for_outcome(client, job.transaction_ids)
+    outcome = waited(client, job.transaction_ids)
     assert set(outcome.processed) == set(job.transaction_ids)
     before = looks()
     manifest = finish(client, output, *settings, token=TOKEN, processed=outcome.processed)
     assert looks() == before
     assert manifest.counts["transactions"] == 4
-    assert wait_for_outcome(client, failing).processed == {}
+    assert waited(client, failing).processed == {}
 
 
 def test_a_file_that_changes_while_it_is_sent_is_not_processed(

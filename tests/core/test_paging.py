@@ -11,11 +11,11 @@ import pendulum
 import pytest
 
 from vantage_orchestration import paging
-from vantage_orchestration.completed import CompletedList
+from vantage_orchestration.completed.listing import CompletedList
 from vantage_orchestration.errors import ProtocolError
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.processing.lookup import find_transactions, listed_as_completed
-from vantage_orchestration.watching.active_list import ActiveList
+from vantage_orchestration.waiting.active_list import ActiveList
 
 
 @pytest.fixture(autouse=True)

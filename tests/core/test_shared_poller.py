@@ -8,6 +8,7 @@ import contextvars
 import gc
 import re
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,18 @@ from requests.adapters import HTTPAdapter
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.watching import Observation, Pace, SharedPoller, poller, watcher
-from vantage_orchestration.watching.parallel import in_thread
+from vantage_orchestration.waiting import (
+    Observation,
+    Over,
+    SharedPoller,
+    Wait,
+    WaitRules,
+    poller,
+    wait_in_loop,
+    watcher,
+)
 
 LIST = r"/transactions/active$"
 SINGLE = r"/transactions/[0-9a-f-]{36}$"
@@ -29,17 +39,23 @@ UNKNOWN = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
 ROUND = 0.03
 
 
-class QuickPace(Pace):
-    """A pace without the vendor's limit."""
+class QuickRules(WaitRules):
+    """Rules without the vendor's limit, and with none of their own."""
 
     def __post_init__(self) -> None:
         pass
 
     def pause(self, looks: int, *, in_review: bool = False) -> float:
-        return self.review if in_review else self.first
+        return self.poke_interval
 
 
-PACE = QuickPace(first=ROUND, slowest=ROUND, review=ROUND)
+QUICK = QuickRules(timeout=None, review_timeout=None, poke_interval=ROUND)
+SLOW = QuickRules(timeout=None, review_timeout=None, poke_interval=3600)
+EACH_SECOND = WaitRules(poke_interval=1, max_poke_interval=1, jitter=0)
+
+
+def waiting_for(ids: list[str], rules: WaitRules = QUICK) -> Wait:
+    return Wait(ids, rules, time.time())
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +104,9 @@ async def wait(
 ) -> list[Observation]:
     """Wait until all have ended, or until one is seen as asked for."""
     found: list[Observation] = []
-    with place.poller().watch(ids, options.pop("pace", PACE), **options) as watch:
-        while watch.open:
+    wanted = waiting_for(ids, options.pop("rules", QUICK))
+    with place.poller().watch(wanted, **options) as watch:
+        while wanted.open:
             changes = await watch.changes(30)
             assert changes, "nothing has changed for 30 s"
             found += changes
@@ -194,13 +211,12 @@ def test_review_is_a_change(place: Place) -> None:
 
     async def main() -> list[Observation]:
         found: list[Observation] = []
-        with place.poller().watch([name], PACE) as watch:
-            while watch.open:
-                changes = await watch.changes(30)
-                assert changes
-                found += changes
-                if changes[-1].in_review:
-                    await asyncio.to_thread(place.control.finish_review, name)
+        wanted = waiting_for([name])
+        while not isinstance(
+            answer := await wait_in_loop(place.poller(), wanted, on_change=found.append), Over
+        ):
+            wanted.told(answer)
+            await asyncio.to_thread(place.control.finish_review, name)
         return found
 
     changes = asyncio.run(main())
@@ -212,11 +228,10 @@ def test_review_is_a_change(place: Place) -> None:
 
 def test_slow_waiters_join_quick_ones(place: Place) -> None:
     ids = place.running(4)
-    slow = QuickPace(first=3600, slowest=3600, review=3600)
 
     async def main() -> list[list[Observation]]:
         waits = [
-            asyncio.create_task(wait(place, ids[:1], pace=slow)),
+            asyncio.create_task(wait(place, ids[:1], rules=SLOW)),
             asyncio.create_task(wait(place, ids[1:])),
         ]
         await end_soon(place, 3)
@@ -229,11 +244,10 @@ def test_slow_waiters_join_quick_ones(place: Place) -> None:
 
 def test_slow_waiters_are_not_asked_for_singly(place: Place) -> None:
     ids = place.running(2)
-    slow = QuickPace(first=3600, slowest=3600, review=3600)
 
     async def main() -> None:
         waits = [
-            asyncio.create_task(wait(place, ids[:1], pace=slow)),
+            asyncio.create_task(wait(place, ids[:1], rules=SLOW)),
             asyncio.create_task(wait(place, ids[1:])),
         ]
         await until(lambda: place.control.count("GET", ids[1]) > 5)
@@ -272,7 +286,7 @@ def test_other_keys_and_other_loops_have_other_pollers(place: Place) -> None:
     async def other() -> list[Observation]:
         found = SharedPoller.of("other", place.connect)
         assert found is not place.poller()
-        with found.watch(ids[:1], PACE) as watch:
+        with found.watch(waiting_for(ids[:1])) as watch:
             assert SharedPoller.of("other", place.connect) is found
             return list(await watch.changes(30))
 
@@ -295,12 +309,11 @@ def test_time_is_over(place: Place) -> None:
     ids = place.running(1)
 
     async def main() -> None:
-        slow = QuickPace(first=3600)
-        with place.poller().watch(ids, slow) as watch:
-            assert await watch.changes(0.01) == ()
-            assert await watch.changes(0) == ()
-        with place.poller().watch([], slow) as watch:
-            assert await watch.changes() == (), "there is nothing to wait for"
+        with place.poller().watch(waiting_for(ids, SLOW)) as watch:
+            assert await watch.changes(0.01) == []
+            assert await watch.changes(0) == []
+        with place.poller().watch(waiting_for([], SLOW)) as watch:
+            assert await watch.changes(30) == [], "there is nothing to wait for"
 
     asyncio.run(main())
     assert place.clients == []
@@ -350,7 +363,7 @@ def test_a_poller_can_be_used_again(place: Place) -> None:
     async def main() -> None:
         kept = place.poller()
         for _ in range(2):
-            with kept.watch([name], PACE) as watch:
+            with kept.watch(waiting_for([name])) as watch:
                 assert await watch.changes(30)
                 assert place.poller() is kept
             await until(lambda: kept._task is None)
@@ -477,7 +490,7 @@ def test_contexts_do_not_mix(place: Place) -> None:
 
 
 def test_trouble_is_waited_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vantage_orchestration.watching.backoff._FIRST", 0.05)
+    monkeypatch.setattr("vantage_orchestration.waiting.backoff._FIRST", 0.05)
     ids = place.running(3)
     place.control.add_fault(path_regex=LIST, status=503, times=2)
     place.control.add_fault(path_regex=SINGLE, status=500, times=3)
@@ -571,7 +584,7 @@ def test_changes_come_before_the_error(place: Place) -> None:
     ids = place.running(2)
 
     async def main() -> None:
-        with place.poller().watch(ids, PACE) as watch:
+        with place.poller().watch(waiting_for(ids)) as watch:
             await until(lambda: len(watch._changes) == 2)
             assert place.control.add_fault(path_regex=LIST, status=404, times=0)
             place.control.add_fault(path_regex=SINGLE, status=403, times=0)
@@ -587,7 +600,7 @@ def test_changes_come_before_the_error(place: Place) -> None:
 def test_unknown_transaction(place: Place) -> None:
     async def main() -> list[Observation]:
         found = SharedPoller(place.connect, settle=3 * ROUND)
-        with found.watch([UNKNOWN], PACE) as watch:
+        with found.watch(waiting_for([UNKNOWN])) as watch:
             return list(await watch.changes(30))
 
     assert [each.status for each in asyncio.run(main())] == ["Gone"]
@@ -634,11 +647,11 @@ def test_the_vendors_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def main() -> int:
         begin = asyncio.get_running_loop().time()
-        with place.poller().watch(ids, Pace(1, 1, 1, 0)) as watch:
+        with place.poller().watch(waiting_for(ids, EACH_SECOND)) as watch:
             assert len(await watch.changes(30)) == 3
             # Others come, one after another; none of them causes a round of its own.
             for each in ids:
-                with place.poller().watch([each], Pace(1, 1, 1, 0)):
+                with place.poller().watch(waiting_for([each], EACH_SECOND)):
                     await watch.changes(0.2)
             await watch.changes(0.7)
         return int(asyncio.get_running_loop().time() - begin)

@@ -8,6 +8,7 @@ a trigger is run as it is; only the triggerer's own process, which other tests u
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import tempfile
@@ -28,6 +29,7 @@ from airflow.serialization.decoders import smart_decode_trigger_kwargs
 from airflow.triggers.base import TriggerEvent
 from sqlalchemy import select
 
+from vantage_orchestration.airflow.triggers import transactions
 from vantage_orchestration.sandbox import SandboxControl
 
 
@@ -96,12 +98,12 @@ def _fire(dag_id: str, run_id: str, people: str | None, late: bool) -> list[dict
     ]
     session.commit()
     for each in stored:
-        kwargs, now = each["kwargs"], time.time()
-        deadline = kwargs["review_deadline"]
-        if late and deadline is not None:
-            kwargs["review_deadline"] = now - 1
-        elif people is not None and deadline is not None and deadline > now:
-            for transaction_id in kwargs["in_review"]:
+        wait, now = each["kwargs"]["wait"], time.time()
+        for transaction_id, review in wait["reviews"].items():
+            left = review["since"] + wait["rules"]["review_timeout"] - now
+            if late:
+                review["since"] -= left + 1
+            elif people is not None and left > 0 and review["over"] is None:
                 SandboxControl(people).finish_review(transaction_id)
     for row, each, event in zip(rows, stored, _events(stored), strict=True):
         each["event"] = event
@@ -114,8 +116,11 @@ def _events(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run triggers together in a process of their own, which is gone with all of its threads."""
 
     async def one(each: dict[str, Any]) -> dict[str, Any]:
-        # Nobody has to wait for ten seconds until the first look.
-        trigger = import_string(each["classpath"])(**{**each["kwargs"], "poke_interval": 1.0})
+        # Nobody has to wait for ten seconds until the first look, or for a worker to be gone.
+        transactions.QUIET_SECONDS = 0.0
+        kwargs = copy.deepcopy(each["kwargs"])
+        kwargs["wait"]["rules"]["poke_interval"] = 1.0
+        trigger = import_string(each["classpath"])(**kwargs)
         (event,) = [event.payload async for event in trigger.run()]
         return event
 

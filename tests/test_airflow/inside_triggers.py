@@ -19,9 +19,13 @@ from airflow.models.trigger import Trigger
 from airflow.sdk.api.client import Client
 from sqlalchemy import select
 
+from vantage_orchestration.airflow.triggers import transactions
 from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
 from vantage_orchestration.sandbox import SandboxControl
 
+#: Seconds in which a trigger does not fire, but in these tests.
+QUIET_SECONDS = transactions.QUIET_SECONDS
+transactions.QUIET_SECONDS = 0.0
 CLASSPATH = "vantage_orchestration.airflow.triggers.transactions.VantageTransactionsTrigger"
 
 
@@ -49,8 +53,12 @@ def round_trip(kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_in_loop(kwargs: list[dict[str, Any]]) -> dict[str, Any]:
+def run_in_loop(kwargs: list[dict[str, Any]], quiet: bool = False) -> dict[str, Any]:
     """Run triggers in an event loop without any of Airflow's processes.
+
+    Args:
+        kwargs: Arguments of each trigger.
+        quiet: Whether they wait until the worker that deferred is gone, as they do in production.
 
     Returns:
         Payloads of the events, and whether a request was sent, or a connection read, by the event
@@ -59,6 +67,7 @@ def run_in_loop(kwargs: list[dict[str, Any]]) -> dict[str, Any]:
     from airflow.sdk import BaseHook
     from requests.adapters import HTTPAdapter
 
+    transactions.QUIET_SECONDS = QUIET_SECONDS if quiet else 0.0
     threads: dict[str, set[int]] = {"requests": set(), "connections": set()}
     send, get_connection = HTTPAdapter.send, BaseHook.get_connection.__func__
 

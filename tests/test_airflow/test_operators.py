@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,12 +255,18 @@ def test_review_is_waited_for(scene: Scene, first: Phase) -> None:
     assert first.tasks["waits[-1]"] == ["success", 1]
     assert scene.landed("waits") == ["waits-1", "waits-2"]
     assert scene.log("waits").count("told of 1 reviews") == 1
-    begin, after = (each["kwargs"] for each in first.triggers if each["task_id"] == "waits")
-    # The time for processing goes on; the one for people begins with the review.
-    assert after["deadline"] == begin["deadline"]
-    assert (begin["review_deadline"], begin["in_review"]) == (None, [])
-    assert after["review_deadline"] > after["deadline"]
-    assert after["in_review"] == [first.of("waits-2")[0]["id"]]
+    waits = [each["kwargs"]["wait"] for each in first.triggers if each["task_id"] == "waits"]
+    begin, after = waits
+    # The time of the service stands still, as all else has ended; that of people has begun.
+    assert begin["deadline"] > time.time()
+    assert (begin["reviews"], begin["left"]) == ({}, None)
+    assert after["deadline"] is None
+    assert 3000 < after["left"] < 3600
+    (reviewed,) = first.of("waits-2")
+    assert list(after["reviews"]) == [reviewed["id"]]
+    review = after["reviews"][reviewed["id"]]
+    assert begin["deadline"] - 3600 < review["since"] < time.time()
+    assert review["told"]
 
 
 def test_review_is_left_behind(scene: Scene, first: Phase) -> None:
@@ -373,8 +380,8 @@ def test_steps_one_by_one(scene: Scene, first: Phase) -> None:
     assert first.result("steps") == ids
     assert first.result("sense") == dict.fromkeys(ids, "Processed")
     assert scene.log("sense").count("told of 1 reviews") == 1
-    waiting = [each["kwargs"] for each in first.triggers if each["task_id"] == "sense"]
-    assert [each["transaction_ids"] for each in waiting] == [ids, ids]
+    waits = [each["kwargs"]["wait"] for each in first.triggers if each["task_id"] == "sense"]
+    assert [list(each["statuses"]) for each in waits] == [ids, ids]
     assert scene.landed("download") == ["steps-1", "steps-2"]
     assert (scene.output / "download" / ids[0] / "manifest.json").exists()
     assert first.result("download") == {

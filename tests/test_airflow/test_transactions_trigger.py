@@ -16,6 +16,8 @@ from test_airflow.installation import Airflow, columns_of, logins
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import Observation, Outcome, Over, PeopleNeeded, Wait, WaitRules
 
 Connect = Callable[..., str]
 QUICK = {"poke_interval": 1.0, "max_poke_interval": 1.0}
@@ -38,14 +40,24 @@ def environment(sandbox: SandboxServer, conn_id: str, **changes: Any) -> dict[st
     return {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)}
 
 
+def state(ids: list[str], **rules: Any) -> dict[str, Any]:
+    """Return the state of a wait that begins now."""
+    return Wait(ids, WaitRules(**{**QUICK, **rules}), time.time()).to_json()
+
+
 def run_in_loop(
-    airflow: Airflow, sandbox: SandboxServer, *triggers: dict[str, Any], **changes: Any
+    airflow: Airflow,
+    sandbox: SandboxServer,
+    *waits: dict[str, Any],
+    quiet: bool = False,
+    **changes: Any,
 ) -> dict[str, Any]:
     conn_id = f"in_loop_{next(_numbers)}"
     return airflow(
         "inside_triggers.run_in_loop",
         environment(sandbox, conn_id, **changes),
-        kwargs=[{"conn_id": conn_id, **QUICK, **each} for each in triggers],
+        kwargs=[{"conn_id": conn_id, "wait": each} for each in waits],
+        quiet=quiet,
     )
 
 
@@ -63,27 +75,31 @@ def in_review(sandbox: SandboxServer) -> str:
 def only(found: dict[str, Any]) -> dict[str, Any]:
     """Return the payload of the one event of the one trigger."""
     ((event,),) = found["events"]
-    assert set(event) == {"status", "transactions", "in_review", "message", "retryable"}
+    assert set(event) == {"status", "wait", "message", "retryable"}
     return event
+
+
+def statuses(event: dict[str, Any]) -> dict[str, str]:
+    return event["wait"]["statuses"]
+
+
+def outcome(event: dict[str, Any]) -> Outcome:
+    """Return what the worker makes of an event that it is over."""
+    assert (event["status"], event["message"], event["retryable"]) == ("over", None, False)
+    answer = Wait.from_json(event["wait"], time.time()).next(time.time())
+    assert isinstance(answer, Over)
+    return answer.outcome
 
 
 # ------------------------------------------------------------- what is stored
 
 
 def test_arguments_survive_being_stored(airflow: Airflow) -> None:
-    minimal = {"transaction_ids": [ID], "conn_id": "c"}
-    full = {
-        "transaction_ids": [ID, "another"],
-        "conn_id": "c",
-        "skill_id": "skill",
-        "deadline": 1_800_000_000.5,
-        "review_deadline": 1_900_000_000.0,
-        "in_review": [ID],
-        "report_review": True,
-        "poke_interval": 3.0,
-        "max_poke_interval": 30.0,
-        "delete_on_kill": True,
-    }
+    begun = Wait([ID, "another"], WaitRules(), time.time())
+    seen = [Observation(ID, Status.PROCESSING, True), Observation("another", Status.GONE)]
+    begun.note(seen, time.time())
+    minimal = {"wait": state([ID]), "conn_id": "c"}
+    full = {"wait": begun.to_json(), "conn_id": "c", "skill_id": "s", "delete_on_kill": True}
     for given in (minimal, full):
         found = airflow("inside_triggers.round_trip", kwargs=given)
         assert found["classpath"].endswith("triggers.transactions.VantageTransactionsTrigger")
@@ -100,14 +116,8 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
 def test_all_have_ended(airflow: Airflow, sandbox: SandboxServer) -> None:
     sandbox.control.set(processing_polls=1)
     ids = sandbox.control.receive_many(3, "Invoice")
-    found = run_in_loop(airflow, sandbox, {"transaction_ids": ids})
-    assert only(found) == {
-        "status": "ended",
-        "transactions": dict.fromkeys(ids, "Processed"),
-        "in_review": [],
-        "message": None,
-        "retryable": False,
-    }
+    found = run_in_loop(airflow, sandbox, state(ids))
+    assert outcome(only(found)) == Outcome(dict.fromkeys(ids, Status.PROCESSED))
     assert found["by_loop"] == []
     assert found["threads"]["requests"] >= 1
     assert found["threads"]["connections"] == 1
@@ -119,9 +129,8 @@ def test_triggers_of_one_connection_share_everything(
     sandbox.control.set(processing_polls=1)
     ids = sandbox.control.receive_many(60, "Invoice")
     # Waited for by two triggers at once, as it can happen for a moment.
-    triggers = [{"transaction_ids": [each]} for each in [*ids, *ids[:5]]]
-    found = run_in_loop(airflow, sandbox, *triggers)
-    assert [event["status"] for (event,) in found["events"]] == ["ended"] * 65
+    found = run_in_loop(airflow, sandbox, *(state([each]) for each in [*ids, *ids[:5]]))
+    assert [event["status"] for (event,) in found["events"]] == ["over"] * 65
     assert logins(sandbox) == 1
     assert sandbox.control.count("GET", "/active$") <= 4
     assert sandbox.control.count("GET", SINGLE) <= 60 + 4
@@ -131,91 +140,68 @@ def test_triggers_of_one_connection_share_everything(
 def test_review_is_reported_once(airflow: Airflow, waiting: SandboxServer) -> None:
     reviewed = in_review(waiting)
     (running,) = waiting.control.receive_many(1, "Invoice")
-    ids = {"transaction_ids": [reviewed, running], "report_review": True}
-    event = only(run_in_loop(airflow, waiting, ids))
-    assert event == {
-        "status": "review",
-        "transactions": {reviewed: "Processing", running: "Processing"},
-        "in_review": [reviewed],
-        "message": None,
-        "retryable": False,
-    }
-    # Reported before, so that only its own deadline ends the wait.
-    begin = time.time()
-    known = {**ids, "in_review": [reviewed], "review_deadline": begin + 3}
-    event = only(run_in_loop(airflow, waiting, known))
-    assert event["status"] == "timeout"
-    assert event["in_review"] == [reviewed]
-    assert event["retryable"]
-    assert time.time() >= begin + 3
-    quiet = {**ids, "report_review": False, "review_deadline": time.time() - 1}
-    assert only(run_in_loop(airflow, waiting, quiet))["status"] == "timeout"
+    event = only(run_in_loop(airflow, waiting, state([reviewed, running], review_timeout=4)))
+    assert (event["status"], event["message"], event["retryable"]) == ("review", None, False)
+    assert statuses(event) == {reviewed: "Processing", running: "Processing"}
+    wait = Wait.from_json(event["wait"], time.time())
+    needed = wait.next(time.time())
+    assert isinstance(needed, PeopleNeeded)
+    assert needed.transaction_ids == (reviewed,)
+    # Reported before, so that only its own limit ends the wait.
+    wait.told(needed)
+    found = outcome(only(run_in_loop(airflow, waiting, wait.to_json())))
+    assert found.in_review == (reviewed,)
+    assert found.timed_out is not None
+    assert found.timed_out.endswith("for 4 s (review_timeout)")
+    assert time.time() >= needed.until
 
 
 def test_time_is_over(airflow: Airflow, waiting: SandboxServer) -> None:
     ids = waiting.control.receive_many(2, "Invoice")
     begin = time.time()
-    event = only(run_in_loop(airflow, waiting, {"transaction_ids": ids, "deadline": begin + 3}))
+    found = outcome(only(run_in_loop(airflow, waiting, state(ids, timeout=3))))
     assert time.time() >= begin + 3
-    assert event == {
-        "status": "timeout",
-        "transactions": dict.fromkeys(ids, "Processing"),
-        "in_review": [],
-        "message": "2 transactions have not ended, and time is over",
-        "retryable": True,
-    }
-    # Before the first look: nothing is known, and nothing was asked.
-    before = waiting.control.count("GET")
-    event = only(run_in_loop(airflow, waiting, {"transaction_ids": ids, "deadline": begin}))
-    assert event["status"] == "timeout"
-    assert event["transactions"] == dict.fromkeys(ids, "Unknown")
-    assert waiting.control.count("GET") == before
+    text = "2 transactions have not ended within 3 s (timeout)"
+    assert found == Outcome(dict.fromkeys(ids, Status.PROCESSING), (), text)
+    # It was over before the trigger could begin: one look, since they may have ended meanwhile.
+    late = state(ids, timeout=3) | {"deadline": begin}
+    before = waiting.control.count("GET", "/transactions")
+    assert outcome(only(run_in_loop(airflow, waiting, late))).timed_out == text
+    assert waiting.control.count("GET", "/transactions") == before + 1
+    waiting.control.advance(10_000)
+    found = outcome(only(run_in_loop(airflow, waiting, late)))
+    assert found == Outcome(dict.fromkeys(ids, Status.PROCESSED))
 
 
 def test_processing_time_stands_still_during_a_review(
     airflow: Airflow, waiting: SandboxServer
 ) -> None:
-    reviewed = in_review(waiting)
-    begin = time.time()
-    event = only(
-        run_in_loop(
-            airflow,
-            waiting,
-            {
-                "transaction_ids": [reviewed],
-                "deadline": begin + 2.5,
-                "review_deadline": begin + 5,
-            },
-        )
-    )
-    assert event["status"] == "timeout"
-    assert event["message"] == "1 transaction waits for manual review, and time is over"
+    reviewed, begin = in_review(waiting), time.time()
+    event = only(run_in_loop(airflow, waiting, state([reviewed], timeout=3, review_timeout=5)))
+    wait = Wait.from_json(event["wait"], time.time())
+    wait.told(wait.next(time.time()))
+    found = outcome(only(run_in_loop(airflow, waiting, wait.to_json())))
+    text = "1 transaction has waited for manual review for 5 s (review_timeout)"
+    assert found.timed_out == text
     assert time.time() >= begin + 5
 
 
-def test_a_triggerer_that_starts_anew_does_not_count_the_time_of_a_review(
-    airflow: Airflow, waiting: SandboxServer
+def test_no_trigger_fires_before_the_worker_that_deferred_is_gone(
+    airflow: Airflow, sandbox: SandboxServer
 ) -> None:
-    """The time for processing was over long ago, but stood still: somebody reviews for days."""
-    reviewed = in_review(waiting)
-    begin = time.time()
-    taken_over = {
-        "transaction_ids": [reviewed],
-        "deadline": begin - 1000,
-        "review_deadline": begin + 4,
-        "in_review": [reviewed],
-        "report_review": True,
-    }
-    event = only(run_in_loop(airflow, waiting, taken_over))
-    assert event["message"] == "1 transaction waits for manual review, and time is over"
-    assert time.time() >= begin + 4
+    """Else the scheduler may take the resumed task for one that was killed."""
+    (name,) = sandbox.control.receive_many(1, "Invoice")
+    sandbox.control.set(processing_polls=0)
+    waits, begin = [state([]), state([name])], time.monotonic()
+    found = run_in_loop(airflow, sandbox, *waits, quiet=True)
+    assert time.monotonic() - begin >= 10
+    assert [event["status"] for (event,) in found["events"]] == ["over", "over"]
 
 
 def test_refused_login(airflow: Airflow, waiting: SandboxServer) -> None:
     wrong = "not the password of it"
     ids = waiting.control.receive_many(3, "Invoice")
-    triggers = [{"transaction_ids": [each]} for each in ids]
-    found = run_in_loop(airflow, waiting, *triggers, password=wrong)
+    found = run_in_loop(airflow, waiting, *(state([each]) for each in ids), password=wrong)
     for (event,) in found["events"]:
         assert event["status"] == "error"
         assert not event["retryable"]
@@ -232,18 +218,16 @@ def test_foreign_transaction_fails_its_own_task_only(
     waiting.control.add_fault(path_regex=ids[0], status=403, times=0)
     waiting.control.set(processing_polls=2, processing_seconds=0)
     waiting.control.add_fault(path_regex="/active$", status=404, times=0)
-    found = run_in_loop(
-        airflow, waiting, {"transaction_ids": [ids[0]]}, {"transaction_ids": [ids[1]]}
-    )
+    found = run_in_loop(airflow, waiting, state(ids[:1]), state(ids[1:]))
     (refused,), (event,) = found["events"]
     assert (refused["status"], refused["retryable"]) == ("error", False)
     assert ids[0] in refused["message"]
-    assert event["status"] == "ended"
+    assert event["status"] == "over"
 
 
 def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
-    ids = {"transaction_ids": waiting.control.receive_many(1, "Invoice")}
-    event = only(run_in_loop(airflow, waiting, ids, client_id=""))
+    ids = waiting.control.receive_many(1, "Invoice")
+    event = only(run_in_loop(airflow, waiting, state(ids), client_id=""))
     assert (event["status"], event["retryable"]) == ("error", False)
     assert "client_id" in event["message"]
 
@@ -252,7 +236,7 @@ def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
 def test_missing_connection(airflow: Airflow) -> None:
     found = airflow(
         "inside_triggers.run_in_loop",
-        kwargs=[{"transaction_ids": [ID], "conn_id": "nobody_knows_it", **QUICK}],
+        kwargs=[{"wait": state([ID]), "conn_id": "nobody_knows_it"}],
     )
     event = only(found)
     # It may as well be that Airflow could not read it at the moment.
@@ -262,8 +246,8 @@ def test_missing_connection(airflow: Airflow) -> None:
 
 def test_without_a_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Connect) -> None:
     ids = sandbox.control.receive_many(2, "Invoice")
-    kwargs = {"transaction_ids": ids, "conn_id": connect(sandbox), **QUICK}
-    assert only(airflow("inside_triggers.run_inline", kwargs=kwargs))["status"] == "ended"
+    kwargs = {"wait": state(ids), "conn_id": connect(sandbox)}
+    assert only(airflow("inside_triggers.run_inline", kwargs=kwargs))["status"] == "over"
 
 
 # ------------------------------------------------------- in the real triggerer
@@ -277,11 +261,11 @@ def test_in_the_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Con
     begin = airflow.output.stat().st_size
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"transaction_ids": [each], "conn_id": conn_id, **QUICK} for each in ids],
+        kwargs=[{"wait": state([each]), "conn_id": conn_id} for each in ids],
     )
     assert found["failures"] == []
     assert len(found["events"]) == 25
-    assert [event["status"] for event in found["events"].values()] == ["ended"] * 25
+    assert [event["status"] for event in found["events"].values()] == ["over"] * 25
     assert logins(sandbox) == 1
     output = airflow.output.read_bytes()[begin:]
     assert f"Transaction {ids[0]}: Processed".encode() in output
@@ -299,12 +283,12 @@ def test_rotated_connection_in_the_triggerer(
     conn_id = connect(waiting, login="both@example.com", tenant_id=tenant)
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"transaction_ids": [each], "conn_id": conn_id, **QUICK} for each in ids],
+        kwargs=[{"wait": state([each]), "conn_id": conn_id} for each in ids],
         rotate={"conn_id": conn_id, **columns_of(waiting)},
         sandbox=waiting.url,
     )
     assert found["failures"] == []
-    assert [event["status"] for event in found["events"].values()] == ["ended"] * 3
+    assert [event["status"] for event in found["events"].values()] == ["over"] * 3
     users = {entry["user_hash"] for entry in waiting.control.journal("POST", "/connect/token$")}
     assert len(users) == 2, "the first login was with the old user, the second with the new one"
 
@@ -318,9 +302,9 @@ def test_stored_token_in_the_triggerer(
         ids = sandbox.control.receive_many(2, "Invoice")
         found = airflow(
             "inside_triggers.run_in_triggerer",
-            kwargs=[{"transaction_ids": ids, "conn_id": conn_id, **QUICK}],
+            kwargs=[{"wait": state(ids), "conn_id": conn_id}],
         )
-        assert found["events"]["1"]["status"] == "ended"
+        assert found["events"]["1"]["status"] == "over"
     assert logins(sandbox) == 1, "the second triggerer has found the token of the first"
 
 
@@ -341,12 +325,7 @@ def kill(
     """Kill a trigger and return which transactions were deleted."""
     found = airflow(
         "inside_triggers.kill",
-        kwargs={
-            "transaction_ids": ids,
-            "conn_id": conn_id,
-            "delete_on_kill": delete_on_kill,
-            **QUICK,
-        },
+        kwargs={"wait": state(ids), "conn_id": conn_id, "delete_on_kill": delete_on_kill},
         dag_id=dag_id,
         run_id=f"kill-{next(_numbers)}-{conn_id}",
         state=state,
@@ -438,12 +417,7 @@ def test_triggerer_that_stops_deletes_nothing_and_does_not_linger(
     waiting.control.add_fault(path_regex=SINGLE, delay=25, times=0)
     found = airflow(
         "inside_triggers.stop_triggerer",
-        kwargs={
-            "transaction_ids": ids,
-            "conn_id": connect(waiting),
-            "delete_on_kill": True,
-            **QUICK,
-        },
+        kwargs={"wait": state(ids), "conn_id": connect(waiting), "delete_on_kill": True},
         sandbox=waiting.url,
     )
     assert found["events"] == {}

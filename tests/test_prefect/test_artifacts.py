@@ -15,6 +15,7 @@ from leaks import find_leaks
 from pdfs import make_invoice
 from prefect import flow, settings, task
 from test_prefect.seen import artifacts, told_in_the_end
+from waits import waited
 
 from vantage_orchestration.options import Options
 from vantage_orchestration.prefect import artifacts as module
@@ -37,7 +38,6 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
-from vantage_orchestration.watching import wait_for
 
 
 @pytest.mark.slow
@@ -63,10 +63,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
         inputs = [Location.of(tmp_path / name) for name in ("a.pdf", "b.pdf")]
         job = begin(client, inputs, output, TaskKey("t"), *settings, token="t.")
         progress = BatchProgress(len(job.transaction_ids), clock=lambda: 0.0)
-        states = wait_for(
-            client, job.transaction_ids, timeout=30, review_timeout=30, report_review=True
-        )
-        waiting.extend(name for name, each in states.items() if each.in_review)
+        waiting.extend(waited(client, job.transaction_ids, on_review="return").in_review)
         for _ in range(2):  # As a task that is tried again.
             review_began(waiting, server=server, skill_id=skill)
         show_documents(collect(), key="Documents of ACME & Co.")
@@ -82,7 +79,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
         assert link.flow_run_id is not None
 
         sandbox.control.finish_review(waiting[0])
-        wait_for(client, waiting, timeout=30, review_timeout=30)
+        waited(client, waiting, timeout=30, review_timeout=30)
         for _ in range(2):
             review_ended(job.transaction_ids)
         assert artifacts("abbyy-vantage-review-%") == []

@@ -30,6 +30,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.options import PARALLEL
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -38,7 +39,6 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.names import safe_name
 from vantage_orchestration.retrying import LOOKS
-from vantage_orchestration.watching.parallel import in_parallel
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.models import ENDED
 from vantage_orchestration.processing.keys import KEY_PARAMETER
+from vantage_orchestration.status import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,21 @@ from vantage_orchestration import arguments
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
     from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.processing.manifest import Manifest
-    from vantage_orchestration.processing.outcome import Outcome
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.watching import Observation
+    from vantage_orchestration.waiting import (
+        Observation,
+        Outcome,
+        PeopleNeeded,
+        SharedPoller,
+        WaitRules,
+    )
 
 __all__ = ["UNDO", "Asker", "Started", "Telling", "in_run"]
 
@@ -151,7 +158,7 @@ class Telling:
     Outside of runs it tells nobody, and asks no Prefect server.
 
     Args:
-        client: Client; only its address is used.
+        client: Client that waits; otherwise only its address is used.
         skill_id: Skill, if it is known.
         log: Writes a line into the run's log.
         ids: Transactions whose progress is shown; one alone is not worth that.
@@ -167,6 +174,7 @@ class Telling:
         *,
         again: bool = True,
     ) -> None:
+        self._client = client
         self._server = client.config.credentials.base_url
         self._skill_id = skill_id
         self._log = log
@@ -191,17 +199,58 @@ class Telling:
 
             emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
 
+    def wait(self, ids: Sequence[str], rules: WaitRules) -> Outcome:
+        """Wait for transactions, and report what happens. Blocks.
+
+        Args:
+            ids: Transactions.
+            rules: Limits and pace.
+        """
+        from vantage_orchestration.waiting import Wait, wait_here
+
+        return wait_here(
+            self._client,
+            Wait(ids, rules, time.time()),
+            skill_id=self._skill_id,
+            on_change=self.changed,
+            on_people=self.needs_person,
+        )
+
+    async def wait_in_loop(
+        self, poller: SharedPoller, ids: Sequence[str], rules: WaitRules
+    ) -> Outcome:
+        """Wait as :meth:`wait` does, without blocking the event loop.
+
+        Args:
+            poller: Looks at the transactions, together with those of others.
+            ids: Transactions.
+            rules: Limits and pace.
+        """
+        import anyio.to_thread
+
+        from vantage_orchestration.waiting import PeopleNeeded, Wait, wait_in_loop
+
+        wait = Wait(ids, rules, time.time())
+        while True:
+            answer = await wait_in_loop(
+                poller, wait, skill_id=self._skill_id, on_change=self.changed
+            )
+            if not isinstance(answer, PeopleNeeded):
+                return answer.outcome
+            await anyio.to_thread.run_sync(self.needs_person, answer)
+            wait.told(answer)
+
     def changed(self, seen: Observation) -> None:
-        """Tell one change."""
-        waits = ", waiting for manual review" if seen.in_review else ""
-        self._log("Transaction %s: %s%s", seen.transaction_id, seen.status, waits)
+        """Report one change."""
+        self._log("%s", seen)
         if seen.ended:
             self._ended.add(seen.transaction_id)
             if self._progress is not None:
                 self._progress.update(len(self._ended))
 
-    def needs_person(self, ids: Sequence[str]) -> None:
-        """Tell that a person has to review transactions."""
+    def needs_person(self, needed: PeopleNeeded) -> None:
+        """Report that a person has to review transactions."""
+        ids = needed.transaction_ids
         self._log("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
         self._reviews = True
         if self._active:
@@ -221,8 +270,8 @@ class Telling:
         if self._active:
             from vantage_orchestration.prefect.events import TransactionEvent, emit
 
-            failed = outcome.with_status("Failed", "Canceled", "Gone")
-            done = outcome.with_status("Processed") if processed else []
+            failed = [each for each, status in outcome.statuses.items() if status.is_failure]
+            done = outcome.with_status(Status.PROCESSED) if processed else []
             emit(
                 TransactionEvent(
                     "processed" if each in done else "failed",

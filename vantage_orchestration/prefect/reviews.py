@@ -190,7 +190,7 @@ def _suspended() -> Iterator[_Waiting]:
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
     """Return those that do not wait for a person now."""
     from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.watching import Watcher
+    from vantage_orchestration.waiting import Watcher
 
     credentials = VantageCredentials.load(block)
     if not isinstance(credentials, VantageCredentials):

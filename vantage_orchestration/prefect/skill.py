@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from prefect.blocks.abstract import JobBlock, JobRun
@@ -30,15 +30,17 @@ from vantage_orchestration.prefect.credentials import (
 )
 from vantage_orchestration.prefect.forms import block_field
 from vantage_orchestration.processing.outcome import (
-    Outcome,
     check_outcome,
     check_quality,
+    outcome_of,
     result_of,
 )
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.prefect.job import Telling
+    from vantage_orchestration.waiting import Outcome
 
 __all__ = ["VantageSkill", "VantageTransaction"]
 
@@ -247,19 +249,12 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: A limit was reached. It goes on, and can be waited for again.
         """
         from vantage_orchestration.prefect.job import Telling
-        from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
+        from vantage_orchestration.waiting import WaitRules
 
         with self._client() as client:
             skill_id = self._skill_id(client)
             telling = Telling(client, skill_id, self.logger.info)
-            outcome = wait_for_outcome(
-                client,
-                [self.transaction_id],
-                **limits_of(self._options),
-                skill_id=skill_id,
-                on_change=telling.changed,
-                on_needed=telling.needs_person,
-            )
+            outcome = telling.wait([self.transaction_id], WaitRules.of(self._options))
             self._conclude(telling, outcome, client)
         return self
 
@@ -269,8 +264,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         All coroutines of an event loop that wait with the same block share their requests.
         """
         from vantage_orchestration.prefect.job import Telling
-        from vantage_orchestration.processing.waiting import await_outcome, limits_of
-        from vantage_orchestration.watching import SharedPoller
+        from vantage_orchestration.waiting import SharedPoller, WaitRules
 
         credentials = await _in_thread(lambda: load_credentials(self._credentials))
         context = contextvars.copy_context()
@@ -282,19 +276,10 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         skill_id = await _in_thread(lambda: self._skill_id(client))
         telling = Telling(client, skill_id, self.logger.info)
 
-        async def tell(ids: Sequence[str]) -> None:
-            await _in_thread(lambda: telling.needs_person(ids))
-
         poller = SharedPoller.of(("prefect", credentials.poller_key()), connect)
         try:
-            outcome = await await_outcome(
-                poller,
-                [self.transaction_id],
-                **limits_of(self._options),
-                skill_id=skill_id,
-                on_change=telling.changed,
-                on_needed=tell,
-            )
+            rules = WaitRules.of(self._options)
+            outcome = await telling.wait_in_loop(poller, [self.transaction_id], rules)
             await _in_thread(lambda: self._conclude(telling, outcome, client))
         finally:
             client.close()
@@ -315,7 +300,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         with self._client() as client:
             transaction = client.get_transaction(self.transaction_id)
-            if transaction.status != "Processed":
+            if transaction.status is not Status.PROCESSED:
                 raise ConfigurationError(
                     f"The transaction is {transaction.status} and has no results",
                     hint="Call wait_for_completion first",
@@ -348,7 +333,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         output = Location.of(arguments.place("output_path", output_path))
         with self._client() as client:
             manifest = download(client, [self.transaction_id], output, self._options)
-        check_outcome(Outcome.of(manifest), on_review="fail", on_failed=self._options.on_failed)
+        check_outcome(outcome_of(manifest), on_review="fail", on_failed=self._options.on_failed)
         result = result_of(manifest, output)
         check_quality(manifest, result["manifest"], self._options)
         return result

@@ -36,9 +36,9 @@ from vantage_orchestration.prefect.credentials import VantageCredentials, load_c
 from vantage_orchestration.prefect.job import Asker, Started, Telling
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import (
-    Outcome,
     check_outcome,
     check_quality,
+    outcome_of,
     result_of,
 )
 
@@ -95,8 +95,8 @@ def process_documents(
     """
     from vantage_orchestration.processing.files import check_output
     from vantage_orchestration.processing.job import begin, finish
-    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
     from vantage_orchestration.storage import Location
+    from vantage_orchestration.waiting import WaitRules
 
     chosen, output = Options.of(**options), Location.of(arguments.place("output_path", output_path))
     check_output(output)
@@ -122,14 +122,7 @@ def process_documents(
         Started(credentials, asker.ledger, tuple(ids)).note()
         telling = Telling(client, skill_id, _logger().info, ids, again=asker.key.since is not None)
         telling.started(ids)
-        outcome = wait_for_outcome(
-            client,
-            ids,
-            **limits_of(chosen),
-            skill_id=skill_id,
-            on_change=telling.changed,
-            on_needed=telling.needs_person,
-        )
+        outcome = telling.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that what has failed stays noted until somebody asks for it.
         manifest = finish(
             client,
@@ -142,7 +135,7 @@ def process_documents(
         )
         telling.finished(manifest)
     check_outcome(
-        Outcome.of(manifest, outcome.timed_out),
+        outcome_of(manifest, outcome.timed_out),
         on_review=chosen.on_review,
         on_failed=chosen.on_failed,
     )
@@ -183,7 +176,7 @@ def process_document(
         VantageError: As :func:`process_documents`.
     """
     from vantage_orchestration.processing.document import document_result, submit_one
-    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
+    from vantage_orchestration.waiting import WaitRules
 
     one_of("on_review", on_review, ("wait", "fail"))
     chosen = Options.of(on_review=on_review, **options)
@@ -205,14 +198,7 @@ def process_document(
         Started(credentials, asker.ledger, tuple(ids)).note()
         telling = Telling(client, skill_id, _logger().info, again=asker.key.since is not None)
         telling.started(ids, new=not submitted.resumed)
-        outcome = wait_for_outcome(
-            client,
-            ids,
-            **limits_of(chosen),
-            skill_id=skill_id,
-            on_change=telling.changed,
-            on_needed=telling.needs_person,
-        )
+        outcome = telling.wait(ids, WaitRules.of(chosen))
         telling.ended(outcome)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
@@ -289,7 +275,7 @@ def wait_for_transactions(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry goes on.
     """
-    from vantage_orchestration.processing.waiting import limits_of, wait_for_outcome
+    from vantage_orchestration.waiting import WaitRules
 
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     if not ids:
@@ -298,17 +284,10 @@ def wait_for_transactions(
     with _client(credentials) as client:
         skill_id = None if skill is None else _skill_id(client, skill)
         telling = Telling(client, skill_id, _logger().info, ids)
-        outcome = wait_for_outcome(
-            client,
-            ids,
-            **limits_of(chosen),
-            skill_id=skill_id,
-            on_change=telling.changed,
-            on_needed=telling.needs_person,
-        )
+        outcome = telling.wait(ids, WaitRules.of(chosen))
         telling.ended(outcome, processed=False)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
-    return dict(outcome.statuses)
+    return {each: status.value for each, status in outcome.statuses.items()}
 
 
 @task(**RETRIES, persist_result=True, cache_policy=OncePerRun())
@@ -344,7 +323,7 @@ def download_results(
     with _client(credentials) as client:
         manifest = download(client, ids, output, chosen)
         Telling(client, None, _logger().info).finished(manifest)
-    check_outcome(Outcome.of(manifest), on_review="fail", on_failed=chosen.on_failed)
+    check_outcome(outcome_of(manifest), on_review="fail", on_failed=chosen.on_failed)
     result = result_of(manifest, output)
     check_quality(manifest, result["manifest"], chosen)
     return result

@@ -2,7 +2,7 @@
 """Documents through ABBYY Vantage, each once: plan, submit, wait, collect.
 
 Data flows one way. :mod:`.plan` turns files into transactions to be, :mod:`.submit` starts each
-once and notes it in a :mod:`.ledger`, :mod:`vantage_orchestration.watching` waits,
+once and notes it in a :mod:`.ledger`, :mod:`vantage_orchestration.waiting` waits,
 :mod:`.collect` brings the results into a folder, and :mod:`.job` puts these together for
 orchestrators. :mod:`.document` is the short way for one file whose fields are wanted.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import VantageError
-from vantage_orchestration.watching.parallel import in_parallel
+from vantage_orchestration.parallel import in_parallel
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient

@@ -16,12 +16,14 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
+from vantage_orchestration.status import Status
 from vantage_orchestration.text import named
-from vantage_orchestration.watching import Pace, wait_for
+from vantage_orchestration.waiting import Wait, WaitRules, wait_here
 
 if TYPE_CHECKING:
     import os
@@ -38,9 +40,6 @@ __all__ = [
     "submit_one",
     "wait_for_transaction",
 ]
-
-#: A short way for a single document in a worker: its slot is held, so look more often.
-_PACE = Pace(first=1.0, slowest=10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,7 @@ def wait_for_transaction(
     timeout: float = 3600.0,
     review_timeout: float = 0.0,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.time,
 ) -> Transaction:
     """Wait until a transaction has been processed.
 
@@ -127,10 +126,10 @@ def wait_for_transaction(
         client: Client.
         transaction_id: Transaction.
         timeout: Seconds to wait while the service works.
-        review_timeout: Seconds to wait, besides, while a person has to review the document. 0 does
-            not wait for people: a worker that waits for days is a worker lost.
+        review_timeout: Seconds to wait while a person has to review the document. 0 does not wait
+            for people: a worker that waits for days is a worker lost.
         sleep: Waits seconds.
-        clock: Steady seconds.
+        clock: Returns seconds since the epoch.
 
     Returns:
         The transaction, with status ``Processed``.
@@ -141,25 +140,19 @@ def wait_for_transaction(
         WaitTimeout: Time is over. The transaction goes on, and a new try finds it.
         NotFound: It was deleted.
     """
-    seen: list[Transaction] = []
-    wait_for(
-        client,
-        [transaction_id],
-        timeout=timeout,
-        review_timeout=review_timeout,
-        pace=_PACE,
-        on_processed=lambda _, transaction: seen.append(transaction),
-        sleep=sleep,
-        clock=clock,
-    )
-    transaction = seen[-1] if seen else client.get_transaction(transaction_id)
+    # It holds a worker's slot, so look often.
+    rules = WaitRules(timeout, review_timeout, poke_interval=1.0, max_poke_interval=10.0)
+    outcome = wait_here(client, Wait([transaction_id], rules, clock()), sleep=sleep, clock=clock)
+    if outcome.timed_out is not None:
+        check_outcome(outcome, client=client)
+    transaction = outcome.processed.get(transaction_id) or client.get_transaction(transaction_id)
     _raise_if_unsuccessful(transaction)
     return transaction
 
 
 def _raise_if_unsuccessful(transaction: Transaction) -> None:
     error: VantageError | None = None
-    if transaction.status == "Failed":
+    if transaction.status is Status.FAILED:
         error = TransactionFailed(
             f"ABBYY Vantage could not process {transaction.file_names}",
             hint="Its pages may have been charged, so it is not sent again by itself. Check the"
@@ -167,7 +160,7 @@ def _raise_if_unsuccessful(transaction: Transaction) -> None:
             transaction_id=transaction.id,
             server_message=transaction.error,
         )
-    elif transaction.status == "Canceled":
+    elif transaction.status is Status.CANCELED:
         error = TransactionCanceled(
             f"The transaction of {transaction.file_names} was cancelled in ABBYY Vantage",
             hint="Clear or run the task again to send the document anew",

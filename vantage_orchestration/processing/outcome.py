@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the end of the waiting means: results, a failure, or a person who is needed."""
+"""What the end of a wait means: results, a failure, or a person who is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import (
@@ -16,21 +15,21 @@ from vantage_orchestration.errors import (
     VantageError,
     WaitTimeout,
 )
-from vantage_orchestration.models import ENDED
+from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, counted, named
+from vantage_orchestration.waiting.machine import Outcome
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import Transaction
     from vantage_orchestration.options import Options
     from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
     from vantage_orchestration.storage import Location
 
 __all__ = [
-    "Outcome",
     "check_outcome",
     "check_quality",
     "check_rules",
+    "outcome_of",
     "result_of",
 ]
 
@@ -39,49 +38,27 @@ _SHOWN = 5
 _RULES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the waiting ended.
+def outcome_of(manifest: Manifest, timed_out: str | None = None) -> Outcome:
+    """Return what a manifest says, which was made after the wait had ended.
 
-    Attributes:
-        statuses: Transaction id to status.
-        in_review: Ids that wait for a person.
-        timed_out: Why it ended too early, else None.
-        processed: Processed transactions in full, if this process has seen them end: their results
-            can be fetched without asking for them again.
-        details: By id, which files were sent with a transaction that has no results, and why it
-            has none, as far as that is known.
+    Args:
+        manifest: Manifest of the job.
+        timed_out: Which limit was reached, if one was. It does not count if all have ended since.
     """
-
-    statuses: Mapping[str, str]
-    in_review: tuple[str, ...] = ()
-    timed_out: str | None = None
-    processed: Mapping[str, Transaction] = field(default_factory=dict, repr=False, compare=False)
-    details: Mapping[str, UnfinishedEntry] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, manifest: Manifest, timed_out: str | None = None) -> Outcome:
-        """Return what a manifest says, which was asked for later than the waiting ended.
-
-        Args:
-            manifest: Manifest of the job.
-            timed_out: Why the waiting ended too early, if it did.
-        """
-        rest = [*manifest.pending, *manifest.failed]
-        landed = [each.transaction_id for each in manifest.transactions]
-        late = [each for each in manifest.pending if not each.in_review]
-        if late and timed_out is None:
-            timed_out = f"{counted(len(late), 'transaction has', 'transactions have')} not ended"
-        return cls(
-            {**dict.fromkeys(landed, "Processed"), **{e.transaction_id: e.status for e in rest}},
-            tuple(each.transaction_id for each in manifest.pending if each.in_review),
-            timed_out,
-            details={each.transaction_id: each for each in rest},
-        )
-
-    def with_status(self, *statuses: str) -> list[str]:
-        """Return the ids that have one of these statuses."""
-        return [each for each, status in self.statuses.items() if status in statuses]
+    rest = [*manifest.pending, *manifest.failed]
+    landed = [each.transaction_id for each in manifest.transactions]
+    late = [each for each in manifest.pending if not each.in_review]
+    if late and timed_out is None:
+        timed_out = f"{counted(len(late), 'transaction has', 'transactions have')} not ended"
+    return Outcome(
+        {
+            **dict.fromkeys(landed, Status.PROCESSED),
+            **{each.transaction_id: Status(each.status) for each in rest},
+        },
+        tuple(each.transaction_id for each in manifest.pending if each.in_review),
+        timed_out if manifest.pending else None,
+        details={each.transaction_id: each for each in rest},
+    )
 
 
 def check_outcome(
@@ -106,11 +83,11 @@ def check_outcome(
         WaitTimeout: A limit was reached; a new try goes on.
     """
     kind: type[VantageError]
-    canceled = outcome.with_status("Canceled")
+    canceled = outcome.with_status(Status.CANCELED)
     count = len(outcome.statuses)
-    if on_failed == "fail" and (ids := outcome.with_status("Failed", "Gone")):
+    if on_failed == "fail" and (ids := outcome.with_status(Status.FAILED, Status.GONE)):
         kind, what = TransactionFailed, f"{len(ids)} of {count} transactions failed"
-        if gone := outcome.with_status("Gone"):
+        if gone := outcome.with_status(Status.GONE):
             what += " or were deleted" if len(gone) < len(ids) else ", being deleted"
         if canceled:
             what += f" (and {counted(len(canceled), 'was', 'were')} cancelled)"
@@ -131,9 +108,12 @@ def check_outcome(
             "Review them in ABBYY Vantage, then clear or run the task again; it goes on from there"
         )
     elif outcome.timed_out is not None:
-        ids = [each for each, status in outcome.statuses.items() if status not in ENDED]
+        ids = outcome.open
         kind, what = WaitTimeout, outcome.timed_out
-        hint = "They go on; the next try finds them"
+        hint = (
+            "ABBYY Vantage goes on, and the next try finds them again. Documents in manual review"
+            " are reviewed in ABBYY Vantage"
+        )
     else:
         return
     details = dict(outcome.details)
@@ -162,7 +142,7 @@ def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | Non
 
 
 def _told(
-    ids: Sequence[str], statuses: Mapping[str, str], details: Mapping[str, UnfinishedEntry]
+    ids: Sequence[str], statuses: Mapping[str, Status], details: Mapping[str, UnfinishedEntry]
 ) -> str:
     """Return which documents they are and what the service says of them, after a colon."""
     texts = []
@@ -170,7 +150,7 @@ def _told(
         entry = details.get(each)
         names = named([source.name for source in entry.sources]) if entry is not None else ""
         text = f"{names} (transaction {each})" if names else f"transaction {each}"
-        if statuses.get(each) == "Gone":
+        if statuses.get(each) is Status.GONE:
             text += " was deleted"
         if entry is not None and entry.error is not None:
             text += f' failed with "{clean(entry.error)}"'

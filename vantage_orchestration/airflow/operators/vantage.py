@@ -19,7 +19,7 @@ from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.storage import inputs_of, location_of, output_of
-from vantage_orchestration.airflow.waiting import Outcome, WaitingMixin, check_outcome
+from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import (
@@ -31,7 +31,7 @@ from vantage_orchestration.options import (
     template_fields_of,
 )
 from vantage_orchestration.processing.keys import digest_of
-from vantage_orchestration.processing.outcome import check_quality, result_of
+from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
+    from vantage_orchestration.waiting import Outcome
 
 __all__ = [
     "VantageDeleteTransactionsOperator",
@@ -273,7 +274,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         )
         self._check_work(job.parts)
         self._record(context, job.transaction_ids)
-        result: dict[str, Any] = self._wait(context, job.transaction_ids, options.timeout)
+        result: dict[str, Any] = self._wait(context, job.transaction_ids)
         return result
 
     #: What ``on_kill`` needs to know of the running try.
@@ -295,7 +296,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         )
         options = self.options
         check_outcome(
-            Outcome.of(manifest, outcome.timed_out),
+            outcome_of(manifest, outcome.timed_out),
             on_review=options.on_review,
             on_failed=options.on_failed,
         )
@@ -476,7 +477,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
             raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
         self._record(context, ids)
         manifest = download(self.hook.client, ids, output, options)
-        check_outcome(Outcome.of(manifest), on_review="fail", on_failed=options.on_failed)
+        check_outcome(outcome_of(manifest), on_review="fail", on_failed=options.on_failed)
         return self._result(context, manifest, output)
 
 

@@ -3,30 +3,38 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import time
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.compat import AirflowSensorTimeout
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
+from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
-from vantage_orchestration.airflow.waiting import Outcome, WaitingMixin, check_outcome
-from vantage_orchestration.errors import WaitTimeout
+from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
+from vantage_orchestration.errors import ConfigurationError, WaitTimeout
 from vantage_orchestration.options import Sensing, takes
+from vantage_orchestration.waiting.machine import Outcome, Over, Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from typing_extensions import Unpack
 
-    from vantage_orchestration.watching import Watcher
+    from vantage_orchestration.waiting import Watcher
 
 __all__ = ["VantageTransactionsSensor"]
 
-#: Key in the task state store: ids whose review was told.
-_TOLD = "abbyy_vantage.reviews"
+#: Key in the task state store: the state of the wait, without what each look shows anew.
+_STATE_KEY: Final = "abbyy_vantage.wait"
+#: The results of a transaction, and so the state, live 14 days.
+_RETENTION: Final = datetime.timedelta(days=15)
 
 
 class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator):
@@ -42,8 +50,10 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed.
-        kwargs: Arguments of every sensor: ``timeout``, ``mode``, ``soft_fail``, ... Deferred, a
-            review does not count for ``timeout``; in the modes ``poke`` and ``reschedule`` it does.
+        kwargs: Arguments of every sensor: ``timeout``, ``mode``, ``soft_fail``, ... The ``timeout``
+            does not run while all that is left waits for people. In the mode ``reschedule`` below
+            Airflow 3.3 both limits count from the first look on: nothing is kept there from look
+            to look.
 
     Returns:
         Transaction id to status: ``Processed``, or ``Processing`` with ``on_review="return"``.
@@ -98,11 +108,10 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         self.delete_on_kill = delete_on_kill
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
-        self._told: list[str] = []
+        self._service_timeout = float(self.timeout)
 
-    @property
-    def _timeout(self) -> float:
-        return float(self.timeout)
+    def _rules(self) -> WaitRules:
+        return WaitRules.of(self.options, timeout=self._service_timeout)
 
     def execute(self, context: Context) -> Any:
         """Wait, deferred or in this worker."""
@@ -112,45 +121,80 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
             return {}
         record_transactions(context, ids)
         if self._defers():
-            return self._wait(context, ids, self._timeout)
+            return self._wait(context, ids)
+        # Airflow's own clock would run on while people are waited for; the wait has a limit.
+        self.timeout = math.inf
         return super().execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
         """Look once, in the modes ``poke`` and ``reschedule``."""
-        ids = self._argument("transaction_ids")
-        seen = self._watcher.observe(
-            ids, skill_id=self._skill_id() if self.skill is not None else None
-        )
-        in_review = [each for each, state in seen.items() if state.in_review]
-        self._tell_new_reviews(context, in_review)
-        outcome = Outcome(
-            {each: seen[each].status if each in seen else "Unknown" for each in ids},
-            tuple(in_review),
-        )
-        check_outcome(outcome, on_review=self.options.on_review, client=self.hook.client)
-        open_ids = {each for each in ids if each not in seen or not seen[each].ended}
-        if self.options.on_review == "return":
-            open_ids -= set(in_review)
-        return PokeReturnValue(is_done=not open_ids, xcom_value=dict(outcome.statuses))
+        wait = self._wait_of(context)
+        seen = self._watcher.observe(wait.open, skill_id=self._skill_if_known())
+        wait.note(seen.values(), time.time())
+        answer = self._next(context, wait)
+        self._store(context, wait)
+        if isinstance(answer, Over):
+            return PokeReturnValue(True, self._ended(context, answer.outcome))
+        return PokeReturnValue(False)
 
     @cached_property
     def _watcher(self) -> Watcher:
-        from vantage_orchestration.watching import Watcher
+        from vantage_orchestration.waiting import Watcher
 
         # In the mode ``reschedule`` each look is another process, which remembers no other one.
         if self.reschedule:
             return Watcher(self.hook.client, settle=0.0)
         return Watcher(self.hook.client)
 
-    def _tell_new_reviews(self, context: Context, in_review: Sequence[str]) -> None:
-        """Notify once of each review; in the mode ``reschedule`` each look is another process."""
+    #: The wait, once this process has begun or read it.
+    _wait_here: Wait | None = None
+    _stored: dict[str, Any] | None = None
+
+    def _wait_of(self, context: Context) -> Wait:
+        """Return the wait of this try."""
+        if self._wait_here is None:
+            ids, now = self._argument("transaction_ids"), time.time()
+            state = self._read(context, ids, now) if self.reschedule else None
+            self._wait_here = Wait(ids, self._rules(), now, state=state)
+        return self._wait_here
+
+    def _read(self, context: Context, ids: Sequence[str], now: float) -> dict[str, Any] | None:
+        """Return the state that the looks before have left; None at the first look."""
+        ti: Any = context["ti"]
         store: Any = context.get("task_state_store")
-        told = self._told if store is None else store.get(_TOLD, default=[])
-        if new := [each for each in in_review if each not in told]:
-            self._needs_person(context, new, None)
-            self._told = [*told, *new]
-            if store is not None:
-                store.set(_TOLD, self._told)
+        if store is not None:
+            self._stored = store.get(_STATE_KEY)
+            # A new try gives the service, and people, the whole time again.
+            ours = isinstance(self._stored, dict) and self._stored.get("try") == ti.try_number
+            return {"statuses": {}, **(self._stored or {})} if ours else None
+        if self.review_notifiers:
+            raise translate(
+                ConfigurationError(
+                    "In the mode 'reschedule' this Airflow can't keep whether people were told",
+                    hint="Use deferrable=True, mode='poke', or Airflow 3.3 or later",
+                )
+            )
+        first = ti.get_first_reschedule_date(context)
+        begin = now if first is None else first.timestamp()
+        review = {"since": begin, "told": True, "over": now}
+        return {
+            "statuses": {},
+            "reviews": dict.fromkeys(ids, review),
+            "deadline": begin + self._service_timeout,
+            "left": None,
+            "timed_out": None,
+        }
+
+    def _store(self, context: Context, wait: Wait) -> None:
+        store: Any = context.get("task_state_store")
+        if not self.reschedule or store is None:
+            return
+        state = wait.to_json()
+        kept = {each: state[each] for each in ("reviews", "deadline", "left", "timed_out")}
+        kept["try"] = context["ti"].try_number
+        if kept != self._stored:
+            store.set(_STATE_KEY, kept, retention=_RETENTION)
+            self._stored = kept
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, str]:
         try:
@@ -159,5 +203,5 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
             # What every sensor raises then; it is not retried.
             message = str(error)
         else:
-            return dict(outcome.statuses)
+            return {each: status.value for each, status in outcome.statuses.items()}
         raise AirflowSensorTimeout(message)

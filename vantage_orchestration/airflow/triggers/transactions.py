@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -14,133 +14,92 @@ from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.errors import VantageError
-from vantage_orchestration.watching import Limits, Pace, SharedPoller
-from vantage_orchestration.watching.limits import AFTER_REVIEW
-from vantage_orchestration.watching.pace import LEAST_PAUSE
-from vantage_orchestration.watching.parallel import in_thread
+from vantage_orchestration.parallel import in_thread
+from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.watching import Observation
 
-__all__ = ["VantageTransactionsTrigger"]
+__all__ = ["QUIET_SECONDS", "VantageTransactionsTrigger"]
 
 #: Seconds to wait for deletions; Airflow gives ``on_kill`` 30.
 _DELETE_SECONDS: Final = 25.0
-#: Seconds after which the wall clock is looked at again, however far the deadline is.
-_LONGEST_SLEEP: Final = 600.0
+#: Seconds in which a trigger does not fire. A task that is resumed before the scheduler has read
+#: that the worker which deferred it is gone is taken for one that was killed, and fails ("state
+#: mismatch"). Public reports show schedulers that are up to 7 s late.
+QUIET_SECONDS = 10.0
 
 
 class VantageTransactionsTrigger(BaseTrigger):
-    """Waits until transactions have ended, need a person, or time is over.
+    """Waits until transactions have ended, need a person, or a limit is reached.
 
     All triggers of a triggerer that use the same connection share one client and look at their
-    transactions in common rounds, see :class:`vantage_orchestration.watching.SharedPoller`. No
-    request is made on the event loop.
+    transactions together, see :class:`vantage_orchestration.waiting.SharedPoller`. No request is
+    made on the event loop.
 
     The arguments are stored in Airflow's database as plain text, and hold no secret.
 
     Args:
-        transaction_ids: Transactions.
+        wait: State of the wait: what :meth:`vantage_orchestration.waiting.Wait.to_json` returned.
         conn_id: Id of a connection of the type ``abbyy_vantage``.
-        skill_id: Their skill, if all have the same and it is known: makes the list shorter.
-        deadline: Seconds since the epoch: when processing has to have ended. It does not run while
-            everything that has not ended waits for people. Where ``in_review`` names one, it is ten
-            minutes from the start at the least: an earlier copy may have held it.
-        review_deadline: Seconds since the epoch: when reviews have to have ended; counts only while
-            there are any.
-        in_review: Transactions whose review was reported before, and is not again.
-        report_review: End as well when a transaction gets into review.
-        poke_interval: Seconds before the first look, and after a change.
-        max_poke_interval: Seconds to which the pauses grow; also the pause while people are waited
-            for.
+        skill_id: Skill of all of the transactions, if it is known: makes the list shorter.
         delete_on_kill: Delete the transactions that have not ended when somebody ends the task:
             marks it as failed, success or skipped. Not when it is cleared, since the new try goes
             on with them. Deleting can't be undone, and charged pages stay charged.
 
     It ends with one event, whose payload has
 
-    * ``status``: ``ended``; ``review``, one waits for a person that is not in ``in_review``;
-      ``timeout``; or ``error``,
-    * ``transactions``: id to status, ``Unknown`` for one that was never seen,
-    * ``in_review``: ids that wait for a person,
-    * ``message``: for ``timeout`` and ``error``, what to tell the user, else None,
-    * ``retryable``: whether a new try of the task can help.
+    * ``status``: ``over``; ``review`` if people have to be told; or ``error``,
+    * ``wait``: the state of the wait,
+    * ``message``: for ``error``, what to tell the user, else None,
+    * ``retryable``: for ``error``, whether a new try of the task can help.
     """
 
     def __init__(
         self,
         *,
-        transaction_ids: Sequence[str],
+        wait: Mapping[str, Any],
         conn_id: str,
         skill_id: str | None = None,
-        deadline: float | None = None,
-        review_deadline: float | None = None,
-        in_review: Sequence[str] = (),
-        report_review: bool = False,
-        poke_interval: float = 10.0,
-        max_poke_interval: float = 60.0,
         delete_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.transaction_ids = list(transaction_ids)
+        self.wait = dict(wait)
         self.conn_id = conn_id
         self.skill_id = skill_id
-        self.deadline = deadline
-        self.review_deadline = review_deadline
-        self.in_review = list(in_review)
-        self.report_review = report_review
-        self.poke_interval = poke_interval
-        self.max_poke_interval = max_poke_interval
         self.delete_on_kill = delete_on_kill
-        self._limits = self._new_limits()
+        self._wait = Wait.from_json(wait, time.time())
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments that make an equal trigger."""
         return (
             f"{__name__}.{type(self).__qualname__}",
             {
-                "transaction_ids": self.transaction_ids,
+                "wait": self.wait,
                 "conn_id": self.conn_id,
                 "skill_id": self.skill_id,
-                "deadline": self.deadline,
-                "review_deadline": self.review_deadline,
-                "in_review": self.in_review,
-                "report_review": self.report_review,
-                "poke_interval": self.poke_interval,
-                "max_poke_interval": self.max_poke_interval,
                 "delete_on_kill": self.delete_on_kill,
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event."""
-        self._limits = self._new_limits()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._wait = Wait.from_json(self.wait, time.time())
+        poller = SharedPoller.of(("airflow", self.conn_id), self._connect)
         try:
-            event = await self._wait()
+            answer = await wait_in_loop(
+                poller,
+                self._wait,
+                skill_id=self.skill_id,
+                on_change=lambda seen: self.log.info("%s", seen),
+            )
+            event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
             event = self._failed(error)
+        await asyncio.sleep(QUIET_SECONDS - (loop.time() - begun))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
-
-    async def _wait(self) -> dict[str, Any]:
-        limits = self._limits
-        poller = SharedPoller.of(("airflow", self.conn_id), self._connect)
-        pace = Pace.between(max(LEAST_PAUSE, self.poke_interval), self.max_poke_interval)
-        with poller.watch(self.transaction_ids, pace, skill_id=self.skill_id) as watch:
-            while True:
-                now = time.time()
-                verdict = limits.verdict(now)
-                if verdict == "timeout":
-                    message = f"{limits.reason()}, and time is over"
-                    return self._event("timeout", message, retryable=True)
-                if verdict is not None:
-                    return self._event(verdict)
-                left = limits.left(now)
-                pause = _LONGEST_SLEEP if left is None else min(left, _LONGEST_SLEEP)
-                changes = await watch.changes(pause)
-                limits.note(changes, time.time())
-                for each in changes:
-                    self._tell(each)
 
     async def on_kill(self) -> None:
         """Delete what has not ended, if that was asked for and the task does not go on.
@@ -149,7 +108,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         the state of the task is asked for, and where it is not known for sure that somebody has
         ended the task, nothing is deleted.
         """
-        left = [each for each in self.transaction_ids if each in self._limits.open]
+        left = self._wait.open
         if not self.delete_on_kill or not left:
             return
         state = await self._state_of_task()
@@ -170,35 +129,16 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     # -- internals
 
-    def _new_limits(self) -> Limits:
-        deadline = self.deadline
-        if deadline is not None and self.in_review:
-            # It may have stood still since: where a triggerer takes over, let it look first.
-            deadline = max(deadline, time.time() + AFTER_REVIEW)
-        return Limits(
-            self.transaction_ids,
-            deadline=deadline,
-            review_deadline=self.review_deadline,
-            report_review=self.report_review,
-            in_review=self.in_review,
-        )
-
     def _connect(self) -> VantageClient:
         """Make a client. Runs in a thread: reading the connection asks Airflow, and blocks."""
         return VantageHook(self.conn_id).client
-
-    def _tell(self, seen: Observation) -> None:
-        # The review link is a credential, and does not get as far as here.
-        waits = ", waiting for manual review" if seen.in_review else ""
-        self.log.info("Transaction %s: %s%s", seen.transaction_id, seen.status, waits)
 
     def _event(
         self, status: str, message: str | None = None, *, retryable: bool = False
     ) -> dict[str, Any]:
         return {
             "status": status,
-            "transactions": self._limits.statuses(),
-            "in_review": self._limits.in_review,
+            "wait": self._wait.to_json(),
             "message": message,
             "retryable": retryable,
         }

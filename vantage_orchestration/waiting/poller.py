@@ -13,21 +13,28 @@ import contextvars
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Hashable
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import ConnectionFailed, VantageError
-from vantage_orchestration.watching.observation import Observation
-from vantage_orchestration.watching.pace import LEAST_PAUSE, Pace
-from vantage_orchestration.watching.parallel import in_thread
-from vantage_orchestration.watching.watcher import Sighting, Watcher
+from vantage_orchestration.parallel import in_thread
+from vantage_orchestration.reads import LEAST_PAUSE
+from vantage_orchestration.waiting.machine import (
+    LookAgain,
+    Over,
+    PeopleNeeded,
+    Wait,
+)
+from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.watcher import Sighting, Watcher
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["SharedPoller", "Watch"]
+__all__ = ["SharedPoller", "Watch", "wait_in_loop"]
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +46,28 @@ _SURPRISES: Final = 3
 _SURPRISE_PAUSE: Final = 10.0
 
 
-class Watch:
-    """Waits for some transactions; made by :meth:`SharedPoller.watch`. A context manager: leaving
-    it ends the wait at once.
+#: Seconds after which the clock is read again, however far the limit is.
+_LONGEST_SLEEP: Final = 3600.0
 
-    Attributes:
-        open: Transactions that have not ended, and what was last seen of them.
+
+class Watch:
+    """Takes part in the looks of a poller for one wait; made by :meth:`SharedPoller.watch`.
+
+    A context manager: leaving it ends the part at once.
     """
 
-    def __init__(
-        self, poller: SharedPoller, ids: Collection[str], pace: Pace, skill_id: str | None
-    ) -> None:
-        self.open: dict[str, Observation | None] = dict.fromkeys(ids)
+    def __init__(self, poller: SharedPoller, wait: Wait, skill_id: str | None) -> None:
+        self.wait = wait
         self.skill_id = skill_id
         self.due = 0.0
         self._poller = poller
-        self._pace = pace
-        self._looks = 0
         self._changes: list[Observation] = []
         self._failure: BaseException | None = None
         self._news = asyncio.Event()
 
     def __enter__(self) -> Watch:
-        self.due = asyncio.get_running_loop().time() + self._pace.pause(0)
-        self._poller._join(self)
+        if self._plan():
+            self._poller.join(self)
         return self
 
     def __exit__(
@@ -71,72 +76,62 @@ class Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._poller._leave(self)
+        self._poller.leave(self)
         self._failure = None
 
-    async def changes(self, timeout: float | None = None) -> tuple[Observation, ...]:
-        """Wait until something has changed.
+    async def changes(self, timeout: float) -> list[Observation]:
+        """Wait until something has changed, or the wait has more to answer than to look again.
 
         Args:
-            timeout: Seconds; None for ever.
+            timeout: Seconds.
 
         Returns:
-            What has changed since the last call, the first state of each transaction included;
-            nothing if time is over, or if all have ended and were returned before.
+            What has changed since the last call; nothing if time is over.
 
         Raises:
             VantageError: An error that waiting does not cure, after all changes were returned.
             Exception: What connecting to the service has raised.
         """
-        if self.open and not self._changes and self._failure is None:
-            self._news.clear()
-            timer = None
-            if timeout is not None:
-                timer = asyncio.get_running_loop().call_later(timeout, self._news.set)
+        if not self._changes and self._failure is None:
+            timer = asyncio.get_running_loop().call_later(timeout, self._news.set)
             try:
                 await self._news.wait()
             finally:
-                if timer is not None:
-                    timer.cancel()
-        if self._changes:
-            changes, self._changes = self._changes, []
-            return tuple(changes)
-        if self._failure is not None:
+                timer.cancel()
+        self._news.clear()
+        if self._failure is not None and not self._changes:
             raise self._failure
-        return ()
+        changes, self._changes = self._changes, []
+        return changes
 
-    def _serve(self, sighting: Sighting, now: float) -> None:
-        """Take what a round has shown."""
-        answered = changed = False
-        for name, last in list(self.open.items()):
-            failure = sighting.failures.get(name)
-            if failure is not None:
-                self._fail(failure)
+    def _plan(self, not_before: float = 0.0) -> bool:
+        """Plan the next look; return whether there is one."""
+        answer = self.wait.next(time.time(), not_before=not_before)
+        if isinstance(answer, LookAgain):
+            self.due = asyncio.get_running_loop().time() + answer.seconds
+            return True
+        self._poller.leave(self)
+        self._news.set()
+        return False
+
+    def serve(self, sighting: Sighting, now: float, resume: float) -> None:
+        """Take what a look has shown."""
+        for name in self.wait.open:
+            if name in sighting.failures:
+                self.fail(sighting.failures[name])
                 return
-            found = sighting.seen.get(name)
-            if found is None:
-                continue
-            answered = True
-            if found.tells_the_same_as(last):
-                continue
-            changed = True
-            self._changes.append(found)
-            if found.ended:
-                del self.open[name]
-            else:
-                self.open[name] = found
-        if changed:
+        seen = [sighting.seen[name] for name in self.wait.open if name in sighting.seen]
+        if not seen and self.due > now:
+            return  # It was not its turn, and nothing was to be had for nothing.
+        changes = self.wait.note(seen, time.time())
+        self._changes += changes
+        if self._plan(resume) and changes:
             self._news.set()
-        if answered:
-            self._looks = 0 if changed else self._looks + 1
-        if answered or self.due <= now:
-            reviewing = all(each is not None and each.in_review for each in self.open.values())
-            self.due = now + self._pace.pause(self._looks, in_review=reviewing)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         # A copy for each: an exception that many raise collects the frames of all of them.
         self._failure = error.copy() if isinstance(error, VantageError) else error
-        self._poller._leave(self)
+        self._poller.leave(self)
         _ring(self._news)
 
 
@@ -145,12 +140,12 @@ class SharedPoller:
 
     A round takes place when the first watch is due, and all others join it: 1000 watches of one
     transaction each cost one or two requests a round (see
-    :class:`vantage_orchestration.watching.Watcher`). Whoever comes new is due after its first
+    :class:`vantage_orchestration.waiting.Watcher`). Whoever comes new is due after its first
     pause. The poller runs while there are watches, and closes its client after the last one.
 
     Args:
         connect: Makes the client. Called in a thread, when the first round takes place.
-        settle: See :class:`vantage_orchestration.watching.Watcher`.
+        settle: See :class:`vantage_orchestration.waiting.Watcher`.
     """
 
     def __init__(self, connect: Callable[[], VantageClient], *, settle: float = 30.0) -> None:
@@ -183,23 +178,19 @@ class SharedPoller:
             found._key = full
         return found
 
-    def watch(
-        self, ids: Collection[str], pace: Pace | None = None, *, skill_id: str | None = None
-    ) -> Watch:
-        """Return what waits for some transactions, to be used as a context manager.
+    def watch(self, wait: Wait, *, skill_id: str | None = None) -> Watch:
+        """Return a context manager that takes part in the looks for a wait.
 
         Args:
-            ids: Transactions.
-            pace: How often to look; others that look more often are joined.
-            skill_id: Skill of all of them, if it is known.
+            wait: What to wait for, and how often to look; others that look more often are joined.
+            skill_id: Skill of all of its transactions, if it is known.
         """
-        return Watch(self, ids, pace or Pace(), skill_id)
+        return Watch(self, wait, skill_id)
 
-    # -- internals: who waits
+    # -- for watches
 
-    def _join(self, watch: Watch) -> None:
-        if not watch.open:
-            return
+    def join(self, watch: Watch) -> None:
+        """Look for this watch as well."""
         self._watches[watch] = None
         if self._task is None:
             if self._key is not None:
@@ -212,7 +203,8 @@ class SharedPoller:
         elif watch.due < self._next:
             self._wake.set()
 
-    def _leave(self, watch: Watch) -> None:
+    def leave(self, watch: Watch) -> None:
+        """Look for this watch no more."""
         self._watches.pop(watch, None)
         if not self._watches:
             _ring(self._wake)
@@ -241,7 +233,7 @@ class SharedPoller:
             if self._key is not None and _running.get(self._key) is self:
                 del _running[self._key]
         for watch in list(self._watches):
-            watch._fail(failure)
+            watch.fail(failure)
         client, self._client, self._watcher = self._client, None, None
         if client is not None:
             with contextlib.suppress(RuntimeError):  # The interpreter is ending.
@@ -275,7 +267,7 @@ class SharedPoller:
         also: set[str] = set()
         for watch in watches:
             # Who is due a moment later would only cause another round.
-            (due if watch.due <= now + LEAST_PAUSE else also).update(watch.open)
+            (due if watch.due <= now + LEAST_PAUSE else also).update(watch.wait.open)
         skills = {watch.skill_id for watch in watches}
         skill_id = skills.pop() if len(skills) == 1 else None
         try:
@@ -287,11 +279,10 @@ class SharedPoller:
             return
         self._surprises = 0
         now = asyncio.get_running_loop().time()
+        resume = self._watcher.resume_in() if self._watcher is not None else 0.0
         for number, watch in enumerate(watches, 1):
             if watch in self._watches:
-                watch._serve(sighting, now)
-                if not watch.open:
-                    self._leave(watch)
+                watch.serve(sighting, now, resume)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
 
@@ -309,13 +300,42 @@ class SharedPoller:
         if final or self._surprises >= _SURPRISES:
             for watch in watches:
                 if watch in self._watches:
-                    watch._fail(error)
+                    watch.fail(error)
             return
         # A store of credentials that gives no answer for a moment, for one.
         log.warning("Looking at transactions has failed, and is repeated: %s", type(error).__name__)
         again = asyncio.get_running_loop().time() + _SURPRISE_PAUSE
         for watch in watches:
             watch.due = max(watch.due, again)
+
+
+async def wait_in_loop(
+    poller: SharedPoller,
+    wait: Wait,
+    *,
+    skill_id: str | None = None,
+    on_change: Callable[[Observation], object] = lambda seen: log.info("%s", seen),
+) -> PeopleNeeded | Over:
+    """Wait as :func:`.blocking.wait_here` does, without blocking the event loop.
+
+    Args:
+        poller: Looks at the transactions, together with those of others.
+        wait: What to wait for. The first look is after its first pause, or with one of others.
+        skill_id: Skill of all of them, if it is known.
+        on_change: Called with each change, on the event loop; logs it by default.
+
+    Returns:
+        The first answer of the wait that is not to look again. After people were told, call
+        :meth:`Wait.told` and this again.
+
+    Raises:
+        VantageError: An error that no repetition cures.
+    """
+    with poller.watch(wait, skill_id=skill_id) as watch:
+        while isinstance(answer := wait.next(time.time()), LookAgain):
+            for each in await watch.changes(min(answer.at_most, _LONGEST_SLEEP)):
+                on_change(each)
+        return answer
 
 
 def _ring(event: asyncio.Event) -> None:

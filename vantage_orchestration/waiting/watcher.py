@@ -21,14 +21,13 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
-from vantage_orchestration.models import ENDED
+from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.retrying import LOOKS
-from vantage_orchestration.text import clean
-from vantage_orchestration.watching.active_list import NO_LISTING, ActiveList, Listing
-from vantage_orchestration.watching.backoff import Backoff
-from vantage_orchestration.watching.observation import GONE, Observation
-from vantage_orchestration.watching.pace import LEAST_PAUSE
-from vantage_orchestration.watching.parallel import in_parallel
+from vantage_orchestration.status import MANUAL_REVIEW, Status
+from vantage_orchestration.waiting.active_list import NO_LISTING, ActiveList, Listing
+from vantage_orchestration.waiting.backoff import Backoff
+from vantage_orchestration.waiting.observation import Observation
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -40,9 +39,6 @@ __all__ = ["Sighting", "Watcher"]
 
 log = logging.getLogger(__name__)
 
-_PROCESSING: Final = "Processing"
-_REVIEW: Final = "ManualReview"
-_KNOWN: Final = frozenset({"New", _PROCESSING, *ENDED})
 #: Where the list is out of order, that many transactions are asked for singly in its place.
 _FEW: Final = 16
 #: Failures in a row after which the server is left alone.
@@ -105,15 +101,13 @@ class _Record:
     @property
     def may_be_listed(self) -> bool:
         """Whether it is worth looking for it on the list; a new one is on none."""
-        is_new = self.state is not None and self.state.status == "New"
+        is_new = self.state is not None and self.state.status is Status.NEW
         return not is_new and self.misses < _MISSES
 
-    def see(self, status: str, *, in_review: bool = False, stage: str | None = None) -> Observation:
+    def see(self, status: Status, *, in_review: bool = False) -> Observation:
         """Take note of a state and return it."""
-        found = Observation(self.name, status, in_review, stage)
-        if self.state is None or not (
-            self.state == found or (stage is None and found.tells_the_same_as(self.state))
-        ):
+        found = Observation(self.name, status, in_review)
+        if self.state is None or self.state != found:
             self.state = found
         return self.state
 
@@ -160,9 +154,9 @@ class Watcher:
     Args:
         client: Client. Its own retries are not used.
         settle: Seconds for which a transaction has to be answered with 404 before its status is
-            :data:`GONE`: right after it was made it may be too new. 0 believes the first answer.
+            ``Gone``: right after it was made it may be too new. 0 believes the first answer.
         threads: Requests at the same time.
-        clock: Steady seconds.
+        clock: Returns steady seconds; ``time.monotonic`` by default.
         on_processed: Told each transaction that was processed, by the id that was asked for and in
             full, so that whoever wants its results need not ask again. Called in some thread.
     """
@@ -173,22 +167,22 @@ class Watcher:
         *,
         settle: float = 30.0,
         threads: int = 8,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         on_processed: Callable[[str, Transaction], object] | None = None,
     ) -> None:
         self._client = client
         self._on_processed = on_processed
         self._settle = settle
         self._threads = threads
-        self._clock = clock
-        self._list = ActiveList(client, clock)
+        self._clock = clock or time.monotonic
+        self._list = ActiveList(client, self._clock)
         self._list_refusals = 0
         self._list_off_until = 0.0
         self._backoff = Backoff()
         self._rejections = 0
         self._checks = 1
         self._records: dict[str, _Record] = {}
-        self._swept = clock()
+        self._swept = self._clock()
         self._lock = threading.Lock()
 
     def observe(
@@ -291,16 +285,16 @@ class Watcher:
         asked = {}
         for key, record in everything.items():
             if key in listing.stages:
-                stage = listing.stages[key]
                 record.misses, record.lost = 0, None
-                this.seen[key] = record.see(_PROCESSING, in_review=stage == _REVIEW, stage=stage)
+                in_review = listing.stages[key] == MANUAL_REVIEW
+                this.seen[key] = record.see(Status.PROCESSING, in_review=in_review)
             elif key in due or (listing.complete and record.may_be_listed):
                 asked[key] = record
         doubted = self._doubted(this, everything)
         self._ask(this, {**asked, **doubted})
         if listing.complete:
             for key, record in asked.items():
-                if key in this.seen and this.seen[key].status == _PROCESSING:
+                if key in this.seen and this.seen[key].status is Status.PROCESSING:
                     record.misses += 1
         if doubted:
             wrong = any(this.seen[key].ended for key in doubted if key in this.seen)
@@ -387,24 +381,22 @@ class Watcher:
             record.lost = this.now if record.lost is None else record.lost
             # Not every machine of a service knows of a change at the same moment.
             if this.now - record.lost >= self._settle:
-                this.seen[key] = record.see(GONE)
+                this.seen[key] = record.see(Status.GONE)
         except VantageError as error:
             self._judge(this, key, record, error)
         else:
             this.failed_in_a_row = record.garbled = 0
             record.lost = None
-            status = found.status if found.status in _KNOWN else clean(found.status)
-            if status not in _KNOWN and not record.warned:
+            if not found.status.is_known and not record.warned:
                 record.warned = True
                 log.warning(
                     "Transaction %s has the status %r, which this version does not know; it counts"
                     " as not ended",
                     record.name,
-                    status,
+                    found.status.value,
                 )
-            review = found.waits_for_review
-            this.seen[key] = record.see(status, in_review=review, stage=_REVIEW if review else None)
-            if status == "Processed" and self._on_processed is not None:
+            this.seen[key] = record.see(found.status, in_review=found.waits_for_review)
+            if found.status.is_success and self._on_processed is not None:
                 self._on_processed(record.name, found)
 
     def _judge(self, this: _Round, key: str, record: _Record, error: VantageError) -> None:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from core.conftest import config_of
@@ -15,17 +13,10 @@ from requests.adapters import HTTPAdapter
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.watching import (
-    GONE,
-    Limits,
-    Observation,
-    Pace,
-    Watcher,
-    active_list,
-    wait_for,
-)
-from vantage_orchestration.watching.parallel import in_parallel
+from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import Observation, Watcher, active_list
 
 LIST = r"/transactions/active$"
 SINGLE = r"/transactions/[0-9a-fA-F-]{36}$"
@@ -122,11 +113,9 @@ def test_states_of_transactions(world: World, sent: list[str]) -> None:
     world.control.set(outcome="Processed", processing_seconds=1000)
 
     seen = world.look([*running, new, reviewed, canceled, failed])
-    assert {seen[each] for each in running} == {
-        Observation(each, "Processing", stage="Automatic") for each in running
-    }
+    assert {seen[each] for each in running} == {Observation(each, "Processing") for each in running}
     assert seen[new] == Observation(new, "New")
-    assert seen[reviewed] == Observation(reviewed, "Processing", True, "ManualReview")
+    assert seen[reviewed] == Observation(reviewed, "Processing", True)
     assert [seen[canceled].status, seen[failed].status] == ["Canceled", "Failed"]
     assert [name for name, each in seen.items() if each.ended] == [canceled, failed]
 
@@ -134,7 +123,7 @@ def test_states_of_transactions(world: World, sent: list[str]) -> None:
 def test_review_is_seen_without_the_list(world: World) -> None:
     world.control.set(review=True, processing_seconds=0)
     (name,) = world.running(1)
-    assert world.look([name]) == {name: Observation(name, "Processing", True, "ManualReview")}
+    assert world.look([name]) == {name: Observation(name, "Processing", True)}
     world.control.finish_review(name)
     assert world.look([name]) == {name: Observation(name, "Processed")}
     assert world.cost()[0] == 0
@@ -172,10 +161,10 @@ def test_unknown_right_after_it_was_made_and_gone_later(world: World) -> None:
     for _ in range(4):  # 0, 9, 18 and 27 s after the first answer.
         assert list(world.look([*running, name], 9)) == running
     seen = world.look([*running, name], 9)
-    assert seen[name] == Observation(name, GONE)
+    assert seen[name] == Observation(name, Status.GONE)
     assert seen[name].ended
     world.cost()
-    assert world.look([name])[name].status == GONE
+    assert world.look([name])[name].status == Status.GONE
     assert world.cost() == (0, 0)
 
 
@@ -198,13 +187,13 @@ def test_deleted_while_watched(world: World) -> None:
     world.control.set(delete_polls=0)
     world.client.delete_transaction(ids[0])
     assert statuses(world.look(ids)) == {"Processing": 4}
-    assert world.look(ids, 31)[ids[0]].status == GONE
+    assert world.look(ids, 31)[ids[0]].status == Status.GONE
 
 
 def test_without_patience_for_new_ones(world: World) -> None:
     name = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
     found = Watcher(world.client, settle=0).observe([name])
-    assert found == {name: Observation(name, GONE)}
+    assert found == {name: Observation(name, Status.GONE)}
 
 
 # --------------------------------------------------------------------- cost
@@ -676,215 +665,3 @@ def test_parallel_work() -> None:
     assert len(done) < 1000
     with pytest.raises(KeyError):
         in_parallel(work, [3], 2)
-
-
-# ------------------------------------------------------------------ blocking
-
-
-class Sleeper:
-    """Lets time pass: for the waiting side at once, and for the sandbox as well."""
-
-    def __init__(self, sandbox: SandboxServer) -> None:
-        self.now = 0.0
-        self.sleeps: list[float] = []
-        self.at: dict[int, Callable[[], object]] = {}
-        self._sandbox = sandbox
-
-    def clock(self) -> float:
-        return self.now
-
-    def __call__(self, seconds: float) -> None:
-        self.now += seconds
-        self._sandbox.control.advance(seconds)
-        self.sleeps.append(seconds)
-        if len(self.sleeps) in self.at:
-            self.at[len(self.sleeps)]()
-        assert len(self.sleeps) < 500, "it waits for ever"
-
-
-@pytest.fixture
-def sleeper(sandbox: SandboxServer) -> Sleeper:
-    return Sleeper(sandbox)
-
-
-def test_wait_until_all_have_ended(world: World, sleeper: Sleeper) -> None:
-    ids = world.running(3)
-    told: list[Observation] = []
-    pace = Pace(10, 60, jitter=0)
-    found = wait_for(
-        world.client, ids, pace=pace, on_change=told.append, sleep=sleeper, clock=sleeper.clock
-    )
-    assert statuses(found) == {"Processed": 3}
-    assert [each.status for each in told] == ["Processing"] * 3 + ["Processed"] * 3
-    assert sleeper.sleeps[:6] == [10, 15, 22.5, 33.75, 50.625, 60]
-    assert set(sleeper.sleeps[5:]) == {60}
-    # One after 300 s is the check of the list; the others are when they have ended.
-    assert world.cost()[1] < len(sleeper.sleeps) + 6
-
-
-def test_wait_ends_in_time(world: World, sleeper: Sleeper) -> None:
-    ids = world.running(2)
-    with pytest.raises(errors.WaitTimeout, match="After 120 s 2 transactions have not ended") as e:
-        wait_for(world.client, ids, timeout=120, sleep=sleeper, clock=sleeper.clock)
-    assert sleeper.now == 120
-    assert e.value.retryable
-    (name,) = world.running(1)
-    with pytest.raises(errors.WaitTimeout, match=f"1 transaction has not ended.*{name}"):
-        wait_for(world.client, [name], timeout=0, sleep=sleeper, clock=sleeper.clock)
-
-
-def test_wait_through_trouble(world: World, sleeper: Sleeper) -> None:
-    (name,) = world.running(1)
-    world.control.add_fault(operation="getTransaction", status=503, times=2)
-    world.control.add_fault(operation="getTransaction", status=429, retry_after=300)
-    world.control.add_fault(operation="getTransaction", drop=True)
-    found = wait_for(world.client, [name], sleep=sleeper, clock=sleeper.clock)
-    assert found[name].status == "Processed"
-    assert max(sleeper.sleeps) == 300
-    assert all(fault["hits"] for fault in world.control.faults())
-
-
-def review(world: World, count: int) -> list[str]:
-    world.control.set(review=True, processing_seconds=0)
-    ids = world.running(count)
-    for each in ids:
-        world.client.get_transaction(each)
-    world.control.set(review=False, processing_seconds=1000)
-    return ids
-
-
-def test_wait_does_not_wait_for_people(world: World, sleeper: Sleeper) -> None:
-    (name,) = review(world, 1)
-    with pytest.raises(errors.WaitTimeout, match="1 transaction waits for manual review"):
-        wait_for(world.client, [name], sleep=sleeper, clock=sleeper.clock)
-    assert sleeper.sleeps == []
-
-
-def test_wait_for_people(world: World, sleeper: Sleeper) -> None:
-    (name,) = review(world, 1)
-    sleeper.at[100] = lambda: world.control.finish_review(name)
-    pace = Pace(10, 20, review=60, jitter=0)
-    wait = {"pace": pace, "sleep": sleeper, "clock": sleeper.clock}
-    found = wait_for(world.client, [name], timeout=50, review_timeout=None, **wait)
-    assert found[name].status == "Processed"
-    # The time for processing did not run meanwhile.
-    assert sleeper.sleeps == [60] * 100
-    (name,) = review(world, 1)
-    with pytest.raises(errors.WaitTimeout, match="manual review"):
-        wait_for(world.client, [name], timeout=50, review_timeout=3600, **wait)
-    assert sleeper.now == 6000 + 3600
-
-
-def test_wait_reports_a_review(world: World, sleeper: Sleeper) -> None:
-    reviewed, running = review(world, 2), world.running(1)
-    wait = {"review_timeout": None, "report_review": True, "sleep": sleeper}
-    wait["clock"] = sleeper.clock
-    found = wait_for(world.client, [*reviewed, *running], in_review=reviewed[:1], **wait)
-    assert sleeper.sleeps == []
-    assert found[reviewed[1]].in_review
-    sleeper.at[3] = lambda: [world.control.finish_review(each) for each in reviewed]
-    found = wait_for(world.client, [*reviewed, *running], in_review=reviewed, **wait)
-    assert statuses(found) == {"Processed": 3}
-
-
-# -------------------------------------------------------------------- limits
-
-
-def seen(name: str, status: str = "Processing", in_review: bool = False) -> Observation:
-    return Observation(name, status, in_review)
-
-
-def test_limits_of_processing() -> None:
-    limits = Limits(["a", "b"], deadline=100)
-    assert limits.left(40) == 60
-    assert limits.verdict(99.9) is None
-    assert limits.verdict(100) == "timeout"
-    assert limits.reason() == "2 transactions have not ended"
-    limits.note([seen("a", "Processed")], 50)
-    assert limits.open == {"b"}
-    assert limits.statuses() == {"a": "Processed", "b": "Unknown"}
-    limits.note([seen("b", "Failed")], 50)
-    assert limits.verdict(1000) == "ended"
-    assert Limits([]).verdict(0) == "ended"
-    assert Limits(["a"]).left(0) is None
-
-
-def test_processing_time_stands_still_while_people_are_waited_for() -> None:
-    limits = Limits(["a", "b"], deadline=5000)
-    limits.note([seen("a", in_review=True)], 100)
-    assert limits.left(100) == 4900, "b is still processed"
-    limits.note([seen("b", "Processed")], 1000)
-    assert limits.only_review
-    assert limits.verdict(1e9) is None
-    assert limits.left(1e9) is None
-    assert limits.reason() == "1 transaction waits for manual review"
-    limits.note([seen("a")], 90_000)
-    assert limits.left(90_000) == 4000
-    assert limits.verdict(94_000) == "timeout"
-
-
-def test_deadline_that_has_passed_during_a_review() -> None:
-    # As after a restart of the triggerer: the review was there before anybody looked.
-    limits = Limits(["a"], deadline=100)
-    limits.note([seen("a", in_review=True)], 5000)
-    assert limits.verdict(5000) is None
-    limits.note([seen("a")], 6000)
-    assert limits.verdict(6000) is None
-    assert limits.left(6000) == 600
-    assert limits.verdict(6600) == "timeout"
-
-
-def test_limits_of_reviews() -> None:
-    limits = Limits(["a", "b"], deadline=1000, review_deadline=500)
-    assert limits.left(0) == 1000
-    limits.note([seen("a", in_review=True)], 10)
-    assert limits.left(10) == 490
-    assert limits.verdict(500) == "timeout"
-    assert limits.reason() == "2 transactions have not ended, 1 of them in manual review"
-    limits.note([seen("a")], 20)
-    assert limits.left(20) == 980
-    limits = Limits(["a"], review_timeout=50)
-    limits.note([seen("a", in_review=True)], 100)
-    assert limits.left(100) == 50
-    limits.note([seen("a")], 120)
-    assert limits.left(120) is None
-    limits.note([seen("a", in_review=True)], 200)
-    assert limits.verdict(249) is None
-    assert limits.verdict(250) == "timeout"
-
-
-def test_reviews_are_reported_once() -> None:
-    limits = Limits(["a", "b"], report_review=True, in_review=["a"])
-    limits.note([seen("a", in_review=True)], 0)
-    assert limits.verdict(0) is None
-    limits.note([seen("b", in_review=True)], 0)
-    assert limits.verdict(0) == "review"
-    assert limits.in_review == ["a", "b"]
-    limits.note([seen("b", "Processed")], 0)
-    assert limits.in_review == ["a"]
-    assert limits.verdict(0) is None
-
-
-def test_pace() -> None:
-    pace = Pace(10, 60, review=100, jitter=0.2)
-    assert all(8 <= pace.pause(0) <= 12 for _ in range(50))
-    assert all(48 <= pace.pause(10_000) <= 72 for _ in range(50))
-    assert all(80 <= pace.pause(0, in_review=True) <= 120 for _ in range(50))
-    assert len({pace.pause(0) for _ in range(10)}) > 1
-    assert Pace(1, 1).pause(0) >= 1
-    for wrong in ((0.5, 60, 60, 0), (10, 5, 60, 0), (10, 60, 0, 0), (10, 60, 60, 1)):
-        with pytest.raises(errors.ConfigurationError):
-            Pace(*wrong)
-
-
-def test_watching_is_logged_without_links(
-    world: World, sleeper: Sleeper, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    (name,) = review(world, 1)
-    sleeper.at[2] = lambda: world.control.finish_review(name)
-    wait_for(world.client, [name], review_timeout=None, sleep=sleeper, clock=sleeper.clock)
-    assert f"Transaction {name}: Processing, waiting for manual review" in caplog.text
-    secrets = world.control.issued_secrets()
-    assert len(secrets) > 1
-    assert not [each for each in secrets if each in caplog.text]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits for transactions until they end, need a person, or a limit is reached. Knows no
+orchestrator.
+
+* :class:`Wait` is the machine: it decides what to do next, and does nothing itself.
+* :class:`Watcher` looks at any number of transactions, with as few requests as that takes.
+* :func:`wait_here` waits in a worker, and blocks. :func:`wait_in_loop` waits in a coroutine; all
+  coroutines of an event loop share the looks of a :class:`SharedPoller`.
+"""
+
+from __future__ import annotations
+
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import LookAgain, Outcome, Over, PeopleNeeded, Wait
+from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
+from vantage_orchestration.waiting.rules import WaitRules
+from vantage_orchestration.waiting.watcher import Watcher
+
+__all__ = [
+    "LookAgain",
+    "Observation",
+    "Outcome",
+    "Over",
+    "PeopleNeeded",
+    "SharedPoller",
+    "Wait",
+    "WaitRules",
+    "Watcher",
+    "wait_here",
+    "wait_in_loop",
+]

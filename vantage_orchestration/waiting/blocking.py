@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits for transactions in a worker, and blocks it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.errors import translated
+from vantage_orchestration.waiting.machine import Outcome, Over, PeopleNeeded, Wait
+from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.watcher import Watcher
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import Transaction
+
+__all__ = ["wait_here"]
+
+log = logging.getLogger(__name__)
+
+
+@translated
+def wait_here(
+    client: VantageClient,
+    wait: Wait,
+    *,
+    skill_id: str | None = None,
+    on_change: Callable[[Observation], object] = lambda seen: log.info("%s", seen),
+    on_people: Callable[[PeopleNeeded], object] = lambda needed: None,
+    sleep: Callable[[float], None] | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Outcome:
+    """Wait until all transactions have ended, a limit is reached, or the rules say so.
+
+    Passing trouble of the service is waited out.
+
+    Args:
+        client: Client.
+        wait: What to wait for. The first look is at once.
+        skill_id: Skill of all of them, if known: looking takes fewer requests.
+        on_change: Called with each change, the first state included; logs it by default.
+        on_people: Called when people are needed.
+        sleep: Waits seconds; ``time.sleep`` by default.
+        clock: Returns seconds since the epoch; ``time.time`` by default.
+
+    Returns:
+        How it ended. A limit that was reached is no error here, see
+        :func:`vantage_orchestration.processing.outcome.check_outcome`.
+
+    Raises:
+        VantageError: An error that no repetition cures.
+    """
+    now = clock or time.time
+    processed: dict[str, Transaction] = {}
+    watcher = Watcher(client, clock=clock, on_processed=processed.__setitem__)
+    while True:
+        seen = watcher.observe(wait.open, skill_id=skill_id)
+        for each in wait.note(seen.values(), now()):
+            on_change(each)
+        answer = wait.next(now(), not_before=watcher.resume_in())
+        while isinstance(answer, PeopleNeeded):
+            on_people(answer)
+            wait.told(answer)
+            answer = wait.next(now(), not_before=watcher.resume_in())
+        if isinstance(answer, Over):
+            return replace(answer.outcome, processed=processed)
+        (sleep or time.sleep)(answer.seconds)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides what to do next while transactions are waited for.
+
+The one place that knows ``on_review``, both limits and the pace. It sends nothing and reads no
+clock: drivers tell it what they saw and when, and do what it answers. Its state is JSON, so a wait
+can move from a worker to a triggerer and back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.status import Status
+from vantage_orchestration.text import counted
+from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.rules import WaitRules
+
+if TYPE_CHECKING:
+    from vantage_orchestration.models import Transaction
+    from vantage_orchestration.processing.manifest import UnfinishedEntry
+
+__all__ = ["Answer", "LookAgain", "Outcome", "Over", "PeopleNeeded", "Wait"]
+
+#: Seconds that the service gets at least after a review: what follows, an export, is short.
+_AFTER_REVIEW: Final = 600.0
+#: Seconds: a review that is back so soon is the same one. The list of transactions may lag behind.
+_SAME_REVIEW: Final = 600.0
+#: Seconds after a limit, or after the wait was taken up, within which the last look has to succeed.
+_LAST_LOOK: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a wait has ended.
+
+    Attributes:
+        statuses: Transaction id to status.
+        in_review: Ids that wait for a person.
+        timed_out: Which limit was reached, as a sentence without a full stop; else None.
+        processed: Processed transactions in full, if this process has seen them end. Their results
+            can be fetched without another request.
+        details: By id, which files were sent with a transaction that has no results, and why it
+            has none, as far as that is known.
+    """
+
+    statuses: Mapping[str, Status]
+    in_review: tuple[str, ...] = ()
+    timed_out: str | None = None
+    processed: Mapping[str, Transaction] = field(default_factory=dict, repr=False, compare=False)
+    details: Mapping[str, UnfinishedEntry] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def open(self) -> list[str]:
+        """Ids that have not ended."""
+        return [each for each, status in self.statuses.items() if not status.is_terminal]
+
+    def with_status(self, *statuses: Status) -> list[str]:
+        """Return the ids that have one of these statuses."""
+        return [each for each, status in self.statuses.items() if status in statuses]
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """Look at the open transactions again.
+
+    Attributes:
+        seconds: In how many seconds.
+        at_most: Seconds after which the wait is over even if no look is possible. Ask then.
+    """
+
+    seconds: float
+    at_most: float = field(default=math.inf, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleNeeded:
+    """These transactions wait for a person. Tell people, then call :meth:`Wait.told`.
+
+    Attributes:
+        transaction_ids: Transactions whose review has begun.
+        until: When waiting for the first of them ends, in seconds since the epoch; None for never.
+    """
+
+    transaction_ids: tuple[str, ...]
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The wait has ended."""
+
+    outcome: Outcome
+
+
+Answer = LookAgain | PeopleNeeded | Over
+
+
+@dataclass(slots=True)
+class _Review:
+    """A review, and its clock.
+
+    Attributes:
+        since: When it began.
+        told: Whether people were told.
+        over: When it was first seen to be over; None while it lasts.
+    """
+
+    since: float
+    told: bool = False
+    over: float | None = None
+
+
+class Wait:
+    """A wait for some transactions. All times are seconds since the epoch.
+
+    Args:
+        ids: Transactions.
+        rules: Limits and pace.
+        now: When the wait begins, or is taken up.
+        state: What :meth:`to_json` returned, to take up a wait with other rules or ids.
+    """
+
+    def __init__(
+        self,
+        ids: Iterable[str],
+        rules: WaitRules,
+        now: float,
+        *,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.rules = rules
+        old = state or {"statuses": {}, "reviews": {}, "left": None, "timed_out": None}
+        self._statuses = {each: Status(old["statuses"].get(each, Status.UNKNOWN)) for each in ids}
+        self._reviews = {name: _Review(**each) for name, each in old["reviews"].items()}
+        begin = None if rules.timeout is None else now + rules.timeout
+        self._deadline: float | None = old["deadline"] if state is not None else begin
+        #: What is left of the service's time while its clock stands still.
+        self._left: float | None = old["left"]
+        self._timed_out: str | None = old["timed_out"]
+        # Not part of the state: whoever takes a wait up looks soon, and at least once.
+        self._taken_up = now
+        self._looked = -math.inf
+        self._looks = 0
+
+    # -- state
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state: rules, ids, statuses and times. There is no secret in it."""
+        return {
+            "rules": asdict(self.rules),
+            "statuses": {name: status.value for name, status in self._statuses.items()},
+            "reviews": {name: asdict(review) for name, review in self._reviews.items()},
+            "deadline": self._deadline,
+            "left": self._left,
+            "timed_out": self._timed_out,
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
+        """Take up a wait.
+
+        Args:
+            state: What :meth:`to_json` returned.
+            now: The present moment.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            return cls(state["statuses"], WaitRules(**state["rules"]), now, state=state)
+        except (AttributeError, KeyError, TypeError, ConfigurationError) as error:
+            raise ValueError(f"This is not the state of a wait: {error!r}") from None
+
+    @property
+    def open(self) -> list[str]:
+        """Transactions that have not ended, as far as known."""
+        return [name for name, status in self._statuses.items() if not status.is_terminal]
+
+    @property
+    def in_review(self) -> list[str]:
+        """Transactions that wait for a person now."""
+        reviews = self._reviews
+        return [name for name in self._statuses if name in reviews and reviews[name].over is None]
+
+    # -- what drivers call
+
+    def note(self, seen: Iterable[Observation], now: float) -> list[Observation]:
+        """Take note of a look, also of one that has shown nothing.
+
+        Args:
+            seen: What was seen, of some or all of the open transactions.
+            now: When.
+
+        Returns:
+            What has changed, the first state of each transaction included.
+        """
+        found = list(seen)
+        changes = [each for each in found if self._note(each, now)]
+        self._run_or_stop(now)
+        self._looked = now
+        if changes:
+            self._looks = 0
+        elif found:
+            self._looks += 1
+        return changes
+
+    def next(self, now: float, *, not_before: float = 0.0) -> Answer:
+        """Return what to do next.
+
+        Args:
+            now: The present moment.
+            not_before: Seconds for which looking is in vain, since the service is in trouble.
+        """
+        if new := [each for each in self.in_review if not self._reviews[each].told]:
+            limits = self._review_limits()
+            return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)
+        if self._is_over(now):
+            return Over(Outcome(dict(self._statuses), tuple(self.in_review), self._timed_out))
+        pause = max(not_before, self.rules.pause(self._looks, in_review=self._only_people()))
+        left = self._limit() - now
+        return LookAgain(max(0.0, min(pause, left)), self._last_look() - now)
+
+    def told(self, needed: PeopleNeeded) -> None:
+        """Note that people were told of these reviews, so that they are told once."""
+        for each in needed.transaction_ids:
+            self._reviews[each].told = True
+
+    # -- internals
+
+    def _note(self, seen: Observation, now: float) -> bool:
+        """Take note of one transaction; return whether that changes anything."""
+        name = seen.transaction_id
+        review = self._reviews.get(name)
+        before = self._statuses[name], review is not None and review.over is None
+        self._statuses[name] = seen.status
+        if seen.ended:
+            self._reviews.pop(name, None)
+        elif seen.in_review:
+            if review is None or (review.over is not None and now - review.over > _SAME_REVIEW):
+                self._reviews[name] = _Review(since=now)
+            else:
+                review.over = None
+        elif review is not None and review.over is None:
+            review.over = now
+        return before != (seen.status, seen.in_review and not seen.ended)
+
+    def _only_people(self) -> bool:
+        """Return whether everything that has not ended waits for people."""
+        return bool(self.open) and len(self.in_review) == len(self.open)
+
+    def _run_or_stop(self, now: float) -> None:
+        """Stop the service's clock while only people are waited for."""
+        if self._only_people():
+            if self._deadline is not None:
+                # The review may have begun long before it was seen.
+                self._left, self._deadline = max(self._deadline - now, _AFTER_REVIEW), None
+        elif self._left is not None:
+            self._deadline, self._left = now + self._left, None
+
+    def _review_limits(self) -> dict[str, float]:
+        """Return when each review has to be over."""
+        limit = self.rules.review_timeout
+        if limit is None or self.rules.on_review != "wait":
+            return {}
+        return {each: self._reviews[each].since + limit for each in self.in_review}
+
+    def _limit(self) -> float:
+        """Return when the first limit is reached."""
+        service = math.inf if self._deadline is None else self._deadline
+        return min([service, *self._review_limits().values()])
+
+    def _last_look(self) -> float:
+        """Return until when the last look has to succeed."""
+        return max(self._limit(), self._taken_up) + _LAST_LOOK
+
+    def _is_over(self, now: float) -> bool:
+        rule = self.rules.on_review
+        if (
+            not self.open
+            or (rule == "fail" and self.in_review)
+            or (rule == "return" and self._only_people())
+        ):
+            return True
+        limit = self._limit()
+        # A look at the limit or later decides. There may have been none for hours: a triggerer was
+        # down, or the service was.
+        if self._looked >= limit or now >= self._last_look():
+            self._timed_out = self._timed_out or self._reason(now)
+        return self._timed_out is not None
+
+    def _reason(self, now: float) -> str:
+        """Return which limit was reached, and by how many transactions."""
+        rules = self.rules
+        if self._deadline is not None and self._deadline <= now:
+            waiting = len(self.in_review)
+            late = counted(len(self.open) - waiting, "transaction has", "transactions have")
+            others = counted(waiting, "waits", "wait")
+            return f"{late} not ended within {rules.timeout:.0f} s (timeout)" + (
+                f", and {others} for manual review" if waiting else ""
+            )
+        late_reviews = sum(limit <= now for limit in self._review_limits().values())
+        return (
+            f"{counted(late_reviews, 'transaction has', 'transactions have')} waited for manual"
+            f" review for {rules.review_timeout:.0f} s (review_timeout)"
+        )
