@@ -6,22 +6,30 @@ JSON Lines file: a line for each document, in the order of the files' names.
 
 * The account is in an Airflow Connection of the type `abbyy_vantage`. Another tenant, region or
   private cloud needs another connection and no change here.
+* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
+  what is below them, and no other file and no other account.
 * A file whose task is tried again, or cleared, is not sent (and not charged) a second time: the
   task finds the transaction that an earlier try has started. A refused login fails the task at
   once, so that retries can't lock the account.
 * A document that waits for a manual review fails its task when the retries are used up. Clear the
   task when the review is done; it goes on from there.
-* The folder and the output must be in reach of every worker. Airflow maps a task over 1024 files
+* The folders must be in reach of every worker. Airflow maps a task over 1024 files
   at the most by default (`[core] max_map_length`).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pendulum
 from airflow.sdk import Param, dag, task
 
+#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: here, or in the environment of the workers, and the params only name what is below them.
+CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
+INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
+OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
 #: Documents that are in work at the same time in all runs. A tenant has a limit of requests.
 AT_THE_SAME_TIME = 4
 #: Seconds that a try waits for one document.
@@ -36,18 +44,16 @@ TIMEOUT = 3600.0
     catchup=False,
     tags=["abbyy-vantage", "documents"],
     params={
-        "folder": Param(type="string", minLength=1, title="Folder with the documents"),
+        "folder": Param("", type="string", title="Folder with the documents, below INPUTS"),
         "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
         "output": Param(
+            "{run_id}.jsonl",
             type="string",
             minLength=1,
-            title="JSON Lines file to write",
+            title="JSON Lines file to write, below OUTPUTS",
             description="{run_id} in it stands for the run.",
         ),
         "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
-        "conn_id": Param(
-            "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
-        ),
     },
 )
 def abbyy_vantage_documents() -> None:
@@ -59,16 +65,18 @@ def abbyy_vantage_documents() -> None:
 
         from airflow.sdk.exceptions import AirflowFailException
 
-        place = Path(folder)
+        from vantage_orchestration.airflow.storage import below
+
+        place = Path(below(INPUTS, folder))
         if not place.is_dir():
-            raise AirflowFailException(f"There is no folder {folder!r} on this worker")
+            raise AirflowFailException(f"There is no folder {str(place)!r} on this worker")
         files = sorted(
             str(path.absolute())
             for path in place.iterdir()
             if path.is_file() and fnmatch(path.name.lower(), pattern.lower())
         )
         if not files:
-            raise AirflowFailException(f"No file in {folder!r} has a name like {pattern!r}")
+            raise AirflowFailException(f"No file in {str(place)!r} has a name like {pattern!r}")
         return files
 
     @task(
@@ -79,7 +87,7 @@ def abbyy_vantage_documents() -> None:
         max_active_tis_per_dag=AT_THE_SAME_TIME,
         map_index_template="{{ file_name }}",
     )
-    def process(file: str, skill: str, conn_id: str) -> list[dict[str, Any]]:
+    def process(file: str, skill: str) -> list[dict[str, Any]]:
         """Send one file and return a row for each document in it."""
         from pathlib import Path
 
@@ -90,7 +98,7 @@ def abbyy_vantage_documents() -> None:
         from vantage_orchestration.processing import process_document
 
         get_current_context()["file_name"] = Path(file).name  # Shown in place of the map index.
-        client = VantageHook(conn_id).client
+        client = VantageHook(CONN_ID).client
         # Known by its path: files that come or go meanwhile change the others' map indexes.
         result = process_document(client, file, skill, task_key(file), timeout=TIMEOUT)
         return result.rows()
@@ -99,27 +107,21 @@ def abbyy_vantage_documents() -> None:
     def collect(rows_of_files: list[list[dict[str, Any]]], output: str, run: str) -> str:
         """Write all rows to one file, which appears when it is complete."""
         import json
-        import os
         import re
-        from pathlib import Path
+
+        from vantage_orchestration.storage import Location
 
         run = re.sub(r"[^A-Za-z0-9._-]+", "_", run)
-        target = Path(output.replace("{run_id}", run))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{run}.part")
-        with unfinished.open("w", encoding="utf-8", newline="\n") as lines:
-            for rows in rows_of_files:
-                for row in rows:
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
-        unfinished.replace(target)
-        return str(target)
+        # Refuses what is not below, and writes through no link.
+        target = Location.of(OUTPUTS).child(output.replace("{run_id}", run))
+        lines = [
+            json.dumps(row, ensure_ascii=False) + "\n" for rows in rows_of_files for row in rows
+        ]
+        target.write_text("".join(lines))
+        return target.url
 
     files = list_files("{{ params.folder }}", "{{ params.pattern }}")
-    rows = process.partial(skill="{{ params.skill }}", conn_id="{{ params.conn_id }}").expand(
-        file=files
-    )
+    rows = process.partial(skill="{{ params.skill }}").expand(file=files)
     collect(rows, "{{ params.output }}", "{{ run_id }}")
 
 

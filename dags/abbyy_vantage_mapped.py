@@ -4,8 +4,10 @@
 Finds files in a folder of any store that Airflow's object storage knows, and maps a task over
 them: each has its own state, log and retries, and its own output folder, named by its map index.
 
-* Folders are paths or URLs such as `s3://CONNECTION@BUCKET/in`. The connection of the store stays
-  with the paths that one task hands to the next.
+* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
+  what is below them, and no other file and no other account. Folders are paths, or URLs of any
+  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
+  The connection of the store stays with the paths that one task hands to the next.
 * While ABBYY Vantage works, a task is deferred and takes no worker slot, so many documents can be
   in work at the same time.
 * A file whose task is tried again, or cleared, is not sent (and not charged) a second time, also if
@@ -19,13 +21,21 @@ them: each has its own state, log and retries, and its own output folder, named 
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import Any
 
 import pendulum
 from airflow.sdk import ObjectStoragePath, Param, dag, task
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
+from vantage_orchestration.airflow.storage import below
 
+#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: here, or in the environment of the workers, and the params only name what is below them.
+CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
+INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
+OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
 #: Tasks that send or fetch at the same time in all runs. Those that are deferred do not count.
 AT_THE_SAME_TIME = 4
 
@@ -37,14 +47,11 @@ AT_THE_SAME_TIME = 4
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["abbyy-vantage", "documents"],
+    user_defined_macros={"outputs": partial(below, OUTPUTS)},
     params={
-        "folder": Param(type="string", minLength=1, title="Folder with the documents"),
+        "folder": Param("", type="string", title="Folder with the documents, below INPUTS"),
         "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
         "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
-        "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
-        "conn_id": Param(
-            "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
-        ),
     },
 )
 def abbyy_vantage_mapped() -> None:
@@ -55,13 +62,14 @@ def abbyy_vantage_mapped() -> None:
 
         from airflow.sdk.exceptions import AirflowFailException
 
+        place = ObjectStoragePath(below(INPUTS, folder))
         files = [
             path
-            for path in ObjectStoragePath(folder).iterdir()
+            for path in place.iterdir()
             if fnmatch(path.name.lower(), pattern.lower()) and path.is_file()
         ]
         if not files:
-            raise AirflowFailException(f"No file in {folder!r} has a name like {pattern!r}")
+            raise AirflowFailException(f"No file in {place} has a name like {pattern!r}")
         return sorted(files, key=str)
 
     @task
@@ -72,9 +80,9 @@ def abbyy_vantage_mapped() -> None:
 
     process = VantageProcessDocumentsOperator.partial(
         task_id="process",
-        output_path="{{ params.output }}/{{ run_id }}/{{ ti.map_index }}",
+        output_path="{{ outputs(run_id, ti.map_index) }}",
         skill="{{ params.skill }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        abbyy_vantage_conn_id=CONN_ID,
         map_index_template="{{ task.inputs.name }}",
         max_active_tis_per_dag=AT_THE_SAME_TIME,
         retries=5,

@@ -4,8 +4,9 @@
 Sends files to a skill of ABBYY Vantage and brings the results into a folder of the run: one
 subfolder for each transaction, and a `manifest.json` that tells what is where.
 
-* `inputs` is a path, a glob or a URL of any store that Airflow's object storage knows, such as
-  `s3://CONNECTION@BUCKET/in/*.pdf`; so is `output`.
+* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
+  what is below them, and no other file and no other account. Folders are paths, or URLs of any
+  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
 * While ABBYY Vantage works, the task is deferred and takes no worker slot.
 * Each file is sent, and charged, once, however often the task is tried, cleared or killed. Only
   what failed in ABBYY Vantage is sent anew, and only when somebody clears the task.
@@ -16,10 +17,20 @@ subfolder for each transaction, and a `manifest.json` that tells what is where.
 
 from __future__ import annotations
 
+import os
+from functools import partial
+
 import pendulum
 from airflow.sdk import Asset, Param, dag
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
+from vantage_orchestration.airflow.storage import below
+
+#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: here, or in the environment of the workers, and the params only name what is below them.
+CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
+INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
+OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
 
 results = Asset(name="abbyy_vantage_results", uri="x-abbyy-vantage://results")
 
@@ -31,22 +42,20 @@ results = Asset(name="abbyy_vantage_results", uri="x-abbyy-vantage://results")
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["abbyy-vantage", "documents"],
+    user_defined_macros={"inputs": partial(below, INPUTS), "outputs": partial(below, OUTPUTS)},
     params={
-        "inputs": Param(type="string", minLength=1, title="Path, glob or URL of the documents"),
+        "folder": Param("", type="string", title="Folder with the documents, below INPUTS"),
+        "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
         "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
-        "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
-        "conn_id": Param(
-            "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
-        ),
     },
 )
 def abbyy_vantage_process() -> None:
     VantageProcessDocumentsOperator(
         task_id="process",
-        inputs="{{ params.inputs }}",
-        output_path="{{ params.output }}/{{ run_id }}",
+        inputs="{{ inputs(params.folder, params.pattern) }}",
+        output_path="{{ outputs(run_id) }}",
         skill="{{ params.skill }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        abbyy_vantage_conn_id=CONN_ID,
         outlets=[results],
         retries=5,
         retry_delay=pendulum.duration(seconds=30),

@@ -12,23 +12,34 @@ somebody and waits for three days. Results land in a folder of the run.
   landed. Clear it when the review is done: it goes on from there and sends nothing again.
 * `on_review="return"` ends the task without the documents in review, `"fail"` fails it as soon as
   one needs a person.
+* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
+  what is below them, and no other file and no other account. Folders are paths, or URLs of any
+  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pendulum
 from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
+from vantage_orchestration.airflow.storage import below
 from vantage_orchestration.errors import WaitTimeout
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: here, or in the environment of the workers, and the params only name what is below them.
+CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
+INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
+OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
 #: Seconds that people may take, from when the first of them is needed.
 REVIEW_TIMEOUT = 3 * 86_400.0
 
@@ -55,22 +66,20 @@ def tell(context: Context) -> None:
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["abbyy-vantage", "documents"],
+    user_defined_macros={"inputs": partial(below, INPUTS), "outputs": partial(below, OUTPUTS)},
     params={
-        "inputs": Param(type="string", minLength=1, title="Path, glob or URL of the documents"),
+        "folder": Param("", type="string", title="Folder with the documents, below INPUTS"),
+        "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
         "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
-        "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
-        "conn_id": Param(
-            "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
-        ),
     },
 )
 def abbyy_vantage_review() -> None:
     VantageProcessDocumentsOperator(
         task_id="process",
-        inputs="{{ params.inputs }}",
-        output_path="{{ params.output }}/{{ run_id }}",
+        inputs="{{ inputs(params.folder, params.pattern) }}",
+        output_path="{{ outputs(run_id) }}",
         skill="{{ params.skill }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        abbyy_vantage_conn_id=CONN_ID,
         timeout=3600.0,
         on_review="wait",
         review_timeout=REVIEW_TIMEOUT,

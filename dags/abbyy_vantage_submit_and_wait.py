@@ -13,10 +13,16 @@ transactions, and nothing else.
   are deleted after 14 days anyway.
 * If a transaction has failed, clear `submit` with all that comes after it: only that one is sent
   anew.
+* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
+  what is below them, and no other file and no other account. Folders are paths, or URLs of any
+  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
 from __future__ import annotations
+
+import os
+from functools import partial
 
 import pendulum
 from airflow.sdk import Param, dag
@@ -26,6 +32,13 @@ from vantage_orchestration.airflow.operators.vantage import (
     VantageSubmitOperator,
 )
 from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
+from vantage_orchestration.airflow.storage import below
+
+#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: here, or in the environment of the workers, and the params only name what is below them.
+CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
+INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
+OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
 
 
 @dag(
@@ -35,6 +48,7 @@ from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSen
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["abbyy-vantage", "documents"],
+    user_defined_macros={"inputs": partial(below, INPUTS), "outputs": partial(below, OUTPUTS)},
     default_args={
         "retries": 5,
         "retry_delay": pendulum.duration(seconds=30),
@@ -42,33 +56,30 @@ from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSen
         "max_retry_delay": pendulum.duration(minutes=10),
     },
     params={
-        "inputs": Param(type="string", minLength=1, title="Path, glob or URL of the documents"),
+        "folder": Param("", type="string", title="Folder with the documents, below INPUTS"),
+        "pattern": Param("*.pdf", type="string", minLength=1, title="Names of the documents"),
         "skill": Param(type="string", minLength=1, title="Id or exact name of the skill"),
-        "output": Param(type="string", minLength=1, title="Folder for the results of all runs"),
-        "conn_id": Param(
-            "abbyy_vantage_default", type="string", minLength=1, title="Id of the connection"
-        ),
     },
 )
 def abbyy_vantage_submit_and_wait() -> None:
     submit = VantageSubmitOperator(
         task_id="submit",
-        inputs="{{ params.inputs }}",
+        inputs="{{ inputs(params.folder, params.pattern) }}",
         skill="{{ params.skill }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        abbyy_vantage_conn_id=CONN_ID,
     )
     wait = VantageTransactionsSensor(
         task_id="wait",
         transaction_ids=submit.output,
         skill="{{ params.skill }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        abbyy_vantage_conn_id=CONN_ID,
         timeout=3600.0,
     )
     download = VantageDownloadResultsOperator(
         task_id="download",
         transaction_ids=submit.output,
-        output_path="{{ params.output }}/{{ run_id }}",
-        abbyy_vantage_conn_id="{{ params.conn_id }}",
+        output_path="{{ outputs(run_id) }}",
+        abbyy_vantage_conn_id=CONN_ID,
     )
     wait >> download
 

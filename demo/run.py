@@ -170,7 +170,11 @@ class Demo:
         self.call("airflow", "airflow", "connections", "import", str(secret_file))
         secret_file.unlink()
         output = BUILD / "airflow.jsonl"
-        conf = {"folder": str(DOCUMENTS), "skill": self.skill, "output": str(output)}
+        self.env |= {
+            "ABBYY_VANTAGE_DAGS_INPUTS": str(DOCUMENTS),
+            "ABBYY_VANTAGE_DAGS_OUTPUTS": str(BUILD),
+        }
+        conf = {"skill": self.skill, "output": output.name}
         command = ["dags", "test", "abbyy_vantage_documents", "--conf", json.dumps(conf)]
         return self.documents(
             "Airflow",

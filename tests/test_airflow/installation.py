@@ -160,6 +160,15 @@ class Airflow:
         )
 
 
+def fixed(**values: Any) -> dict[str, str]:
+    """Return what the shipped DAGs have fixed, as the environment of the workers sets it.
+
+    Args:
+        values: ``conn_id``, ``inputs``, ``outputs``.
+    """
+    return {f"ABBYY_VANTAGE_DAGS_{name.upper()}": str(value) for name, value in values.items()}
+
+
 #: In a server (API server, ``airflow connections``) hooks read the database themselves.
 SERVER = {"_AIRFLOW_PROCESS_CONTEXT": "server"}
 

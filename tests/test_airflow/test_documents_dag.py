@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from pdfs import make_invoice
-from test_airflow.installation import DAGS, Airflow, logins
+from test_airflow.installation import Airflow, fixed, logins
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -40,20 +40,24 @@ class Job:
         self.run_id = f"manual__2026-01-0{next(_runs)}T00:00:00+00:00"
         self.output = folder / "out" / "result.jsonl"
         self.conf = {
-            "folder": str(self.folder),
             "skill": sandbox.control.skill_id("Invoice"),
-            "output": str(self.output),
-            "conn_id": connect(sandbox),
+            "output": self.output.name,
         }
+        self.conn_id = connect(sandbox)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return fixed(conn_id=self.conn_id, inputs=self.folder, outputs=self.output.parent)
 
     def add(self, name: str, **changes: Any) -> Path:
         return make_invoice(self.folder / name, number=f"INV-{name}", **changes)
 
     def run(self, **options: Any) -> dict[str, Any]:
-        return self.airflow("run", dag_id=DAG, run_id=self.run_id, conf=self.conf, **options)
+        run = {"dag_id": DAG, "run_id": self.run_id, "conf": self.conf, **options}
+        return self.airflow("run", self.environment, **run)
 
     def work(self, **options: Any) -> dict[str, Any]:
-        return self.airflow("work", dag_id=DAG, run_id=self.run_id, **options)
+        return self.airflow("work", self.environment, dag_id=DAG, run_id=self.run_id, **options)
 
     def clear(self, *task_ids: str) -> None:
         self.airflow("clear", dag_id=DAG, run_id=self.run_id, task_ids=list(task_ids) or None)
@@ -117,7 +121,7 @@ def test_folder_to_json_lines(job: Job) -> None:
 
 
 def test_cleared_run_sends_nothing_again(job: Job) -> None:
-    job.conf["output"] = str(job.output.with_name("of {run_id}.jsonl"))
+    job.conf["output"] = "of {run_id}.jsonl"
     job.add("b.pdf")
     job.add("c.pdf")
     first = job.run()
@@ -209,7 +213,7 @@ def test_failed_document_is_not_sent_again_by_itself(job: Job) -> None:
 
 def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
     job.add("a.pdf")
-    job.conf["conn_id"] = connect(job.sandbox, password="made-up-wrong")
+    job.conn_id = connect(job.sandbox, password="made-up-wrong")
     told = job.run(retries=True)
     assert told["tasks"]["process[0]"] == ["failed", 1]
     assert logins(job.sandbox) == 1
@@ -217,7 +221,7 @@ def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
         "run",
         dag_id="count_skills",
         run_id=job.run_id,
-        conf={"conn_id": job.conf["conn_id"]},
+        conf={"conn_id": job.conn_id},
         retries=True,
     )
     assert told["tasks"]["count[-1]"] == ["failed", 1]
@@ -225,7 +229,7 @@ def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
     # Another task, in another process, is told without sending the password again.
     assert logins(job.sandbox) == 1
     assert "CredentialsRejected" in job.log()
-    clearing = f"vantage-orchestration token forget --of airflow:{job.conf['conn_id']}"
+    clearing = f"vantage-orchestration token forget --of airflow:{job.conn_id}"
     assert clearing in job.log()
     remembered = job.airflow.log_text("count_skills", job.run_id)
     assert "remembered from an earlier try" in remembered
@@ -235,7 +239,7 @@ def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
 def test_passing_trouble_is_retried(job: Job) -> None:
     job.sandbox.control.add_fault(path_regex="/skills$", status=503, retry_after=99999)
     options = {"dag_id": "count_skills", "run_id": job.run_id}
-    told = job.airflow("run", **options, conf={"conn_id": job.conf["conn_id"]})
+    told = job.airflow("run", **options, conf={"conn_id": job.conn_id})
     assert told["tasks"]["count[-1]"] == ["up_for_retry", 1]
     told = job.airflow("work", **options, retries=True)
     assert told["tasks"]["count[-1]"] == ["success", 2]
@@ -244,7 +248,7 @@ def test_passing_trouble_is_retried(job: Job) -> None:
 
 @pytest.mark.parametrize("folder", ["in", "nowhere"])
 def test_nothing_to_do_is_an_error(job: Job, folder: str) -> None:
-    job.conf["folder"] = str(job.folder.with_name(folder))
+    job.folder = job.folder.with_name(folder)
     told = job.run(retries=True)
     assert told["tasks"]["list_files[-1]"] == ["failed", 1]
     assert folder in job.log()
@@ -276,7 +280,7 @@ def test_async_task_masks_its_token(airflow: Airflow, job: Job) -> None:
         path_regex="/connect/token$", merge_json={"access_token": opaque}, times=0
     )
     options = {"dag_id": "count_skills_async", "run_id": job.run_id}
-    told = airflow("run", **options, conf={"conn_id": job.conf["conn_id"]})
+    told = airflow("run", **options, conf={"conn_id": job.conn_id})
     assert told["state"] == "success"
     log = airflow.log_text("count_skills_async", job.run_id)
     assert "async token [***]" in log
@@ -297,7 +301,11 @@ def test_by_the_command_line(airflow: Airflow, job: Job) -> None:
     def command(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *words],
-            env={**airflow.environment, "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO"},
+            env={
+                **airflow.environment,
+                **job.environment,
+                "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            },
             capture_output=True,
             text=True,
         )
@@ -316,12 +324,12 @@ def test_by_the_command_line(airflow: Airflow, job: Job) -> None:
     )
     assert "Connection success!" in command("connections", "test", "by_command_line")
     assert logins(job.sandbox) == 1
-    job.conf["conn_id"] = "by_command_line"
+    job.conn_id = "by_command_line"
     told = command(
         "dags",
         "test",
         DAG,
-        f"--dagfile-path={DAGS / (DAG + '.py')}",
+        f"--dagfile-path={airflow.home / 'dags' / (DAG + '.py')}",
         f"--conf={json.dumps(job.conf)}",
     )
     assert [row["fields"]["Source SHA-256"] for row in job.rows()] == [sha256(file)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pdfs import make_invoice
-from test_airflow.installation import DAGS, Airflow, columns_of, logins
+from test_airflow.installation import DAGS, Airflow, columns_of, fixed, logins
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -37,9 +37,8 @@ class Case:
         self.conn_id = f"example_{next(_numbers)}"
         self.conf = {
             "skill": sandbox.control.skill_id("Invoice"),
-            "conn_id": self.conn_id,
-            "output": str(self.output),
         }
+        self.inputs = str(self.folder)
 
     def add(self, name: str, **changes: Any) -> Path:
         return make_invoice(self.folder / name, f"INV-{name}", **changes)
@@ -48,7 +47,10 @@ class Case:
     def environment(self) -> dict[str, str]:
         columns = columns_of(self.sandbox)
         connection = {**columns, "extra": json.loads(columns["extra"])}
-        return {f"AIRFLOW_CONN_{self.conn_id.upper()}": json.dumps(connection)}
+        return {
+            f"AIRFLOW_CONN_{self.conn_id.upper()}": json.dumps(connection),
+            **fixed(conn_id=self.conn_id, inputs=self.inputs, outputs=self.output),
+        }
 
     def test(self, dag_id: str, conf: dict[str, Any], fetch: tuple[str, ...] = ()) -> Any:
         told = self.airflow(
@@ -121,7 +123,8 @@ def test_all_parse_without_anything(airflow: Airflow) -> None:
 
 
 def test_one_operator(case: Case) -> None:
-    told = case.test("abbyy_vantage_process", {"inputs": f"file://{case.folder}/*.pdf"})
+    case.inputs = f"file://{case.folder}"
+    told = case.test("abbyy_vantage_process", {})
     assert case.landed(case.output / told["run_id"]) == wanted(*case.files)
     assert set(case.starts().values()) == {1}
     assert logins(case.sandbox) == 1
@@ -129,8 +132,8 @@ def test_one_operator(case: Case) -> None:
 
 def test_mapped_over_object_storage(case: Case) -> None:
     # A connection of the store is part of the address, and must stay with each file.
-    conf = {"folder": f"file://the_store@{case.folder}"}
-    told = case.test("abbyy_vantage_mapped", conf, ("list_files", "total"))
+    case.inputs = f"file://the_store@{case.folder.parent}"
+    told = case.test("abbyy_vantage_mapped", {"folder": "in"}, ("list_files", "total"))
     assert told["names"] == [file.name for file in case.files]
     for number, file in enumerate(case.files):
         assert case.landed(case.output / told["run_id"] / str(number)) == wanted(file)
@@ -148,7 +151,7 @@ def test_mapped_over_object_storage(case: Case) -> None:
 def test_mapped_and_cleared_with_one_file_more(case: Case) -> None:
     case.files.pop().unlink()
     run = {"dag_id": "abbyy_vantage_mapped", "run_id": f"cleared_{case.conn_id}"}
-    conf = {**case.conf, "folder": str(case.folder)}
+    conf = case.conf
     told = case.airflow("inside_operators.run", case.environment, **run, conf=conf)
     assert told["state"] == "success", told
     before = case.starts()
@@ -165,7 +168,7 @@ def test_submit_and_sensor(case: Case) -> None:
     case.sandbox.control.set(processing_polls=1)  # Who does not wait comes too early.
     told = case.test(
         "abbyy_vantage_submit_and_wait",
-        {"inputs": str(case.files[0])},
+        {"pattern": case.files[0].name},
         ("submit", "wait"),
     )
     (transaction_id,) = told["results"]["submit"]
@@ -203,7 +206,7 @@ def people(case: Case) -> Iterator[list[str]]:
 
 def test_review(case: Case, people: list[str]) -> None:
     file = case.add("d.pdf", extra_lines=["Manual review required"])
-    told = case.test("abbyy_vantage_review", {"inputs": f"{case.folder}/*.pdf"})
+    told = case.test("abbyy_vantage_review", {})
     assert len(people) == 1
     assert case.landed(case.output / told["run_id"]) == wanted(*case.files, file)
     assert set(case.starts().values()) == {1}
@@ -213,7 +216,7 @@ def test_deadline_of_a_review_is_not_retried(case: Case) -> None:
     """The time that people may take is over: one try, and the other documents have landed."""
     case.add("d.pdf", extra_lines=["Manual review required"])
     run = {"dag_id": "abbyy_vantage_review", "run_id": f"late_{case.conn_id}"}
-    conf = {**case.conf, "inputs": f"{case.folder}/*.pdf"}
+    conf = case.conf
     told = case.airflow(
         "inside_operators.run", case.environment, **run, conf=conf, retries=True, late=True
     )
@@ -233,7 +236,7 @@ def test_consumer_starts_by_the_asset(case: Case) -> None:
     dag_id = "abbyy_vantage_consumer"
     case.airflow("inside_examples.pause", dag_id=dag_id, paused=False)
     try:
-        produced = case.test("abbyy_vantage_process", {"inputs": f"{case.folder}/*.pdf"})
+        produced = case.test("abbyy_vantage_process", {})
         (told,) = case.airflow("inside_examples.runs_by_assets", dag_id=dag_id)
     finally:
         case.airflow("inside_examples.pause", dag_id=dag_id, paused=True)
@@ -286,7 +289,60 @@ def test_what_came_by_mail_reaches_the_consumer(case: Case) -> None:
 
 def test_hook_alone(case: Case) -> None:
     output = case.output / "rows.jsonl"
-    case.test("abbyy_vantage_documents", {"folder": str(case.folder), "output": str(output)})
+    case.test("abbyy_vantage_documents", {"output": output.name})
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["sha256"] for row in rows] == [sha256(file) for file in case.files]
     assert set(case.starts().values()) == {1}
+
+
+#: What whoever may trigger a run could try in a param.
+ELSEWHERE = [
+    "/etc",
+    "..",
+    "../elsewhere",
+    "a/../..",
+    "s3://bucket/x",
+    "file:///etc",
+    "link",
+    ".",
+    "//",
+]
+
+
+@pytest.mark.parametrize("dag_id", ["process", "submit_and_wait", "review", "mapped", "documents"])
+def test_params_name_nothing_outside_of_the_folders(case: Case, dag_id: str) -> None:
+    """Neither other files of the worker nor another connection are within their reach."""
+    elsewhere = case.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    make_invoice(elsewhere / "secret.pdf")
+    (case.folder / "link").symlink_to(elsewhere)
+    kinds = [{"folder": each} for each in ("/etc", "../elsewhere", "link")]
+    for number, conf in enumerate([*kinds, {"pattern": "../elsewhere/*.pdf"}]):
+        run = {"dag_id": f"abbyy_vantage_{dag_id}", "run_id": f"{case.conn_id}_{dag_id}_{number}"}
+        more = {"inputs": f"{elsewhere}/*.pdf", "conn_id": "another", "output": str(elsewhere)}
+        conf = {**case.conf, **more, **conf}
+        told = case.airflow("inside_operators.run", case.environment, **run, conf=conf)
+        assert told["state"] == "failed" or "failed" in {s for s, _ in told["tasks"].values()}, conf
+    assert case.sandbox.control.transactions() == []
+    assert [path.name for path in elsewhere.iterdir()] == ["secret.pdf"]
+
+
+def test_what_is_below_a_folder(tmp_path: Path) -> None:
+    from vantage_orchestration.airflow.storage import below
+    from vantage_orchestration.errors import ConfigurationError
+
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path)
+    (root / "inside").symlink_to(root)
+    assert below(str(root)) == str(root)
+    assert below(str(root), "", "*.pdf") == f"{root}/*.pdf"
+    assert below(f"{root}/", "a b/c", 7) == f"{root}/a b/c/7"
+    assert below(str(root), "inside", "a.pdf") == f"{root}/inside/a.pdf"
+    assert below("s3://conn@bucket/in", "2026", "*.pdf") == "s3://conn@bucket/in/2026/*.pdf"
+    for part in [*ELSEWHERE, "a\\..\\b", "a\0b", "a/", "/", "link/x.pdf", "a\nb"]:
+        with pytest.raises(ConfigurationError):
+            below(str(root), part)
+        if not part.startswith("link"):
+            with pytest.raises(ConfigurationError):
+                below("s3://bucket/in", part)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from leaks import find_leaks
 from pdfs import make_invoice
-from test_airflow.installation import Airflow
+from test_airflow.installation import Airflow, fixed
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -40,13 +40,9 @@ def test_nothing_leaks(
     folder.mkdir()
     make_invoice(folder / "plain.pdf")
     make_invoice(folder / "review.pdf", number="2", extra_lines=["Manual review required"])
-    conf = {
-        "folder": str(folder),
-        "skill": sandbox.control.skill_id("Invoice"),
-        "output": str(output),
-        "conn_id": connect(sandbox),
-    }
-    told = airflow("run", dag_id=DAG, run_id="leaks", conf=conf)
+    conf = {"skill": sandbox.control.skill_id("Invoice"), "output": output.name}
+    own = fixed(conn_id=connect(sandbox), inputs=folder, outputs=tmp_path)
+    told = airflow("run", own, dag_id=DAG, run_id="leaks", conf=conf)
     # The document waits for a person: the reply holds a link with a token in it.
     assert told["tasks"]["process[1]"] == ["up_for_retry", 1]
     waiting = [
@@ -63,12 +59,12 @@ def test_nothing_leaks(
             "error_description": f"echo {sandbox.credentials['password']}",
         },
     )
-    told = airflow("work", dag_id=DAG, run_id="leaks", retries=True)
+    told = airflow("work", own, dag_id=DAG, run_id="leaks", retries=True)
     assert told["tasks"]["process[1]"] == ["failed", 2]
     for item in waiting:
         sandbox.control.finish_review(item)
     airflow("clear", dag_id=DAG, run_id="leaks", task_ids=["process", "collect"])
-    told = airflow("work", dag_id=DAG, run_id="leaks", retries=True)
+    told = airflow("work", own, dag_id=DAG, run_id="leaks", retries=True)
     assert told["state"] == "success"
     assert len(output.read_text().splitlines()) == 2
     # A second Dag fails with a wrong password.

@@ -75,3 +75,36 @@ def inputs_of(
         return files_of(
             inputs, location_of, sent_before=sent_before, on_empty=on_empty, output=output
         )
+
+
+def below(root: str, *parts: object) -> str:
+    """Return path or URL of what lies below a folder that is fixed in a DAG file.
+
+    Whoever may trigger a DAG chooses its params and the id of the run. For DAGs that build paths of
+    them: ``user_defined_macros={"inputs": functools.partial(below, "/data/in")}``, and then
+    ``{{ inputs(params.folder, "*.pdf") }}``.
+
+    Args:
+        root: Folder, a path or URL.
+        parts: Relative paths below it; empty ones are left out.
+
+    Raises:
+        ConfigurationError: One is absolute, a URL, or leads elsewhere by ``..`` or by a link.
+    """
+    from vantage_orchestration import local
+
+    texts = [str(part) for part in parts if str(part)]
+    pieces = [piece for text in texts for piece in text.split("/")]
+    if any(piece in ("", ".", "..") or {"\\", "\0", "\n"} & set(piece) for piece in pieces):
+        raise translate(
+            ConfigurationError(
+                f"{'/'.join(texts)!r} is not the name of something below the folder of this DAG",
+                hint="Give a relative path without '..'",
+            )
+        )
+    path = "/".join((root.rstrip("/"), *pieces))
+    if "://" not in root and not local.is_below(os.path.realpath(path), os.path.realpath(root)):
+        raise translate(
+            ConfigurationError(f"{'/'.join(texts)!r} is a link out of the folder of this DAG")
+        )
+    return path
