@@ -9,8 +9,10 @@ import json
 import pickle
 import sqlite3
 import traceback
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -93,6 +95,59 @@ def find_leaks(secrets: Iterable[str], places: dict[str, Any]) -> list[str]:
             contents.append((name, as_bytes(place)))
         found += [where for where, data in contents if _shows(data, needles)]
     return found
+
+
+#: What shows a mask in place of its content.
+OPAQUE = ("Secret", "AccessToken", "SecretStr", "Credentials")
+
+
+def find_leaks_in_frames(secrets: Iterable[str], error: BaseException) -> list[str]:
+    """Return the local variables of the package's frames, and the errors, in which a secret shows.
+
+    All tracebacks of an error, its causes and contexts are looked at. So is what a variable leads
+    to: members of containers and attributes of objects, at any depth.
+    """
+    needles = {form for secret in secrets for form in forms(secret)}
+    found, errors = [], [error]
+    for each in errors:
+        errors += [e for e in (each.__cause__, each.__context__) if e not in (None, *errors)]
+        if any(_shows(text, needles) for text in _texts((str(each), each.args, vars(each)))):
+            found.append(type(each).__name__)
+        for frame, line in traceback.walk_tb(each.__traceback__):
+            file = frame.f_code.co_filename
+            if "vantage_orchestration/" not in file:
+                continue
+            found += [
+                f"{Path(file).name}:{line} {name}"
+                for name, value in frame.f_locals.items()
+                if any(_shows(text, needles) for text in _texts(value))
+            ]
+    return found
+
+
+def _texts(value: Any) -> Iterator[bytes]:
+    """Yield all texts that can be reached from an object."""
+    seen: set[int] = set()
+    kept = [value]  # Alive, so that no two have the same id.
+    for each in kept:
+        if id(each) in seen or isinstance(each, (ModuleType, FunctionType, type)):
+            continue
+        seen.add(id(each))
+        if isinstance(each, str):
+            yield each.encode("utf-8", "surrogatepass")
+        elif isinstance(each, (bytes, bytearray)):
+            yield bytes(each)
+        elif type(each).__name__ in OPAQUE:
+            yield repr(each).encode()
+        else:
+            with contextlib.suppress(Exception):  # Not every mapping allows it.
+                if isinstance(each, (list, tuple, set, frozenset, deque)):
+                    kept += each
+                elif isinstance(each, Mapping):
+                    kept += each.items()
+            kept += vars(each).values() if hasattr(each, "__dict__") else ()
+            with contextlib.suppress(Exception):
+                yield repr(each).encode("utf-8", "surrogatepass")
 
 
 def _shows(data: bytes, needles: Iterable[bytes]) -> bool:

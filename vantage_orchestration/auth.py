@@ -15,6 +15,8 @@ from requests.utils import rewind_body
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError, translating
+from vantage_orchestration.reply import drain
+from vantage_orchestration.secret import Secret
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.source import TokenSource, token_source
 from vantage_orchestration.token.stores import StoreFactory
@@ -55,8 +57,13 @@ class VantageAuth(AuthBase):
         self._on_token = on_token
         self._translate = translate
         self.config = load()
-        self._told: AccessToken | None = None
+        self._used: tuple[AccessToken, ...] = ()
         self._found: tuple[VantageConfig, TokenSource] | None = None
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """What must not be shown, the last two tokens among it."""
+        return (*self.config.secrets, *(Secret(token.reveal()) for token in self._used))
 
     @property
     def source(self) -> TokenSource:
@@ -104,9 +111,10 @@ class VantageAuth(AuthBase):
         return changed
 
     def _tell(self, token: AccessToken) -> None:
-        if self._on_token is not None and token is not self._told:
-            self._on_token(token.reveal())
-            self._told = token
+        if token not in self._used:
+            if self._on_token is not None:
+                self._on_token(token.reveal())
+            self._used = (*self._used[-1:], token)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the ``Authorization`` header to a request to the configured server."""
@@ -159,7 +167,7 @@ class VantageAuth(AuthBase):
         renewed = self.token()
         if renewed.is_same(token):
             return response
-        response.close()
+        drain(response, sum(self.config.http.timeouts))
         again = response.request.copy()
         again.hooks = {"response": []}
         again.headers["Authorization"] = f"Bearer {renewed.reveal()}"

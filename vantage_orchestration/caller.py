@@ -4,8 +4,8 @@ went wrong. Knows no operation of the API."""
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -17,14 +17,16 @@ from vantage_orchestration import errors
 from vantage_orchestration.auth import VantageAuth
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.content import check_content, is_markup
-from vantage_orchestration.errors import VantageError, translating
+from vantage_orchestration.errors import VantageError, frameless, translating
 from vantage_orchestration.http import (
     HttpSession,
     network_error,
     proxy_wants_login,
     request_id_of,
 )
+from vantage_orchestration.reply import PAGE_HINT, Reply, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
+from vantage_orchestration.secret import refuse_pickling
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.stores import StoreFactory
@@ -60,12 +62,7 @@ _HINTS = {
     429: "Run fewer tasks at a time, for example with an Airflow pool or a Prefect concurrency"
     " limit",
 }
-_CHUNK = 256 * 1024
 _ANY_FILE = "application/octet-stream"
-_PAGE_HINT = (
-    "A proxy, login page or bot filter has answered in place of the service. If it stays so, check"
-    " the base URL and the proxy of the connection"
-)
 
 
 class ApiCaller:
@@ -178,6 +175,9 @@ class ApiCaller:
     def __repr__(self) -> str:
         return f"VantageClient({self.config.credentials.api_url!r})"
 
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling
+
     def translating(self) -> AbstractContextManager[None]:
         """Return a context in which errors become those that the orchestrator wants."""
         return translating(self._translate)
@@ -188,20 +188,18 @@ class ApiCaller:
         read: Callable[[Any], T],
         *,
         method: str = "GET",
-        params: Mapping[str, Any] | None = None,
-        json_body: Any = None,
-        transaction_id: str | None = None,
         repeat: bool = True,
+        **options: Any,
     ) -> T:
         """Send a request and read its JSON reply."""
+        return self._repeat(
+            lambda: self._send(method, path, lambda reply: reply.json(read), **options),
+            may_repeat if repeat else may_repeat_unsent,
+        )
 
-        def attempt() -> T:
-            response = self._send(
-                method, path, params=params, json_body=json_body, transaction_id=transaction_id
-            )
-            return self._parse(response, read, method, path, transaction_id)
-
-        return self._repeat(attempt, may_repeat if repeat else may_repeat_unsent)
+    def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
+        """Send a request whose reply says nothing."""
+        self._send(method, path, Reply.nothing, transaction_id=transaction_id, **options)
 
     def _download(
         self,
@@ -209,26 +207,34 @@ class ApiCaller:
         transaction_id: str,
         stream: BinaryIO,
         expected: ResultFile | None = None,
+        most: float = math.inf,
     ) -> int:
         """Fill a stream, from its present position on.
 
-        What arrives has to be of the expected file's type; without one it may be any file.
+        What arrives has to be of the expected file's type; without one it may be any file. It may
+        have ``most`` bytes, and no more than the connection allows.
         """
         kind = expected.type if expected is not None else None
         begin = stream.tell()
+        most = int(min(most, self.config.http.result_limit * 1024**2))
 
         def attempt() -> int:
             stream.seek(begin)
             stream.truncate()
-            response = self._send("GET", path, transaction_id=transaction_id, accept=_ANY_FILE)
-            size = self._receive(response, stream, path, transaction_id)
+            size, headers = self._send(
+                "GET",
+                path,
+                lambda reply: (reply.copy_to(stream.write, most), reply.headers),
+                transaction_id=transaction_id,
+                accept=_ANY_FILE,
+            )
             stream.seek(begin)
             try:
                 check_content(
                     stream,
                     kind,
-                    may_be_empty=response.headers.get("Content-Length") == "0",
-                    may_be_page=response.headers.get("Content-Type") == _ANY_FILE,
+                    may_be_empty=headers.get("Content-Length") == "0",
+                    may_be_page=headers.get("Content-Type") == _ANY_FILE,
                 )
             except ValueError as error:
                 reason = str(error)
@@ -238,41 +244,11 @@ class ApiCaller:
             raise errors.ProtocolError(
                 f"What was downloaded is not {f'{expected.name!r} ({kind})' if expected else 'it'}:"
                 f" {reason}",
-                hint=_PAGE_HINT,
+                hint=PAGE_HINT,
                 **self._where("GET", path, transaction_id),
             )
 
         return self._repeat(attempt)
-
-    def _receive(
-        self, response: requests.Response, stream: BinaryIO, path: str, transaction_id: str
-    ) -> int:
-        """Write a body to a stream and return its size; a body that was cut is an error."""
-        received = 0
-        failure: VantageError | None = None
-        with response:
-            try:
-                for chunk in response.iter_content(_CHUNK):
-                    received += len(chunk)
-                    stream.write(chunk)
-            except requests.RequestException:
-                failure = errors.ConnectionFailed(
-                    f"The download broke off after {received} bytes",
-                    **self._where("GET", path, transaction_id),
-                )
-        if failure is not None:
-            raise failure
-        announced = response.headers.get("Content-Length", "")
-        if (
-            announced.isdigit()
-            and "Content-Encoding" not in response.headers
-            and int(announced) != received
-        ):
-            raise errors.ConnectionFailed(
-                f"The download has {received} bytes; {announced} were announced",
-                **self._where("GET", path, transaction_id),
-            )
-        return received
 
     def _repeat(
         self,
@@ -285,73 +261,57 @@ class ApiCaller:
 
     # -- internals: one request
 
+    @frameless
     def _send(
         self,
         method: str,
         path: str,
+        take: Callable[[Reply], T],
         *,
         params: Mapping[str, Any] | None = None,
         json_body: Any = None,
         upload: MultipartBody | None = None,
         transaction_id: str | None = None,
         accept: str | None = None,
-    ) -> requests.Response:
-        """Send one request once and return the reply if it is the service's and its status 2xx.
+    ) -> T:
+        """Send one request once, and return what ``take`` makes of a reply with the status 2xx.
 
         Args:
-            accept: Media type of a file to download, whose body is left to be read; JSON by
-                default.
+            accept: Media type of a file to download; JSON by default.
         """
         headers = {"Content-Type": upload.content_type} if upload is not None else {}
         if accept is not None:
             headers["Accept"] = accept
+        where = self._where(method, path, transaction_id)
         failure: VantageError
         try:
-            response = self.session.request(
+            with self.session.request(
                 method,
                 path,
                 params=params,
                 json=json_body,
                 data=upload,
                 headers=headers,
-                stream=accept is not None,
-            )
+                stream=True,
+            ) as response:
+                told = {
+                    **where,
+                    "status": response.status_code,
+                    "request_id": request_id_of(response, self._auth.secrets),
+                }
+                if 200 <= response.status_code < 300:
+                    return take(Reply(response, self.config.http.read_timeout, told))
+                failure = self._error_of(response, told)
         except requests.RequestException as error:
-            # Made here and raised below: the exception of requests holds the request's headers.
-            failure = network_error(
-                error,
-                errors.ConnectionFailed,
-                self.session.trust,
-                **self._where(method, path, transaction_id),
-            )
-        else:
-            if not 200 <= response.status_code < 300:
-                failure = self._error_of(response, method, path, transaction_id)
-            elif accept is None and is_markup(response.content):
-                failure = self._page(response, method, path, transaction_id)
-            else:
-                return response
+            failure = network_error(error, errors.ConnectionFailed, self.session.trust, **where)
         raise failure
 
-    def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
-        """Send a request whose reply says nothing; a JSON that was cut says that a proxy has."""
-        response = self._send(method, path, transaction_id=transaction_id, **options)
-        if response.content.lstrip().startswith((b"{", b"[")):
-            self._parse(response, lambda data: None, method, path, transaction_id)
-
-    def _error_of(
-        self, response: requests.Response, method: str, path: str, transaction_id: str | None
-    ) -> VantageError:
+    def _error_of(self, response: requests.Response, where: dict[str, Any]) -> VantageError:
         status = response.status_code
         if status == 407:
-            response.close()
-            return proxy_wants_login(self.session.trust, self._where(method, path, transaction_id))
-        try:
-            body = next(response.iter_content(65536), b"")
-        except requests.RequestException:
-            body = b""
-        response.close()
-        secrets = self.config.credentials.secrets
+            return proxy_wants_login(self.session.trust, where)
+        body = read_start(response, self.config.http.read_timeout)
+        secrets = self._auth.secrets
         kind = _BY_STATUS.get(status)
         if kind is None:
             kind = (
@@ -368,55 +328,17 @@ class ApiCaller:
             errors.NotFound,
         ):
             # Such a refusal is no word of the service.
-            return self._page(response, method, path, transaction_id)
+            return page_error(response, where)
         hint = _HINTS.get(status)
         if status < 400:
             hint = "Redirects are not followed; check the base URL of the connection"
         return kind(
-            f"ABBYY Vantage answered {status} {clean(response.reason or '')}".rstrip(),
-            status=status,
+            f"ABBYY Vantage answered {status} {clean(response.reason or '', secrets)}".rstrip(),
             hint=hint,
             server_message=message_of(body, secrets),
-            request_id=request_id_of(response),
             retry_after=parse_retry_after(response.headers.get("Retry-After")),
             doubtful=status >= 500 or status == 408,
-            **self._where(method, path, transaction_id),
-        )
-
-    def _page(
-        self, response: requests.Response, method: str, path: str, transaction_id: str | None
-    ) -> VantageError:
-        return errors.ProtocolError(
-            "The reply is a web page",
-            hint=_PAGE_HINT,
-            status=response.status_code,
-            request_id=request_id_of(response),
-            retry_after=parse_retry_after(response.headers.get("Retry-After")),
-            doubtful=method == "POST",
-            **self._where(method, path, transaction_id),
-        )
-
-    def _parse(
-        self,
-        response: requests.Response,
-        read: Callable[[Any], T],
-        method: str,
-        path: str,
-        transaction_id: str | None = None,
-    ) -> T:
-        try:
-            # By content: the reply may be labelled as text (contract, section 3).
-            return read(json.loads(response.content))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            # json's messages quote no content; other kinds are named only.
-            reason = str(error) if type(error) is ValueError else type(error).__name__
-        raise errors.ProtocolError(
-            f"The reply does not fit the contract: {clean(reason)}",
-            hint="A proxy or login page may have answered; else report this with the path",
-            status=response.status_code,
-            request_id=request_id_of(response),
-            doubtful=method == "POST",
-            **self._where(method, path, transaction_id),
+            **where,
         )
 
     def _where(self, method: str, path: str, transaction_id: str | None) -> dict[str, Any]:

@@ -31,10 +31,12 @@ from vantage_orchestration.models import (
     Transaction,
     TransactionDocument,
     array,
+    id_of,
     pairs,
 )
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.reads import reading_in_turn
+from vantage_orchestration.reply import LONGEST_IN_MEMORY
 from vantage_orchestration.retrying import LOOKS, call
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
@@ -192,8 +194,9 @@ class VantageClient(ApiCaller):
             return found
 
         with reading_in_turn(self.config.credentials.api_url, transaction_id):
-            response = self._send("GET", path, transaction_id=transaction_id)
-            return self._parse(response, read, "GET", path, transaction_id)
+            return self._send(
+                "GET", path, lambda reply: reply.json(read), transaction_id=transaction_id
+            )
 
     def delete_transaction(self, transaction_id: str) -> None:
         """Delete a transaction (``DELETE /transactions/{id}``); one that is gone counts as done.
@@ -234,8 +237,13 @@ class VantageClient(ApiCaller):
 
         def attempt() -> str:
             with closing(MultipartBody(model, sources)) as body:
-                response = self._send("POST", path, upload=body, params=params)
-            return self._parse(response, NewTransaction.read, "POST", path).id
+                return self._send(
+                    "POST",
+                    path,
+                    lambda reply: reply.json(NewTransaction.read).id,
+                    upload=body,
+                    params=params,
+                )
 
         return self._repeat(attempt, may_repeat_unsent)
 
@@ -343,7 +351,7 @@ class VantageClient(ApiCaller):
         path = _path("/transactions/{}/documents", transaction_id=transaction_id)
         return self._read(
             path,
-            lambda data: str(data["documentId"]),
+            lambda data: id_of(data, "documentId"),
             method="POST",
             json_body={} if index is None else {"index": index},
             transaction_id=transaction_id,
@@ -445,8 +453,9 @@ class VantageClient(ApiCaller):
 
     def read_result(self, transaction_id: str, file: ResultFile | str) -> bytes:
         """Return a result file's content; for files that fit into memory, such as fields."""
+        path, expected = _result(transaction_id, file)
         with io.BytesIO() as stream:
-            self.stream_result(transaction_id, file, stream)
+            self._download(path, transaction_id, stream, expected, LONGEST_IN_MEMORY)
             return stream.getvalue()
 
     def download_source_file(

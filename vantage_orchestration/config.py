@@ -13,11 +13,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vantage_orchestration.credential_fields import DEFAULT_STORE, FIELDS, STORES
 from vantage_orchestration.credentials import Credentials, is_loopback
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import Secret
 
 __all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "Trust", "VantageConfig"]
@@ -44,10 +44,12 @@ class HttpSettings:
         proxy: Address of an HTTP proxy; empty for the environment's; ``none`` for a direct
             connection whatever the environment says. May hold a password.
         connect_timeout: Seconds to make a connection.
-        read_timeout: Seconds to wait for the server's next bytes.
+        read_timeout: Seconds to wait for the server's next bytes, and for the whole of a reply
+            that is no file.
+        result_limit: Megabytes (of 1024 * 1024 bytes) that a result file may have, unpacked.
 
     Raises:
-        ConfigurationError: ``ca_bundle`` is not there, ``proxy`` is no address, or a timeout is
+        ConfigurationError: ``ca_bundle`` is not there, ``proxy`` is no address, or a number is
             not above 0.
     """
 
@@ -56,6 +58,7 @@ class HttpSettings:
     proxy: Secret = field(default_factory=Secret)
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
+    result_limit: float = 8192.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ca_bundle", os.path.expanduser(self.ca_bundle.strip()))
@@ -70,12 +73,12 @@ class HttpSettings:
                 f"The CA bundle {self.ca_bundle!r} of the ABBYY Vantage connection does not exist",
                 hint="Give the path of a PEM file on the machine that runs the task",
             )
-        for name in ("connect_timeout", "read_timeout"):
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and seconds > 0):
+        for name in ("connect_timeout", "read_timeout", "result_limit"):
+            number = getattr(self, name)
+            if not (math.isfinite(number) and number > 0):
                 raise ConfigurationError(
-                    f"The {name} of the ABBYY Vantage connection is {seconds}",
-                    hint="Give a number of seconds above 0",
+                    f"The {name} of the ABBYY Vantage connection is {number}",
+                    hint="Give a number above 0",
                 )
 
     @property
@@ -240,7 +243,18 @@ class VantageConfig:
         """
         return Trust.of(self.http, self.credentials.base_url)
 
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The parts that must not be shown, the password in the proxy's address among them."""
+        parts = list(self.credentials.secrets)
+        for proxy in (self.http.proxy, _proxy_of_environment(self.credentials.base_url)):
+            _, _, password = proxy.reveal().rpartition("@")[0].rpartition("//")[2].partition(":")
+            if password:
+                parts += [proxy, Secret(password), Secret(unquote(password))]
+        return tuple(dict.fromkeys(part for part in parts if part))
+
     @classmethod
+    @discreet
     def from_fields(cls, values: Mapping[str, Any], origin: str | None = None) -> VantageConfig:
         """Read the fields of :data:`vantage_orchestration.credential_fields.FIELDS`.
 
@@ -266,8 +280,8 @@ class VantageConfig:
                 read[spec.name] = _secret(spec.name, value)
             elif spec.kind == "flag":
                 read[spec.name] = _flag(spec.name, value)
-            elif spec.kind == "seconds":
-                read[spec.name] = _seconds(spec.name, value)
+            elif spec.kind == "number":
+                read[spec.name] = _number(spec.name, value)
             elif isinstance(value, str):
                 read[spec.name] = value
             else:
@@ -277,6 +291,7 @@ class VantageConfig:
         return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens), origin)
 
     @classmethod
+    @discreet
     def from_env(cls, environ: Mapping[str, str] | None = None) -> VantageConfig:
         """Read ``ABBYY_VANTAGE_REGION``, ``ABBYY_VANTAGE_USERNAME`` and so on.
 
@@ -333,9 +348,9 @@ def _flag(name: str, value: Any) -> bool:
     raise _wrong(name, "neither true nor false")
 
 
-def _seconds(name: str, value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
-    raise _wrong(name, "no number of seconds")
+    raise _wrong(name, "no number")

@@ -62,7 +62,7 @@ class Field(NamedTuple):
     name: str
     label: str
     description: str
-    kind: Literal["text", "secret", "flag", "seconds"] = "text"
+    kind: Literal["text", "secret", "flag", "number"] = "text"
     default: str | bool | float = ""
     choices: tuple[str, ...] = ()
     needed: bool = False
@@ -165,13 +165,20 @@ FIELDS: Final = (
         " connection. Without it, the environment's.",
         "secret",
     ),
-    Field("connect_timeout", "Connect timeout", "Seconds to make a connection.", "seconds", 5.0),
+    Field("connect_timeout", "Connect timeout", "Seconds to make a connection.", "number", 5.0),
     Field(
         "read_timeout",
         "Read timeout",
-        "Seconds to wait for the server's next bytes.",
-        "seconds",
+        "Seconds to wait for the server's next bytes, and for all of a reply that is no file.",
+        "number",
         30.0,
+    ),
+    Field(
+        "result_limit",
+        "Result limit",
+        "Megabytes that a result file may have at the most.",
+        "number",
+        8192.0,
     ),
     Field(
         "store",

@@ -19,7 +19,7 @@ from vantage_orchestration.credential_fields import (
     DEFAULT_TENANT_AUTH_PATH,
     REGIONS,
 )
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import MASK, Secret, refuse_pickling
 
 __all__ = ["Credentials", "is_loopback", "with_scheme"]
@@ -85,6 +85,7 @@ class Credentials:
     api_path: str
     _auth_path: str
 
+    @discreet
     def __init__(
         self,
         *,
@@ -101,8 +102,6 @@ class Credentials:
         auth_path: str = "",
         api_path: str = DEFAULT_API_PATH,
     ) -> None:
-        # Rebound first: a traceback that shows local variables must not show them.
-        password, client_secret = Secret(password).unbroken(), Secret(client_secret).unbroken()
         api_path = _path("api_path", api_path or DEFAULT_API_PATH)
         region = region.strip().lower()
         values = {
@@ -110,9 +109,9 @@ class Credentials:
             "base_url": _base_url(region, base_url.strip(), api_path),
             "tenant_id": tenant_id.strip(),
             "username": username.strip(),
-            "password": password,
+            "password": Secret(password).unbroken(),
             "client_id": client_id.strip(),
-            "client_secret": client_secret,
+            "client_secret": Secret(client_secret).unbroken(),
             "grant_type": grant_type.strip() or DEFAULT_GRANT_TYPE,
             "scope": " ".join(scope.split()) or DEFAULT_SCOPE,
             "client_auth": client_auth.strip().lower() or DEFAULT_CLIENT_AUTH,
@@ -138,6 +137,14 @@ class Credentials:
                 f"The client_auth {self.client_auth!r} of the ABBYY Vantage credential is unknown",
                 hint=f"Choose {' or '.join(CLIENT_AUTHS)}",
             )
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not _is_text(value):
+                raise ConfigurationError(
+                    f"The {name.strip('_')} of the ABBYY Vantage credential is no text that can be"
+                    " sent",
+                    hint="Give a text; one from the environment must be UTF-8",
+                )
         for name in ("password", "client_secret"):
             secret: Secret = getattr(self, name)
             if secret and secret.reveal() == MASK:
@@ -220,6 +227,15 @@ class Credentials:
 
     __reduce__ = refuse_pickling
     __reduce_ex__ = refuse_pickling
+
+
+def _is_text(value: str | Secret) -> bool:
+    text = value.reveal() if isinstance(value, Secret) else value
+    try:
+        text.encode()
+    except (AttributeError, UnicodeError):
+        return False
+    return True
 
 
 def is_loopback(host: str | None) -> bool:

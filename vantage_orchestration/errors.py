@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
+from vantage_orchestration.text import one_line
+
 __all__ = [
     "ApiError",
     "AuthError",
@@ -52,6 +54,9 @@ __all__ = [
     "Unauthorized",
     "VantageError",
     "WaitTimeout",
+    "bare",
+    "discreet",
+    "frameless",
     "translated",
     "translating",
 ]
@@ -94,16 +99,16 @@ class VantageError(Exception):
         retry_after: float | None = None,
         doubtful: bool = False,
     ) -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint
+        self.what = one_line(what)
+        super().__init__(self.what)
+        self.hint = hint and one_line(hint)
         self.method = method
-        self.path = path
+        self.path = path and one_line(path)
         self.status = status
-        self.transaction_id = transaction_id
-        self.server_message = server_message
-        self.host = host
-        self.request_id = request_id
+        self.transaction_id = transaction_id and one_line(transaction_id)
+        self.server_message = server_message and one_line(server_message)
+        self.host = host and one_line(host)
+        self.request_id = request_id and one_line(request_id)
         self.retry_after = retry_after
         self.doubtful = doubtful
 
@@ -186,8 +191,60 @@ class _Translator(Protocol):
 
 
 C = TypeVar("C", bound=_Translator)
+E = TypeVar("E", bound=BaseException)
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def bare(error: E) -> E:
+    """Return an error without traceback, cause and context."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def frameless(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function whose local variables, or those below it, hold secrets in plain text.
+
+    Error trackers show the local variables of every frame of a traceback. So whatever the function
+    raises is raised anew by a frame that holds no arguments, and the frames below are cut off.
+    """
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            failure = bare(error)
+        del args, kwargs
+        try:
+            raise failure
+        finally:
+            del failure  # Else frame and error would keep each other alive.
+
+    return wrapper
+
+
+def discreet(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that reads a credential, as :func:`frameless` does.
+
+    An error of another family may quote a value in its text. It becomes a ConfigurationError that
+    names its class only.
+    """
+
+    @frameless
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (VantageError, TypeError):  # Python's own TypeErrors name no values.
+            raise
+        except Exception as error:
+            kind = type(error).__name__
+        raise ConfigurationError(
+            f"The ABBYY Vantage credential can't be read ({kind})", hint="Check its values"
+        )
+
+    return wrapper
 
 
 def translated(function: Callable[Concatenate[C, P], R]) -> Callable[Concatenate[C, P], R]:

@@ -14,7 +14,7 @@ import io
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import requests
@@ -32,11 +32,21 @@ from urllib3.exceptions import (
 
 from vantage_orchestration import __version__
 from vantage_orchestration.config import HttpSettings, Trust
-from vantage_orchestration.errors import ConfigurationError, VantageError
+from vantage_orchestration.errors import ConfigurationError, VantageError, bare, frameless
+from vantage_orchestration.secret import MASK, Secret, refuse_pickling
 from vantage_orchestration.text import clean
 
-__all__ = ["HttpSession", "NoAuth", "network_error", "proxy_wants_login", "request_id_of"]
+__all__ = [
+    "SLOWEST",
+    "HttpSession",
+    "NoAuth",
+    "network_error",
+    "proxy_wants_login",
+    "request_id_of",
+]
 
+#: Bytes per second below which a reply counts as stalled.
+SLOWEST = 1024
 #: ``requests`` repeats nothing by itself: what is safe to repeat is decided by the caller.
 _NO_RETRIES = 0
 
@@ -57,25 +67,33 @@ class _HandshakeError(NewConnectionError):
 
 
 class _Reader(io.RawIOBase):
-    """Reads a reply. Its headers must come within the timeout altogether: one for each read alone
-    would let a server drip them for ever."""
+    """Reads a reply. Its headers must come within the timeout altogether, and its body must make
+    progress in each such time: a timeout for each read alone would let a server drip for ever."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._timeout = sock.gettimeout()
         self._end = None if self._timeout is None else time.monotonic() + self._timeout
+        self._waited, self._received = 0.0, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        begun = time.monotonic()
         if self._end is not None:
-            left = self._end - time.monotonic()
+            left = self._end - begun
             if left <= 0:
                 raise TimeoutError("the headers did not come in time")
             self._sock.settimeout(left)
         count: int | None = self._raw.readinto(buffer)
+        self._received += count or 0
+        self._waited += time.monotonic() - begun
+        if self._timeout is not None and self._waited > self._timeout:
+            if count and self._received < SLOWEST * self._timeout:
+                raise TimeoutError("the body comes too slowly")
+            self._waited, self._received = 0.0, 0
         return count
 
     def end_headers(self) -> None:
@@ -136,7 +154,25 @@ class _QuietTLSPool(HTTPSConnectionPool):
 _POOLS = {"http": _QuietPool, "https": _QuietTLSPool}
 
 
+class _Unseen:
+    """Keeps the managers of connections to proxies, whose addresses may hold a password, out of
+    what an adapter shows."""
+
+    __slots__ = ("managers",)
+
+    def __init__(self, managers: dict[str, ProxyManager]) -> None:
+        self.managers = managers
+
+
 class _Adapter(HTTPAdapter):
+    @property
+    def proxy_manager(self) -> dict[str, ProxyManager]:
+        return self._unseen.managers
+
+    @proxy_manager.setter
+    def proxy_manager(self, managers: dict[str, ProxyManager]) -> None:
+        self._unseen = _Unseen(managers)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         manager: PoolManager = self.poolmanager
@@ -178,7 +214,8 @@ class HttpSession(requests.Session):
         pool_size: Connections kept open at the same time.
 
     Redirects are never followed and cookies never kept. Requests without a timeout get the
-    settings'. Usable from several threads.
+    settings'. Usable from several threads. Neither replies nor errors hold the authorisation or the
+    proxy's address.
     """
 
     def __init__(
@@ -202,14 +239,13 @@ class HttpSession(requests.Session):
         # What the environment adds is in `trust`; requests would let it overrule the settings.
         self.trust_env = False
         self.verify = self.trust.verify
-        if self.trust.proxy:
-            self.proxies = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())
         adapter = _Adapter(
             pool_connections=4, pool_maxsize=pool_size, max_retries=_NO_RETRIES, pool_block=False
         )
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
+    @frameless
     def request(
         self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any
     ) -> requests.Response:
@@ -221,18 +257,40 @@ class HttpSession(requests.Session):
             kwargs["timeout"] = self.settings.timeouts
         return super().request(method, address, *args, **kwargs)
 
+    @frameless
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send a prepared request."""
+        if self.trust.proxy:
+            # Given here, since what a session or adapter keeps can be shown.
+            kwargs["proxies"] = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())
+        try:
+            response = super().send(request, **kwargs)
+        except requests.RequestException as error:
+            raise _stripped(error) from None
+        for each in (response, *response.history):
+            # It stays with the reply, which may become part of an error.
+            each.request.hooks = {"response": []}
+            if "Authorization" in each.request.headers:
+                each.request.headers["Authorization"] = MASK
+        return response
+
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Return None: no redirect is followed."""
         return
 
-    def __reduce__(self) -> Any:
-        raise TypeError("A session of ABBYY Vantage holds a token and can't be pickled")
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling
 
 
-def request_id_of(response: requests.Response) -> str | None:
-    """Return the reply's ``x-request-id``, which some installations send, cleaned."""
+def request_id_of(response: requests.Response, secrets: Iterable[Secret]) -> str | None:
+    """Return the reply's ``x-request-id``, which some installations send, cleaned.
+
+    Args:
+        response: The reply.
+        secrets: Secrets that must not show.
+    """
     value = response.headers.get("x-request-id")
-    return clean(value) if value else None
+    return clean(value, secrets) if value else None
 
 
 def network_error(
@@ -378,3 +436,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             (each for each in (*reasons, *inner.args[::-1]) if isinstance(each, BaseException)),
             None,
         )
+
+
+def _stripped(error: requests.RequestException) -> requests.RequestException:
+    """Take from an error, and from those it was made of, what holds headers or the proxy."""
+    for cause in list(_causes(error)):
+        bare(cause)
+        for name in vars(cause).keys() & {"request", "response", "pool", "conn"}:
+            setattr(cause, name, None)
+    return error

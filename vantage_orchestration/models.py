@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import clean, named
+from vantage_orchestration.text import clean, identifier, named, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +52,8 @@ def _object(data: Any) -> Json:
 
 
 def _text(data: Any) -> str | None:
-    """Return a text, or None where it is missing, null or empty."""
-    return str(data) if data not in (None, "") else None
+    """Return a text in one line, or None where it is missing, null or empty."""
+    return one_line(str(data)) if data not in (None, "") else None
 
 
 def _needed(data: Json, *names: str) -> str:
@@ -64,10 +64,19 @@ def _needed(data: Json, *names: str) -> str:
     raise ValueError(f"the member {names[0]} is missing")
 
 
+def id_of(data: Json, *names: str) -> str:
+    """Return the id that is the first of these members.
+
+    Raises:
+        ValueError: There is none, or it holds what can't be printed.
+    """
+    return identifier(_needed(data, *names))
+
+
 def _number(data: Any) -> int | None:
     try:
         return int(data)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -130,7 +139,7 @@ def pairs(data: Any) -> dict[str, str]:
 
 def _uuid(data: Json, *names: str) -> str:
     """Return an id in the one spelling that this package keeps; servers are free to choose."""
-    value = _needed(data, *names)
+    value = id_of(data, *names)
     return value.lower() if _UUID.fullmatch(value) else value
 
 
@@ -156,7 +165,7 @@ class FileRef:
     def read(cls, data: Any) -> FileRef:
         """Read a File of the API."""
         data = _object(data)
-        return cls(_needed(data, "id"), _needed(data, "name"))
+        return cls(id_of(data, "id"), _needed(data, "name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +225,7 @@ class Skill:
     def read(cls, data: Any) -> Skill:
         """Read a Skill or SkillListItem of the API."""
         data = _object(data)
-        skill_id = _needed(data, "id")
+        skill_id = id_of(data, "id")
         return cls(
             skill_id,
             _text(data.get("name")) or skill_id,
@@ -226,7 +235,7 @@ class Skill:
                 data.get("classes"),
                 lambda item: (_text(_object(item).get("id")), _text(item.get("name"))),
             ),
-            items(data.get("skills"), lambda item: str(_object(item).get("id") or "")),
+            items(data.get("skills"), lambda item: one_line(str(_object(item).get("id") or ""))),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -268,7 +277,9 @@ class ResultFile:
     def read(cls, data: Any) -> ResultFile:
         """Read a ResultFile of the API."""
         data = _object(data)
-        return cls(_needed(data, "fileId"), _needed(data, "fileName"), _needed(data, "type"))
+        return cls(
+            id_of(data, "fileId"), _needed(data, "fileName"), one_line(_needed(data, "type"))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +446,12 @@ class SkillParameter:
     def read(cls, data: Any) -> SkillParameter:
         """Read a SkillParameterResult of the API."""
         data = _object(data)
-        return cls(_text(data.get("key")), _text(data.get("value")), _text(data.get("type")))
+        value = data.get("value")  # As it is: it is compared with what was set.
+        return cls(
+            _text(data.get("key")),
+            str(value) if value not in (None, "") else None,
+            _text(data.get("type")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,7 +493,7 @@ class ListedTransaction:
         return cls(
             _uuid(data, "transactionId", "id"),
             _status(status) if status else None,
-            stage if isinstance(stage, str) else None,
+            one_line(stage) if isinstance(stage, str) else None,
             _text(data.get("stageName")),
             _instant(data.get("createTimeUtc")),
             _pairs(data.get("transactionParameters")),

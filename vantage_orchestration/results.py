@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ProtocolError, ResultsMissing, translated
 from vantage_orchestration.models import BusinessRuleError
+from vantage_orchestration.text import read_json
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -157,8 +157,8 @@ def _fields_of(
             if file.type != kind:
                 continue
             try:
-                return read(json.loads(client.read_result(transaction_id, file)))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                return read(read_json(client.read_result(transaction_id, file)))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 reason = type(error).__name__
             raise ProtocolError(
                 f"The result file {file.name!r} can't be read as {kind} ({reason})",

@@ -38,10 +38,7 @@ class Secret:
     _value: str
 
     def __init__(self, value: str | Secret = "") -> None:
-        text = value._value if isinstance(value, Secret) else value
-        # Rebound first: a traceback that shows local variables must not show the text.
-        value = self
-        object.__setattr__(self, "_value", text)
+        object.__setattr__(self, "_value", value._value if isinstance(value, Secret) else value)
 
     def unbroken(self) -> Secret:
         """Return it without line breaks at its ends, which files and commands leave there."""

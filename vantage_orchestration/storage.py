@@ -36,6 +36,8 @@ __all__ = ["Location", "Place", "is_part"]
 T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
+#: Bytes of a file that is read into memory. A manifest of 100,000 transactions takes less.
+_LONGEST_IN_MEMORY = 512 * 1024**2
 #: Bytes that are kept in memory on their way to a store that is not local; more go to a file.
 _SPOOLED = 8 * 1024 * 1024
 #: How often a folder is listed whose files go away meanwhile.
@@ -281,9 +283,16 @@ class Location:
         return cast(BinaryIO, self.fs.open(self.path, "rb"))
 
     def read_bytes(self) -> bytes:
-        """Return the content of the file."""
+        """Return the content of the file.
+
+        Raises:
+            ConfigurationError: It is larger than any file that is read into memory.
+        """
         with self.open() as stream:
-            return stream.read()
+            data = stream.read(_LONGEST_IN_MEMORY + 1)
+        if len(data) > _LONGEST_IN_MEMORY:
+            raise ConfigurationError(f"{self} has more than {_LONGEST_IN_MEMORY} bytes")
+        return data
 
     def read_text(self) -> str:
         """Return the content of the file, which is UTF-8."""

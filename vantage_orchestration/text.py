@@ -7,13 +7,16 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, quote_plus
 
+from vantage_orchestration.masking import masked
 from vantage_orchestration.secret import MASK, Secret
 
-__all__ = ["clean", "counted", "message_of", "named"]
+__all__ = ["clean", "counted", "identifier", "message_of", "named", "one_line", "read_json"]
 
 _LONGEST = 300
+#: Characters that are searched for known secrets, and for what looks like a secret. More would take
+#: noticeable time, and what is shown in the end is much shorter.
+_SEARCHED, _LOOKED_AT = 8192, 2048
 #: Members of error bodies that say what is wrong, the best first; compared without case.
 _SAYING = (
     "detail",
@@ -40,8 +43,41 @@ _PAIR = re.compile(
     r"[^\s\"'&,;]+",
     re.IGNORECASE,
 )
-_JWT = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_.-]{8,}|\b[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}", re.ASCII)
+#: Colours and the like, what ends a line, and what turns the direction of writing.
+_UNSEEN = re.compile(
+    "\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
+)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` without what would colour a terminal, end a line or turn its direction."""
+    return (text if text.isprintable() else _UNSEEN.sub(" ", text)).strip()
+
+
+def identifier(value: Any) -> str:
+    """Return an id of others, which may be of any kind but goes into addresses and log lines.
+
+    Raises:
+        ValueError: It is empty or no text, longer than ids are, or holds what can't be printed.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isprintable():
+        raise ValueError("an id is missing, or is none")
+    return value
+
+
+def read_json(data: bytes | str) -> Any:
+    """Read JSON of others.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        pass
+    raise ValueError("it is nested too deeply")
 
 
 def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
@@ -49,19 +85,14 @@ def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
 
     Args:
         text: Any text that came from outside.
-        secrets: Secrets that must not show, in case that the other side echoes them, also
-            percent-encoded.
+        secrets: Secrets that must not show, in case that the other side echoes them: as they are,
+            escaped for URLs, forms, HTML or JSON, in base64, or cut at the end of the text.
 
     Known secrets are masked, and so is whatever looks like a token or like the value of a password
     or secret; addresses lose their query, since links of ABBYY Vantage carry tokens there.
     """
-    for secret in secrets:
-        value = secret.reveal()
-        if len(value) < 4:  # Shorter ones would mask parts of ordinary words.
-            continue
-        for form in {value, quote(value, safe=""), quote_plus(value)}:
-            text = text.replace(form, MASK)
-    text = _CONTROL.sub(" ", text).strip()
+    text = masked(text[:_SEARCHED], secrets)
+    text = one_line(text[:_LOOKED_AT])
     text = _USERINFO.sub(rf"\1{MASK}@", text)
     text = _QUERY.sub(r"\1", text)
     text = _BEARER.sub(rf"\1 {MASK}", text)
@@ -94,10 +125,10 @@ def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
     maintenance page) is not shown.
     """
     try:
-        data: Any = json.loads(body[:65536])
-    except (ValueError, RecursionError):
-        text = body[:2000].decode("utf-8", "replace").strip()
-        return None if not text or "<" in text else clean(text, secrets)
+        data: Any = read_json(body[:65536])
+    except ValueError:
+        text = body[:65536].decode("utf-8", "replace").strip()
+        return None if not text or "<" in text[:2000] else clean(text, secrets)
     return clean("; ".join(_words(data)), secrets) or None
 
 

@@ -64,7 +64,7 @@ def test_identity_in_prefect() -> None:
 
 def test_fields_are_those_of_the_one_list() -> None:
     schema = VantageCredentials.model_json_schema()
-    kinds = {"text": str, "secret": SecretStr, "flag": bool, "seconds": float}
+    kinds = {"text": str, "secret": SecretStr, "flag": bool, "number": float}
 
     assert list(schema["properties"]) == [spec.name for spec in FIELDS]
     for spec in FIELDS:

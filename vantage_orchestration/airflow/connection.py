@@ -8,7 +8,6 @@ and base address are in the connection's own columns, all others in its extra, u
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -16,8 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.credentials import with_scheme
-from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.secret import Secret
+from vantage_orchestration.errors import ConfigurationError, discreet
+from vantage_orchestration.text import read_json
 
 __all__ = [
     "COLUMNS",
@@ -67,6 +66,7 @@ class ConnectionLike(Protocol):
     def extra(self) -> str | None: ...
 
 
+@discreet
 def config_of(connection: ConnectionLike) -> VantageConfig:
     """Read a connection of type ``abbyy_vantage``.
 
@@ -105,8 +105,7 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
 
 def secrets_of(config: VantageConfig) -> tuple[str, ...]:
     """Return the texts of a configuration that must not show in a log."""
-    secrets: tuple[Secret, ...] = (*config.credentials.secrets, config.http.proxy)
-    return tuple(secret.reveal() for secret in secrets if secret)
+    return tuple(secret.reveal() for secret in config.secrets)
 
 
 def _extra(connection: ConnectionLike) -> dict[str, Any]:
@@ -114,8 +113,8 @@ def _extra(connection: ConnectionLike) -> dict[str, Any]:
     if not text or not text.strip():
         return {}
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+        values = read_json(text)
+    except ValueError:
         values = None
     if not isinstance(values, Mapping):
         # Raised here, so that no exception with the text in it is part of the traceback.

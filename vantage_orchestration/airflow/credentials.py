@@ -34,14 +34,12 @@ def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreF
 
     from vantage_orchestration.airflow.compat import AirflowNotFoundException
 
-    connection = None
-    # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours.
+    # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours. In
+    # no variable, so that no traceback shows it.
     with contextlib.suppress(AirflowNotFoundException):
-        connection = Connection.get_connection_from_secrets(name, team_name)
-    if connection is None:
-        raise ConfigurationError(
-            f"Airflow has no connection {name!r}",
-            hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"
-            " settings must be those of its servers",
-        )
-    return config_of(connection), VariableStore
+        return config_of(Connection.get_connection_from_secrets(name, team_name)), VariableStore
+    raise ConfigurationError(
+        f"Airflow has no connection {name!r}",
+        hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"
+        " settings must be those of its servers",
+    )

@@ -10,7 +10,6 @@ ABBYY Vantage for one when somebody opens the review.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import quote
@@ -18,6 +17,7 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 
 from vantage_orchestration.airflow.compat import BaseXCom, conf
+from vantage_orchestration.text import read_json
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -61,8 +61,8 @@ def recorded_ids(value: Any) -> tuple[str, ...]:
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (RecursionError, ValueError):
+            value = read_json(value)
+        except ValueError:
             return ()
     ids = value.get("transaction_ids") if isinstance(value, Mapping) else None
     if not isinstance(ids, list) or not all(isinstance(each, str) and each for each in ids):

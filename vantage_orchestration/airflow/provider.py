@@ -21,7 +21,7 @@ __all__ = ["get_provider_info"]
 _PACKAGE = "vantage_orchestration.airflow"
 _HOOK_MODULE = f"{_PACKAGE}.hooks.vantage"
 _NAME = "ABBYY Vantage"
-_TYPES = {"text": "string", "secret": "string", "flag": "boolean", "seconds": "number"}
+_TYPES = {"text": "string", "secret": "string", "flag": "boolean", "number": "number"}
 _PLACEHOLDERS = {
     "username": "user@example.com",
     "base_url": "https://vantage.example.com, or empty for a region",
@@ -97,7 +97,7 @@ def _form_field(spec: Field) -> dict[str, Any]:
         schema["enum"] = list(spec.choices)
     if spec.kind == "secret":
         schema["format"] = "password"
-    if spec.kind == "seconds":
+    if spec.kind == "number":
         schema["minimum"] = 0
     if spec.default != "":
         schema["default"] = spec.default

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -22,9 +22,8 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from vantage_orchestration.credential_fields import FIELDS
-from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.processing.keys import digest_of
-from vantage_orchestration.secret import MASK
+from vantage_orchestration.errors import ConfigurationError, discreet, frameless
+from vantage_orchestration.secret import MASK, Secret
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -108,9 +107,11 @@ class VantageCredentials(CredentialsBlock):
     proxy: SecretStr = _field("proxy")
     connect_timeout: float = _field("connect_timeout")
     read_timeout: float = _field("read_timeout")
+    result_limit: float = _field("result_limit")
     store: Literal["file", "orchestrator", "memory"] = _field("store")
     store_path: str = _field("store_path")
 
+    @frameless
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made_here = not reading_block.get()
         super().__init__(*args, **kwargs)
@@ -142,6 +143,7 @@ class VantageCredentials(CredentialsBlock):
             return {**values, "region": region.strip().lower()}
         return {**values, "region": "custom"} if values.get("base_url") else values
 
+    @frameless
     def get_client(self) -> VantageClient:
         """Return a client of the ABBYY Vantage API. It may be used from several threads.
 
@@ -176,9 +178,10 @@ class VantageCredentials(CredentialsBlock):
         """Return a valid token as :meth:`get_token` does, without blocking the event loop."""
         return await self.get_client().aget_token()
 
-    def poller_key(self) -> str:
+    def poller_key(self) -> Hashable:
         """Return what is equal for equal blocks; those who wait with it share their requests."""
-        return f"{name_of_block(self)}/{digest_of(self._values())}"
+        # No digest, against which guesses of a password could be tried.
+        return (name_of_block(self), *(Secret(str(value)) for value in self._values().values()))
 
     def _orchestrator_store(self) -> StoreFactory:
         from vantage_orchestration.prefect.token_store import VariableStores
@@ -224,14 +227,13 @@ class VantageCredentials(CredentialsBlock):
                 first.clear()
                 return own[0]
             # A context can be entered by one thread at a time, hence the copy.
-            stored = context.copy().run(self._stored)
-            if stored is not None:
-                own[0] = _read(stored, origin)
+            own[0] = context.copy().run(self._stored, origin) or own[0]
             return own[0]
 
         return load
 
-    def _stored(self) -> dict[str, Any] | None:
+    @frameless
+    def _stored(self, origin: str | None) -> VantageConfig | None:
         """Read the block's document again. None if the Prefect API does not answer.
 
         This is called by the HTTP stack, in any thread and also while an event loop runs in it. So
@@ -257,7 +259,7 @@ class VantageCredentials(CredentialsBlock):
             )
             return None
         else:
-            return dict(document.data)
+            return _read(document.data, origin)
         raise ConfigurationError(
             f"The block {name!r} with the ABBYY Vantage credential was deleted",
             hint="Save it again under this name",
@@ -297,6 +299,7 @@ def name_of_block(credentials: VantageCredentials | str) -> str:
     return "" if name is None or credentials._is_anonymous else name
 
 
+@discreet
 def _read(values: dict[str, Any], origin: str | None = None) -> VantageConfig:
     from vantage_orchestration.config import VantageConfig
 

@@ -45,6 +45,7 @@ from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.tables.job import complete
+from vantage_orchestration.text import identifier
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -141,6 +142,8 @@ class Job:
             Part(**{**entry, "sources": tuple(map(SourceEntry.read, entry["sources"]))})
             for entry in data["transactions"]
         ]
+        for part in parts:
+            identifier(part.transaction_id)  # Anybody may have written it.
         return cls(str(data["job"]), tuple(parts))
 
 

@@ -20,7 +20,7 @@ from vantage_orchestration.processing.lookup import RETENTION_DAYS
 from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.storage import Location
-from vantage_orchestration.text import clean
+from vantage_orchestration.text import clean, identifier
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -232,7 +232,7 @@ class TransactionManifest:
     @classmethod
     def _read(cls, data: Any) -> TransactionManifest:
         return cls(
-            _text(data["transaction_id"]),
+            identifier(data["transaction_id"]),
             data["skill_id"],
             _text(data["status"]),
             _instant(data["created_at"]),

@@ -36,7 +36,7 @@ from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
-from vantage_orchestration.text import named
+from vantage_orchestration.text import named, one_line
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -472,6 +472,6 @@ def _start(job: _Job, sending: _Sending) -> None:
     log.info(
         "Started transaction %s for %s%s",
         sending.transaction_id,
-        sending.unit.files[0].original_name,
+        one_line(sending.unit.files[0].original_name),
         f" and {len(wanted) - 1} more files" if len(wanted) > 1 else "",
     )

@@ -71,7 +71,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
                     body,
                     credentials,
                     retry_after=parse_retry_after(response.headers.get("Retry-After")),
-                    request_id=request_id_of(response),
+                    request_id=request_id_of(response, config.secrets),
                 )
     except VantageError as error:
         return error.copy()

@@ -13,6 +13,7 @@ from vantage_orchestration.paging import Chunk, Pages
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.reply import Reply
 
 _Stage = tuple[str, str | None]
 
@@ -108,11 +109,13 @@ class ActiveList:
         params: dict[str, Any] = {"Limit": self._size, "Offset": offset}
         if skill_id is not None:
             params["SkillId"] = skill_id
-        response = self._client._send("GET", _PATH, params=params)
-        items, total = self._client._parse(response, _read, "GET", _PATH)
-        page = Chunk(items, total, self._size)
-        self._fit(len(response.content), len(items))
-        return page
+
+        def take(reply: Reply) -> Chunk[_Stage]:
+            items, total = reply.json(_read)
+            self._fit(reply.size, len(items))
+            return Chunk(items, total, self._size)
+
+        return self._client._send("GET", _PATH, take, params=params)
 
     def _fit(self, size: int, count: int) -> None:
         """Choose the length of the next page by the size of this one."""

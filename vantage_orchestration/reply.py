@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the body of a reply, whatever the other side sends: never more bytes than were allowed,
+never for longer.
+
+A server, or a proxy in its place, may send a body that never ends, that drips byte by byte, or
+that grows a thousandfold when it is unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from vantage_orchestration.content import is_markup
+from vantage_orchestration.errors import ConnectionFailed, ProtocolError
+from vantage_orchestration.retrying import parse_retry_after
+from vantage_orchestration.text import clean, read_json
+
+__all__ = [
+    "LONGEST_IN_MEMORY",
+    "LONGEST_JSON",
+    "PAGE_HINT",
+    "Broken",
+    "Reply",
+    "TooLong",
+    "TooSlow",
+    "drain",
+    "page_error",
+    "read_chunks",
+    "read_start",
+]
+
+T = TypeVar("T")
+
+#: Bytes of a JSON reply at the most, unpacked. A page of 1000 transactions takes about one million.
+LONGEST_JSON = 16 * 1024**2
+#: Bytes of a result file that is read into memory, unpacked.
+LONGEST_IN_MEMORY = 256 * 1024**2
+PAGE_HINT = (
+    "A proxy, login page or bot filter has answered in place of the service. If it stays so, check"
+    " the base URL and the proxy of the connection"
+)
+_LONGEST_ERROR = 64 * 1024
+_CHUNK = 256 * 1024
+
+
+class Broken(Exception):
+    """The body broke off, or its compression is damaged."""
+
+
+class TooSlow(Broken):
+    """The body did not come in time."""
+
+
+class TooLong(Exception):
+    """The body is longer than was allowed."""
+
+
+def read_chunks(response: requests.Response, most: int, seconds: float) -> Iterator[bytes]:
+    """Yield the body of a reply, unpacked, in pieces of limited size.
+
+    Args:
+        response: A reply that streams. It is of a session of ours, which ends one that makes no
+            progress.
+        most: Bytes that the body may have, unpacked.
+        seconds: Seconds for the whole body.
+
+    Raises:
+        TooLong: The body has more than ``most`` bytes.
+        TooSlow: Time is over.
+        Broken: The connection broke, or the body can't be unpacked.
+    """
+    if response.raw.closed:  # A hook of the session has read it.
+        if len(response.content) > most:
+            raise TooLong
+        yield response.content
+        return
+    received, end = 0, time.monotonic() + seconds
+    while True:
+        try:
+            chunk = response.raw.read1(_CHUNK, decode_content=True)
+        except ReadTimeoutError:
+            raise TooSlow from None
+        except (HTTPError, OSError, ValueError):
+            raise Broken from None
+        if not chunk:
+            return
+        received += len(chunk)
+        if received > most:
+            raise TooLong
+        # Each read waits for the next bytes only.
+        if time.monotonic() > end:
+            raise TooSlow
+        yield chunk
+
+
+def read_start(response: requests.Response, seconds: float) -> bytes:
+    """Return the first bytes of a body that need not be complete, such as an error's."""
+    body = bytearray()
+    with contextlib.suppress(Broken, TooLong):
+        for chunk in read_chunks(response, _LONGEST_ERROR, seconds):
+            body += chunk
+    return bytes(body)
+
+
+def drain(response: requests.Response, seconds: float) -> None:
+    """Close a reply. If its body is short, the connection can be used again."""
+    with response:
+        read_start(response, seconds)
+
+
+def page_error(response: requests.Response, where: dict[str, Any]) -> ProtocolError:
+    """Return the error for a web page in place of a reply."""
+    return ProtocolError(
+        "The reply is a web page",
+        hint=PAGE_HINT,
+        retry_after=parse_retry_after(response.headers.get("Retry-After")),
+        doubtful=where["method"] == "POST",
+        **where,
+    )
+
+
+class Reply:
+    """A reply of the API whose status is 2xx and whose body has not been read.
+
+    Args:
+        response: The reply, which streams.
+        seconds: Seconds for a JSON body.
+        where: Method, path and so on, for errors.
+
+    Attributes:
+        headers: Its headers.
+        size: Bytes of the JSON body, once it was read.
+    """
+
+    def __init__(self, response: requests.Response, seconds: float, where: dict[str, Any]) -> None:
+        self._response = response
+        self._seconds = seconds
+        self._where = where
+        self.headers: Mapping[str, str] = response.headers
+        self.size = 0
+
+    def nothing(self) -> None:
+        """Read a body that says nothing. A page, or JSON that was cut, tells of a proxy.
+
+        Raises:
+            ProtocolError: Something else than the service has answered.
+        """
+        body = read_start(self._response, self._seconds)
+        if is_markup(body) or body.lstrip().startswith((b"{", b"[")):
+            self._parse(body, lambda data: None)
+
+    def json(self, read: Callable[[Any], T]) -> T:
+        """Return what ``read`` makes of the JSON body.
+
+        Raises:
+            ProtocolError: It is no JSON, too long, or does not fit the contract.
+            ConnectionFailed: It broke off, or did not come in time.
+        """
+        body = bytearray()
+        self.size = self._copy(body.extend, LONGEST_JSON, self._seconds)
+        return self._parse(bytes(body), read)
+
+    def _parse(self, body: bytes, read: Callable[[Any], T]) -> T:
+        if is_markup(body):
+            raise page_error(self._response, self._where)
+        try:
+            # By content: the reply may be labelled as text (contract, section 3).
+            return read(read_json(body))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            # json's messages quote no content; other kinds are named only.
+            reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ProtocolError(
+            f"The reply does not fit the contract: {clean(reason)}",
+            hint="A proxy or login page may have answered; else report this with the path",
+            doubtful=self._where["method"] == "POST",
+            **self._where,
+        )
+
+    def copy_to(self, write: Callable[[bytes], object], most: int) -> int:
+        """Write the body piece by piece.
+
+        Args:
+            write: Takes the pieces.
+            most: Bytes that it may have.
+
+        Returns:
+            Number of bytes.
+
+        Raises:
+            ProtocolError: It is too long.
+            ConnectionFailed: It broke off, or came to a halt.
+        """
+        received = self._copy(write, most, math.inf)
+        announced = self.headers.get("Content-Length", "")
+        if (
+            announced.isdigit()
+            and "Content-Encoding" not in self.headers
+            and int(announced) != received
+        ):
+            raise ConnectionFailed(
+                f"The download has {received} bytes; {announced} were announced", **self._where
+            )
+        return received
+
+    def _copy(self, write: Callable[[bytes], object], most: int, seconds: float) -> int:
+        received = 0
+        doubtful = self._where["method"] == "POST"
+        try:
+            for chunk in read_chunks(self._response, most, seconds):
+                received += len(chunk)
+                write(chunk)
+        except TooLong:
+            hint = (
+                "Raise the result limit of the connection, if it is right. What is read into memory"
+                f" may have {LONGEST_IN_MEMORY} bytes: download a larger file"
+                if seconds == math.inf
+                else "A proxy or login page may have answered"
+            )
+            what = f"The reply has more than {most} bytes"
+            raise ProtocolError(what, hint=hint, doubtful=doubtful, **self._where) from None
+        except TooSlow:
+            what = f"The reply came too slowly: {received} bytes up to now"
+            raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
+        except Broken:
+            what = f"The connection broke off after {received} bytes of the reply"
+            raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
+        return received
