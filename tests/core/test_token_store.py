@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.kdf import scrypt
 from leaks import find_leaks
 
 from vantage_orchestration import errors
-from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.config import HttpSettings, Trust, VantageConfig
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import TokenSource
@@ -116,7 +118,34 @@ def test_only_the_same_credential_finds_and_opens_an_entry():
         other = Seal(credentials(**changes))
         assert other.name != seal.name, changes
         assert other.open(entry) is None, changes
-    assert Seal(credentials(), ("False", "")).name != seal.name
+    for trust in (HttpSettings(verify=False), HttpSettings(proxy=Secret("http://127.0.0.1:1"))):
+        assert Seal(credentials(), Trust.of(trust, "https://example.com")).name != seal.name
+
+
+def test_each_guess_of_a_password_costs_time_and_memory(monkeypatch):
+    costs = []
+    derived = scrypt.Scrypt
+
+    def record(salt, *, length, n, r, p):
+        costs.append((n * r * 128, salt))
+        return derived(salt, length=length, n=n, r=r, p=p)
+
+    monkeypatch.setattr(scrypt, "Scrypt", record)
+    first, second = Seal(credentials()), Seal(credentials(username="x@example.com"))
+    assert [size for size, _ in costs] == [16 * 1024**2] * 2
+    assert costs[0][1] != costs[1][1]  # Guesses at one user are of no use for another.
+    assert len(first.name) == 64
+    assert first.name != second.name
+
+
+def test_without_scrypt_nothing_is_stored(folder, time, caplog, monkeypatch):
+    def refuse(*_, **__):
+        raise UnsupportedAlgorithm("not here")
+
+    monkeypatch.setattr(scrypt, "Scrypt", refuse)
+    assert process(folder, time, Logins()).get().reveal() == "token-number-1"
+    assert not folder.exists()
+    assert "scrypt can't be used" in caplog.text
 
 
 def test_a_changed_or_foreign_entry_is_not_opened():

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
 from vantage_orchestration.errors import ConfigurationError, Overtaken
+from vantage_orchestration.text import read_json
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
@@ -255,7 +256,7 @@ def _read(file: Location) -> Any | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        value = json.loads(data)
+        value = read_json(data)
         if value["version"] != _VERSION:
             raise ValueError("another version")
         return value["value"]

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """
     config, orchestrator = load_credential(args.of)
     store = store_of(config, orchestrator)
-    vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust.identity())
+    vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
     place = f"{store.label} store"
     try:
         folder = getattr(store, "folder", None)

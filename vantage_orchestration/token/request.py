@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from vantage_orchestration.errors import (
     VantageError,
 )
 from vantage_orchestration.secret import Secret
-from vantage_orchestration.text import clean, message_of
+from vantage_orchestration.text import clean, message_of, read_json
 
 __all__ = [
     "ASSUMED_LIFETIME",
@@ -269,8 +268,8 @@ def hold_of(error: VantageError) -> float:
 
 def _json_object(body: bytes) -> dict[str, Any] | None:
     try:
-        reply: Any = json.loads(body)
-    except (ValueError, RecursionError):
+        reply = read_json(body)
+    except ValueError:
         return None
     return reply if isinstance(reply, dict) else None
 

@@ -103,7 +103,7 @@ class TokenSource:
         self._now = clock.steady
         self._retries = retries
         self._trust = config.trust
-        self._vault = Vault(store, config.credentials, clock, trust=self._trust.identity())
+        self._vault = Vault(store, config.credentials, clock, trust=self._trust)
         self._token: AccessToken | None = None
         self._rejected: AccessToken | None = None
         self._verdict: _Verdict | None = None

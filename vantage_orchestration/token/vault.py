@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vantage_orchestration import errors
+from vantage_orchestration.config import Trust
 from vantage_orchestration.credentials import Credentials
-from vantage_orchestration.errors import VantageError
+from vantage_orchestration.errors import VantageError, frameless
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.request import LONGEST_LIFETIME, renewal_margin
 from vantage_orchestration.token.stores import MemoryStore, StoreError, TokenStore
@@ -65,10 +67,10 @@ class Vault:
         store: TokenStore,
         credentials: Credentials,
         clock: Clock,
-        trust: tuple[str, ...] = (),
+        trust: Trust | None = None,
     ) -> None:
         self._store = store
-        self._trust: tuple[str, ...] = trust
+        self._trust = trust
         self._clock = clock
         self._seal: Seal | None = None
         self._credentials: Credentials | None = credentials
@@ -161,7 +163,7 @@ class Vault:
                     self._seal = Seal(credentials, self._trust)
                 except ImportError:
                     self._warn("the package cryptography is not installed")
-                except ValueError as error:
+                except StoreError as error:
                     self._warn(str(error))
             return self._seal
 
@@ -318,7 +320,7 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
         if the entry is of no use.
     """
     try:
-        members = json.loads(data)
+        members = read_json(data)
         begun = Moment.read(members["at"])
         age = begun.age(clock)
         if age is None:
@@ -337,7 +339,7 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
         kind = _KINDS[members["refused"]]
         error = kind(str(members["what"]), **members["details"])
         return Refusal(error, hold - age, hold, stored=True)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
 
 
@@ -349,8 +351,10 @@ SHORTEST_SECRET = 20
 
 #: Part of every name and key. A version with another format takes another word here, so that two
 #: versions that share a store never read each other's entries.
-_FORMAT = b"vantage-orchestration token entry 1"
+_FORMAT = b"vantage-orchestration token entry 2"
 _NONCE = 12
+#: Cost of scrypt: 16 MB and some 50 ms for each guess of a password.
+_COST = 2**14
 
 
 class Seal:
@@ -358,49 +362,48 @@ class Seal:
 
     Args:
         credentials: The credential.
-        trust: Under which trust it was obtained, see
-            :meth:`vantage_orchestration.config.Trust.identity`; each has its own name.
+        trust: Under which trust it was obtained; each kind has its own name.
+
+    Name and key come from the secrets by scrypt: who has the store and the client secret can check
+    guesses of a password against them, and each guess takes its time.
 
     Raises:
         ImportError: The package ``cryptography`` is not installed.
-        ValueError: The client secret is too short to be safe at rest.
+        StoreError: The client secret is too short to be safe at rest, or there is no scrypt.
     """
 
     __slots__ = ("_key", "name")
 
-    def __init__(self, credentials: Credentials, trust: tuple[str, ...] = ()) -> None:
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.hmac import HMAC
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    @frameless
+    def __init__(self, credentials: Credentials, trust: Trust | None = None) -> None:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
         secret = credentials.client_secret.reveal()
         if len(secret) < SHORTEST_SECRET:
-            raise ValueError(
+            raise StoreError(
                 f"the client secret has fewer than {SHORTEST_SECRET} characters and could be"
                 " guessed from a stored entry"
             )
-        material = _pack(secret, credentials.password.reveal())
-
-        def derive(what: bytes) -> bytes:
-            info = b"\0".join((_FORMAT, what))
-            return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(material)
-
-        keyed = HMAC(derive(b"name"), SHA256())
-        keyed.update(
-            _pack(
-                credentials.token_url,
-                credentials.tenant_id,
-                credentials.username,
-                credentials.client_id,
-                credentials.grant_type,
-                credentials.scope,
-                credentials.client_auth,
-                *trust,
-            )
+        public = _pack(
+            credentials.token_url,
+            credentials.tenant_id,
+            credentials.username,
+            credentials.client_id,
+            credentials.grant_type,
+            credentials.scope,
+            credentials.client_auth,
         )
+        kind = trust.identity() if trust is not None else ()
+        try:
+            derived = Scrypt(_FORMAT + public, length=64, n=_COST, r=8, p=1).derive(
+                _pack(secret, credentials.password.reveal(), *kind)
+            )
+        except (UnsupportedAlgorithm, MemoryError) as error:
+            raise StoreError(f"scrypt can't be used ({type(error).__name__})") from None
         #: Name of the entry, 64 hex digits.
-        self.name = keyed.finalize().hex()
-        self._key = derive(b"key")
+        self.name = derived[:32].hex()
+        self._key = derived[32:]
 
     def close(self, data: bytes) -> bytes:
         """Return ``data`` sealed: encrypted with AES-256-GCM, and bound to its name."""
