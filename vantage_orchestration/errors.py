@@ -224,6 +224,11 @@ def frameless(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def _is_of_the_call(error: BaseException) -> bool:
+    """Tell whether a function was called with wrong arguments; such an error names no values."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
 def discreet(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function that reads a credential, as :func:`frameless` does.
 
@@ -236,9 +241,11 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (VantageError, TypeError):  # Python's own TypeErrors name no values.
+        except VantageError:
             raise
         except Exception as error:
+            if type(error) is TypeError and _is_of_the_call(error):
+                raise
             kind = type(error).__name__
         raise ConfigurationError(
             f"The ABBYY Vantage credential can't be read ({kind})", hint="Check its values"
