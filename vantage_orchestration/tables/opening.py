@@ -81,11 +81,13 @@ def tables_of_skill(tables: Tables, wanted: str | None) -> Mapping[str, OpenTabl
     Raises:
         ConfigurationError: There is none of that name, or one is to be named.
     """
-    if wanted is None and len(tables) <= 1:
-        return next(iter(tables.values()), {})
+    if not tables:  # A job without documents.
+        return {}
+    if wanted is None and len(tables) == 1:
+        return next(iter(tables.values()))
     if wanted is not None and wanted in tables:
         return tables[wanted]
-    known = ", ".join(map(repr, tables)) or "none"
+    known = ", ".join(map(repr, tables))
     raise ConfigurationError(
         "The documents were processed by several skills"
         if wanted is None

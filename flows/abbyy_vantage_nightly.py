@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every night, from a folder of invoices to rows in a database.
+
+Processes the documents of a folder with the skill Invoice, and loads number, date, total, vendor
+and line items into tables by dlt. Documents that fail, or lack a number or a total, are copied to a
+folder of their own, each with a file that says why. While a person has to review a document, the
+run shows a link, and emits the event `abbyy-vantage.transaction.review-needed`: an automation on it
+writes to the reviewers. Run it now, or serve it every night, with
+
+    python flows/abbyy_vantage_nightly.py FOLDER OUTPUT ASIDE [serve]
+
+Choose another `destination` and set its credentials as dlt describes it. Loading the same night
+twice changes nothing. It needs a saved block of the type "ABBYY Vantage Credentials" with the name
+abbyy-vantage.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import dlt
+from prefect import flow, task
+from prefect.runtime import flow_run
+
+from vantage_orchestration.dlt import documents
+from vantage_orchestration.prefect.tasks import process_documents
+
+
+@task(retries=3)
+def load(manifest: str) -> None:
+    dlt.pipeline("invoices", destination="duckdb").run(documents(manifest, skill="Invoice"))
+
+
+@flow(name="abbyy-vantage-nightly")
+def abbyy_vantage_nightly(folder: str, output: str, aside: str) -> None:
+    night = flow_run.get_scheduled_start_time().date()
+    gate = {"required_fields": ["Invoice Number", "Total"], "on_low_quality": "quarantine"}
+    rest = {"on_failed": "return", "quarantine_path": aside, "on_empty": "skip"}
+    result = process_documents(
+        "abbyy-vantage",
+        f"{folder}/*.pdf",
+        f"{output}/{night}",
+        "Invoice",
+        tables="parquet",
+        **gate,
+        **rest,
+    )
+    load(result["manifest"])
+
+
+if __name__ == "__main__":
+    if sys.argv[4:] == ["serve"]:
+        names = ("folder", "output", "aside")
+        given = dict(zip(names, sys.argv[1:4], strict=True))
+        abbyy_vantage_nightly.serve(cron="0 2 * * *", parameters=given)
+    else:
+        abbyy_vantage_nightly(*sys.argv[1:4])
