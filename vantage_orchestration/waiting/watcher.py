@@ -68,7 +68,7 @@ class Sighting:
     failures: dict[str, VantageError] = field(default_factory=dict)
 
 
-class _Record:
+class _Watched:
     """What is remembered of a transaction from look to look."""
 
     __slots__ = (
@@ -181,7 +181,7 @@ class Watcher:
         self._backoff = Backoff()
         self._rejections = 0
         self._checks = 1
-        self._records: dict[str, _Record] = {}
+        self._watched: dict[str, _Watched] = {}
         self._swept = self._clock()
         self._lock = threading.Lock()
 
@@ -241,8 +241,8 @@ class Watcher:
 
     # -- internals: memory
 
-    def _take(self, this: _Round, names: Iterable[str]) -> dict[str, _Record]:
-        """Return the records of transactions that are new to the round and have not ended."""
+    def _take(self, this: _Round, names: Iterable[str]) -> dict[str, _Watched]:
+        """Return the transactions that are new to the round and have not ended."""
         found = {}
         for name in names:
             key = name.lower()
@@ -250,24 +250,22 @@ class Watcher:
             if name in spellings:
                 continue
             spellings.append(name)
-            record = self._records.get(key)
-            if record is None:
-                record = self._records[key] = _Record(name, this.now)
-            record.wanted = this.now
-            if record.state is not None and record.state.ended:
-                this.seen[key] = record.state  # Nothing changes any more.
+            one = self._watched.get(key)
+            if one is None:
+                one = self._watched[key] = _Watched(name, this.now)
+            one.wanted = this.now
+            if one.state is not None and one.state.ended:
+                this.seen[key] = one.state  # Nothing changes any more.
             elif len(spellings) == 1:
-                found[key] = record
+                found[key] = one
         return found
 
     def _sweep(self, now: float) -> None:
         """Forget transactions that nobody has asked for in a while."""
         if now - self._swept >= _FORGOTTEN:
             self._swept = now
-            self._records = {
-                key: record
-                for key, record in self._records.items()
-                if now - record.wanted < _FORGOTTEN
+            self._watched = {
+                key: one for key, one in self._watched.items() if now - one.wanted < _FORGOTTEN
             }
 
     # -- internals: one round
@@ -275,38 +273,38 @@ class Watcher:
     def _look(
         self,
         this: _Round,
-        due: Mapping[str, _Record],
-        also: Mapping[str, _Record],
+        due: Mapping[str, _Watched],
+        also: Mapping[str, _Watched],
         skill_id: str | None,
     ) -> None:
-        wanted = {key for key, record in due.items() if record.may_be_listed}
+        wanted = {key for key, one in due.items() if one.may_be_listed}
         listing = self._read_list(this, wanted, skill_id, len(due))
         everything = {**due, **also}
         asked = {}
-        for key, record in everything.items():
+        for key, one in everything.items():
             if key in listing.stages:
-                record.misses, record.lost = 0, None
+                one.misses, one.lost = 0, None
                 in_review = listing.stages[key] == MANUAL_REVIEW
-                this.seen[key] = record.see(Status.PROCESSING, in_review=in_review)
-            elif key in due or (listing.complete and record.may_be_listed):
-                asked[key] = record
+                this.seen[key] = one.see(Status.PROCESSING, in_review=in_review)
+            elif key in due or (listing.complete and one.may_be_listed):
+                asked[key] = one
         doubted = self._doubted(this, everything)
         self._ask(this, {**asked, **doubted})
         if listing.complete:
-            for key, record in asked.items():
+            for key, one in asked.items():
                 if key in this.seen and this.seen[key].status is Status.PROCESSING:
-                    record.misses += 1
+                    one.misses += 1
         if doubted:
             wrong = any(this.seen[key].ended for key in doubted if key in this.seen)
             self._checks = min(2 * self._checks, _MOST_CHECKS) if wrong else 1
         self._conclude(this)
 
-    def _doubted(self, this: _Round, everything: Mapping[str, _Record]) -> dict[str, _Record]:
+    def _doubted(self, this: _Round, everything: Mapping[str, _Watched]) -> dict[str, _Watched]:
         """Return some of those that nothing but the list has shown as running for a while."""
         old = [
-            (record.confirmed, key)
-            for key, record in everything.items()
-            if key in this.seen and this.now - record.confirmed >= _UNCONFIRMED
+            (one.confirmed, key)
+            for key, one in everything.items()
+            if key in this.seen and this.now - one.confirmed >= _UNCONFIRMED
         ]
         return {key: everything[key] for _, key in nsmallest(self._checks, old)}
 
@@ -360,50 +358,50 @@ class Watcher:
 
     # -- internals: single transactions
 
-    def _ask(self, this: _Round, records: Mapping[str, _Record]) -> None:
+    def _ask(self, this: _Round, watched: Mapping[str, _Watched]) -> None:
         """Ask for transactions singly, several at a time."""
         ready = []
-        for key, record in records.items():
-            if record.asked is None or this.now - record.asked >= LEAST_PAUSE:
-                ready.append((key, record))
-            elif record.state is not None:
-                this.seen[key] = record.state
+        for key, one in watched.items():
+            if one.asked is None or this.now - one.asked >= LEAST_PAUSE:
+                ready.append((key, one))
+            elif one.state is not None:
+                this.seen[key] = one.state
         in_parallel(lambda item: self._ask_one(this, *item), ready, self._threads)
 
-    def _ask_one(self, this: _Round, key: str, record: _Record) -> None:
+    def _ask_one(self, this: _Round, key: str, one: _Watched) -> None:
         if this.trouble is not None:
             return
-        record.asked = self._clock()
+        one.asked = self._clock()
         try:
-            found = self._client.look_at(record.name)
+            found = self._client.look_at(one.name)
         except NotFound:
             this.failed_in_a_row = 0
-            record.lost = this.now if record.lost is None else record.lost
+            one.lost = this.now if one.lost is None else one.lost
             # Not every machine of a service knows of a change at the same moment.
-            if this.now - record.lost >= self._settle:
-                this.seen[key] = record.see(Status.GONE)
+            if this.now - one.lost >= self._settle:
+                this.seen[key] = one.see(Status.GONE)
         except VantageError as error:
-            self._judge(this, key, record, error)
+            self._judge(this, key, one, error)
         else:
-            this.failed_in_a_row = record.garbled = 0
-            record.lost = None
-            if not found.status.is_known and not record.warned:
-                record.warned = True
+            this.failed_in_a_row = one.garbled = 0
+            one.lost = None
+            if not found.status.is_known and not one.warned:
+                one.warned = True
                 log.warning(
                     "Transaction %s has the status %r, which this version does not know; it counts"
                     " as not ended",
-                    record.name,
+                    one.name,
                     found.status.value,
                 )
-            this.seen[key] = record.see(found.status, in_review=found.waits_for_review)
+            this.seen[key] = one.see(found.status, in_review=found.waits_for_review)
             if found.status.is_success and self._on_processed is not None:
-                self._on_processed(record.name, found)
+                self._on_processed(one.name, found)
 
-    def _judge(self, this: _Round, key: str, record: _Record, error: VantageError) -> None:
+    def _judge(self, this: _Round, key: str, one: _Watched, error: VantageError) -> None:
         """Decide whom an error concerns: this moment, this transaction, or all of them."""
         if isinstance(error, ProtocolError):
-            record.garbled += 1
-            if record.garbled >= LOOKS:
+            one.garbled += 1
+            if one.garbled >= LOOKS:
                 this.failures[key] = error
         elif error.retryable or isinstance(error, Unauthorized):
             with this.lock:
