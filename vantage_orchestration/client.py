@@ -39,6 +39,7 @@ from vantage_orchestration.reads import reading_in_turn
 from vantage_orchestration.reply import LONGEST_IN_MEMORY
 from vantage_orchestration.retrying import LOOKS, call
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.status import Status
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
 
 __all__ = ["VantageClient"]
@@ -145,7 +146,7 @@ class VantageClient(ApiCaller):
 
         def attempt() -> None:
             nonlocal unsure
-            if unsure and self._get_transaction(transaction_id).status != "New":
+            if unsure and self._get_transaction(transaction_id).status is not Status.NEW:
                 return  # An earlier try had arrived.
             try:
                 self._order("POST", path, transaction_id)
@@ -289,7 +290,7 @@ class VantageClient(ApiCaller):
             offset: Items to skip.
             filters: As for :meth:`list_active_transactions`.
         """
-        spelled = "Cancelled" if status == "Canceled" else status  # Two l's in the lists.
+        spelled = None if status is None else Status(status).in_lists
         return self._list("completed", {"TransactionStatus": spelled}, limit, offset, filters)
 
     def iter_active_transactions(self, **filters: Any) -> Iterator[ListedTransaction]:

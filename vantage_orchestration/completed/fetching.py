@@ -39,6 +39,7 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.names import safe_name
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -210,9 +211,9 @@ class _Work:
             if there is not None:
                 self._landed.append(there)
             else:
-                self._ended.append(UnfinishedEntry(name, "Gone"))
+                self._ended.append(UnfinishedEntry(name, Status.GONE.value))
             return
-        if transaction.status == "Processed":
+        if transaction.status.is_success:
             entry = collect(
                 self._client,
                 transaction,
@@ -224,8 +225,10 @@ class _Work:
                 parallel=1,
             )
             self._landed.append(replace(entry, folder=name))
-        elif transaction.status in ("Failed", "Canceled"):
-            self._ended.append(UnfinishedEntry(name, transaction.status, error=transaction.error))
+        elif transaction.status.is_failure:
+            self._ended.append(
+                UnfinishedEntry(name, transaction.status.value, error=transaction.error)
+            )
         else:
             raise WaitTimeout(
                 f"The transaction is listed as ended, and is {transaction.status}",
@@ -268,7 +271,7 @@ class _Work:
             self._consumer.settle()
         for failure in (*passing, *self._failures):
             raise failure
-        if gone := [each.transaction_id for each in self._ended if each.status == "Gone"]:
+        if gone := [each.transaction_id for each in self._ended if each.status == Status.GONE]:
             raise TransactionFailed(
                 f"{len(gone)} transactions were deleted before their results were fetched:"
                 f" {', '.join(gone[:5])}",

@@ -29,6 +29,7 @@ from uuid import UUID
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.markdown import literal
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -166,7 +167,7 @@ def review_began(
                 "review",
                 name,
                 server,
-                "Processing",
+                Status.PROCESSING.value,
                 skill_id,
                 # Another review of the transaction has another artifact.
                 occasion=str(min(shown[name])),

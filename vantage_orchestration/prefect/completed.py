@@ -20,6 +20,7 @@ from vantage_orchestration import arguments
 from vantage_orchestration.options import Fetching, Options, takes
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.retries import RETRIES
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +37,7 @@ def fetch_completed(
     skill: str | None = None,
     state_path: Any = None,
     consumer: str | None = None,
-    statuses: Sequence[str] = ("Processed",),
+    statuses: Sequence[str] = (Status.PROCESSED.value,),
     include_api: bool = False,
     since: str | None = None,
     overlap: float = 3600.0,

@@ -29,6 +29,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from vantage_orchestration.status import Status
+
 if TYPE_CHECKING:
     from prefect.events import Event
 
@@ -132,7 +134,7 @@ def emit_submitted(
     """
     emit(
         (
-            TransactionEvent("submitted", each, server, "Processing", skill_id)
+            TransactionEvent("submitted", each, server, Status.PROCESSING.value, skill_id)
             for each in transaction_ids
         ),
         new=new,

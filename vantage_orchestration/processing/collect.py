@@ -33,6 +33,7 @@ from vantage_orchestration.processing.manifest import (
 from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
 from vantage_orchestration.processing.state import reading
 from vantage_orchestration.results import check_types, with_results
+from vantage_orchestration.status import Status
 from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def collect(
         NotFound: The transaction was deleted.
         OSError: The folder can't be read or written.
     """
-    if transaction.status != "Processed":
+    if transaction.status != Status.PROCESSED:
         raise ConfigurationError(
             f"The transaction is {transaction.status}; only one that was Processed has results",
             transaction_id=transaction.id,
@@ -135,7 +136,7 @@ def collect(
     manifest = TransactionManifest(
         transaction.id,
         skill_id or (before.skill_id if before else None),
-        transaction.status,
+        transaction.status.value,
         created_at or (before.created_at if before else None),
         page_count if page_count is not None else (before.pages if before else None),
         _sources(transaction, sources, before),

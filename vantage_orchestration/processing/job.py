@@ -44,6 +44,7 @@ from vantage_orchestration.processing.skills import skill_of
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
 from vantage_orchestration.text import identifier
 
@@ -68,8 +69,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-#: Status of a transaction that the service does not know any more.
-_GONE = "Gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,10 +365,10 @@ def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool
             status = client.get_transaction(transaction_id).status
         except NotFound:
             return False
-        if status == "New":
+        if status is Status.NEW:
             client.delete_transaction(transaction_id)
             return False
-        return also_failed or status not in ("Failed", "Canceled")
+        return also_failed or not status.is_failure
 
     # All are looked at, so that none of those that can't be completed is left behind.
     started = [was(each) for each in entry.transaction_ids]
@@ -593,12 +592,12 @@ def _collect(
         good = [
             part
             for part in parts
-            if part.transaction_id in there or _status(states[part.transaction_id]) == "Processed"
+            if part.transaction_id in there or _status(states[part.transaction_id]).is_success
         ]
         rows = _rows(client, [each for each in good if not each.landed], skill_id)
         entries = tuple(pool.map(fetch, good) if output.concurrent else map(fetch, good))
         rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
-        failed = tuple(each for each in rest if each.status in ("Failed", "Canceled", _GONE))
+        failed = tuple(each for each in rest if Status(each.status).is_failure)
         pending = tuple(each for each in rest if each not in failed)
         manifest = Manifest(skill_id, token, entries, pending, failed)
         manifest = complete(client, manifest, output, options, skill_id)
@@ -619,8 +618,8 @@ def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | N
     return manifest if landed(manifest, folder) else None
 
 
-def _status(transaction: Transaction | None) -> str:
-    return _GONE if transaction is None else transaction.status
+def _status(transaction: Transaction | None) -> Status:
+    return Status.GONE if transaction is None else transaction.status
 
 
 def _unfinished(
@@ -629,7 +628,7 @@ def _unfinished(
     state = states[part.transaction_id]
     return UnfinishedEntry(
         part.transaction_id,
-        _status(state),
+        _status(state).value,
         part.transaction_id.lower() in {each.lower() for each in in_review}
         or (state is not None and state.waits_for_review),
         None if state is None else state.error,

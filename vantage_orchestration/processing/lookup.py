@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import BadRequest, NotFound, translated
 from vantage_orchestration.processing.keys import KEY_PARAMETER
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -140,7 +141,7 @@ def _candidates(
             yield str(key), _Candidate(item.id, False, item.created_at)
     for item in client.iter_completed_transactions(**filters):
         key = item.parameters.get(KEY_PARAMETER)
-        if key in keys and item.status not in ("Failed", "Canceled"):
+        if key in keys and not (item.status and item.status.is_failure):
             yield str(key), _Candidate(item.id, True, item.created_at)
 
 
@@ -160,8 +161,8 @@ def _choose(client: VantageClient, candidates: list[_Candidate]) -> str | None:
             status = client.get_transaction(candidate.id).status
         except NotFound:
             continue
-        if status == "New":
+        if status is Status.NEW:
             first_new = first_new or candidate.id
-        elif status not in ("Failed", "Canceled"):
+        elif not status.is_failure:
             return candidate.id
     return first_new

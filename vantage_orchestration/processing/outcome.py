@@ -137,7 +137,7 @@ def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | Non
         return None  # What there is to tell is told without it.
     sources = tuple(SourceEntry(file.name, file.name) for file in found.source_files)
     return UnfinishedEntry(
-        transaction_id, found.status, found.waits_for_review, found.error, sources
+        transaction_id, found.status.value, found.waits_for_review, found.error, sources
     )
 
 

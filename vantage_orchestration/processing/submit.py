@@ -36,6 +36,7 @@ from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.status import Status
 from vantage_orchestration.text import named, one_line
 from vantage_orchestration.upload import SourceFile, parameters
 
@@ -52,7 +53,6 @@ log = logging.getLogger(__name__)
 
 #: Transactions that are made before their ids are noted together.
 _CHUNK = 100
-_UNSUCCESSFUL = frozenset({"Failed", "Canceled"})
 #: Seconds for which the server has to say more often that a transaction does not exist.
 _SETTLED = 60.0
 _MORE_LOOKS = 5
@@ -156,7 +156,7 @@ def submit(
     with _pool(parallel) as pool:
         known = _known(job, units, since, pool, resend_failed)
         entries = {key: entry for key, (entry, _) in known.items()}
-        unfinished = {key: state for key, (_, state) in known.items() if state.status == "New"}
+        unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
         _send(
             job,
             [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()],
@@ -260,7 +260,9 @@ def _give_up_foreign(
     """
     for key, (entry, state) in list(known.items()):
         names = {file.name for file in units[key].files}
-        if state.status == "New" and any(file.name not in names for file in state.source_files):
+        if state.status is Status.NEW and any(
+            file.name not in names for file in state.source_files
+        ):
             del known[key]
             job.client.delete_transaction(entry.transaction_id)
 
@@ -276,7 +278,7 @@ def _alive(
         states = [_state(job.client, entry, each) for each in entry.transaction_ids]
         # Of several, go on with the one whose pages are charged.
         best = min((each for each in states if each is not None), key=_rank, default=None)
-        if best is None or (best.status in _UNSUCCESSFUL and not also_failed):
+        if best is None or (best.status.is_failure and not also_failed):
             return None
         return best
 
@@ -299,9 +301,9 @@ def _state(client: VantageClient, entry: LedgerEntry, transaction_id: str) -> Tr
 
 
 def _rank(transaction: Transaction) -> int:
-    if transaction.status in _UNSUCCESSFUL:
+    if transaction.status.is_failure:
         return 3
-    return {"Processed": 0, "New": 2}.get(transaction.status, 1)
+    return {Status.PROCESSED: 0, Status.NEW: 2}.get(transaction.status, 1)
 
 
 # --------------------------------------------------------------- sending
@@ -394,7 +396,7 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
         names = {each.name for each in state.source_files}
         hidden = sending.resumed and not names
         there = isinstance(error, Conflict) and (file.name in names or hidden)
-        if state.status == "New" and not there:
+        if state.status is Status.NEW and not there:
             raise
         return
     if sent() != file.sha256:
@@ -454,7 +456,7 @@ def _start(job: _Job, sending: _Sending) -> None:
     """Look before the start, which can't be taken back, whether the files are there, once each."""
     wanted = sorted(file.name for file in sending.unit.files)
     state = job.client.get_transaction(sending.transaction_id)
-    if state.status != "New":
+    if state.status is not Status.NEW:
         return  # Two tries at the same time: the other was faster.
     names = sorted(file.name for file in state.source_files)
     # A server that does not list the files before the start says nothing about them.
@@ -463,7 +465,7 @@ def _start(job: _Job, sending: _Sending) -> None:
     try:
         job.client.start_transaction(sending.transaction_id)
     except BadRequest as error:
-        if job.client.get_transaction(sending.transaction_id).status != "New":
+        if job.client.get_transaction(sending.transaction_id).status is not Status.NEW:
             return  # The other was faster by less than this look took.
         if names:
             raise

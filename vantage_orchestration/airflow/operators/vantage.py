@@ -32,6 +32,7 @@ from vantage_orchestration.options import (
 )
 from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
+from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -538,7 +539,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
         skill: str | None = None,
         state_path: Any = None,
         consumer: str | None = None,
-        statuses: Sequence[str] = ("Processed",),
+        statuses: Sequence[str] = (Status.PROCESSED.value,),
         include_api: bool = False,
         since: str | None = None,
         overlap: float = 3600.0,

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vantage_orchestration.airflow.pages.service import Overview, Row
+from vantage_orchestration.status import Status
 
 __all__ = ["headers", "message", "overview"]
 
@@ -32,9 +33,9 @@ button { font: inherit; padding: .2rem .8rem; cursor: pointer }
 """
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _WAITS: Final = "Waits for a person"
-_WORDS: Final = {
-    "New": "Not started",
-    "Gone": "Deleted (ABBYY Vantage keeps transactions for 14 days)",
+_WORDS: Final[dict[str | None, str]] = {
+    Status.NEW: "Not started",
+    Status.GONE: "Deleted (ABBYY Vantage keeps transactions for 14 days)",
     None: "Unknown",
 }
 

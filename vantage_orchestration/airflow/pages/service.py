@@ -41,6 +41,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.status import MANUAL_REVIEW, Status
 
 __all__ = ["PAGE_SIZE", "Busy", "Desk", "Line", "Overview", "Row", "Trouble"]
 
@@ -344,7 +345,7 @@ def _row(client: VantageClient, transaction_id: str) -> Row:
     try:
         found = client.get_transaction(transaction_id)
     except NotFound:
-        return Row(transaction_id, "Gone")
+        return Row(transaction_id, Status.GONE)
     return Row(transaction_id, found.status, found.waits_for_review)
 
 
@@ -352,7 +353,7 @@ def _waiting(client: VantageClient) -> frozenset[str]:
     """Return the ids of all transactions that wait for a person."""
     end = time.monotonic() + LIMIT
     found: set[str] = set()
-    reviews = client.iter_active_transactions(stage_type="ManualReview")
+    reviews = client.iter_active_transactions(stage_type=MANUAL_REVIEW)
     try:
         for item in islice(reviews, _MOST_REVIEWS):
             found.add(item.id)
