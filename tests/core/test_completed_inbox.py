@@ -118,7 +118,7 @@ def test_what_a_run_returns(local: Case) -> None:
     assert (fetched.result["transactions"], fetched.result["failed"]) == (2, 0)
     assert fetched.place.parent.path == local.output.path
     later = local.fetch("run-2")
-    assert later.result == {**later.manifest.counts, "manifest": None, "transactions": 0}
+    assert (later.result["manifest"], later.result["transactions"]) == (None, 0)
 
 
 def test_nothing_due_is_cheap(local: Case) -> None:

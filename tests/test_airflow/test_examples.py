@@ -247,6 +247,7 @@ def test_consumer_starts_by_the_asset(case: Case) -> None:
     events = case.airflow("xcom", **run, task_id="received")
     (index,) = (n for n, event in enumerate(events) if event["manifest"] == manifest)
     assert events[index] == {
+        **events[index],
         "manifest": manifest,
         "transactions": 3,
         "documents": 3,

@@ -38,6 +38,7 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import safe_name
+from vantage_orchestration.processing.outcome import numbers_of
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 
@@ -73,7 +74,7 @@ class Fetched:
     def result(self) -> dict[str, Any]:
         """The manifest's URL as ``manifest``, and the numbers of all things."""
         url = None if self.place is None else self.place.url
-        return {"manifest": url, **self.manifest.counts}
+        return {"manifest": url, **numbers_of(self.manifest)}
 
 
 @translated

@@ -29,6 +29,7 @@ __all__ = [
     "check_outcome",
     "check_quality",
     "check_rules",
+    "numbers_of",
     "outcome_of",
     "result_of",
 ]
@@ -169,8 +170,12 @@ def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
     """
     from vantage_orchestration.processing.names import MANIFEST
 
+    return {"manifest": output.child(MANIFEST).url, **numbers_of(manifest)}
+
+
+def numbers_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the numbers of all things in a manifest."""
     return {
-        "manifest": output.child(MANIFEST).url,
         **manifest.counts,
         "by_class": manifest.by_class,
         "pages_by_class": manifest.pages_by_class,

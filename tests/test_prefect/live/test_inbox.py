@@ -44,7 +44,7 @@ def test_each_is_fetched_once_and_none_is_left(
         concurrency_limit=1,
         concurrency_options={"collision_strategy": "CANCEL_NEW"},
     )
-    # Prefect's own schedules make no runs with the version of SQLAlchemy that is installed here.
+    # In place of a schedule, whose runs may come at any moment.
     ticks, over = threading.Event(), threading.Event()
 
     def tick() -> None:
