@@ -280,7 +280,8 @@ def test_review_is_left_behind(scene: Scene, first: Phase) -> None:
 
 def test_review_fails_the_task(scene: Scene, first: Phase, second: Phase) -> None:
     assert first.tasks["fails[-1]"] == ["failed", 1]
-    assert "ReviewNeeded: 1 transactions wait for a manual review" in scene.log("fails")
+    text = "ReviewNeeded: 1 transaction waits for a manual review: 'fails-2.pdf'"
+    assert text in scene.log("fails")
     # It is done, and somebody clears the task.
     assert second.tasks["fails[-1]"] == ["success", 2]
     assert scene.landed("fails") == ["fails-1", "fails-2"]
@@ -317,7 +318,8 @@ def test_files_that_were_put_away_once_they_were_sent(first: Phase, second: Phas
 
 def test_broken_rules(scene: Scene, first: Phase) -> None:
     assert first.tasks["rules[-1]"] == ["failed", 1]
-    assert "RulesBroken: The documents break business rules 1 times" in scene.log("rules")
+    text = "RulesBroken: 1 of 1 documents break business rules: 'rules-1.pdf': "
+    assert text in scene.log("rules")
     assert scene.landed("rules") == ["rules-1"]
     assert first.result("deferred")["rule_errors"] == 0
 
@@ -338,13 +340,14 @@ def test_deleted_after(scene: Scene, first: Phase, second: Phase) -> None:
 def test_failed_transaction(scene: Scene, first: Phase, second: Phase) -> None:
     assert first.tasks["failing[-1]"] == ["failed", 1]
     (failed,) = first.of("failing-2")
-    text = f"TransactionFailed: 1 of 2 transactions failed or were deleted: {failed['id']}"
-    assert text in scene.log("failing")
+    text = "TransactionFailed: 1 of 2 transactions failed: 'failing-2.pdf' (transaction "
+    assert text + failed["id"] in scene.log("failing")
     assert "clear or run the task again; only these are sent anew" in scene.log("failing")
     manifest = json.loads((scene.output / "failing" / "manifest.json").read_text())
     assert scene.landed("failing") == ["failing-1"]
     (entry,) = manifest["failed"]
     assert "can't be opened" in entry["error"] or "Unknown format" in entry["error"]
+    assert entry["error"] in scene.log("failing")
     # The next try sends that one, and nothing else.
     assert second.tasks["failing[-1]"] == ["failed", 2]
     assert (second.starts("failing-1"), second.starts("failing-2")) == (1, 2)
