@@ -29,6 +29,7 @@ from vantage_orchestration.errors import (
     ReviewNeeded,
     RulesBroken,
     TransactionFailed,
+    VantageError,
 )
 from vantage_orchestration.prefect import (
     VantageCredentials,
@@ -151,6 +152,79 @@ def test_steps_one_by_one_and_a_retry_takes_them_from_the_cache(case: Case) -> N
     assert [each.transaction_id for each in manifest.transactions] == ids
     assert case.sandbox.control.count("POST", "/transactions$") == 3
     assert case.sandbox.control.count("POST", "connect/token") == 1
+
+
+def test_nothing_to_do_gives_an_empty_result(case: Case) -> None:
+    @flow
+    def above() -> None:
+        for nothing in ([], None, "[]"):
+            assert submit_documents(case.block, nothing, "Invoice") == []
+            assert wait_for_transactions(case.block, nothing) == {}
+            assert delete_transactions(case.block, nothing) == 0
+            result = process_documents(case.block, nothing, case.output / "p", "Invoice")
+            assert (result["transactions"], result["documents"]) == (0, 0)
+            result = download_results(case.block, nothing, case.output / "d")
+            assert (result["transactions"], result["files"]) == (0, 0)
+        glob = f"{case.folder}/none*.pdf"
+        assert submit_documents(case.block, glob, "Invoice", on_empty="skip") == []
+        with pytest.raises(ConfigurationError, match="No file fits"):
+            submit_documents(case.block, glob, "Invoice")
+
+    above()
+    assert case.sandbox.control.count("POST", "/transactions") == 0
+
+
+def test_what_is_wrong_is_refused_before_anything_is_sent(case: Case) -> None:
+    block, out = case.block, str(case.output)
+
+    @flow
+    def above() -> None:
+        for call, text in (
+            (lambda: process_documents(block, case.glob, out, "Invoice", timeout="60"), "timeout"),
+            (
+                lambda: process_documents(block, case.glob, out, "Invoice", result_types="Jso"),
+                "Did you mean 'Json'",
+            ),
+            (lambda: process_documents(block, case.glob, None, "Invoice"), "output_path"),
+            (lambda: process_documents(block, case.glob, str(case.folder), "Invoice"), "output"),
+            (lambda: process_documents(block, 5, out, "Invoice"), "inputs"),
+            (lambda: process_documents(block, case.glob, out, None), "skill"),
+            (lambda: process_documents(block, case.glob, out, "Invoise"), "Did you mean 'Invoice'"),
+            (lambda: process_document(block, case.files[0], "Invoice", on_review="return"), "wait"),
+            (
+                lambda: submit_documents(block, case.glob, "Invoice", skill_parameters={"a": None}),
+                "skill_parameters",
+            ),
+            (lambda: wait_for_transactions(block, "the ids"), "transaction_ids"),
+            (lambda: delete_transactions(block, ["x"]), "transaction_ids"),
+            (lambda: download_results(block, "x", out), "transaction_ids"),
+            (lambda: list_skills("nobody"), "nobody"),
+        ):
+            with pytest.raises(VantageError, match=text):
+                call()
+
+    above()
+    assert case.sandbox.control.count("POST", "/transactions") == 0
+    assert case.sandbox.control.count("DELETE", "/transactions") == 0
+
+
+def test_deleting_tries_all_and_names_what_failed(case: Case) -> None:
+    quick = at_once(delete_transactions)
+
+    @flow
+    def above() -> tuple[list[str], str]:
+        ids = submit_documents(case.block, case.glob, "Invoice")
+        case.sandbox.control.add_fault(
+            method="DELETE", path=f"/transactions/{ids[1]}", status=403, times=0
+        )
+        with pytest.raises(VantageError) as caught:
+            quick(case.block, str(ids))
+        return ids, str(caught.value)
+
+    ids, text = above()
+    assert f"1 of 3 transactions were not deleted ({ids[1]}" in text
+    deleted = {each["id"]: each["deleted"] for each in case.sandbox.control.transactions()}
+    assert deleted == {ids[0]: True, ids[1]: False, ids[2]: True}
 
 
 def test_changed_file_is_another_document_for_the_cache(case: Case) -> None:

@@ -120,5 +120,57 @@ def operators() -> None:
     bad >> sensor("sense_failed", first)
     bad >> sensor("sense_late", second, review_timeout=0)
 
+    arguments_as_text()
+    nothing_to_do()
+
+
+def arguments_as_text() -> None:
+    """Use arguments that Jinja has rendered to texts, and a skill by its name."""
+    files = "[params.folder ~ '/rendered-1.pdf', params.folder ~ '/rendered-2.pdf']"
+    rendered = VantageSubmitOperator(
+        task_id="rendered",
+        inputs=f"{{{{ {files} }}}}",
+        skill="{{ 'Invoice' }}",
+        skill_parameters={"Note": 5},
+        **CONNECTION,
+    )
+    ids = "{{ ti.xcom_pull(task_ids='rendered') }}"
+    download = VantageDownloadResultsOperator(
+        task_id="rendered_download",
+        transaction_ids=ids,
+        output_path=OUTPUT,
+        result_types="{{ ['fieldsjson'] }}",
+        **CONNECTION,
+    )
+    delete = VantageDeleteTransactionsOperator(
+        task_id="rendered_delete", transaction_ids=ids, **CONNECTION
+    )
+    sense = sensor("rendered_sense", ids, skill="Invoice", deferrable=False)
+    rendered >> sense >> download >> delete
+    sensor("rendered_wrong", "{{ 'the ids' }}")
+    VantageDeleteTransactionsOperator(
+        task_id="rendered_object", transaction_ids="{{ range(2) }}", **CONNECTION
+    )
+    VantageDeleteTransactionsOperator(
+        task_id="no_connection",
+        transaction_ids="0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f",
+        abbyy_vantage_conn_id="nobody_knows",
+    )
+
+
+def nothing_to_do() -> None:
+    """Give each operator an empty list, as templates and tasks that were skipped give them."""
+    process("nothing_process", inputs=[])
+    process("nothing_fits", inputs="{{ params.folder }}/none-*.pdf", on_empty="skip")
+    submit = VantageSubmitOperator(task_id="nothing_submit", inputs="{{ [] }}", **SENDING)
+    VantageDownloadResultsOperator(
+        task_id="nothing_download", transaction_ids=[], output_path=OUTPUT, **CONNECTION
+    )
+    sensor("nothing_sense", "{{ [] }}")
+    ids = "{{ ti.xcom_pull(task_ids='nothing_submit') }}"
+    submit >> VantageDeleteTransactionsOperator(
+        task_id="nothing_delete", transaction_ids=ids, trigger_rule="all_done", **CONNECTION
+    )
+
 
 operators()
