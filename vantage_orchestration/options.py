@@ -114,6 +114,7 @@ class Sending(Parameters, Parallel, total=False):
 
     duplicates: Duplicates
     on_empty: OnEmpty
+    max_files: int | None
     max_pages: int | None
 
 
@@ -349,6 +350,14 @@ class Options:
             _one_of(OnEmpty),
             "What to do when a pattern fits no file: ``fail``, or ``skip`` the work. An empty list"
             " of inputs is never an error: there is nothing to do.",
+        ),
+    )
+    max_files: int | None = field(
+        default=None,
+        metadata=_about(
+            lambda name, value: None if value is None else _count(name, value),
+            "Refuse the work, before anything is sent, if there are more files: a guard against a"
+            " pattern that fits too much, since pages cost money. No limit by default.",
         ),
     )
     timeout: float = field(

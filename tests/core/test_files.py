@@ -15,7 +15,7 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, check_output, files_of
-from vantage_orchestration.processing.job import begin, download, finish
+from vantage_orchestration.processing.job import begin, download, finish, submit_files
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
@@ -168,3 +168,13 @@ def test_a_second_run_sends_no_results(sandbox: SandboxServer, tmp_path: Path) -
             begin(client, files, output, TaskKey(run), skill, Options(), token=f"{run}.")
             finish(client, output, skill, Options(), token=f"{run}.")
     assert len(sandbox.control.transactions()) == 4
+
+
+def test_more_files_than_the_limit_are_not_sent(sandbox: SandboxServer, tmp_path: Path) -> None:
+    files = [Location.of(make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}")) for n in (1, 2)]
+    skill = sandbox.control.skill_id("Invoice")
+    with VantageClient(config_of(sandbox)) as client:
+        with pytest.raises(ConfigurationError, match="There are 2 files, and max_files is 1"):
+            submit_files(client, files, TaskKey("t"), skill, Options.of(max_files=1))
+        assert sandbox.control.transactions() == []
+        assert len(submit_files(client, files, TaskKey("t"), skill, Options.of(max_files=2))) == 2

@@ -310,6 +310,11 @@ def _planned(
     landed: _Landed | None = None,
 ) -> dict[str, Unit]:
     """Return the units by their keys; what earlier tries have sent stays together as it was."""
+    if options.max_files is not None and len(inputs) > options.max_files:
+        raise ConfigurationError(
+            f"There are {len(inputs)} files, and max_files is {options.max_files}",
+            hint="Nothing was sent. Narrow the inputs, or raise the limit",
+        )
     process_skill = _is_process_skill(client, skill_id, options)
     while True:
         entries = ledger.load()
