@@ -5,7 +5,7 @@ The run shows a table of the documents, the progress, and a link while a person 
 The folder of all results is an asset: flows can be started when it changes. A document is started
 once, however often the run is tried again. Run it with
 
-    python flows/abbyy_vantage_batch.py FOLDER SKILL OUTPUT
+    python flows/abbyy_vantage_batch.py in SKILL out
 
 It needs a saved block of the type "ABBYY Vantage Credentials" with the name abbyy-vantage.
 """
@@ -19,8 +19,13 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from vantage_orchestration.prefect.assets import materializing
+from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.tasks import process_documents
 from vantage_orchestration.processing.files import Folder
+
+#: What those who may run the deployment can reach by its parameters, unless the environment of the
+#: worker says otherwise: one block, and what is below these folders.
+REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in", outputs="out")
 
 
 @flow(name="abbyy-vantage-batch")
@@ -43,6 +48,7 @@ def abbyy_vantage_batch(
     Returns:
         manifest (its URL) and numbers of transactions, documents, pages and so on.
     """
+    REACH.check(credentials, folder, output)
     inputs = Folder(folder, pattern)
     process = materializing(process_documents, output, inputs)
     return process(credentials, inputs, f"{output}/{flow_run.get_id()}", skill)

@@ -24,8 +24,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import unmapped
 
 from vantage_orchestration.prefect import VantageCredentials, retry_if_it_helps, task_key
+from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.processing import process_document
 
+#: What those who may run the deployment can reach by its parameters, unless the environment of the
+#: worker says otherwise: one block, and what is below these folders.
+REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in", outputs="out")
 #: Documents in work at the same time.
 MAX_WORKERS = 4
 
@@ -56,7 +60,7 @@ def extract_fields(file: str, skill: str, block: str, timeout: float) -> list[di
 def abbyy_vantage_documents(
     folder: str,
     skill: str,
-    output: str = "fields.jsonl",
+    output: str = "out/fields.jsonl",
     pattern: str = "*.pdf",
     block: str = "abbyy-vantage",
     timeout: float = 3600.0,
@@ -79,6 +83,7 @@ def abbyy_vantage_documents(
         RuntimeError: Some documents failed; nothing was written. Another try of this flow run takes
             up the others where they are, without sending them again.
     """
+    REACH.check(block, [folder, f"{folder}/{pattern}"], output)
     log = get_run_logger()
     files = sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
     if not files:
@@ -123,7 +128,9 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run the flow with the arguments of the command line."""
+    """Run the flow with the arguments of the command line, by somebody who may read it all."""
+    global REACH
+    REACH = Reach()
     parser = argparse.ArgumentParser(description="Extract fields with ABBYY Vantage.")
     parser.add_argument("folder", help="folder with the documents")
     parser.add_argument("--skill", required=True, help="id or exact name of a published skill")

@@ -18,6 +18,11 @@ from prefect import flow
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 
 from vantage_orchestration.prefect.completed import fetch_completed
+from vantage_orchestration.prefect.reach import Reach
+
+#: What those who may run the deployment can reach by its parameters, unless the environment of the
+#: worker says otherwise: one block, and what is below this folder.
+REACH = Reach.from_env(blocks="abbyy-vantage", outputs="inbox")
 
 
 @flow(name="abbyy-vantage-inbox")
@@ -35,6 +40,7 @@ def fetch_inbox(
         manifest (the URL of what this run has fetched, None if there was nothing) and numbers of
         documents, pages and so on.
     """
+    REACH.check(credentials, output=output)
     return fetch_completed(credentials, output, skill=skill)
 
 

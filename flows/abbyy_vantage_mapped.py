@@ -16,7 +16,12 @@ from typing import Any
 from prefect import flow, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.tasks import process_document
+
+#: What those who may run the deployment can reach by its parameters, unless the environment of the
+#: worker says otherwise: one block, and what is below this folder.
+REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in")
 
 
 @flow(name="abbyy-vantage-mapped", task_runner=ThreadPoolTaskRunner(max_workers=8))
@@ -33,6 +38,7 @@ def abbyy_vantage_mapped(
     Returns:
         One row for each document found, in the order of the files.
     """
+    REACH.check(credentials, files)
     found = process_document.map(unmapped(credentials), files, unmapped(skill)).result()
     return [row for rows in found for row in rows]
 

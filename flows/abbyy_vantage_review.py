@@ -9,6 +9,10 @@ is needed, and `resume_reviewed` looks every few minutes which runs can go on. D
 
 and start runs with `prefect deployment run abbyy-vantage-process-documents/review`. They need a
 saved block of the type "ABBYY Vantage Credentials".
+
+Whoever may run the first one chooses block and folders. Set ABBYY_VANTAGE_FLOWS_BLOCKS,
+ABBYY_VANTAGE_FLOWS_INPUTS and ABBYY_VANTAGE_FLOWS_OUTPUTS in the environment of the worker, so that
+they reach nothing else.
 """
 
 from __future__ import annotations

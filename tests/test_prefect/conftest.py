@@ -30,6 +30,10 @@ _QUIET = {
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
 }
 
+# The folders of tests lie anywhere, and each test has a block of its own.
+os.environ |= {f"ABBYY_VANTAGE_FLOWS_{name}": "/" for name in ("INPUTS", "OUTPUTS")}
+os.environ["ABBYY_VANTAGE_FLOWS_BLOCKS"] = "*"
+
 
 @dataclass(frozen=True)
 class PrefectServer:

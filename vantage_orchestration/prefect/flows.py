@@ -3,6 +3,9 @@
 
 Their arguments are plain data: Prefect stores them with the run, so the credentials block is given
 by its name. A run that is retried, by Prefect or by hand, goes on with the transactions it has.
+
+Whoever may run a deployment chooses these arguments. The environment of the worker limits which
+blocks and folders they can name; see :mod:`vantage_orchestration.prefect.reach`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from vantage_orchestration.options import Flow, OnReview, Options, one_of, takes
 from vantage_orchestration.prefect import tasks
 from vantage_orchestration.prefect.assets import materializing
 from vantage_orchestration.prefect.forms import form
+from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.reviews import check_can_suspend, suspend_for_review
 from vantage_orchestration.processing.files import Folder
 from vantage_orchestration.processing.manifest import Manifest
@@ -99,6 +103,7 @@ def _process(
     **options: Unpack[Flow],
 ) -> dict[str, Any]:
     one_of("on_review", on_review, get_args(InFlows))
+    Reach.from_env().check(credentials, inputs, output_path)
     if on_review == "suspend":
         check_can_suspend(credentials)
     process = materializing(tasks.process_documents, output_path, inputs)
