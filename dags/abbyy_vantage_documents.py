@@ -9,8 +9,9 @@ JSON Lines file: a line for each document, in the order of the files' names.
 * Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
   what is below them, and no other file and no other account.
 * A file whose task is tried again, or cleared, is not sent (and not charged) a second time: the
-  task finds the transaction that an earlier try has started. A refused login fails the task at
-  once, so that retries can't lock the account.
+  task finds the transaction that an earlier try has started, in notes below the folder
+  `[abbyy_vantage] state_path` of airflow.cfg. A refused login fails the task at once, so that
+  retries can't lock the account.
 * A document that waits for a manual review fails its task when the retries are used up. Clear the
   task when the review is done; it goes on from there.
 * The folders must be in reach of every worker. Airflow maps a task over 1024 files
