@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from vantage_orchestration import errors, local
-from vantage_orchestration.caller import ApiCaller, may_repeat, may_repeat_unsent
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.models import (
     ListedTransaction,
@@ -39,6 +38,7 @@ from vantage_orchestration.reads import reading_in_turn
 from vantage_orchestration.reply import LONGEST_IN_MEMORY
 from vantage_orchestration.retrying import LOOKS, call
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.session import ApiSession, may_repeat, may_repeat_unsent
 from vantage_orchestration.status import Status
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
 
@@ -53,10 +53,10 @@ _PAGE = _LONGEST_PAGE
 _MOST_PASSES = 5
 
 
-class VantageClient(ApiCaller):
+class VantageClient(ApiSession):
     """Client of one ABBYY Vantage tenant. Usable from several threads.
 
-    Arguments and errors are those of :class:`vantage_orchestration.caller.ApiCaller`.
+    Arguments and errors are those of :class:`vantage_orchestration.session.ApiSession`.
     """
 
     # -- skills (3.1)
@@ -195,7 +195,7 @@ class VantageClient(ApiCaller):
             return found
 
         with reading_in_turn(self.config.credentials.api_url, transaction_id):
-            return self._send(
+            return self.send_once(
                 "GET", path, lambda reply: reply.json(read), transaction_id=transaction_id
             )
 
@@ -238,7 +238,7 @@ class VantageClient(ApiCaller):
 
         def attempt() -> str:
             with closing(MultipartBody(model, sources)) as body:
-                return self._send(
+                return self.send_once(
                     "POST",
                     path,
                     lambda reply: reply.json(NewTransaction.read).id,

@@ -380,7 +380,7 @@ def test_a_handshake_that_breaks_for_an_api_call_is_repeated_and_leaves_no_doubt
             client.get_token()
             one.port = port.server_address[1]
             with pytest.raises(errors.ConnectionFailed, match="TLS handshake") as caught:
-                client.start_transaction("t")
+                client.create_transaction("s")
             assert (caught.value.retryable, caught.value.doubtful) == (True, False)
             assert port.connections == 3
 

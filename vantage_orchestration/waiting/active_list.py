@@ -115,7 +115,7 @@ class ActiveList:
             self._fit(reply.size, len(items))
             return Chunk(items, total, self._size)
 
-        return self._client._send("GET", _PATH, take, params=params)
+        return self._client.send_once("GET", _PATH, take, params=params)
 
     def _fit(self, size: int, count: int) -> None:
         """Choose the length of the next page by the size of this one."""

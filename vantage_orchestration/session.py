@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One API call: send it with a token, repeat it where that is safe, read the reply or say what
-went wrong. Knows no operation of the API."""
+"""The session layer: requests that carry a valid token, sent once or repeated where that is safe,
+whose replies are read or turned into errors. Knows no operation of the API."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
 
 import requests
+from requests.auth import AuthBase
+from requests.utils import rewind_body
 
 from vantage_orchestration import errors
-from vantage_orchestration.auth import VantageAuth
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.content import check_content, is_markup
-from vantage_orchestration.errors import VantageError, frameless, translating
+from vantage_orchestration.errors import ConfigurationError, VantageError, frameless, translating
 from vantage_orchestration.http import (
     HttpSession,
     network_error,
     proxy_wants_login,
     request_id_of,
 )
-from vantage_orchestration.reply import PAGE_HINT, Reply, page_error, read_start
+from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
-from vantage_orchestration.secret import refuse_pickling
+from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.token.access import AccessToken
+from vantage_orchestration.token.source import TokenSource, token_source
 from vantage_orchestration.token.stores import StoreFactory
 from vantage_orchestration.upload import MultipartBody
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import ResultFile
 
-__all__ = ["ApiCaller", "may_repeat", "may_repeat_unsent"]
+__all__ = ["ApiSession", "VantageAuth", "may_repeat", "may_repeat_unsent"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +70,7 @@ _HINTS = {
 _ANY_FILE = "application/octet-stream"
 
 
-class ApiCaller:
+class ApiSession:
     """Sends authorised requests to one ABBYY Vantage tenant. Usable from several threads.
 
     Args:
@@ -113,7 +118,7 @@ class ApiCaller:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_env(cls, **options: Any) -> ApiCaller:
+    def from_env(cls, **options: Any) -> ApiSession:
         """Make a client from the environment, ``ABBYY_VANTAGE_REGION`` and so on.
 
         Args:
@@ -193,13 +198,13 @@ class ApiCaller:
     ) -> T:
         """Send a request and read its JSON reply."""
         return self._repeat(
-            lambda: self._send(method, path, lambda reply: reply.json(read), **options),
+            lambda: self.send_once(method, path, lambda reply: reply.json(read), **options),
             may_repeat if repeat else may_repeat_unsent,
         )
 
     def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
         """Send a request whose reply says nothing."""
-        self._send(method, path, Reply.nothing, transaction_id=transaction_id, **options)
+        self.send_once(method, path, Reply.nothing, transaction_id=transaction_id, **options)
 
     def _download(
         self,
@@ -221,7 +226,7 @@ class ApiCaller:
         def attempt() -> int:
             stream.seek(begin)
             stream.truncate()
-            size, headers = self._send(
+            size, headers = self.send_once(
                 "GET",
                 path,
                 lambda reply: (reply.copy_to(stream.write, most), reply.headers),
@@ -259,10 +264,8 @@ class ApiCaller:
         with self.translating():
             return call(attempt, self._retries, may_repeat=check or may_repeat, looks=looks)
 
-    # -- internals: one request
-
     @frameless
-    def _send(
+    def send_once(
         self,
         method: str,
         path: str,
@@ -274,10 +277,23 @@ class ApiCaller:
         transaction_id: str | None = None,
         accept: str | None = None,
     ) -> T:
-        """Send one request once, and return what ``take`` makes of a reply with the status 2xx.
+        """Send one request once, for whoever repeats by rules of their own.
 
         Args:
+            method: HTTP method.
+            path: Path below the API's address.
+            take: Reads a reply whose status is 2xx.
+            params: Query.
+            json_body: Body as JSON data.
+            upload: Body of files.
+            transaction_id: Transaction concerned, for errors.
             accept: Media type of a file to download; JSON by default.
+
+        Returns:
+            What ``take`` returned.
+
+        Raises:
+            VantageError: There was no reply, or one that reports a failure.
         """
         headers = {"Content-Type": upload.content_type} if upload is not None else {}
         if accept is not None:
@@ -305,6 +321,8 @@ class ApiCaller:
         except requests.RequestException as error:
             failure = network_error(error, errors.ConnectionFailed, self.session.trust, **where)
         raise failure
+
+    # -- internals
 
     def _error_of(self, response: requests.Response, where: dict[str, Any]) -> VantageError:
         status = response.status_code
@@ -358,3 +376,164 @@ def may_repeat(error: VantageError) -> bool:
 
 def may_repeat_unsent(error: VantageError) -> bool:
     return may_repeat(error) and not error.doubtful
+
+
+# ------------------------------------------------------------- the authorisation
+
+
+class VantageAuth(AuthBase):
+    """``requests`` authorisation with a token that is valid when it is used.
+
+    On a 401 it drops exactly the token that was used, reads the credential again from where it is
+    stored, and sends the request once more, once. If that is rejected as well, the new token is
+    used on for a minute: another login would not help. A request whose body can't be sent again
+    keeps its 401. A 403 renews nothing: rights come from roles, not from tokens.
+
+    Args:
+        load: Reads the stored credential afresh.
+        on_token: Told each token before it is used for the first time, so that an orchestrator
+            can mask it in its logs.
+        translate: Turns an error into the exception to raise.
+        orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
+            for it.
+        patience: Seconds to wait for a login at the most, see :meth:`.TokenSource.get`.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], VantageConfig],
+        *,
+        on_token: Callable[[str], object] | None = None,
+        translate: Callable[[VantageError], Exception] | None = None,
+        orchestrator_store: StoreFactory | None = None,
+        patience: float | None = None,
+    ) -> None:
+        self._load = load
+        self._patience = patience
+        self._orchestrator_store = orchestrator_store
+        self._on_token = on_token
+        self._translate = translate
+        self.config = load()
+        self._used: tuple[AccessToken, ...] = ()
+        self._found: tuple[VantageConfig, TokenSource] | None = None
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """What must not be shown, the last two tokens among it."""
+        return (*self.config.secrets, *(Secret(token.reveal()) for token in self._used))
+
+    @property
+    def source(self) -> TokenSource:
+        """The process's token source for the credential."""
+        config = self.config
+        # Finding it takes a digest of the whole credential, too much for each request.
+        if self._found is None or self._found[0] is not config:
+            self._found = config, token_source(config, self._orchestrator_store)
+        return self._found[1]
+
+    def token(self) -> AccessToken:
+        """Return a valid token.
+
+        A login that fails is not repeated, but the credential is read again: it may have been
+        changed since, and a token that simply ended would otherwise fail a long task for good.
+
+        Raises:
+            AuthError: There is none to be had.
+        """
+        try:
+            token = self.source.get(self._patience)
+        except VantageError:
+            if not self._reload():
+                raise
+            token = self.source.get(self._patience)
+        self._tell(token)
+        return token
+
+    async def atoken(self) -> AccessToken:
+        """Return a valid token as :meth:`token` does, without blocking the event loop."""
+        try:
+            token = await self.source.aget(self._patience)
+        except VantageError:
+            # Reading the credential may block: an orchestrator's API is asked.
+            if not await asyncio.to_thread(self._reload):
+                raise
+            token = await self.source.aget(self._patience)
+        self._tell(token)
+        return token
+
+    def _reload(self) -> bool:
+        """Read the stored credential again; tell whether it was changed."""
+        new = self._load()
+        changed, self.config = new != self.config, new
+        return changed
+
+    def _tell(self, token: AccessToken) -> None:
+        if token not in self._used:
+            if self._on_token is not None:
+                self._on_token(token.reveal())
+            self._used = (*self._used[-1:], token)
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the ``Authorization`` header to a request to the configured server."""
+        with translating(self._translate):
+            self._check_address(request.url or "")
+            token = self.token()
+        request.headers["Authorization"] = f"Bearer {token.reveal()}"
+        tell = getattr(request.body, "tell", None)
+        position = tell() if tell is not None else None
+        request.hooks["response"].append(functools.partial(self._renew, token, position))
+        return request
+
+    def _check_address(self, url: str) -> None:
+        base = urlsplit(self.config.credentials.base_url)
+        asked = urlsplit(url)
+        if (asked.scheme, asked.netloc.lower()) != (base.scheme, base.netloc.lower()):
+            raise ConfigurationError(
+                "This session is authorised for ABBYY Vantage only, and the request goes elsewhere",
+                hint="Use a session of your own for other addresses: the token must not reach them",
+                host=asked.hostname,
+            )
+
+    def _renew(
+        self,
+        token: AccessToken,
+        position: int | None,
+        response: requests.Response,
+        **kwargs: Any,
+    ) -> requests.Response:
+        """Answer a 401 with a new token, once."""
+        if response.status_code != 401:
+            return response
+        with translating(self._translate):
+            return self._send_again(token, position, response, **kwargs)
+
+    def _send_again(
+        self,
+        token: AccessToken,
+        position: int | None,
+        response: requests.Response,
+        **kwargs: Any,
+    ) -> requests.Response:
+        self.source.invalidate(token)
+        server = self.config.credentials.base_url
+        if self._reload() and self.config.credentials.base_url != server:
+            return response  # The request was made for another server.
+        body = response.request.body
+        if body is not None and not isinstance(body, (bytes, str)) and position is None:
+            return response
+        renewed = self.token()
+        if renewed.is_same(token):
+            return response
+        drain(response, sum(self.config.http.timeouts))
+        again = response.request.copy()
+        again.hooks = {"response": []}
+        again.headers["Authorization"] = f"Bearer {renewed.reveal()}"
+        if position is not None:
+            again._body_position = position  # type: ignore[attr-defined]
+            rewind_body(again)
+        second: requests.Response = response.connection.send(again, **kwargs)
+        if second.status_code == 401:
+            self.source.keep(renewed)
+        second.history.append(response)
+        second.request = again
+        return second
