@@ -39,7 +39,6 @@ FILES = {
     "moves": 1,
     "not_durable": 1,
     "refused": 1,
-    "rendered": 2,
     "returns": 2,
     "rules": 1,
     "steps": 2,
@@ -394,42 +393,6 @@ def test_steps_one_by_one(scene: Scene, first: Phase) -> None:
     }
     assert first.result("delete") == 2
     assert [first.of(name)[0]["deleted"] for name in ("steps-1", "steps-2")] == [True, True]
-
-
-def test_arguments_that_were_rendered_to_text(scene: Scene, first: Phase) -> None:
-    ids = [first.of(name)[0]["id"] for name in ("rendered-1", "rendered-2")]
-    assert first.result("rendered") == ids
-    assert first.result("rendered_sense") == dict.fromkeys(ids, "Processed")
-    assert first.result("rendered_download")["files"] == 2
-    assert scene.landed("rendered_download", types=1) == ["rendered-1", "rendered-2"]
-    assert first.result("rendered_delete") == 2
-    assert [first.of(name)[0]["deleted"] for name in ("rendered-1", "rendered-2")] == [True, True]
-    for task, text in (
-        ("rendered_wrong", "transaction_ids is 'the'; that is not the id of a transaction"),
-        ("rendered_object", "transaction_ids is 'range(0, 2)'; this is the text of an object"),
-        ("no_connection", "The conn_id `nobody_knows` isn't defined"),
-    ):
-        assert first.tasks[f"{task}[-1]"] == ["failed", 1], task
-        assert text in scene.log(task)
-    assert "charged" not in scene.log("rendered_wrong")
-
-
-@pytest.mark.parametrize(
-    ("task", "state", "result"),
-    [
-        ("nothing_process", "skipped", None),
-        ("nothing_fits", "skipped", None),
-        ("nothing_submit", "skipped", None),
-        ("nothing_download", "skipped", None),
-        ("nothing_sense", "success", {}),
-        ("nothing_delete", "success", 0),
-    ],
-)
-def test_nothing_to_do_is_no_failure(
-    scene: Scene, first: Phase, task: str, state: str, result: object
-) -> None:
-    assert first.tasks[f"{task}[-1]"][0] == state, scene.log(task)
-    assert first.xcoms.get(f"{task}[-1]", {}).get("return_value") == result
 
 
 def test_sensor_in_the_worker(scene: Scene, first: Phase) -> None:

@@ -120,9 +120,6 @@ def operators() -> None:
     bad >> sensor("sense_failed", first)
     bad >> sensor("sense_late", second, review_timeout=0)
 
-    arguments_as_text()
-    nothing_to_do()
-
 
 def arguments_as_text() -> None:
     """Use arguments that Jinja has rendered to texts, and a skill by its name."""
@@ -173,4 +170,18 @@ def nothing_to_do() -> None:
     )
 
 
+@dag(
+    dag_id="arguments",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    default_args={"retries": 2, "retry_delay": pendulum.duration(hours=1)},
+    params={name: Param(type="string") for name in ("folder", "output", "skill", "conn_id")},
+)
+def arguments() -> None:
+    arguments_as_text()
+    nothing_to_do()
+
+
 operators()
+arguments()
