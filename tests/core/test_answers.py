@@ -25,7 +25,6 @@ import pendulum
 import pytest
 from core.conftest import config_of
 from pdfs import make_invoice
-from vantage_orchestration.processing.waiting import wait_for_outcome
 
 import vantage_orchestration
 from vantage_orchestration import content, errors
@@ -39,10 +38,12 @@ from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderStore, Ledger
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
-from vantage_orchestration.processing.outcome import Outcome, check_outcome, check_rules
+from vantage_orchestration.processing.outcome import check_outcome, check_rules, outcome_of
 from vantage_orchestration.retrying import LOOKS, RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
+from vantage_orchestration.waiting import Outcome, Wait, WaitRules, wait_here
 
 PROCESS = "workspace.default.processing"
 TOKEN = job_token("task", "-1")
@@ -80,9 +81,9 @@ def run(
     """Process files as the operators and tasks do."""
     chosen = Options(**options)
     job = begun(client, files, output, skill, **options)
-    outcome = wait_for_outcome(client, job.transaction_ids)
+    outcome = waited(client, job.transaction_ids)
     manifest = finish(client, output, skill, chosen, token=TOKEN, processed=outcome.processed)
-    check_outcome(Outcome.of(manifest, outcome.timed_out))
+    check_outcome(outcome_of(manifest, outcome.timed_out))
     return manifest
 
 
@@ -92,6 +93,11 @@ def begun(
     """Start the transactions of files."""
     locations = [Location.of(each) for each in files]
     return begin(client, locations, output, TaskKey("task"), skill, Options(**options), token=TOKEN)
+
+
+def waited(client: VantageClient, ids: list[str]) -> Outcome:
+    """Wait for transactions."""
+    return wait_here(client, Wait(ids, WaitRules(poke_interval=1.0), time.time()))
 
 
 def there(output: Location) -> set[str]:
@@ -392,8 +398,9 @@ def test_errors_that_promise_another_try_can_be_retried() -> None:
     ],
 )
 def test_outcomes_that_promise_another_try_can_be_retried(statuses, in_review, timed_out) -> None:
+    words = {name: Status(word) for name, word in statuses.items()}
     with pytest.raises(errors.VantageError) as caught:
-        check_outcome(Outcome(statuses, in_review, timed_out), on_review="fail")
+        check_outcome(Outcome(words, in_review, timed_out), on_review="fail")
     assert bool(_PROMISE.search(caught.value.hint or "")) == caught.value.retryable
 
 
@@ -431,7 +438,7 @@ def test_each_operation_asks_for_what_it_declares(client, sandbox, skill, invoic
 def test_ids_are_equal_however_they_are_spelled(client, sandbox, skill, invoice, output):
     job = begun(client, [invoice], output, skill)
     (name,) = job.transaction_ids
-    outcome = wait_for_outcome(client, [name.upper()])
+    outcome = waited(client, [name.upper()])
     assert outcome.statuses == {name.upper(): "Processed"}
     reads = sandbox.control.count("GET", f"/transactions/{name}$")
     manifest = finish(client, output, skill, Options(), token=TOKEN, processed=outcome.processed)
@@ -629,7 +636,7 @@ def test_a_failure_names_documents_and_reasons(client, sandbox, skill, tmp_path,
     assert "and 2 more" in text
     assert "good.pdf" not in text
     reason = failed[0].error
-    outcome = wait_for_outcome(client, [failed[0].transaction_id])
+    outcome = waited(client, [failed[0].transaction_id])
     with pytest.raises(errors.TransactionFailed, match=re.escape(reason)):
         check_outcome(outcome, client=client)
     with pytest.raises(errors.TransactionFailed, match="'bad 0") as one:
@@ -642,11 +649,11 @@ def test_reviews_and_waits_name_documents(client, sandbox, skill, invoice, outpu
     begun(client, [invoice], output, skill)
     manifest = finish(client, output, skill, Options(), token=TOKEN)
     with pytest.raises(errors.ReviewNeeded, match=r"1 transaction waits .*'invoice\.pdf'"):
-        check_outcome(Outcome.of(manifest), on_review="fail")
+        check_outcome(outcome_of(manifest), on_review="fail")
     pending = dataclasses.replace(manifest.pending[0], in_review=False)
     late = dataclasses.replace(manifest, pending=(pending,))
     with pytest.raises(errors.WaitTimeout, match=r"1 transaction has not ended: 'invoice\.pdf'"):
-        check_outcome(Outcome.of(late))
+        check_outcome(outcome_of(late))
 
 
 def test_broken_rules_are_named_with_their_documents(client, sandbox, skill, invoice, output):
