@@ -289,6 +289,26 @@ def rotate(conn_id: str, columns: dict[str, Any], first: str, go: str) -> dict[s
     }
 
 
+def mask_in_process(text: str) -> dict[str, Any]:
+    """Mask a text as a task of ``dag.test()`` does, whose supervisor is its own process."""
+    import structlog
+    from airflow.sdk._shared.secrets_masker import redact
+
+    from vantage_orchestration.airflow.masking import amask, mask
+    from vantage_orchestration.secret import Secret
+
+    with structlog.testing.capture_logs() as logs:
+        comms = supervisor.InProcessSupervisorComms(supervisor=None)
+        with supervisor.set_supervisor_comms(comms):
+            mask(Secret(f"{text}-1"))
+            asyncio.run(amask(Secret(f"{text}-2")))
+            # What Airflow's own function does there, for comparison.
+            from airflow.sdk.log import mask_secret
+
+            mask_secret("another made-up text")
+    return {"logs": repr(logs), "redacted": [redact(f"{text}-{number}") for number in (1, 2)]}
+
+
 def try_connection(conn_id: str) -> list[Any]:
     """Call ``test_connection`` as Airflow's servers do."""
     from airflow.sdk import BaseHook

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from leaks import find_leaks
 
-from vantage_orchestration.airflow.connection import config_of, secrets_of
+from vantage_orchestration.airflow.connection import config_of
 from vantage_orchestration.errors import ConfigurationError
 
 PASSWORD = "made-up-password-41"
@@ -85,9 +85,10 @@ def test_type_with_hyphen_is_the_same_type() -> None:
 def test_secrets_to_mask() -> None:
     proxy = "http://someone:proxy-word@proxy.example.com:3128"
     config = config_of(connection({"region": "us", "proxy": proxy}))
-    assert secrets_of(config) == (PASSWORD, SECRET, proxy)
+    shown = [secret.reveal() for secret in config.secrets]
+    assert shown == [PASSWORD, SECRET, proxy, "proxy-word"]
     plain = config_of(connection({"region": "us", "grant_type": "client_credentials"}, password=""))
-    assert secrets_of(plain) == (SECRET,)
+    assert [secret.reveal() for secret in plain.secrets] == [SECRET]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,19 @@ from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.credential_fields import FIELDS
 from vantage_orchestration.sandbox import SandboxServer
 
+#: What the extra holds besides, with the secrets masked as the page shows them.
+ELSEWHERE: dict[str, dict[str, Any]] = {
+    "nothing": {"read_timeout": 25},
+    "proxy": {"proxy": "http://127.0.0.1:9"},
+    "verify": {"verify": False},
+    "ca_bundle": {"ca_bundle": "/"},
+    "auth_path": {"auth_path": "/elsewhere"},
+    "api_path": {"api_path": "/elsewhere"},
+    "tenant_id": {"tenant_id": "t"},
+    "client_auth": {"client_auth": "basic"},
+    "store_path": {"store_path": "/tmp"},
+}
+
 
 @pytest.fixture(scope="module")
 def server() -> Any:
@@ -39,6 +52,21 @@ def replies(airflow: Airflow, server: SandboxServer) -> dict[str, Any]:
         },
         "test_bad": {"method": "POST", "path": "/api/v2/connections/test", "json": bad},
     }
+    extra = json.loads(good["extra"])
+    for name, changes in ELSEWHERE.items():
+        masked = {**good, "password": "***"}
+        masked["extra"] = json.dumps({**extra, "client_secret": "***", **changes})
+        calls[name] = {"method": "POST", "path": "/api/v2/connections/test", "json": masked}
+    half = {**good, "extra": json.dumps({**extra, "client_secret": "***", "auth_path": "/x"})}
+    calls["half"] = {"method": "POST", "path": "/api/v2/connections/test", "json": half}
+    unset = {name: value for name, value in half.items() if name != "password"}
+    calls["unset"] = {"method": "POST", "path": "/api/v2/connections/test", "json": unset}
+    other = {**good, "connection_id": "another_kind", "conn_type": "http"}
+    calls["create_other"] = {"method": "POST", "path": "/api/v2/connections", "json": other}
+    kind = {**good, "connection_id": "another_kind", "password": "***"}
+    calls["kind"] = {"method": "POST", "path": "/api/v2/connections/test", "json": kind}
+    own = {**good, "extra": json.dumps({**extra, "read_timeout": 20, "verify": False})}
+    calls["own"] = {"method": "POST", "path": "/api/v2/connections/test", "json": own}
     environment = {"_AIRFLOW_PROCESS_CONTEXT": "server"}
     found = airflow("call_api", environment, calls=list(calls.values()))
     return dict(zip(calls, found, strict=True))
@@ -82,6 +110,25 @@ def test_secrets_are_not_shown(replies: dict[str, Any], server: SandboxServer) -
     assert find_leaks([*secrets, "made-up-wrong-word"], {"replies": json.dumps(replies)}) == []
 
 
+def test_button_test_sends_no_stored_secret_elsewhere(
+    replies: dict[str, Any], server: SandboxServer
+) -> None:
+    assert replies["create_other"]["status"] == 201
+    for name in (*ELSEWHERE, "half", "unset", "kind"):
+        assert replies[name]["status"] == 200, replies[name]
+        answer = replies[name]["json"]
+        if name == "nothing":
+            assert answer["status"] is True, answer
+            continue
+        assert answer["status"] is False, (name, answer)
+        assert "would use the stored" in answer["message"], (name, answer)
+        assert "Nothing was sent" in answer["message"]
+    assert "auth_path" in replies["half"]["json"]["message"]
+    assert "password" not in replies["half"]["json"]["message"].partition(", but")[0]
+    assert replies["own"]["json"]["status"] is True, replies["own"]
+    assert not server.control.journal(path_regex="elsewhere")
+
+
 def test_button_test(replies: dict[str, Any], server: SandboxServer) -> None:
     for name in ("test", "test_stored"):
         assert replies[name]["status"] == 200, replies[name]
@@ -95,4 +142,5 @@ def test_button_test(replies: dict[str, Any], server: SandboxServer) -> None:
         if entry["status"] == 400
     ]
     assert len(refused) == 1
-    assert logins(server) == 2  # The good one is kept and used for both good tests.
+    # The good one is kept and used for both good tests; other settings are other logins.
+    assert logins(server) == 3

@@ -193,6 +193,13 @@ def test_errors_that_a_retry_can_cure_stay(airflow: Airflow) -> None:
         assert entry["name_shown"] == f"vantage_orchestration.errors.{name}"
 
 
+def test_dag_test_is_not_sent_what_it_is_to_mask(airflow: Airflow) -> None:
+    found = airflow("mask_in_process", text="a made-up token to mask")
+    assert found["redacted"] == ["***", "***"]
+    assert "a made-up token to mask" not in found["logs"]
+    assert "another made-up text" in found["logs"]  # It would have been there.
+
+
 # --------------------------------------------------------- test_connection
 
 

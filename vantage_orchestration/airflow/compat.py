@@ -22,6 +22,7 @@ __all__ = [
     "aget_connection",
     "amask_secret",
     "conf",
+    "mask_here",
     "mask_secret",
     "require",
 ]
@@ -98,6 +99,11 @@ else:  # May go with 3.1.
     from airflow.hooks.base import BaseHook
     from airflow.sdk.execution_time.secrets_masker import mask_secret
     from airflow.secrets.cache import SecretCache
+
+try:
+    from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
+except ImportError:  # May go with 3.2.
+    mask_here = mask_secret
 
 if TYPE_CHECKING or AIRFLOW >= (3, 3):
     from airflow.sdk.log import amask_secret

@@ -26,7 +26,6 @@ __all__ = [
     "HOOK_NAME",
     "ConnectionLike",
     "config_of",
-    "secrets_of",
 ]
 
 CONN_TYPE: Final = "abbyy_vantage"
@@ -101,11 +100,6 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
                 hint=f"Enter the real {spec.name} and save again",
             )
     return VantageConfig.from_fields(values, f"airflow:{connection.conn_id}")
-
-
-def secrets_of(config: VantageConfig) -> tuple[str, ...]:
-    """Return the texts of a configuration that must not show in a log."""
-    return tuple(secret.reveal() for secret in config.secrets)
 
 
 def _extra(connection: ConnectionLike) -> dict[str, Any]:

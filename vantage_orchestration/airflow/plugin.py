@@ -14,6 +14,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from vantage_orchestration.airflow.links import URL_PREFIX
+from vantage_orchestration.airflow.testing import NoteTests
 
 __all__ = ["VantagePlugin", "pages"]
 
@@ -47,4 +48,7 @@ class VantagePlugin(AirflowPlugin):
     name = "abbyy_vantage"
     fastapi_apps: list[Any] = [  # noqa: RUF012 - declared like this by Airflow
         {"name": "ABBYY Vantage", "app": pages, "url_prefix": URL_PREFIX}
+    ]
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012 - declared like this by Airflow
+        {"name": "ABBYY Vantage: tests of connections", "middleware": NoteTests}
     ]

@@ -10,8 +10,6 @@ from vantage_orchestration.airflow.compat import (
     AirflowNotFoundException,
     BaseHook,
     aget_connection,
-    amask_secret,
-    mask_secret,
 )
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
@@ -19,12 +17,14 @@ from vantage_orchestration.airflow.connection import (
     DEFAULT_CONN_ID,
     HOOK_NAME,
     config_of,
-    secrets_of,
 )
 from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.form import with_form
+from vantage_orchestration.airflow.masking import amask, mask
+from vantage_orchestration.airflow.testing import refuse_elsewhere
 from vantage_orchestration.airflow.token_store import VariableStore
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
+from vantage_orchestration.secret import Secret
 
 if TYPE_CHECKING:
     import requests
@@ -113,10 +113,10 @@ class VantageHook(BaseHook):
 
         with translating(translate):
             config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
-            for secret in secrets_of(config):
-                await amask_secret(secret)
+            for secret in config.secrets:
+                await amask(secret)
             token = await token_source(config, VariableStore).aget()
-        await amask_secret(token.reveal())
+        await amask(Secret(token.reveal()))
         return token
 
     def test_connection(self) -> tuple[bool, str]:
@@ -130,6 +130,7 @@ class VantageHook(BaseHook):
 
         once = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=30.0)
         try:
+            refuse_elsewhere(self._load_config())
             with self._make_client(retries=once) as client:
                 return self._try_out(client)
         except (VantageError, AirflowNotFoundException) as error:
@@ -159,7 +160,7 @@ class VantageHook(BaseHook):
 
         return VantageClient(
             self._load_config,
-            on_token=mask_secret,
+            on_token=lambda token: mask(Secret(token)),
             translate=translate,
             orchestrator_store=VariableStore,
             **options,
@@ -170,13 +171,13 @@ class VantageHook(BaseHook):
         with translating(translate):
             conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
         try:
-            connection = self.get_connection(conn_id)
+            # In no variable, so that no traceback shows the connection.
+            config = config_of(self.get_connection(conn_id))
         except AirflowNotFoundException as error:
             raise ConnectionMissing(*error.args) from None
-        config = config_of(connection)
-        for secret in secrets_of(config):
+        for secret in config.secrets:
             # Airflow masks a password by itself, the extra only if something reads it as JSON.
-            mask_secret(secret)
+            mask(secret)
         return config
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the button *Test* from sending a stored secret to an address of the tester's choice.
+
+Airflow fills in a stored secret where the form shows ``***`` or leaves a field out, and gives the
+hook the result under another id. It guards the host and the port, but not the proxy, certificates,
+paths and whatever else is in the extra. So the request's own values are noted on its way in, and
+the hook compares what it is to use with what is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final
+
+from vantage_orchestration.airflow.connection import config_of
+from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.text import read_json
+
+__all__ = ["NoteTests", "refuse_elsewhere"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_PATH: Final = "/connections/test"
+_MASK: Final = "***"
+_LONGEST: Final = 1024 * 1024
+
+#: What the tester has sent; None where no test is asked for.
+_sent: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar(
+    "abbyy-vantage-tested", default=None
+)
+
+
+class NoteTests:
+    """Notes the values of a test of a connection, as ASGI middleware of Airflow's API server.
+
+    Args:
+        app: What answers.
+    """
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on; a test with its body noted."""
+        if not (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"].rstrip("/").endswith(_PATH)
+        ):
+            await self._app(scope, receive, send)
+            return
+        messages, body = [], b""
+        while True:
+            messages.append(await receive())
+            body += messages[-1].get("body", b"")
+            if not messages[-1].get("more_body") or len(body) > _LONGEST:
+                break
+
+        async def again() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        token = _sent.set(_object(body if len(body) <= _LONGEST else b""))
+        try:
+            await self._app(scope, again, send)
+        finally:
+            _sent.reset(token)
+
+
+def refuse_elsewhere(config: VantageConfig) -> None:
+    """Refuse a test that would send a stored secret elsewhere than the stored connection does.
+
+    Args:
+        config: What is to be tested.
+
+    Raises:
+        ConfigurationError: A secret is the stored one, and something that decides where it goes
+            is not. Nothing was sent.
+    """
+    sent = _sent.get()
+    if sent is None or not (used := _not_given(config, sent)):
+        return
+    from airflow.models import Connection
+
+    from vantage_orchestration.airflow.compat import AirflowNotFoundException
+
+    team = (sent["team_name"],) if sent.get("team_name") else ()
+    stored = None
+    with contextlib.suppress(AirflowNotFoundException, ConfigurationError):
+        conn_id = str(sent.get("connection_id"))
+        stored = config_of(Connection.get_connection_from_secrets(conn_id, *team))
+    now = _way(config)
+    before = dict.fromkeys(now) if stored is None else _way(stored)
+    if changed := [name for name in now if now[name] != before[name]]:
+        raise ConfigurationError(
+            f"The test would use the stored {', '.join(used)}, but not go where the stored"
+            f" connection goes: {', '.join(changed)} differ",
+            hint="Nothing was sent. Enter the secrets again, or save the connection and test then",
+        )
+
+
+def _not_given(config: VantageConfig, sent: Mapping[str, Any]) -> list[str]:
+    """Return the secrets in use that the tester has not given in plain text."""
+    given = {**_object(sent.get("extra") or "{}"), "password": sent.get("password")}
+    secrets = {
+        "password": config.credentials.password,
+        "client_secret": config.credentials.client_secret,
+        "proxy": config.http.proxy,
+    }
+    return [
+        name for name, secret in secrets.items() if secret and given.get(name) in (None, "", _MASK)
+    ]
+
+
+def _way(config: VantageConfig) -> dict[str, Any]:
+    """Return all that decides where secrets go, by the names of the fields."""
+    return {
+        "host or region": config.credentials.base_url,
+        "tenant_id": config.credentials.tenant_id,
+        "auth_path": config.credentials.token_path,
+        "api_path": config.credentials.api_path,
+        "client_auth": config.credentials.client_auth,
+        "verify": config.http.verify,
+        "ca_bundle": config.http.ca_bundle,
+        "proxy": config.http.proxy,
+        "store": config.tokens.store,
+        "store_path": config.tokens.store_path,
+    }
+
+
+def _object(data: bytes | str) -> Mapping[str, Any]:
+    with contextlib.suppress(ValueError, TypeError):
+        found = read_json(data)
+        if isinstance(found, Mapping):
+            return found
+    return {}
