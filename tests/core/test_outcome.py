@@ -98,3 +98,18 @@ def test_a_classification_skill_is_not_asked_for_files(
         )
     assert "'Document type' is a Classification skill" in str(caught.value)
     assert sandbox.control.transactions() == []
+
+
+def test_numbers_among_the_parameters_of_one_document_become_text(
+    sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    sandbox.control.set(processing_polls=0)
+    file = make_invoice(tmp_path / "a.pdf", "INV-1")
+    given = {"registration_parameters": {"Batch": 42}}
+    with VantageClient(config_of(sandbox)) as client:
+        found = process_document(client, file, "Invoice", TaskKey("t"), **given)
+        sent = client.get_registration_parameters(found.transaction_id)
+        with pytest.raises(ConfigurationError, match="skill_parameters"):
+            process_document(client, file, "Invoice", TaskKey("u"), skill_parameters={"Note": None})
+    assert sent["Batch"] == "42"
+    assert len(sandbox.control.transactions()) == 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration.arguments import pairs
 from vantage_orchestration.errors import (
     DocumentMismatch,
     TransactionCanceled,
@@ -74,8 +75,8 @@ def submit_one(
     key: TaskKey,
     *,
     ledger: Ledger | None = None,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
+    registration_parameters: Mapping[str, Any] | None = None,
+    skill_parameters: Mapping[str, Any] | None = None,
     resend_failed: bool = True,
 ) -> Submitted:
     """Start the transaction of one file, or find the one that an earlier try has started.
@@ -95,6 +96,8 @@ def submit_one(
         DocumentMismatch: The server holds something else than was sent. Nothing was started.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
+    registration_parameters = pairs("registration_parameters", registration_parameters)
+    skill_parameters = pairs("skill_parameters", skill_parameters)
     ledger = ledger or open_ledger(key, client, skill_id, skill_parameters)
     key = ledger.renewed(key)
     (submitted,) = submit(

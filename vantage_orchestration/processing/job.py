@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration import arguments
 from vantage_orchestration.errors import (
     ConfigurationError,
     Forbidden,
@@ -502,7 +503,7 @@ def finish(
 @translated
 def download(
     client: VantageClient,
-    transaction_ids: Iterable[str],
+    transaction_ids: Any,
     output: Location,
     options: Options,
 ) -> Manifest:
@@ -510,7 +511,7 @@ def download(
 
     Args:
         client: Client.
-        transaction_ids: Transactions.
+        transaction_ids: Transactions, see :func:`vantage_orchestration.arguments.transaction_ids`.
         output: Folder for the results.
         options: What to do.
 
@@ -520,10 +521,11 @@ def download(
     Raises:
         VantageError: A result could not be fetched.
     """
+    ids = arguments.transaction_ids(transaction_ids)
     check_output(output)
     parts = [
         Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
-        for each in dict.fromkeys(map(str.lower, transaction_ids))
+        for each in ids
     ]
     return _collect(
         client,
