@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from leaks import find_leaks
+from leaks import find_leaks, find_leaks_in_frames
 
 from vantage_orchestration.airflow.connection import config_of
 from vantage_orchestration.errors import ConfigurationError
@@ -128,3 +128,34 @@ def test_wrong_connections(extra: Any, columns: dict[str, Any], text: str) -> No
         config_of(connection(extra, **columns))
     assert text in str(caught.value)
     assert find_leaks([PASSWORD, SECRET], {"error": str(caught.value) + repr(caught.value)}) == []
+
+
+PROXY = "http://someone:proxy-word@proxy.example.com:3128"
+
+
+@pytest.mark.parametrize(
+    ("extra", "columns"),
+    [
+        ({"region": "mars"}, {}),
+        ({"region": "us", "verify": "perhaps"}, {}),
+        ({"region": "us", "client_id": ""}, {}),
+        ({"region": "us", "client_secret": "***"}, {}),
+        ({"region": "us", "proxy": f"{PROXY} x"}, {}),
+        ({"region": "us", "base_url": PASSWORD}, {}),
+        ({"region": "us"}, {"conn_type": "http"}),
+        ({"region": "us"}, {"schema": PASSWORD}),
+        ({"region": "us"}, {"port": 1}),
+        ({"region": "us"}, {"extra": f"no JSON {SECRET}"}),
+        ({"region": "us"}, {"extra": "[" * 100_000 + SECRET}),
+    ],
+)
+def test_no_frame_shows_what_a_refused_connection_holds(
+    extra: dict[str, Any], columns: dict[str, Any]
+) -> None:
+    made = connection({"proxy": PROXY, **extra})
+    vars(made).update(columns)
+    with pytest.raises(ConfigurationError) as caught:
+        config_of(made)
+    secrets = [PASSWORD, SECRET, "proxy-word"]
+    assert find_leaks_in_frames(secrets, caught.value) == []
+    assert find_leaks(secrets, {"error": str(caught.value)}) == []

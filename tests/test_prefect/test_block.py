@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from leaks import find_leaks
+from leaks import find_leaks, find_leaks_in_frames
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
@@ -31,6 +31,7 @@ from vantage_orchestration.prefect import VantageCredentials
 from vantage_orchestration.sandbox import SandboxServer
 
 PASSWORD, SECRET = "made-up&pass+word%", "made-up=client secret"
+PROXY = "http://someone:proxy-word@proxy.example.com:3128"
 GOOD = {
     "region": "eu",
     "username": "user@example.com",
@@ -270,3 +271,31 @@ def test_refused_login_is_sent_once(sandbox: SandboxServer, account: dict[str, A
         asyncio.run(block.aget_token())
     assert isinstance(caught.value, VantageError)
     assert sandbox.control.count("POST", "connect/token") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"region": "mars"},
+        {"region": [PASSWORD]},
+        {"client_id": ""},
+        {"verify": "perhaps"},
+        {"password": [PASSWORD]},
+        {"unknown": PASSWORD},
+        {"auth_path": "/a?b"},
+        {"proxy": f"{PROXY} x"},
+    ],
+)
+def test_no_frame_shows_what_a_refused_block_holds(wrong: dict[str, Any]) -> None:
+    values = {**GOOD, "proxy": PROXY, **wrong}
+    failures: list[Exception] = []
+    with pytest.raises(ValidationError) as refused:
+        VantageCredentials(**values)
+    failures.append(refused.value)
+    # A stored block may hold fields of another version; it is not refused for those.
+    for use in () if "unknown" in wrong else ("get_client", "get_token"):
+        with pytest.raises((ConfigurationError, ValidationError)) as caught:
+            getattr(VantageCredentials.model_validate(values), use)()
+        failures.append(caught.value)
+    for error in failures:
+        assert find_leaks_in_frames([PASSWORD, SECRET, "proxy-word"], error) == []

@@ -161,6 +161,7 @@ class VantageCredentials(CredentialsBlock):
 
         return VantageClient(self._loader(), orchestrator_store=self._orchestrator_store())
 
+    @frameless
     def get_token(self) -> AccessToken:
         """Return a valid access token, logging in if the process has none.
 
