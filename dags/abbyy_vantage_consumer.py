@@ -17,6 +17,7 @@ connection to it is needed.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pendulum
@@ -30,6 +31,8 @@ except ImportError:  # Older releases of Airflow 3 have them elsewhere.
 
 #: Folder for the notes of what was taken, a path or URL in reach of every worker.
 STATE = "/var/lib/abbyy-vantage/state"
+#: Folder that results are below. Events can be made by hand, and must not name any other file.
+RESULTS = os.environ.get("ABBYY_VANTAGE_DAGS_RESULTS", "/var/lib/abbyy-vantage")
 #: Connection of the object storage, as in `s3://CONNECTION@BUCKET`; None for none.
 STORAGE_CONN_ID: str | None = None
 
@@ -74,16 +77,29 @@ def abbyy_vantage_consumer() -> None:
         import logging
 
         from airflow.sdk import get_current_context
+        from airflow.sdk.exceptions import AirflowFailException
+
+        from vantage_orchestration.airflow.storage import below
 
         get_current_context()["manifest"] = event["manifest"]
-        manifest = ObjectStoragePath(event["manifest"], conn_id=STORAGE_CONN_ID)
+        root = RESULTS.rstrip("/") + "/"
+        if not str(event["manifest"]).startswith(root):
+            raise AirflowFailException(f"{event['manifest']!r} is not below {RESULTS}")
+
+        def read(*parts: str) -> Any:
+            """Read JSON below the folder of results."""
+            return json.loads(
+                ObjectStoragePath(below(RESULTS, *parts), conn_id=STORAGE_CONN_ID).read_text()
+            )
+
+        manifest = event["manifest"].removeprefix(root)
+        run = manifest.rpartition("/")[0]
         documents = 0
-        for transaction in json.loads(manifest.read_text())["transactions"]:
-            folder = manifest.parent / transaction["folder"]
+        for transaction in read(manifest)["transactions"]:
             for document in transaction["documents"]:
                 for file in document["files"]:
                     if file["type"] == "FieldsJson":
-                        fields = json.loads((folder / file["path"]).read_text())["Fields"]
+                        fields = read(run, transaction["folder"], file["path"])["Fields"]
                         # Put them where they belong, such as into a table, in place of this line.
                         logging.getLogger(__name__).info("%s: %d fields", file["name"], len(fields))
                 documents += 1

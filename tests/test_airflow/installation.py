@@ -57,6 +57,8 @@ def airflow_environment(home: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(home),
         "NO_PROXY": "127.0.0.1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # The folders of tests lie anywhere.
+        "ABBYY_VANTAGE_DAGS_RESULTS": "/",
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
     }
 

@@ -262,6 +262,11 @@ def test_consumer_starts_by_the_asset(case: Case) -> None:
     assert manifest in told["names"]
     assert case.airflow("xcom", **run, task_id="take", map_index=index) == 3
     assert "Invoice_fields.json: " in case.airflow.log_text(**run)
+    # Events can be made by hand, with any address in them: it must be below the folder of results.
+    case.airflow("clear", **run, task_ids=["take"])
+    told = case.airflow("work", fixed(results=case.folder), **run)
+    taken = [state for name, (state, _) in told["tasks"].items() if name.startswith("take[")]
+    assert set(taken) == {"failed"}
 
 
 def test_what_came_by_mail_reaches_the_consumer(case: Case) -> None:
