@@ -132,7 +132,8 @@ class Script:
         """Make up a script: reviews that come and go, ends of all kinds, and troubles."""
         dice = random.Random(seed)
         phases = {}
-        for name in "ABCD"[: dice.randint(1, 4)]:
+        for number in range(dice.randint(1, 4)):
+            name = f"0000000{number}-0000-4000-8000-000000000000"
             at, steps = 0.0, [(0.0, dice.choice(["New", "Processing", "review"]))]
             for _ in range(dice.randint(0, 4)):
                 at += dice.choice([5, 60, 700, 4000, DAY, 6 * DAY])

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks wait as the machine says: deferred, in the worker, and rescheduled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from core.conftest import config_of
+from test_airflow.installation import Airflow, columns_of
+from waits import DAY, Script, rules, simulate
+
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.waiting import Wait
+
+WAYS = ["deferred", "poke", "reschedule"]
+
+
+@pytest.mark.parametrize(
+    ("way", "restarts"), [*((way, None) for way in WAYS), ("deferred", DAY + 1000)]
+)
+def test_each_transaction_has_its_own_review_clock(
+    airflow: Airflow, sandbox: SandboxServer, way: str, restarts: float | None
+) -> None:
+    """A is reviewed on the first day. B needs a person on the sixth, and has a week."""
+    ids = []
+    for seconds in (0, 6 * DAY):
+        sandbox.control.set(processing_polls=0, processing_seconds=seconds, review=True)
+        ids += sandbox.control.receive_many(1, "Invoice")
+        with VantageClient(config_of(sandbox)) as client:
+            assert client.get_transaction(ids[-1]).waits_for_review is (seconds == 0)
+    columns = columns_of(sandbox)
+    connection = json.dumps({**columns, "extra": json.loads(columns["extra"])})
+    found = airflow(
+        "inside_waits.review_clocks",
+        {"AIRFLOW_CONN_CLOCKS": connection},
+        way=way,
+        conn_id="clocks",
+        sandbox=sandbox.url,
+        ids=ids,
+        restarts=restarts,
+    )
+    statuses, in_review, timed_out = found["outcome"]
+    assert statuses == {ids[0]: "Processed", ids[1]: "Processing"}
+    assert (in_review, "604800 s (review_timeout)" in timed_out) == ([ids[1]], True)
+    (early, first), (late, second) = found["told"]
+    assert (first, second) == (ids[:1], ids[1:])
+    assert early <= 3.1 * 3600
+    assert 6 * DAY <= late <= 6.5 * DAY
+    # Until the first look after the limit; a trigger does not fire in its first seconds.
+    slack = 3 * 3600 if way in ("poke", "reschedule") else 60
+    assert late + 7 * DAY - 60 <= found["seconds"] <= late + 7 * DAY + slack
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_does_what_the_machine_says(airflow: Airflow, way: str) -> None:
+    seeds = list(range(30))
+    found = airflow("inside_waits.scripts", way=way, seeds=seeds)
+    wrong = [seed for seed, each in zip(seeds, found, strict=True) if each != said(way, seed)]
+    assert wrong == []
+
+
+def said(way: str, seed: int) -> dict[str, Any]:
+    """Return what the machine says to a script."""
+    limits = rules(seed)
+    if limits.timeout is None:
+        limits = dataclasses.replace(limits, timeout=30 * DAY)
+    deferred = way == "deferred"
+    waited = simulate(
+        Script.made_up(seed),
+        limits,
+        look_first=not deferred,
+        every=None if deferred else 3600.0,
+        hop=(lambda wait, now: (Wait.from_json(wait.to_json(), now), now)) if deferred else None,
+    )
+    outcome = waited.outcome
+    return {
+        "outcome": [
+            {name: str(status) for name, status in outcome.statuses.items()},
+            list(outcome.in_review),
+            outcome.timed_out,
+        ],
+        "told": [[round(at, 2), list(ids)] for at, ids in waited.told],
+        "seconds": round(waited.seconds, 2),
+    }
