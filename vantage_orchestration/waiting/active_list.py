@@ -106,14 +106,15 @@ class ActiveList:
         return max(1, math.ceil(total / self._size))
 
     def _read_page(self, skill_id: str | None, offset: int) -> Chunk[_Stage]:
-        params: dict[str, Any] = {"Limit": self._size, "Offset": offset}
+        limit = self._size
+        params: dict[str, Any] = {"Limit": limit, "Offset": offset}
         if skill_id is not None:
             params["SkillId"] = skill_id
 
         def take(reply: Reply) -> Chunk[_Stage]:
             items, total = reply.json(_read)
             self._fit(reply.size, len(items))
-            return Chunk(items, total, self._size)
+            return Chunk(items, total, limit)
 
         return self._client.send_once("GET", _PATH, take, params=params)
 
