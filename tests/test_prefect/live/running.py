@@ -49,6 +49,10 @@ class Running(Processes):
         }
         common = {
             **kept,
+            # The folders of tests lie anywhere, and each test has a block of its own.
+            "ABBYY_VANTAGE_FLOWS_BLOCKS": "*",
+            "ABBYY_VANTAGE_FLOWS_INPUTS": "/",
+            "ABBYY_VANTAGE_FLOWS_OUTPUTS": "/",
             "DO_NOT_TRACK": "1",
             "NO_PROXY": "127.0.0.1",
             "PREFECT_API_URL": self.url,
