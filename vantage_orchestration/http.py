@@ -236,6 +236,8 @@ class HttpSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = f"vantage-orchestration/{__version__}"
         self.headers["Accept"] = "application/json"
+        # Not what else may be installed: those unpack to far more than a thousand times.
+        self.headers["Accept-Encoding"] = "gzip, deflate"
         # What the environment adds is in `trust`; requests would let it overrule the settings.
         self.trust_env = False
         self.verify = self.trust.verify

@@ -47,7 +47,9 @@ PAGE_HINT = (
     " the base URL and the proxy of the connection"
 )
 _LONGEST_ERROR = 64 * 1024
-_CHUNK = 256 * 1024
+#: Bytes that are read at once: fewer of a packed body, which older releases of urllib3 unpack as a
+#: whole, to a thousand times its size.
+_CHUNK, _PACKED_CHUNK = 256 * 1024, 16 * 1024
 
 
 class Broken(Exception):
@@ -81,10 +83,11 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
             raise TooLong
         yield response.content
         return
+    size = _PACKED_CHUNK if response.headers.get("Content-Encoding") else _CHUNK
     received, end = 0, time.monotonic() + seconds
     while True:
         try:
-            chunk = response.raw.read1(_CHUNK, decode_content=True)
+            chunk = response.raw.read1(size, decode_content=True)
         except ReadTimeoutError:
             raise TooSlow from None
         except (HTTPError, OSError, ValueError):
