@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from vantage_orchestration import errors, local
 from vantage_orchestration.errors import ConfigurationError, VantageError
+from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import (
     ListedTransaction,
     NewTransaction,
@@ -48,8 +49,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LONGEST_PAGE = 1000
-_PAGE = _LONGEST_PAGE
 _MOST_PASSES = 5
 
 
@@ -253,7 +252,7 @@ class VantageClient(ApiSession):
         *,
         stage_type: str | None = None,
         stage_name: str | None = None,
-        limit: int = _LONGEST_PAGE,
+        limit: int = LONGEST_PAGE,
         offset: int = 0,
         **filters: Any,
     ) -> Page:
@@ -278,7 +277,7 @@ class VantageClient(ApiSession):
         self,
         *,
         status: str | None = None,
-        limit: int = _LONGEST_PAGE,
+        limit: int = LONGEST_PAGE,
         offset: int = 0,
         **filters: Any,
     ) -> Page:
@@ -501,9 +500,9 @@ class VantageClient(ApiSession):
         offset: int,
         filters: dict[str, Any],
     ) -> Page:
-        if not 1 <= limit <= _LONGEST_PAGE or offset < 0:
+        if not 1 <= limit <= LONGEST_PAGE or offset < 0:
             raise ConfigurationError(
-                f"A page has 1 to {_LONGEST_PAGE} items and begins at 0 or later"
+                f"A page has 1 to {LONGEST_PAGE} items and begins at 0 or later"
             )
         known = {
             "skill_id": "SkillId",
@@ -647,8 +646,8 @@ def _all_pages(
     list_page: Callable[..., Page], filters: dict[str, Any]
 ) -> Iterator[ListedTransaction]:
     def read(offset: int) -> Chunk[ListedTransaction]:
-        page = list_page(limit=_PAGE, offset=offset, **filters)
-        return Chunk(page.items, page.total, _PAGE)
+        page = list_page(limit=LONGEST_PAGE, offset=offset, **filters)
+        return Chunk(page.items, page.total, LONGEST_PAGE)
 
     seen: set[str] = set()
     for _ in range(_MOST_PASSES):

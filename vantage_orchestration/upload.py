@@ -13,23 +13,21 @@ from typing import Any, BinaryIO, Literal
 
 from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError, FileChanged, FileNotReady
+from vantage_orchestration.limits import (
+    LONGEST_KEY,
+    LONGEST_UPLOAD,
+    LONGEST_VALUE,
+    MOST_FILES,
+    MOST_PARAMETERS,
+)
 
 __all__ = [
-    "LONGEST_UPLOAD",
-    "MOST_FILES",
     "MultipartBody",
     "SourceFile",
     "check_files",
     "parameters",
     "stored_name",
 ]
-
-#: Limits of contract section 5.
-LONGEST_UPLOAD = 2 * 1024**3
-MOST_FILES = 1000
-MOST_PARAMETERS = 10
-LONGEST_KEY = 128
-LONGEST_VALUE = 256
 
 _REPLACED = str.maketrans(dict.fromkeys(":/?#[]@!$&'()*+,;=\\", "_"))
 _CHUNK = 1024 * 1024

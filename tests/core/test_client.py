@@ -176,14 +176,14 @@ def test_lists_and_their_filters(client, sandbox, skill, invoice, sent):
 def test_paging_reads_all_pages(client, sandbox, skill, invoice, monkeypatch):
     sandbox.control.set(processing_polls=10**6)
     made = {client.launch_transaction(skill, [invoice]) for _ in range(7)}
-    monkeypatch.setattr("vantage_orchestration.client._PAGE", 2)
+    monkeypatch.setattr("vantage_orchestration.client.LONGEST_PAGE", 2)
     assert {item.id for item in client.iter_active_transactions()} == made
 
 
 def test_a_list_that_becomes_shorter_while_it_is_read_loses_nothing(client, monkeypatch):
     from vantage_orchestration.models import ListedTransaction, Page
 
-    monkeypatch.setattr("vantage_orchestration.client._PAGE", 2)
+    monkeypatch.setattr("vantage_orchestration.client.LONGEST_PAGE", 2)
     ids = [f"t{n}" for n in range(6)]
 
     def list_page(*, limit, offset):

@@ -82,7 +82,7 @@ def world(sandbox: SandboxServer, client: VantageClient) -> World:
 @pytest.fixture
 def short_pages(monkeypatch: pytest.MonkeyPatch) -> int:
     """Make pages short, so that a few transactions fill many."""
-    monkeypatch.setattr(active_list, "_LONGEST_PAGE", 10)
+    monkeypatch.setattr(active_list, "LONGEST_PAGE", 10)
     return 10
 
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.paging import Chunk, Pages
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 HOUR: Final = 3600
 #: Days that transactions are kept for (contract, section 5), and one more since clocks differ.
 KEPT_DAYS: Final = 15
-_LONGEST_PAGE: Final = 1000
 _SHORTEST_PAGE: Final = 50
 #: File parameters that one page should hold at the most: a transaction may have 1000 files.
 _MOST_PARAMETERS: Final = 20_000
@@ -71,7 +71,7 @@ class CompletedList:
         self._overlap = overlap
         self._clock = clock or _now
         self._known: dict[int, int] = {}
-        self._limit = _LONGEST_PAGE
+        self._limit = LONGEST_PAGE
 
     def numbers(self) -> dict[str, Any]:
         """Return what is known of the list, for :meth:`restore`, as small JSON.
@@ -112,7 +112,7 @@ class CompletedList:
         if count == 0:
             self._known.update(dict.fromkeys(range(begin, end), 0))
             return
-        if count <= _LONGEST_PAGE or end - begin == 1:
+        if count <= LONGEST_PAGE or end - begin == 1:
             yield from self._read(begin, end)
             return
         middle = (begin + end) // 2
@@ -183,7 +183,7 @@ class CompletedList:
         if len(items) >= _SHORTEST_PAGE:
             weight = sum(len(item.file_parameters) for item in items) / len(items)
             fitting = int(_MOST_PARAMETERS / max(weight, 1.0))
-            self._limit = min(_LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
+            self._limit = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
     def _filters(self, begin: int, end: int | None) -> dict[str, Any]:
         import pendulum

@@ -10,14 +10,9 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from vantage_orchestration.errors import ConfigurationError, FileChanged
+from vantage_orchestration.limits import LONGEST_UPLOAD, LONGEST_VALUE
 from vantage_orchestration.storage import Location, Place
-from vantage_orchestration.upload import (
-    LONGEST_UPLOAD,
-    LONGEST_VALUE,
-    SourceFile,
-    parameters,
-    stored_name,
-)
+from vantage_orchestration.upload import SourceFile, parameters, stored_name
 
 __all__ = ["Found", "Gone", "Refused", "Seen", "listed", "look_at_all"]
 

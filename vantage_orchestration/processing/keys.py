@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.upload import MOST_PARAMETERS, parameters
+from vantage_orchestration.limits import MOST_PARAMETERS
+from vantage_orchestration.upload import parameters
 
 if TYPE_CHECKING:
     from pendulum import DateTime

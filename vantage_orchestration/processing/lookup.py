@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import BadRequest, NotFound, translated
+from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.status import Status
 
@@ -24,12 +25,10 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["RETENTION_DAYS", "find_transactions", "listed_as_completed"]
+__all__ = ["find_transactions", "listed_as_completed"]
 
 log = logging.getLogger(__name__)
 
-#: Days after which the service has deleted a transaction (contract, section 5).
-RETENTION_DAYS = 14
 #: Up to so many keys are asked for one by one; for more, one look at all is cheaper.
 _FEW = 3
 _MOST_LOOKED_AT = 5000

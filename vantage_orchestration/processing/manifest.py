@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.models import Skill
-from vantage_orchestration.processing.lookup import RETENTION_DAYS
 from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.storage import Location

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from vantage_orchestration.errors import ConfigurationError, FileNotReady
+from vantage_orchestration.limits import LONGEST_UPLOAD, MOST_FILES
 from vantage_orchestration.processing.inputs import Found, Gone, Refused, listed, look_at_all
 from vantage_orchestration.processing.matching import (
     Chosen,
@@ -36,7 +37,7 @@ from vantage_orchestration.processing.names import (
     suffixed,
 )
 from vantage_orchestration.storage import Place
-from vantage_orchestration.upload import LONGEST_UPLOAD, MOST_FILES, SourceFile
+from vantage_orchestration.upload import SourceFile
 
 __all__ = ["Duplicates", "PlannedFile", "Unit", "plan"]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import items_of_page
 from vantage_orchestration.paging import Chunk, Pages
 
@@ -20,7 +21,6 @@ _Stage = tuple[str, str | None]
 __all__ = ["NO_LISTING", "ActiveList", "Listing"]
 
 _PATH: Final = "/transactions/active"
-_LONGEST_PAGE: Final = 1000
 _SHORTEST_PAGE: Final = 50
 #: Bytes a page should not be larger than. ``json`` lets no other thread run while it reads a
 #: page, about 8 ms for a megabyte, and a list shows the parameters of up to 1000 files for each
@@ -59,7 +59,7 @@ class ActiveList:
         self._client = client
         self._clock = clock
         self._totals: dict[str | None, tuple[int, float]] = {}
-        self._size = _LONGEST_PAGE
+        self._size = LONGEST_PAGE
 
     def read(self, wanted: Set[str], skill_id: str | None) -> Listing:
         """Read the list if that takes fewer requests than asking for each transaction.
@@ -122,7 +122,7 @@ class ActiveList:
         """Choose the length of the next page by the size of this one."""
         if count >= _SHORTEST_PAGE:
             fitting = int(_PAGE_BYTES * count / max(size, 1))
-            self._size = min(_LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
+            self._size = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
 
 def _read(data: Any) -> tuple[Sequence[_Stage], int | None]:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of the service (contract, section 5)."""
+
+from __future__ import annotations
+
+__all__ = [
+    "LONGEST_KEY",
+    "LONGEST_PAGE",
+    "LONGEST_UPLOAD",
+    "LONGEST_VALUE",
+    "MOST_FILES",
+    "MOST_PARAMETERS",
+    "RETENTION_DAYS",
+]
+
+#: Bytes of all files of a transaction together.
+LONGEST_UPLOAD = 2 * 1024**3
+#: Files of a transaction of a Process skill; all others take one.
+MOST_FILES = 1000
+#: Registration or skill parameters of a transaction, and of a file.
+MOST_PARAMETERS = 10
+#: Characters of a parameter's name and of its value.
+LONGEST_KEY = 128
+LONGEST_VALUE = 256
+#: Items of a page of a list.
+LONGEST_PAGE = 1000
+#: Days after which a transaction is deleted, whatever its status.
+RETENTION_DAYS = 14
