@@ -135,7 +135,7 @@ class VantageError(Exception):
             text += f'. The server says: "{self.server_message.rstrip(".")}"'
         if self.hint:
             text += f". {self.hint}"
-        return text if text.endswith(".") else text + "."
+        return text if text.endswith((".", "?")) else text + "."
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the cleaned details travel, so a pickle holds exactly what the text shows.

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from leaks import find_leaks
 from pdfs import make_invoice
 from prefect import flow, unmapped
 from prefect.client.orchestration import get_client
-from prefect.exceptions import Pause
+from prefect.exceptions import ParameterTypeError, Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
@@ -220,3 +221,18 @@ def test_nothing_secret_is_left(
         "output": case.output,
     }
     assert find_leaks(secrets, places) == []
+
+
+def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
+    given = {"inputs": "a", "output_path": "b", "skill": "c"}
+    found = process_documents.validate_parameters(
+        {**given, "timeout": timedelta(minutes=2), "result_types": ["fieldsjson"]}
+    )
+    assert (found["timeout"], list(found["result_types"])) == (120.0, ["FieldsJson"])
+    for wrong in ({"timeout": "60"}, {"result_types": ["Jso"]}, {"on_review": "x"}):
+        with pytest.raises(ParameterTypeError, match=next(iter(wrong))):
+            process_documents.validate_parameters({**given, **wrong})
+    schema = process_folder.parameters.properties
+    assert schema["timeout"]["type"] == "number"
+    assert schema["on_empty"]["default"] == "skip"
+    assert schema["parallel"]["description"] == "Requests at the same time."
