@@ -41,7 +41,7 @@ REVIEWERS = os.environ.get("ABBYY_VANTAGE_DAGS_REVIEWERS", "reviewers@example.co
 def abbyy_vantage_nightly() -> None:
     page = "{{ abbyy_vantage_review.page }}"
     gate = {"required_fields": ["Invoice Number", "Total"], "on_low_quality": "quarantine"}
-    files = {"inputs": f"{INPUTS}/*.pdf", "output_path": OUTPUTS + "/nightly/{{ ds }}"}
+    files = {"inputs": f"{INPUTS}/*.pdf", "output_path": OUTPUTS + "/{{ run_id }}"}
     mail = SmtpNotifier(to=REVIEWERS, subject="Documents to review", html_content=page)
     rest = {"on_failed": "return", "quarantine_path": ASIDE, "review_notifiers": [mail]}
     options = {"tables": "parquet", "on_empty": "skip", "retries": 5, **files, **gate, **rest}
@@ -50,14 +50,15 @@ def abbyy_vantage_nightly() -> None:
     )
 
     @task
-    def load(manifest: str) -> None:
+    def load(result: dict) -> None:
         import dlt
 
         from vantage_orchestration.dlt import documents
 
-        dlt.pipeline("invoices", destination="duckdb").run(documents(manifest, skill="Invoice"))
+        pipeline = dlt.pipeline("invoices", destination="duckdb")
+        pipeline.run(documents(result["manifest"], skill="Invoice"))
 
-    load(process.output["manifest"])
+    load(process.output)
 
 
 abbyy_vantage_nightly()

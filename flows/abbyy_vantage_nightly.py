@@ -4,8 +4,8 @@
 Processes the documents of a folder with the skill Invoice, and loads number, date, total, vendor
 and line items into tables by dlt. Documents that fail, or lack a number or a total, are copied to a
 folder of their own, each with a file that says why. While a person has to review a document, the
-run shows a link, and emits the event `abbyy-vantage.transaction.review-needed`: an automation on it
-writes to the reviewers. Run it now, or serve it every night, with
+run shows a link and emits the event `abbyy_vantage.transaction.review`: an automation on it writes
+to the reviewers. Run it now, or serve it every night, with
 
     python flows/abbyy_vantage_nightly.py FOLDER OUTPUT ASIDE [serve]
 
@@ -35,15 +35,9 @@ def load(manifest: str) -> None:
 def abbyy_vantage_nightly(folder: str, output: str, aside: str) -> None:
     night = flow_run.get_scheduled_start_time().date()
     gate = {"required_fields": ["Invoice Number", "Total"], "on_low_quality": "quarantine"}
-    rest = {"on_failed": "return", "quarantine_path": aside, "on_empty": "skip"}
+    rest = {"tables": "parquet", "on_failed": "return", "quarantine_path": aside}
     result = process_documents(
-        "abbyy-vantage",
-        f"{folder}/*.pdf",
-        f"{output}/{night}",
-        "Invoice",
-        tables="parquet",
-        **gate,
-        **rest,
+        "abbyy-vantage", f"{folder}/*.pdf", f"{output}/{night}", "Invoice", **gate, **rest
     )
     load(result["manifest"])
 

@@ -39,6 +39,7 @@ class Case:
             "skill": sandbox.control.skill_id("Invoice"),
         }
         self.inputs = str(self.folder)
+        self.more: dict[str, str] = {}
 
     def add(self, name: str, **changes: Any) -> Path:
         return make_invoice(self.folder / name, f"INV-{name}", **changes)
@@ -50,6 +51,7 @@ class Case:
         return {
             f"AIRFLOW_CONN_{self.conn_id.upper()}": json.dumps(connection),
             **fixed(conn_id=self.conn_id, inputs=self.inputs, outputs=self.output),
+            **self.more,
         }
 
     def test(self, dag_id: str, conf: dict[str, Any], fetch: tuple[str, ...] = ()) -> Any:
@@ -128,6 +130,31 @@ def test_one_operator(case: Case) -> None:
     assert case.landed(case.output / told["run_id"]) == wanted(*case.files)
     assert set(case.starts().values()) == {1}
     assert logins(case.sandbox) == 1
+
+
+def test_a_night_from_documents_to_rows(case: Case) -> None:
+    import duckdb
+
+    aside, database = case.folder.parent / "aside", case.folder.parent / "invoices.duckdb"
+    case.more = {
+        **fixed(aside=aside),
+        "DESTINATION__DUCKDB__CREDENTIALS": str(database),
+        "DLT_DATA_DIR": str(case.folder.parent / "dlt"),
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+    }
+    case.add("no total.pdf", total="")
+    (case.folder / "broken.pdf").write_bytes(b"%PDF-1.4 this is no PDF")
+    case.test("abbyy_vantage_nightly", {})
+    with duckdb.connect(str(database)) as connection:
+        sql = "select source_name, invoice_number, total from invoices_dataset.documents order by 1"
+        rows = connection.sql(sql).fetchall()
+        items = connection.sql("select count(*) from invoices_dataset.documents_items").fetchall()
+    assert [row[:2] for row in rows] == [(file.name, f"INV-{file.name}") for file in case.files]
+    assert {row[2] for row in rows} == {120}
+    assert items == [(2 * len(rows),)]
+    names = {path.name.rpartition("-")[0] for path in aside.glob("*.pdf")}
+    assert names == {"no total", "broken"}
+    assert set(case.starts().values()) == {1}
 
 
 def test_mapped_over_object_storage(case: Case) -> None:
