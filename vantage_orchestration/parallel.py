@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -18,36 +19,49 @@ from typing import TypeVar
 __all__ = ["in_parallel", "in_thread"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-def in_parallel(work: Callable[[T], object], items: Iterable[T], threads: int) -> None:
+def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
     """Call ``work`` for each item, several at a time, and return when all is done.
 
     Args:
-        work: Called in some thread.
+        work: Called in some thread, in a copy of the caller's context, so that its log lines reach
+            the run that it works for.
         items: Arguments for it.
-        threads: How many at a time.
+        threads: How many at a time. One item, and one thread, run in the caller's own.
+
+    Returns:
+        What ``work`` returned, in the order of the items.
 
     Raises:
-        BaseException: The first that ``work`` raised. What had not begun by then is left out.
+        BaseException: The first that ``work`` raised. What had not begun by then is left out, and
+            what had begun has ended.
     """
-    queue = deque(items)
+    queue = deque(enumerate(items))
+    results: dict[int, R] = {}
     failures: list[BaseException] = []
 
     def drain() -> None:
         while not failures:
             try:
-                item = queue.popleft()
+                number, item = queue.popleft()
             except IndexError:
                 return
             try:
-                work(item)
+                results[number] = work(item)
             except BaseException as error:
                 failures.append(error)
 
     workers = [
-        threading.Thread(target=drain, name="abbyy-vantage-work", daemon=True)
-        for _ in range(min(threads, len(queue)) if len(queue) > 1 else 0)
+        # A context can be entered by one thread at a time, hence a copy for each.
+        threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(drain,),
+            name="abbyy-vantage-work",
+            daemon=True,
+        )
+        for _ in range(min(threads, len(queue)) if min(threads, len(queue)) > 1 else 0)
     ]
     try:
         for worker in workers:
@@ -60,6 +74,7 @@ def in_parallel(work: Callable[[T], object], items: Iterable[T], threads: int) -
         queue.clear()  # Whoever is interrupted here begins nothing more.
     if failures:
         raise failures[0]
+    return [results[number] for number in sorted(results)]
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
 import threading
 from collections import Counter
@@ -665,3 +666,11 @@ def test_parallel_work() -> None:
     assert len(done) < 1000
     with pytest.raises(KeyError):
         in_parallel(work, [3], 2)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_parallel_work_returns_results_in_order_and_knows_its_run(threads: int) -> None:
+    run = contextvars.ContextVar("run", default="nobody's")
+    run.set("mine")
+    found = in_parallel(lambda number: (number * number, run.get()), range(50), threads)
+    assert found == [(number * number, "mine") for number in range(50)]

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,6 +20,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.models import same_id
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.landing import Landing
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -271,18 +271,7 @@ def _fetch(
         else:
             landing.add(entry)
 
-    if parallel == 1 or not target.concurrent:
-        for each in wanted:
-            fetch(each)
-    else:
-        pool = ThreadPoolExecutor(parallel, thread_name_prefix="abbyy-vantage-collect")
-        try:
-            futures = [pool.submit(fetch, each) for each in wanted]
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        finally:
-            # After an error begin nothing more, and leave nothing running behind.
-            pool.shutdown(wait=True, cancel_futures=True)
+    in_parallel(fetch, wanted, parallel if target.concurrent else 1)
     for error in failed:
         raise error
 

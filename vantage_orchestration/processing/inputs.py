@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.limits import LONGEST_UPLOAD, LONGEST_VALUE
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.storage import Location, Place
 from vantage_orchestration.upload import SourceFile, parameters, stored_name
 
@@ -86,8 +86,7 @@ def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
     """
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
-    with ThreadPoolExecutor(1 if alone else _READERS, "abbyy-vantage-plan") as pool:
-        seen = list(pool.map(_look_at, sources))
+    seen = in_parallel(_look_at, sources, 1 if alone else _READERS)
     return [
         # A place was found in a folder; a path may be one that somebody has mistyped.
         each

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.models import same_id
 from vantage_orchestration.options import Options
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.files import check_output
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
@@ -586,34 +586,31 @@ def _collect(
         if landed(entry, output.child(entry.folder)):
             client.delete_transaction(entry.transaction_id)
 
-    pool = ThreadPoolExecutor(options.parallel, thread_name_prefix="abbyy-vantage-job")
-    try:
-        found = pool.map(look, parts)
-        states = {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
-        there = {
-            part.transaction_id: entry
-            for part in parts
-            if states[part.transaction_id] is None
-            and (entry := _landed_as(output.child(part.folder), part.transaction_id))
-        }
-        good = [
-            part
-            for part in parts
-            if part.transaction_id in there or _status(states[part.transaction_id]).is_success
-        ]
-        rows = _rows(client, [each for each in good if not each.landed], skill_id)
-        entries = tuple(pool.map(fetch, good) if output.concurrent else map(fetch, good))
-        rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
-        failed = tuple(each for each in rest if Status(each.status).is_failure)
-        pending = tuple(each for each in rest if each not in failed)
-        manifest = Manifest(skill_id, token, entries, pending, failed)
-        manifest = complete(client, manifest, output, options, skill_id)
-        manifest.write(output)
-        if options.delete_after:
-            # Only now: a try that was killed before can still fetch everything.
-            list(pool.map(delete, entries) if output.concurrent else map(delete, entries))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    writers = options.parallel if output.concurrent else 1
+    found = in_parallel(look, parts, options.parallel)
+    states = {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
+    there = {
+        part.transaction_id: entry
+        for part in parts
+        if states[part.transaction_id] is None
+        and (entry := _landed_as(output.child(part.folder), part.transaction_id))
+    }
+    good = [
+        part
+        for part in parts
+        if part.transaction_id in there or _status(states[part.transaction_id]).is_success
+    ]
+    rows = _rows(client, [each for each in good if not each.landed], skill_id)
+    entries = tuple(in_parallel(fetch, good, writers))
+    rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
+    failed = tuple(each for each in rest if Status(each.status).is_failure)
+    pending = tuple(each for each in rest if each not in failed)
+    manifest = Manifest(skill_id, token, entries, pending, failed)
+    manifest = complete(client, manifest, output, options, skill_id)
+    manifest.write(output)
+    if options.delete_after:
+        # Only now: a try that was killed before can still fetch everything.
+        in_parallel(delete, entries, writers)
     return manifest
 
 
