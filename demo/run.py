@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +31,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxControl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +40,27 @@ BUILD = ROOT / "build" / "demo"
 BIN = Path(sys.executable).parent
 #: Seconds after which a step is given up; a first start on a slow machine takes a while.
 PATIENCE = 300.0
+SKILL = "Invoice"
+#: Columns that are shown, and their headings.
+DOCUMENT_COLUMNS = {
+    "source_name": "Document",
+    "Invoice Number": "Number",
+    "Invoice Date": "Date",
+    "Supplier": "Supplier",
+    "Total": "Total",
+    "Currency": "",
+    "pages": "Pages",
+}
+ITEM_COLUMNS = {
+    "document": "Document",
+    "position": "No",
+    "Description": "Description",
+    "Quantity": "Quantity",
+    "Unit Price": "Unit price",
+    "Amount": "Amount",
+}
+#: Columns that may be broken into lines.
+LONG = {"source_name", "document", "Supplier", "Description"}
 
 console = Console()
 
@@ -98,7 +121,7 @@ class Outcome:
     """What one orchestrator brought back."""
 
     name: str
-    rows: list[dict[str, Any]]
+    manifest: Manifest
     logins: int
     started: int
 
@@ -122,13 +145,14 @@ class Demo:
             "PREFECT_HOME": str(work / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            "DLT_DATA_DIR": str(work / "dlt"),
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
         }
         # A user's own settings must not lead the demo to another server.
         for name in list(self.env):
             if name.startswith(("AIRFLOW_CONN_", "ABBYY_VANTAGE_", "PREFECT_API_", "XDG_")):
                 del self.env[name]
         self.control = SandboxControl("")
-        self.skill = ""
 
     def run(self) -> list[Outcome]:
         """Do everything and return what came back."""
@@ -143,7 +167,6 @@ class Demo:
         process = self.processes.start("sandbox", [*command, "--ready-file", str(ready)], self.env)
         self.wait("sandbox", process, ready.exists)
         self.control = SandboxControl(json.loads(ready.read_text())["url"])
-        self.skill = self.control.skill_id("Invoice")
         console.print(f"[bold]Sandbox[/]  stands in for ABBYY Vantage at {self.control.url}")
 
     # -- Airflow
@@ -169,18 +192,18 @@ class Demo:
             json.dump({"abbyy_vantage_default": connection}, stream)
         self.call("airflow", "airflow", "connections", "import", str(secret_file))
         secret_file.unlink()
-        output = BUILD / "airflow.jsonl"
+        output = BUILD / "airflow"
         self.env |= {
+            "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "False",  # Nothing but this one process runs.
             "ABBYY_VANTAGE_DAGS_INPUTS": str(DOCUMENTS),
-            "ABBYY_VANTAGE_DAGS_OUTPUTS": str(BUILD),
+            "ABBYY_VANTAGE_DAGS_OUTPUTS": str(output),
+            "ABBYY_VANTAGE_DAGS_ASIDE": str(BUILD / "airflow-aside"),
         }
-        conf = {"skill": self.skill, "output": output.name}
-        command = ["dags", "test", "abbyy_vantage_documents", "--conf", json.dumps(conf)]
         return self.documents(
             "Airflow",
-            "runs the DAG abbyy_vantage_documents",
+            "runs the DAG abbyy_vantage_nightly",
             output,
-            [str(BIN / "airflow"), *command],
+            [str(BIN / "airflow"), "dags", "test", "abbyy_vantage_nightly"],
         )
 
     # -- Prefect
@@ -222,10 +245,10 @@ class Demo:
         )
         self.call("prefect", "python", "-c", code, str(secret_file))
         secret_file.unlink()
-        output = BUILD / "prefect.jsonl"
-        command = [sys.executable, str(ROOT / "flows" / "abbyy_vantage_documents.py")]
-        command += [str(DOCUMENTS), "--skill", self.skill, "--output", str(output)]
-        return self.documents("Prefect", "runs the flow abbyy-vantage-documents", output, command)
+        output = BUILD / "prefect"
+        command = [sys.executable, str(ROOT / "flows" / "abbyy_vantage_nightly.py")]
+        command += [str(DOCUMENTS), str(output), str(BUILD / "prefect-aside")]
+        return self.documents("Prefect", "runs the flow abbyy-vantage-nightly", output, command)
 
     # -- what both need
 
@@ -235,7 +258,11 @@ class Demo:
         known = {item["id"] for item in self.control.transactions()}
         logins = self.logins()
         # Each has a token store of its own; with one for both, the second would need no login.
-        env = {**self.env, "XDG_CACHE_HOME": str(self.work / f"cache-{name.lower()}")}
+        env = {
+            **self.env,
+            "XDG_CACHE_HOME": str(self.work / f"cache-{name.lower()}"),
+            "DESTINATION__DUCKDB__CREDENTIALS": str(BUILD / f"{name.lower()}.duckdb"),
+        }
         process = self.processes.start(name.lower(), command, env)
         shown = ""
         status = console.status("") if console.is_terminal else contextlib.nullcontext()
@@ -255,11 +282,12 @@ class Demo:
                     break
                 time.sleep(0.2)
         self.check(name.lower(), process.returncode)
-        if not output.exists():
+        found = sorted(output.glob("*/manifest.json"))
+        if len(found) != 1:
             raise DemoError(f"{name} has written no results; see build/demo/{name.lower()}.log")
-        rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+        manifest = Manifest.open(found[0])
         started = sum(item["started"] for item in own)
-        return Outcome(name, rows, self.logins() - logins, started)
+        return Outcome(name, manifest, self.logins() - logins, started)
 
     def logins(self) -> int:
         return self.control.count(method="POST", path_regex=r"/connect/token$")
@@ -295,37 +323,55 @@ class Demo:
     # -- the end
 
     def show(self, outcomes: list[Outcome]) -> bool:
-        """Print the table and return whether each document came back once, as it was sent."""
-        digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
-        table = Table(title="What came back", title_justify="left", box=box.SIMPLE_HEAD)
-        for heading in ("", "Document", "Invoice number", "Total", "Fields", "Logins"):
-            right = heading in ("Total", "Fields", "Logins")
-            table.add_column(heading, justify="right" if right else "left")
+        """Print rows and line items, as read back from the Parquet files.
+
+        Returns:
+            Whether each document came back once, as it was sent.
+        """
         good = True
         for outcome in outcomes:
-            for number, row in enumerate(outcome.rows):
-                fields = row["fields"]
-                good &= digests.get(row["file"]) == row["sha256"] == fields.get("Source SHA-256")
-                table.add_row(
-                    "" if number else outcome.name,
-                    Path(row["file"]).name,
-                    fields.get("Invoice Number", ""),
-                    f"{fields.get('Total', '')} {fields.get('Currency', '')}",
-                    str(len(fields)),
-                    "" if number else str(outcome.logins),
-                )
-            table.add_section()
-            good &= [row["file"] for row in outcome.rows] == list(digests)
-            good &= outcome.started == len(digests)
-        console.print(table)
+            rows = list(outcome.manifest.rows(skill=SKILL))
+            files = {row["transaction_id"]: row["source_name"] for row in rows}
+            items = [
+                {"document": files[row["transaction_id"]], **row}
+                for row in outcome.manifest.rows("documents.Items", skill=SKILL)
+            ]
+            console.print(_table(f"{outcome.name}: documents", DOCUMENT_COLUMNS, rows))
+            console.print(_table(f"{outcome.name}: line items", ITEM_COLUMNS, items))
+            good &= self.complete(outcome, rows) and len(items) == 2 * len(rows)
         for outcome in outcomes:
+            counts = outcome.manifest.counts
             console.print(
-                f"{outcome.name}: {len(outcome.rows)} documents,"
-                f" {sum(len(row['fields']) for row in outcome.rows)} fields,"
-                f" {outcome.started} transactions started, {outcome.logins} login(s)."
+                f"{outcome.name}: {counts['documents']} documents, {counts['pages']} pages,"
+                f" {outcome.started} transactions started, {outcome.logins} login(s);"
+                f" loaded into build/demo/{outcome.name.lower()}.duckdb."
             )
         console.print("Results and logs are in build/demo.")
         return good
+
+    def complete(self, outcome: Outcome, rows: list[dict[str, Any]]) -> bool:
+        """Return whether each document came back once, with the fields of that very file."""
+        sent = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
+        seen = {
+            row["transaction_id"]: row["value"]
+            for row in outcome.manifest.rows("documents.Source SHA-256", skill=SKILL)
+        }
+        back = {row["source_name"]: seen[row["transaction_id"]] for row in rows}
+        same = all(row["source_sha256"] == seen[row["transaction_id"]] for row in rows)
+        return same and back == sent and len(rows) == len(sent) == outcome.started
+
+
+def _table(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name, heading in columns.items():
+        right = rows and isinstance(rows[0].get(name), (int, Decimal))
+        table.add_column(heading, justify="right" if right else "left", no_wrap=name not in LONG)
+    for row in rows:
+        cells = [row.get(name) for name in columns]
+        table.add_row(
+            *(f"{c:,.2f}" if isinstance(c, Decimal) else "" if c is None else str(c) for c in cells)
+        )
+    return table
 
 
 @contextlib.contextmanager
