@@ -49,7 +49,6 @@ DOCUMENT_COLUMNS = {
     "Supplier": "Supplier",
     "Total": "Total",
     "Currency": "",
-    "pages": "Pages",
 }
 ITEM_COLUMNS = {
     "document": "Document",
@@ -367,11 +366,14 @@ def _table(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> T
         right = rows and isinstance(rows[0].get(name), (int, Decimal))
         table.add_column(heading, justify="right" if right else "left", no_wrap=name not in LONG)
     for row in rows:
-        cells = [row.get(name) for name in columns]
-        table.add_row(
-            *(f"{c:,.2f}" if isinstance(c, Decimal) else "" if c is None else str(c) for c in cells)
-        )
+        table.add_row(*(_cell(name, row.get(name)) for name in columns))
     return table
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:,.0f}" if name == "Quantity" else f"{value:,.2f}"
+    return "" if value is None else str(value)
 
 
 @contextlib.contextmanager
