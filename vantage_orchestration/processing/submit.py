@@ -10,14 +10,11 @@ nobody knows whether to repeat it.
 
 from __future__ import annotations
 
-import contextvars
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -31,6 +28,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.options import PARALLEL
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
@@ -152,24 +150,20 @@ def submit(
         registration_parameters,
         skill_parameters,
         origin,
+        parallel,
     )
-    with _pool(parallel) as pool:
-        known = _known(job, units, since, pool, resend_failed)
-        entries = {key: entry for key, (entry, _) in known.items()}
-        unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
-        _send(
-            job,
-            [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()],
-            pool,
-        )
-        missing = [key for key in units if key not in known]
-        for at in range(0, len(missing), _CHUNK):
-            chunk = missing[at : at + _CHUNK]
-            made = dict(zip(chunk, _create(job, units, chunk, pool), strict=True))
-            # Noted before anything is started: from here on no try can start it a second time.
-            job.ledger.add(made)
-            _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk], pool)
-            entries |= made
+    known = _known(job, units, since, resend_failed)
+    entries = {key: entry for key, (entry, _) in known.items()}
+    unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
+    _send(job, [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()])
+    missing = [key for key in units if key not in known]
+    for at in range(0, len(missing), _CHUNK):
+        chunk = missing[at : at + _CHUNK]
+        made = dict(zip(chunk, _create(job, units, chunk), strict=True))
+        # Noted before anything is started: from here on no try can start it a second time.
+        job.ledger.add(made)
+        _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
+        entries |= made
     return tuple(
         Submitted(
             unit, key, entries[key].transaction_id, entries[key].created, resumed=key in known
@@ -186,28 +180,11 @@ class _Job:
     registration_parameters: Mapping[str, str] | None
     skill_parameters: Mapping[str, str] | None
     origin: str
+    parallel: int
 
     def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
         files = tuple(file.short for file in unit.files)
         return LedgerEntry(transaction_id, time.time(), files, self.origin)
-
-
-class _Pool(ThreadPoolExecutor):
-    """A pool whose threads know the run that they work for, so that their log lines get there."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        # A context can be entered by one thread at a time, hence a copy for each call.
-        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
-
-
-@contextmanager
-def _pool(parallel: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool that, after an error, begins nothing more and waits for what it has begun."""
-    pool = _Pool(parallel, thread_name_prefix="abbyy-vantage")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ------------------------------------------------------ what is there already
@@ -217,12 +194,11 @@ def _known(
     job: _Job,
     units: Mapping[str, Unit],
     since: DateTime | None,
-    pool: ThreadPoolExecutor,
     resend_failed: bool,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
     """Return the transactions that can be gone on with."""
     noted = {each: entry for each, entry in job.ledger.load().items() if each in units}
-    known = _alive(job, noted, pool, also_failed=not resend_failed)
+    known = _alive(job, noted, also_failed=not resend_failed)
     _give_up_foreign(job, units, known)
     gone = noted.keys() - known.keys()
     if since is not None:
@@ -233,7 +209,7 @@ def _known(
         found = {
             each: job.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
         }
-        found_alive = _alive(job, found, pool)
+        found_alive = _alive(job, found)
         _give_up_foreign(job, units, found_alive)
         if found_alive:
             job.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
@@ -270,7 +246,6 @@ def _give_up_foreign(
 def _alive(
     job: _Job,
     entries: Mapping[str, LedgerEntry],
-    pool: ThreadPoolExecutor,
     *,
     also_failed: bool = False,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
@@ -282,7 +257,7 @@ def _alive(
             return None
         return best
 
-    states = pool.map(look, entries.values())
+    states = in_parallel(look, entries.values(), job.parallel)
     return {
         key: (replace(entry, transaction_id=state.id), state)
         for (key, entry), state in zip(entries.items(), states, strict=True)
@@ -309,9 +284,7 @@ def _rank(transaction: Transaction) -> int:
 # --------------------------------------------------------------- sending
 
 
-def _create(
-    job: _Job, units: Mapping[str, Unit], keys: Sequence[str], pool: ThreadPoolExecutor
-) -> list[LedgerEntry]:
+def _create(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
     def create(key: str) -> LedgerEntry:
         try:
             transaction = job.client.create_transaction(
@@ -325,7 +298,7 @@ def _create(
             return job.entry(transaction.id, units[key])
         raise failure
 
-    return list(pool.map(create, keys))
+    return in_parallel(create, keys, job.parallel)
 
 
 class _Sending:
@@ -358,28 +331,22 @@ class _Sending:
             return self._left <= 0
 
 
-def _send(job: _Job, sendings: Sequence[_Sending], pool: ThreadPoolExecutor) -> None:
-    def send(sending: _Sending, index: int, file: PlannedFile) -> None:
-        _add(job, sending, index, file)
+def _send(job: _Job, sendings: Sequence[_Sending]) -> None:
+    def send(step: tuple[_Sending, tuple[int, PlannedFile] | None]) -> None:
+        sending, missing = step
+        if missing is not None:
+            _add(job, sending, *missing)
         if sending.one_arrived():
             _start(job, sending)
 
-    futures: list[Future[None]] = []
-    for sending in sendings:
-        futures += [pool.submit(send, sending, *each) for each in sending.missing]
-        if not sending.missing:
-            futures.append(pool.submit(_start, job, sending))
-    failure: BaseException | None = None
-    for future in futures:
-        if failure is not None and future.cancel():
-            continue
-        error = future.exception()
-        failure = failure or error
-    if given_up := [sending.key for sending in sendings if sending.given_up]:
-        # The service takes minutes to delete them, and no other try may go on with them meanwhile.
-        job.ledger.drop(given_up)
-    if failure is not None:
-        raise failure
+    steps = [(each, file) for each in sendings for file in (tuple(each.missing) or (None,))]
+    try:
+        in_parallel(send, steps, job.parallel)
+    finally:
+        if given_up := [sending.key for sending in sendings if sending.given_up]:
+            # The service takes minutes to delete them, and no other try may go on with them
+            # meanwhile.
+            job.ledger.drop(given_up)
 
 
 def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
