@@ -15,13 +15,14 @@ from pdfs import make_invoice
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, LowQuality, TransactionFailed
 from vantage_orchestration.options import Options
+from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.job import begin, download, finish, submit_files
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import (
-    Outcome,
     check_outcome,
     check_quality,
+    outcome_of,
     result_of,
 )
 from vantage_orchestration.storage import Location
@@ -147,7 +148,7 @@ def test_documents_in_quarantine_are_copied_and_left_out_of_the_tables(
     }
     for _ in range(2):  # A second try writes the same.
         manifest = run(client, folder, output, skill, **settings)
-        check_outcome(Outcome.of(manifest), on_failed="return")
+        check_outcome(outcome_of(manifest), on_failed="return")
         check_quality(manifest, "manifest.json", Options(**settings))  # type: ignore[arg-type]
         opened = Manifest.open(output)
         assert [row["source_name"] for row in opened.rows()] == ["1.pdf", "3.pdf"]
@@ -160,7 +161,16 @@ def test_documents_in_quarantine_are_copied_and_left_out_of_the_tables(
         assert notes[1]["error"]
     assert manifest.counts["quarantined"] == 2
     with pytest.raises(TransactionFailed):
-        check_outcome(Outcome.of(manifest))
+        check_outcome(outcome_of(manifest))
+
+
+def test_copies_in_quarantine_are_not_sent_by_the_next_run(
+    client: VantageClient, skill: str, folder: Path, output: Location
+) -> None:
+    settings = {"required_fields": ["Nothing"], "on_low_quality": "quarantine"}
+    run(client, folder, output, skill, quarantine_path=str(folder / "aside"), **settings)
+    assert len(list((folder / "aside").glob("*.pdf"))) == 3
+    assert [file.name for file in files_of(f"{folder}/**/*.pdf")] == ["1.pdf", "2.pdf", "3.pdf"]
 
 
 @pytest.mark.parametrize("gone", ["removed", "changed"])

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import NotFound
+from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.names import safe_name, suffixed
 from vantage_orchestration.storage import Location
 from vantage_orchestration.tables.build import sources_of
@@ -88,6 +89,9 @@ class Quarantine:
     def _add(
         self, transaction_id: str, sources: Sequence[SourceEntry], why: dict[str, Any]
     ) -> None:
+        if sources and not self.copies:
+            # Marks the folder, so that no run takes the copies for documents to send.
+            self._folder.child(FOLDER, "quarantine").write_text("")
         for source in sources:
             mark = (source.sha256 or transaction_id)[:8]
             copy = self._folder.child(suffixed(safe_name(source.name), f"-{mark}"))
