@@ -17,6 +17,7 @@ from prefect.flow_runs import resume_flow_run, suspend_flow_run
 from test_prefect.seen import artifacts
 
 from vantage_orchestration.errors import ConfigurationError, CredentialsRejected
+from vantage_orchestration.prefect import reviews
 from vantage_orchestration.prefect.artifacts import review_began, review_ended
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.reviews import (
@@ -202,3 +203,14 @@ def test_run_that_could_not_be_resumed_is_not_begun(save_block: Callable[..., st
     ]:
         with pytest.raises(ConfigurationError, match=f"{words}.*on_review=.wait."):
             without_deployment(how)
+
+
+def test_a_run_that_suspends_itself_again_keeps_the_clock_of_each_review() -> None:
+    """A since day 0, B since day 6; A is over, so B has its own time."""
+    labels: dict[str, Any] = {}
+    assert reviews._clocks(labels, ["a"], 100.0) == {"a": 100.0}
+    labels = {reviews._IN_REVIEW: "a", reviews._SINCE: "100"}
+    assert reviews._clocks(labels, ["a", "b"], 600.0) == {"a": 100.0, "b": 600.0}
+    labels = {reviews._IN_REVIEW: "a,b", reviews._SINCE: "100,600"}
+    assert reviews._clocks(labels, ["b", "b"], 700.0) == {"b": 600.0}
+    assert reviews._clocks({reviews._IN_REVIEW: "a"}, ["a"], 7.0) == {"a": 7.0}

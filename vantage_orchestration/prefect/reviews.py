@@ -13,8 +13,9 @@ itself again.
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,8 @@ __all__ = ["check_can_suspend", "resume_reviewed", "suspend_for_review"]
 
 #: Labels of a suspended flow run.
 _BLOCK, _IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
+#: When the run was first suspended for each of them, in seconds since the epoch.
+_SINCE = "abbyy_vantage.in_review_since"
 #: What the keys of our suspensions begin with. A run that somebody else has suspended is none of
 #: our business, even if it carries labels of an earlier review.
 _KEY: Final = "abbyy-vantage-review-"
@@ -81,7 +84,9 @@ def suspend_for_review(
     Args:
         transaction_ids: Transactions that wait for a person.
         block: Name of the saved credentials block.
-        timeout: Seconds after which Prefect fails the run; None for never.
+        timeout: Seconds after which Prefect fails the run, for each transaction from when the run
+            was first suspended for it; None for never. A run that is resumed too early and
+            suspends itself again gives nobody more time.
 
     Raises:
         ConfigurationError: See :func:`check_can_suspend`.
@@ -89,19 +94,34 @@ def suspend_for_review(
     from prefect.client.orchestration import get_client
     from prefect.flow_runs import suspend_flow_run
 
-    flow_run = check_can_suspend(block)
+    flow_run, now = check_can_suspend(block), time.time()
+    since = _clocks(flow_run.labels, transaction_ids, now)
     labels: dict[str, bool | int | float | str] = {
         _BLOCK: block,
-        _IN_REVIEW: ",".join(dict.fromkeys(transaction_ids)),
+        _IN_REVIEW: ",".join(since),
+        _SINCE: ",".join(f"{each:.0f}" for each in since.values()),
     }
     # Before the suspension: a suspended run without them would never be resumed.
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(flow_run.id, labels)
     # Prefect grants each key once. A run may have to be suspended again.
     suspend_flow_run(
-        timeout=None if timeout is None else max(1, round(timeout)),
+        timeout=None
+        if timeout is None
+        else max(1, round(min(since.values(), default=now) + timeout - now)),
         key=f"{_KEY}{uuid.uuid4()}",
     )
+
+
+def _clocks(
+    labels: Mapping[str, object], transaction_ids: Iterable[str], now: float
+) -> dict[str, float]:
+    """Return since when a run has been waiting for a person, for each transaction."""
+    names, moments = (str(labels.get(key, "")).split(",") for key in (_IN_REVIEW, _SINCE))
+    known = {
+        name: float(since) for name, since in zip(names, moments, strict=False) if since.isdecimal()
+    }
+    return {each: known.get(each, now) for each in dict.fromkeys(transaction_ids)}
 
 
 @flow(name="abbyy-vantage-resume-reviewed")
