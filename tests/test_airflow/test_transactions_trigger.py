@@ -40,7 +40,7 @@ def environment(sandbox: SandboxServer, conn_id: str, **changes: Any) -> dict[st
     return {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)}
 
 
-def state(ids: list[str], **rules: Any) -> dict[str, Any]:
+def begun(ids: list[str], **rules: Any) -> dict[str, Any]:
     """Return the state of a wait that begins now."""
     return Wait(ids, WaitRules(**{**QUICK, **rules}), time.time()).to_json()
 
@@ -95,11 +95,11 @@ def outcome(event: dict[str, Any]) -> Outcome:
 
 
 def test_arguments_survive_being_stored(airflow: Airflow) -> None:
-    begun = Wait([ID, "another"], WaitRules(), time.time())
+    seen_wait = Wait([ID, "another"], WaitRules(), time.time())
     seen = [Observation(ID, Status.PROCESSING, True), Observation("another", Status.GONE)]
-    begun.note(seen, time.time())
-    minimal = {"wait": state([ID]), "conn_id": "c"}
-    full = {"wait": begun.to_json(), "conn_id": "c", "skill_id": "s", "delete_on_kill": True}
+    seen_wait.note(seen, time.time())
+    minimal = {"wait": begun([ID]), "conn_id": "c"}
+    full = {"wait": seen_wait.to_json(), "conn_id": "c", "skill_id": "s", "delete_on_kill": True}
     for given in (minimal, full):
         found = airflow("inside_triggers.round_trip", kwargs=given)
         assert found["classpath"].endswith("triggers.transactions.VantageTransactionsTrigger")
@@ -116,7 +116,7 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
 def test_all_have_ended(airflow: Airflow, sandbox: SandboxServer) -> None:
     sandbox.control.set(processing_polls=1)
     ids = sandbox.control.receive_many(3, "Invoice")
-    found = run_in_loop(airflow, sandbox, state(ids))
+    found = run_in_loop(airflow, sandbox, begun(ids))
     assert outcome(only(found)) == Outcome(dict.fromkeys(ids, Status.PROCESSED))
     assert found["by_loop"] == []
     assert found["threads"]["requests"] >= 1
@@ -129,7 +129,7 @@ def test_triggers_of_one_connection_share_everything(
     sandbox.control.set(processing_polls=1)
     ids = sandbox.control.receive_many(60, "Invoice")
     # Waited for by two triggers at once, as it can happen for a moment.
-    found = run_in_loop(airflow, sandbox, *(state([each]) for each in [*ids, *ids[:5]]))
+    found = run_in_loop(airflow, sandbox, *(begun([each]) for each in [*ids, *ids[:5]]))
     assert [event["status"] for (event,) in found["events"]] == ["over"] * 65
     assert logins(sandbox) == 1
     assert sandbox.control.count("GET", "/active$") <= 4
@@ -140,7 +140,7 @@ def test_triggers_of_one_connection_share_everything(
 def test_review_is_reported_once(airflow: Airflow, waiting: SandboxServer) -> None:
     reviewed = in_review(waiting)
     (running,) = waiting.control.receive_many(1, "Invoice")
-    event = only(run_in_loop(airflow, waiting, state([reviewed, running], review_timeout=4)))
+    event = only(run_in_loop(airflow, waiting, begun([reviewed, running], review_timeout=4)))
     assert (event["status"], event["message"], event["retryable"]) == ("review", None, False)
     assert statuses(event) == {reviewed: "Processing", running: "Processing"}
     wait = Wait.from_json(event["wait"], time.time())
@@ -159,12 +159,12 @@ def test_review_is_reported_once(airflow: Airflow, waiting: SandboxServer) -> No
 def test_time_is_over(airflow: Airflow, waiting: SandboxServer) -> None:
     ids = waiting.control.receive_many(2, "Invoice")
     begin = time.time()
-    found = outcome(only(run_in_loop(airflow, waiting, state(ids, timeout=3))))
+    found = outcome(only(run_in_loop(airflow, waiting, begun(ids, timeout=3))))
     assert time.time() >= begin + 3
     text = "2 transactions have not ended within 3 s (timeout)"
     assert found == Outcome(dict.fromkeys(ids, Status.PROCESSING), (), text)
     # It was over before the trigger could begin: one look, since they may have ended meanwhile.
-    late = state(ids, timeout=3) | {"deadline": begin}
+    late = begun(ids, timeout=3) | {"deadline": begin}
     before = waiting.control.count("GET", "/transactions")
     assert outcome(only(run_in_loop(airflow, waiting, late))).timed_out == text
     assert waiting.control.count("GET", "/transactions") == before + 1
@@ -177,7 +177,7 @@ def test_processing_time_stands_still_during_a_review(
     airflow: Airflow, waiting: SandboxServer
 ) -> None:
     reviewed, begin = in_review(waiting), time.time()
-    event = only(run_in_loop(airflow, waiting, state([reviewed], timeout=3, review_timeout=5)))
+    event = only(run_in_loop(airflow, waiting, begun([reviewed], timeout=3, review_timeout=5)))
     wait = Wait.from_json(event["wait"], time.time())
     wait.told(wait.next(time.time()))
     found = outcome(only(run_in_loop(airflow, waiting, wait.to_json())))
@@ -192,7 +192,7 @@ def test_no_trigger_fires_before_the_worker_that_deferred_is_gone(
     """Else the scheduler may take the resumed task for one that was killed."""
     (name,) = sandbox.control.receive_many(1, "Invoice")
     sandbox.control.set(processing_polls=0)
-    waits, begin = [state([]), state([name])], time.monotonic()
+    waits, begin = [begun([]), begun([name])], time.monotonic()
     found = run_in_loop(airflow, sandbox, *waits, quiet=True)
     assert time.monotonic() - begin >= 10
     assert [event["status"] for (event,) in found["events"]] == ["over", "over"]
@@ -201,7 +201,7 @@ def test_no_trigger_fires_before_the_worker_that_deferred_is_gone(
 def test_refused_login(airflow: Airflow, waiting: SandboxServer) -> None:
     wrong = "not the password of it"
     ids = waiting.control.receive_many(3, "Invoice")
-    found = run_in_loop(airflow, waiting, *(state([each]) for each in ids), password=wrong)
+    found = run_in_loop(airflow, waiting, *(begun([each]) for each in ids), password=wrong)
     for (event,) in found["events"]:
         assert event["status"] == "error"
         assert not event["retryable"]
@@ -218,7 +218,7 @@ def test_foreign_transaction_fails_its_own_task_only(
     waiting.control.add_fault(path_regex=ids[0], status=403, times=0)
     waiting.control.set(processing_polls=2, processing_seconds=0)
     waiting.control.add_fault(path_regex="/active$", status=404, times=0)
-    found = run_in_loop(airflow, waiting, state(ids[:1]), state(ids[1:]))
+    found = run_in_loop(airflow, waiting, begun(ids[:1]), begun(ids[1:]))
     (refused,), (event,) = found["events"]
     assert (refused["status"], refused["retryable"]) == ("error", False)
     assert ids[0] in refused["message"]
@@ -227,7 +227,7 @@ def test_foreign_transaction_fails_its_own_task_only(
 
 def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
     ids = waiting.control.receive_many(1, "Invoice")
-    event = only(run_in_loop(airflow, waiting, state(ids), client_id=""))
+    event = only(run_in_loop(airflow, waiting, begun(ids), client_id=""))
     assert (event["status"], event["retryable"]) == ("error", False)
     assert "client_id" in event["message"]
 
@@ -236,7 +236,7 @@ def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
 def test_missing_connection(airflow: Airflow) -> None:
     found = airflow(
         "inside_triggers.run_in_loop",
-        kwargs=[{"wait": state([ID]), "conn_id": "nobody_knows_it"}],
+        kwargs=[{"wait": begun([ID]), "conn_id": "nobody_knows_it"}],
     )
     event = only(found)
     # It may as well be that Airflow could not read it at the moment.
@@ -246,7 +246,7 @@ def test_missing_connection(airflow: Airflow) -> None:
 
 def test_without_a_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Connect) -> None:
     ids = sandbox.control.receive_many(2, "Invoice")
-    kwargs = {"wait": state(ids), "conn_id": connect(sandbox)}
+    kwargs = {"wait": begun(ids), "conn_id": connect(sandbox)}
     assert only(airflow("inside_triggers.run_inline", kwargs=kwargs))["status"] == "over"
 
 
@@ -261,7 +261,7 @@ def test_in_the_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Con
     begin = airflow.output.stat().st_size
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"wait": state([each]), "conn_id": conn_id} for each in ids],
+        kwargs=[{"wait": begun([each]), "conn_id": conn_id} for each in ids],
     )
     assert found["failures"] == []
     assert len(found["events"]) == 25
@@ -283,7 +283,7 @@ def test_rotated_connection_in_the_triggerer(
     conn_id = connect(waiting, login="both@example.com", tenant_id=tenant)
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"wait": state([each]), "conn_id": conn_id} for each in ids],
+        kwargs=[{"wait": begun([each]), "conn_id": conn_id} for each in ids],
         rotate={"conn_id": conn_id, **columns_of(waiting)},
         sandbox=waiting.url,
     )
@@ -302,7 +302,7 @@ def test_stored_token_in_the_triggerer(
         ids = sandbox.control.receive_many(2, "Invoice")
         found = airflow(
             "inside_triggers.run_in_triggerer",
-            kwargs=[{"wait": state(ids), "conn_id": conn_id}],
+            kwargs=[{"wait": begun(ids), "conn_id": conn_id}],
         )
         assert found["events"]["1"]["status"] == "over"
     assert logins(sandbox) == 1, "the second triggerer has found the token of the first"
@@ -325,7 +325,7 @@ def kill(
     """Kill a trigger and return which transactions were deleted."""
     found = airflow(
         "inside_triggers.kill",
-        kwargs={"wait": state(ids), "conn_id": conn_id, "delete_on_kill": delete_on_kill},
+        kwargs={"wait": begun(ids), "conn_id": conn_id, "delete_on_kill": delete_on_kill},
         dag_id=dag_id,
         run_id=f"kill-{next(_numbers)}-{conn_id}",
         state=state,
@@ -417,7 +417,7 @@ def test_triggerer_that_stops_deletes_nothing_and_does_not_linger(
     waiting.control.add_fault(path_regex=SINGLE, delay=25, times=0)
     found = airflow(
         "inside_triggers.stop_triggerer",
-        kwargs={"wait": state(ids), "conn_id": connect(waiting), "delete_on_kill": True},
+        kwargs={"wait": begun(ids), "conn_id": connect(waiting), "delete_on_kill": True},
         sandbox=waiting.url,
     )
     assert found["events"] == {}

@@ -6,16 +6,22 @@ orchestrator.
 * :class:`Watcher` looks at any number of transactions, with as few requests as that takes.
 * :func:`wait_here` waits in a worker, and blocks. :func:`wait_in_loop` waits in a coroutine; all
   coroutines of an event loop share the looks of a :class:`SharedPoller`.
+
+The names below load what they need when they are first used.
 """
 
 from __future__ import annotations
 
-from vantage_orchestration.waiting.blocking import wait_here
-from vantage_orchestration.waiting.machine import LookAgain, Outcome, Over, PeopleNeeded, Wait
-from vantage_orchestration.waiting.observation import Observation
-from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
-from vantage_orchestration.waiting.rules import WaitRules
-from vantage_orchestration.waiting.watcher import Watcher
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vantage_orchestration.waiting.blocking import wait_here
+    from vantage_orchestration.waiting.machine import LookAgain, Outcome, Over, PeopleNeeded, Wait
+    from vantage_orchestration.waiting.observation import Observation
+    from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
+    from vantage_orchestration.waiting.rules import WaitRules
+    from vantage_orchestration.waiting.watcher import Watcher
 
 __all__ = [
     "LookAgain",
@@ -30,3 +36,18 @@ __all__ = [
     "wait_here",
     "wait_in_loop",
 ]
+
+_HOMES = {
+    "Observation": "observation",
+    "SharedPoller": "poller",
+    "WaitRules": "rules",
+    "Watcher": "watcher",
+    "wait_here": "blocking",
+    "wait_in_loop": "poller",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'machine')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
