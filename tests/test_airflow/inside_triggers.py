@@ -61,8 +61,8 @@ def run_in_loop(kwargs: list[dict[str, Any]], quiet: bool = False) -> dict[str, 
         quiet: Whether they wait until the worker that deferred is gone, as they do in production.
 
     Returns:
-        Payloads of the events, and whether a request was sent, or a connection read, by the event
-        loop's thread.
+        Payloads of the events, when they came (seconds since the epoch), and whether a request was
+        sent, or a connection read, by the event loop's thread.
     """
     from airflow.sdk import BaseHook
     from requests.adapters import HTTPAdapter
@@ -82,8 +82,12 @@ def run_in_loop(kwargs: list[dict[str, Any]], quiet: bool = False) -> dict[str, 
     HTTPAdapter.send = noted_send
     BaseHook.get_connection = classmethod(noted_get)
 
+    fired: list[float] = []
+
     async def one(trigger: VantageTransactionsTrigger) -> list[Any]:
-        return [event.payload async for event in trigger.run()]
+        events = [event.payload async for event in trigger.run()]
+        fired.append(time.time())
+        return events
 
     async def main() -> list[list[Any]]:
         triggers = [VantageTransactionsTrigger(**each) for each in kwargs]
@@ -92,6 +96,7 @@ def run_in_loop(kwargs: list[dict[str, Any]], quiet: bool = False) -> dict[str, 
     events = asyncio.run(main())
     return {
         "events": events,
+        "fired": fired,
         "threads": {name: len(found) for name, found in threads.items()},
         "by_loop": [name for name, found in threads.items() if threading.get_ident() in found],
     }

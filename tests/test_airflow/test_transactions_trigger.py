@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pendulum
 import pytest
 from core.conftest import config_of
 from leaks import find_leaks
@@ -121,6 +122,18 @@ def test_all_have_ended(airflow: Airflow, sandbox: SandboxServer) -> None:
     assert found["by_loop"] == []
     assert found["threads"]["requests"] >= 1
     assert found["threads"]["connections"] == 1
+
+
+def test_an_event_comes_a_second_after_the_last_look(
+    airflow: Airflow, sandbox: SandboxServer
+) -> None:
+    """The worker that goes on reads the transaction again, and knows of no earlier read."""
+    sandbox.control.set(processing_polls=1)
+    (name,) = sandbox.control.receive_many(1, "Invoice")
+    found = run_in_loop(airflow, sandbox, begun([name]))
+    looks = sandbox.control.journal("GET", f"/(active|{name})$")
+    last = max(pendulum.parse(look["time"]).timestamp() for look in looks)
+    assert found["fired"][0] - last >= 1.0
 
 
 def test_triggers_of_one_connection_share_everything(

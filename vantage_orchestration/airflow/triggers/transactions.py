@@ -15,6 +15,7 @@ from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
+from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class VantageTransactionsTrigger(BaseTrigger):
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
             event = self._failed(error)
-        await asyncio.sleep(QUIET_SECONDS - (loop.time() - begun))
+        # The worker that goes on reads the transactions again: not within a second of this look.
+        await asyncio.sleep(max(LEAST_PAUSE, QUIET_SECONDS - (loop.time() - begun)))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
