@@ -239,7 +239,7 @@ def test_a_folder_becomes_results_a_table_and_an_asset(
     table = next(
         each for each in artifacts("abbyy-vantage-documents") if str(each.flow_run_id) == run.name
     )
-    assert [row["Transaction"] for row in json.loads(table.data)] == ids
+    assert [row["Transaction"] for row in json.loads(table.data)] == [f"`{each}`" for each in ids]
     key = results_asset(str(output)).key
     (landed,) = until(lambda: events_named("prefect.asset.materialization.succeeded", key))
     assert landed.payload["documents"] == 2
