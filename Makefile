@@ -2,6 +2,8 @@
 # make demo   real documents through Airflow and Prefect, on the sandbox
 # make test   linters, type checker and all tests
 # Both install what they need into .venv first. After that they need no network.
+# make test-versions   try older and newer releases of Airflow and Prefect (VERSIONS="airflow-3.0.6 ...");
+#   this needs the package index the first time
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 # make benchmark-airflow, make benchmark-prefect   measure the orchestrators' sides (40 and 15 minutes)
 # make benchmark-tables   measure tables of results (2 minutes)
@@ -19,7 +21,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
+.PHONY: demo test test-versions lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
@@ -35,6 +37,9 @@ types: install
 
 pytest: install
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope $(PYTEST)
+
+test-versions: install
+	@$(BIN)/python tests/versions/run.py $(VERSIONS)
 
 install: $(VENV)/.installed
 
@@ -62,4 +67,4 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requir
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH_VENV) .venv-versions build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -18,7 +18,7 @@ import psutil
 
 T = TypeVar("T")
 #: Seconds. Only a test that fails waits that long.
-PATIENCE = 300.0
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "300"))
 
 
 def wait_until(

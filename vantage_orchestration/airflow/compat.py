@@ -6,8 +6,11 @@ Each branch says with which lowest version of Airflow it may go.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import re
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
@@ -22,9 +25,12 @@ __all__ = [
     "aget_connection",
     "amask_secret",
     "conf",
+    "dag_details",
     "mask_here",
     "mask_secret",
+    "mend_triggerer",
     "require",
+    "review_right",
 ]
 
 _LOWEST = (3, 0)
@@ -128,3 +134,41 @@ async def aget_connection(conn_id: str) -> Any:
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(BaseHook.get_connection)(conn_id)
+
+
+def mend_triggerer() -> None:
+    """Let the threads of a triggerer ask its supervisor. Call this on the triggerer's event loop.
+
+    Below 3.2 a thread reads its reply in an event loop of its own, and may take one that the
+    triggerer waits for. All of its triggers end then ("Response read out of order"). Here such a
+    request goes through the triggerer's loop, as it does from 3.2 on. May go with 3.2.
+    """
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    kind: Any = type(getattr(runner, "SUPERVISOR_COMMS", None))
+    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "mended"):
+        return
+    send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
+
+    def through_loop(comms: Any, message: Any) -> Any:
+        if threading.get_ident() == thread:
+            return send(comms, message)
+        return asyncio.run_coroutine_threadsafe(comms.asend(message), loop).result()
+
+    kind.send, kind.mended = through_loop, True
+
+
+def review_right() -> Any:
+    """Return what of a Dag somebody must be allowed to change to answer for a person.
+
+    That is the Dag's required actions, and below 3.1, which has none, its task instances.
+    """
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+
+    return DagAccessEntity.HITL_DETAIL if AIRFLOW >= (3, 1) else DagAccessEntity.TASK_INSTANCE
+
+
+def dag_details(dag_id: str, team: str | None) -> Any:
+    """Return what names a Dag to an auth manager; Airflow has teams from 3.1 on."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
+
+    return DagDetails(id=dag_id, team_name=team) if AIRFLOW >= (3, 1) else DagDetails(id=dag_id)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vantage_orchestration.airflow.compat import require
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import (
     ProcessingError,
@@ -103,6 +104,15 @@ class WaitingMixin:
             self._needs_person(context, answer)
             wait.told(answer)
         return answer
+
+    def _check_kill(self) -> None:
+        """Refuse to delete what Airflow does not tell the triggerer about.
+
+        Raises:
+            ValueError: The Airflow that is installed can't.
+        """
+        if self.delete_on_kill and self._defers():
+            require((3, 3), "delete_on_kill of a task that waits in the triggerer")
 
     def _defers(self) -> bool:
         return deferrable_by_default() if self.deferrable is None else self.deferrable

@@ -8,6 +8,7 @@ and what deletes transactions of cancelled runs in :mod:`.undo`.
 
 from __future__ import annotations
 
+from vantage_orchestration.prefect import lowest  # noqa: F401 - refuses what is too old
 from vantage_orchestration.prefect.context import task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.retries import retry_if_it_helps

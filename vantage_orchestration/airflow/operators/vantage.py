@@ -190,6 +190,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         abbyy_vantage_conn_id: Connection (templated).
         durable: False sends everything anew with each try, and pays for it.
         delete_on_kill: Delete the transactions if somebody ends the task. Pages stay charged.
+            Before Airflow 3.3 it needs ``deferrable=False``.
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed, like
@@ -253,6 +254,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         self.delete_on_kill = delete_on_kill
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
+        self._check_kill()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the transactions, then wait for them."""

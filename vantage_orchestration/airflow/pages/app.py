@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.configuration import conf
@@ -41,6 +41,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from vantage_orchestration.airflow.compat import dag_details, review_right
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
 from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, page_path, recorded_ids
 from vantage_orchestration.airflow.pages import html
@@ -122,12 +123,14 @@ class Address:
                 raise HTTPException(404)
             conn_id = self._declared(session)
         team = (
-            DagModel.get_team_name(self.dag_id) if conf.getboolean("core", "multi_team") else None
+            DagModel.get_team_name(self.dag_id)
+            if conf.getboolean("core", "multi_team", fallback=False)
+            else None
         )
         may_review = get_auth_manager().is_authorized_dag(
             method="PUT",
-            access_entity=DagAccessEntity.HITL_DETAIL,
-            details=DagDetails(id=self.dag_id, team_name=team),
+            access_entity=review_right(),
+            details=dag_details(self.dag_id, team),
             user=user,
         )
         return Noted(ids, Line(conn_id, team) if conn_id else None, may_review)
@@ -191,7 +194,7 @@ def _host(url: str | None) -> str:
 
 
 _MAY_READ: Final = Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))
-_MAY_REVIEW: Final = Depends(requires_access_dag("PUT", DagAccessEntity.HITL_DETAIL))
+_MAY_REVIEW: Final = Depends(requires_access_dag("PUT", review_right()))
 
 
 @app.get(_PAGE, dependencies=[_MAY_READ])

@@ -47,6 +47,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
             requests (templated).
         abbyy_vantage_conn_id: Connection (templated).
         delete_on_kill: Delete the transactions if somebody ends the task while it is deferred.
+            It needs Airflow 3.3.
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed.
@@ -108,6 +109,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         self.delete_on_kill = delete_on_kill
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
+        self._check_kill()
         self._service_timeout = float(self.timeout)
 
     def _rules(self) -> WaitRules:

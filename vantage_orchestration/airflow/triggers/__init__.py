@@ -1,1 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
+
+from vantage_orchestration.airflow import compat  # noqa: F401 - refuses an Airflow that is too old

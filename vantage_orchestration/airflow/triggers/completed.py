@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from vantage_orchestration.airflow.compat import AirflowNotFoundException
+from vantage_orchestration.airflow.compat import AirflowNotFoundException, mend_triggerer
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.completed.waking import NOBODY, Wakes
 from vantage_orchestration.errors import VantageError
@@ -106,6 +106,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look again and again, and wake when something is due."""
+        mend_triggerer()
         looks, wakes = _Looks(self), Wakes()
         try:
             while True:
