@@ -25,7 +25,7 @@ RELEASES = {
     "airflow-3.0.6": ("2025-09-08", ("filelock==3.19.1", "cryptography==42.0.8", "wtforms")),
     "airflow-3.1.8": ("2026-04-10", ("wtforms",)),
     "airflow-3.2.2": ("2026-07-01", ()),
-    "prefect-3.4.25": (None, ("fastapi==0.136.3",)),
+    "prefect-3.4.25": (None, ("fastapi==0.136.3", "importlib-metadata")),
     "prefect-3.9.1": (None, ()),
 }
 #: What the tests themselves need.
