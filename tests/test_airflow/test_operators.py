@@ -181,14 +181,20 @@ def second(scene: Scene) -> Phase:
     return scene.phases[1]
 
 
-def counts(**changes: int) -> dict[str, int]:
-    found = dict.fromkeys(("rule_errors", "duplicates", "in_review", "pending", "failed"), 0) | {
+def counts(**changes: int) -> dict[str, Any]:
+    names = ("rule_errors", "duplicates", "in_review", "pending", "failed", "low_quality")
+    found = dict.fromkeys((*names, "quarantined"), 0) | {
         "transactions": 2,
         "documents": 2,
         "files": 4,
         "pages": 2,
     }
-    return found | changes
+    found |= changes
+    return {
+        **found,
+        "by_class": {"unclassified": found["documents"]},
+        "pages_by_class": {"unclassified": found["pages"]},
+    }
 
 
 def test_constructors(airflow: Airflow) -> None:

@@ -118,6 +118,7 @@ class _Search:
     may_be_empty: bool
     _results: dict[str, bool] = field(default_factory=dict)
     _real: dict[str, str] = field(default_factory=dict)
+    _own: str | None = None
 
     def fitting(self, place: Location) -> list[Location]:
         # First as it is: the name of a file may hold the signs of a glob.
@@ -161,7 +162,9 @@ class _Search:
     def _is_own(self, place: Location) -> bool:
         if self.output is None:
             return False
-        own = self._real.setdefault("", self.output.real)
+        if self._own is None:
+            self._own = self.output.real
+        own = self._own
         folder = place.path.rpartition("/")[0]
         if folder not in self._real:
             self._real[folder] = place.parent.real
