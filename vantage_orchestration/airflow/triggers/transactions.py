@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from vantage_orchestration import reads
 from vantage_orchestration.airflow.compat import AirflowNotFoundException, mend_triggerer
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
-from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         except Exception as error:
             event = self._failed(error)
         # The worker that goes on reads the transactions again: not within a second of this look.
-        await asyncio.sleep(max(LEAST_PAUSE, QUIET_SECONDS - (loop.time() - begun)))
+        await asyncio.sleep(max(reads.LEAST_PAUSE, QUIET_SECONDS - (loop.time() - begun)))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
