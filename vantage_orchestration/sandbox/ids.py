@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids and secrets that follow from the seed."""
+"""Ids that follow from the seed, and secrets that no two sandboxes have."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import secrets
 import uuid
 from collections import Counter
 
 
 class Ids:
-    """Makes ids that look random but are the same for the same seed and the same history."""
+    """Makes ids that look random but are the same for the same seed and the same history.
+
+    Secrets differ from sandbox to sandbox: no server gives a token that another one has given, and
+    a client that has kept one must not find it given anew.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._counts: Counter[str] = Counter()
+        self._own = secrets.token_hex(16)
 
     def _digest(self, *parts: str) -> bytes:
         return hashlib.sha256("\x00".join((str(self._seed), *parts)).encode()).digest()
@@ -31,7 +37,7 @@ class Ids:
     def secret(self, kind: str) -> str:
         """Return a text of 43 URL-safe characters not returned before."""
         self._counts[kind] += 1
-        digest = self._digest("secret", kind, str(self._counts[kind]))
+        digest = self._digest("secret", self._own, kind, str(self._counts[kind]))
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     def rank(self, *parts: str) -> bytes:
