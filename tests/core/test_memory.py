@@ -16,7 +16,7 @@ GIGABYTE = 1024**3
 MOST = 64 * 1024**2
 
 WORKER = """
-    import json, sys
+    import json, os, sys
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import TransactionDocument
 
@@ -29,7 +29,7 @@ WORKER = """
     client = VantageClient.from_env()
     # Once with a small file, so that everything is loaded before the measurement.
     small = client.create_transaction(skill).id
-    client.add_files(small, [__file__ if "__file__" in globals() else sys.executable])
+    client.add_files(small, [os.path.realpath(sys.executable)])  # Links may lead out of a folder.
     before = peak()
     transaction = client.create_transaction(skill).id
     client.add_files(transaction, [path])
