@@ -21,7 +21,7 @@ from vantage_orchestration.waiting import (
     WaitRules,
     wait_here,
 )
-from vantage_orchestration.waiting.watcher import Sighting
+from vantage_orchestration.waiting.watcher import WatchResult
 
 #: Any moment, in seconds since the epoch.
 BEGIN = 1_800_000_000.0
@@ -179,8 +179,8 @@ class ScriptedWatcher:
         self.looks.append(self._clock.now - BEGIN)
         return self._script.look(ids, self._clock.now)
 
-    def look(self, ids: Collection[str], *, also: Collection[str] = (), **_: Any) -> Sighting:
-        return Sighting(self.observe(ids))
+    def look(self, ids: Collection[str], *, also: Collection[str] = (), **_: Any) -> WatchResult:
+        return WatchResult(self.observe(ids))
 
     def resume_in(self) -> float:
         return 0.0
@@ -233,7 +233,7 @@ def simulate(
             answer = wait.next(now)
         if isinstance(answer, PeopleNeeded):
             told.append((now - BEGIN, answer.transaction_ids))
-            wait.told(answer)
+            wait.notified(answer)
             continue
         if isinstance(answer, Over):
             return Waited(answer.outcome, told, now - BEGIN)

@@ -180,7 +180,7 @@ class VantageClient(ApiSession):
         with self.translating():
             return self._get_transaction(transaction_id, check, looks)
 
-    def look_at(self, transaction_id: str) -> Transaction:
+    def get_transaction_once(self, transaction_id: str) -> Transaction:
         """Read a transaction as :meth:`get_transaction` does, but repeat nothing.
 
         For whoever looks again and again anyway. Errors are not translated.
@@ -485,7 +485,7 @@ class VantageClient(ApiSession):
         looks: int = LOOKS,
     ) -> Transaction:
         def attempt() -> Transaction:
-            found = self.look_at(transaction_id)
+            found = self.get_transaction_once(transaction_id)
             if check is not None:
                 check(found)
             return found

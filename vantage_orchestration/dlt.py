@@ -17,7 +17,7 @@ from vantage_orchestration.tables.layout import DOCUMENT_KEY
 from vantage_orchestration.tables.opening import OpenTable, opened_tables, tables_of_skill
 
 if TYPE_CHECKING:
-    from vantage_orchestration.storage import Place
+    from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.values import ValueFormat
 
 __all__ = ["documents"]
@@ -27,7 +27,7 @@ _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
 
 @dlt.source(name="abbyy_vantage")
 def documents(
-    manifest: Manifest | Place, skill: str | None = None, values: ValueFormat | None = None
+    manifest: Manifest | AnyPath, skill: str | None = None, values: ValueFormat | None = None
 ) -> Iterator[DltResource]:
     """Make a dlt source of the results of a job.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import NotFound
 from vantage_orchestration.models import Skill, SkillField
-from vantage_orchestration.named import add_credential_option, load_credential
+from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.text import clean
 
 __all__ = ["HELP", "add_arguments", "run"]

@@ -26,12 +26,12 @@ from urllib.parse import unquote, urlsplit
 from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import clean
-from vantage_orchestration.urls import Place as Place_
+from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-__all__ = ["Location", "Place", "is_part"]
+__all__ = ["AnyPath", "Location", "is_part"]
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ _WEB = ("http://", "https://")
 _USER = re.compile(r"^(\w+://)[^/@]*@")
 
 
-class _Placed(Protocol):
+class _HasPath(Protocol):
     """A path object that knows its store, such as UPath or Airflow's ObjectStoragePath."""
 
     @property
@@ -76,7 +76,7 @@ class Location:
     root: str | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, place: Place, **storage_options: Any) -> Location:
+    def of(cls, place: AnyPath, **storage_options: Any) -> Location:
         """Take whatever names a place.
 
         Args:
@@ -93,7 +93,7 @@ class Location:
         try:
             fs = getattr(place, "fs", None)
             if fs is not None:
-                return cls(fs, fs._strip_protocol(cast(_Placed, place).path))
+                return cls(fs, fs._strip_protocol(cast(_HasPath, place).path))
             text = os.fsdecode(os.fspath(cast("str | os.PathLike[str]", place)))
             if not text.strip():
                 raise ConfigurationError("An empty text was given in place of a path or URL")
@@ -139,7 +139,7 @@ class Location:
     @property
     def real(self) -> str:
         """What is the same text for the same place, links resolved, whoever has named it."""
-        return os.path.realpath(self.path) if self.is_local else Place_.of(self.url).url
+        return os.path.realpath(self.path) if self.is_local else StorageUrl.of(self.url).url
 
     def names(self) -> set[str]:
         """Return the names of all that is in the folder; none if there is no folder.
@@ -405,7 +405,7 @@ class Location:
 
 
 #: What names a file or folder.
-Place = str | os.PathLike[str] | _Placed | Location
+AnyPath = str | os.PathLike[str] | _HasPath | Location
 
 
 def is_part(name: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-__all__ = ["Place"]
+__all__ = ["StorageUrl"]
 
 #: Other names of a scheme.
 _SAME: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "local": "file"}
@@ -14,7 +14,7 @@ _SAME: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "local": "file"}
 _CONTAINER: Final = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 
 
-class Place(NamedTuple):
+class StorageUrl(NamedTuple):
     """Address of a file or folder, without login, query and fragment.
 
     Attributes:
@@ -28,7 +28,7 @@ class Place(NamedTuple):
     path: str
 
     @classmethod
-    def of(cls, url: str) -> Place:
+    def of(cls, url: str) -> StorageUrl:
         """Read a URL or a local path. No I/O.
 
         A user name in front of the bucket (Airflow's way to name a connection,

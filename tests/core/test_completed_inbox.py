@@ -18,8 +18,8 @@ from vantage_orchestration import errors, storage
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.completed import fetching
 from vantage_orchestration.completed.fetching import Fetched, fetch_due
+from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.inbox import Consumer, Inbox
-from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 
@@ -54,7 +54,7 @@ class Case:
 
     def consumer(self, name: str = "dag.fetch", **wanted: Any) -> Consumer:
         return self.inbox.consumer(
-            name, Wanted.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
+            name, CompletedFilter.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
         )
 
     def fetch(self, run: str, name: str = "dag.fetch", **options: Any) -> Fetched:
@@ -143,7 +143,7 @@ def test_three_pages_of_backlog_and_one_that_ends_late(local: Case) -> None:
     consumer = local.consumer()
     found = [item.id for page in consumer.due() for item in page]
     assert Counter(found) == Counter(ids)
-    with consumer.notes.turn("1"):
+    with consumer.notes.lease("1"):
         consumer.notes.add("1", [(name, int(local.now()) // 3600) for name in ids])
     consumer.settle()
     assert not local.consumer().waits()
@@ -259,13 +259,13 @@ def test_two_runs_at_once(local: Case) -> None:
 def test_a_run_that_was_killed_holds_the_turn_for_a_while(local: Case) -> None:
     ids = local.receive(2)
     consumer = local.consumer()
-    turn = consumer.notes.turn("killed")
-    assert turn.__enter__() is not None
+    lease = consumer.notes.lease("killed")
+    assert lease.__enter__() is not None
     consumer.notes.take("killed", [(ids[0], int(local.now()) // 3600)])
     assert consumer.notes.busy()
     assert local.got("next") == []
     assert local.got("killed")[:0] == [], "a later try takes over at once"
-    again = local.consumer().notes.turn("killed")
+    again = local.consumer().notes.lease("killed")
     assert again.__enter__() is not None
     local.ahead += 200
     assert not consumer.notes.busy()
@@ -277,13 +277,13 @@ def test_a_later_try_waits_for_the_run_that_has_its_turn(local: Case) -> None:
     (name,) = local.receive(1)
     consumer = local.consumer()
     consumer.notes.take("first", [(name, int(local.now()) // 3600)])
-    with consumer.notes.turn("second") as turn:
-        assert turn is not None
+    with consumer.notes.lease("second") as lease:
+        assert lease is not None
         with pytest.raises(errors.Overtaken) as caught:
             local.fetch("first")
         assert caught.value.retryable
-        with consumer.notes.turn("second"), pytest.raises(errors.Overtaken):
-            turn.check()
+        with consumer.notes.lease("second"), pytest.raises(errors.Overtaken):
+            lease.check()
     assert local.got("first") == [name]
 
 
@@ -381,4 +381,4 @@ def test_old_notes_are_removed(local: Case) -> None:
     assert local.got("2") == new
     local.got("3")
     assert len(list(folder.rglob("noted/*.json")) + list(folder.rglob("runs/*.json"))) == 2
-    assert list(folder.rglob("turns/*.json")) == []
+    assert list(folder.rglob("leases/*.json")) == []

@@ -15,7 +15,7 @@ from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, files_of
-from vantage_orchestration.processing.inputs import Found, Refused, look_at_all
+from vantage_orchestration.processing.inputs import Found, Refused, inspect_inputs
 from vantage_orchestration.processing.job import begin, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
@@ -163,7 +163,7 @@ def test_links_in_circles_end(drop: Path) -> None:
     for pattern in ("**/*.pdf", "**/**/*.pdf", "*/*/*.pdf", "**"):
         found = files_of(str(drop / pattern))
         assert {file.name for file in found} == {"a.pdf"}
-        assert all(isinstance(each, Found) for each in look_at_all(found))
+        assert all(isinstance(each, Found) for each in inspect_inputs(found))
 
 
 def test_a_link_that_is_changed_while_it_is_followed(
@@ -206,7 +206,7 @@ def _no_proc(readlink: Callable[..., str]) -> Callable[..., str]:
 def test_empty_files_are_not_opened(drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (drop / "empty.pdf").touch()
     monkeypatch.setattr(Location, "open", lambda self: pytest.fail("it was opened"))
-    (seen,) = look_at_all([Location.of(drop / "empty.pdf")])
+    (seen,) = inspect_inputs([Location.of(drop / "empty.pdf")])
     assert isinstance(seen, Refused)
 
 

@@ -215,7 +215,7 @@ def test_review_is_a_change(place: Place) -> None:
         while not isinstance(
             answer := await wait_in_loop(place.poller(), wanted, on_change=found.append), Over
         ):
-            wanted.told(answer)
+            wanted.notified(answer)
             await asyncio.to_thread(place.control.finish_review, name)
         return found
 

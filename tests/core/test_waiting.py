@@ -53,7 +53,7 @@ def play(
         wait.note(seen, BEGIN + at)
         answer = wait.next(BEGIN + at)
         if isinstance(answer, PeopleNeeded):
-            wait.told(answer)
+            wait.notified(answer)
             answers.append(answer.transaction_ids)
             answer = wait.next(BEGIN + at)
         if isinstance(answer, LookAgain):
@@ -211,7 +211,7 @@ def test_people_are_told_until_when_they_are_waited_for() -> None:
     wait.note([review("a")], BEGIN)
     needed = wait.next(BEGIN)
     assert needed == wait.next(BEGIN) == PeopleNeeded(("a",), BEGIN + 50), "not told yet"
-    wait.told(needed)
+    wait.notified(needed)
     wait.note([review("b")], BEGIN + 20)
     assert wait.next(BEGIN + 20) == PeopleNeeded(("b",), BEGIN + 70)
     wait = Wait("a", WaitRules(on_review="return"), BEGIN)
@@ -267,7 +267,7 @@ def test_state_is_json_and_holds_nothing_else() -> None:
     assert state == {
         "rules": {"timeout": 3600, "review_timeout": 7 * DAY, "on_review": "wait", **STEADY},
         "statuses": {"a": "Processing", "b": "Processing"},
-        "reviews": {"a": {"since": BEGIN + 5, "told": True, "over": None}},
+        "reviews": {"a": {"since": BEGIN + 5, "notified": True, "over": None}},
         "deadline": BEGIN + 3600,
         "left": None,
         "timed_out": None,
@@ -318,7 +318,7 @@ def test_a_review_that_began_unseen_stops_the_clock_of_the_service() -> None:
     late = Wait.from_json(wait.to_json(), BEGIN + 5000)
     late.note([review("a")], BEGIN + 5000)
     needed = late.next(BEGIN + 5000)
-    late.told(needed)
+    late.notified(needed)
     assert needed == PeopleNeeded(("a",), BEGIN + 5050)
     assert late.next(BEGIN + 5000) == LookAgain(10)
     late.note([see("a")], BEGIN + 5040)
@@ -336,7 +336,7 @@ def test_a_wait_that_moves_at_each_look_ends_like_one_that_stays(seed: int) -> N
         wait.note(script.look(wait.open, now).values(), now)
         while isinstance(answer := wait.next(now), PeopleNeeded):
             told.append((now - BEGIN, answer.transaction_ids))
-            wait.told(answer)
+            wait.notified(answer)
         if isinstance(answer, Over):
             break
         now += 900.0
@@ -375,7 +375,7 @@ def drive(way: str, clock: Clock, client: Any, wait: Wait) -> Waited:
         shared = SharedPoller(lambda: client)
         while isinstance(answer := await wait_in_loop(shared, wait), PeopleNeeded):
             tell(answer)
-            wait.told(answer)
+            wait.notified(answer)
         return answer.outcome
 
     in_thread = way == "thread"

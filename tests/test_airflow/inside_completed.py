@@ -39,7 +39,7 @@ def watch(
     trigger.poke_interval = 0.01
     found: list[Any] = []
     events: dict[int, dict[str, Any]] = {}
-    real = completed._Looks.due
+    real = completed._CompletedPoller.due
 
     async def due(self: Any) -> Any:
         if len(found) == looks:
@@ -65,7 +65,7 @@ def watch(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    completed._Looks.due = due  # type: ignore[method-assign]
+    completed._CompletedPoller.due = due  # type: ignore[method-assign]
     over = asyncio.Event()
     asyncio.run(live())
     return {"looks": found, "events": {str(number): each for number, each in events.items()}}
@@ -75,14 +75,14 @@ def fetch(kwargs: dict[str, Any], run: str, consumer: str = "dag.fetch", **wante
     """Fetch what is due, as the operator does."""
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
     from vantage_orchestration.completed.fetching import fetch_due
+    from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
-    from vantage_orchestration.completed.wanted import Wanted
     from vantage_orchestration.storage import Location
 
     state = Location.of(kwargs["state_path"])
     client = VantageHook(kwargs["conn_id"]).client
     who = Inbox(client, state, kwargs["skill"]).consumer(
-        consumer, Wanted.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
+        consumer, CompletedFilter.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
     )
     fetch_due(client, who, state.child("out"), run=run, label=run)
 

@@ -43,7 +43,7 @@ def serve(calls: list[dict[str, Any]], most: int | None = None) -> list[dict[str
     from vantage_orchestration.airflow.pages import app, service
 
     if most is not None:
-        app.desk = service.Desk(most=most)
+        app.desk = service.TransactionService(most=most)
 
     logins = tokens([call["role"] for call in calls if "role" in call])
     replies = []

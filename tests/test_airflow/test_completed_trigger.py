@@ -99,13 +99,13 @@ def test_each_consumer_gets_what_it_wants(watching: Watching) -> None:
 
 def test_while_the_run_is_at_work(watching: Watching) -> None:
     watching.watch(1, (0, "fetch", {"run": "1"}))
-    (turns,) = (folder / "turns" for folder in watching.state.glob(".abbyy-vantage/*/*"))
+    (leases,) = (folder / "leases" for folder in watching.state.glob(".abbyy-vantage/*/*"))
     watching.receive()
     value = {"run": "2", "holder": "h", "until": 1e12}
-    (turns / "x.json").write_text(json.dumps({"version": 1, "value": value}))
+    (leases / "x.json").write_text(json.dumps({"version": 1, "value": value}))
     assert watching.watch(2) == ([None, None], {})
     value["until"] = 1.0
-    (turns / "x.json").write_text(json.dumps({"version": 1, "value": value}))
+    (leases / "x.json").write_text(json.dumps({"version": 1, "value": value}))
     looks, events = watching.watch(1)
     assert (looks, set(events)) == ([["dag.fetch"]], {0}), "it was killed"
 

@@ -12,7 +12,7 @@ import pytest
 from test_airflow.installation import Airflow
 
 from vantage_orchestration.airflow.lineage import dataset_name, datasets
-from vantage_orchestration.urls import Place
+from vantage_orchestration.urls import StorageUrl
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ from vantage_orchestration.urls import Place
 )
 def test_names(url: str, namespace: str, name: str) -> None:
     assert dataset_name(url) == (namespace, name)
-    assert dataset_name(Place.of(url).url) == (namespace, name)
+    assert dataset_name(StorageUrl.of(url).url) == (namespace, name)
 
 
 def test_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

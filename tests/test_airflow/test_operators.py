@@ -272,7 +272,7 @@ def test_review_is_waited_for(scene: Scene, first: Phase) -> None:
     assert list(after["reviews"]) == [reviewed["id"]]
     review = after["reviews"][reviewed["id"]]
     assert begin["deadline"] - 3600 < review["since"] < time.time()
-    assert review["told"]
+    assert review["notified"]
 
 
 def test_review_is_left_behind(scene: Scene, first: Phase) -> None:

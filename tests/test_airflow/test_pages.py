@@ -17,17 +17,17 @@ from vantage_orchestration.airflow.connection import config_of
 from vantage_orchestration.airflow.pages import html, service
 from vantage_orchestration.airflow.pages.service import (
     Busy,
-    Desk,
-    Line,
+    ConnectionKey,
     Overview,
+    PageError,
     Row,
-    Trouble,
+    TransactionService,
 )
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.token import source
 
-LINE = Line("vantage")
+LINE = ConnectionKey("vantage")
 
 
 @pytest.fixture(autouse=True)
@@ -39,25 +39,25 @@ def _long_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def opened() -> list[Line]:
+def opened() -> list[ConnectionKey]:
     """Connections that a desk has opened."""
     return []
 
 
 @pytest.fixture
 def desk(
-    sandbox: SandboxServer, opened: list[Line], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Desk]]:
+    sandbox: SandboxServer, opened: list[ConnectionKey], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., TransactionService]]:
     """Make desks whose clients are those of the pages, on a sandbox."""
-    made: list[Desk] = []
+    made: list[TransactionService] = []
     monkeypatch.setattr(service, "load", lambda *line: (_config(sandbox), None))
 
-    def open_client(line: Line) -> VantageClient:
+    def open_client(line: ConnectionKey) -> VantageClient:
         opened.append(line)
         return service._open_client(line)
 
-    def make(**options: Any) -> Desk:
-        made.append(Desk(open_client, **{"limit": 60.0, **options}))
+    def make(**options: Any) -> TransactionService:
+        made.append(TransactionService(open_client, **{"limit": 60.0, **options}))
         return made[-1]
 
     yield make
@@ -80,7 +80,7 @@ def received(sandbox: SandboxServer, count: int) -> list[str]:
 
 
 def test_all_readers_share_each_answer(
-    desk: Callable[..., Desk], sandbox: SandboxServer, opened: list[Line]
+    desk: Callable[..., TransactionService], sandbox: SandboxServer, opened: list[ConnectionKey]
 ) -> None:
     ids = received(sandbox, 12)
 
@@ -100,10 +100,15 @@ def test_all_readers_share_each_answer(
 
 
 def test_teams_and_connections_are_kept_apart(
-    desk: Callable[..., Desk], sandbox: SandboxServer, opened: list[Line]
+    desk: Callable[..., TransactionService], sandbox: SandboxServer, opened: list[ConnectionKey]
 ) -> None:
     ids = received(sandbox, 1)
-    lines = [LINE, Line("vantage", "a"), Line("vantage", "b"), Line("other")]
+    lines = [
+        LINE,
+        ConnectionKey("vantage", "a"),
+        ConnectionKey("vantage", "b"),
+        ConnectionKey("other"),
+    ]
 
     async def read() -> None:
         one = desk()
@@ -115,7 +120,7 @@ def test_teams_and_connections_are_kept_apart(
 
 
 def test_ids_are_no_names_of_other_answers(
-    desk: Callable[..., Desk], sandbox: SandboxServer
+    desk: Callable[..., TransactionService], sandbox: SandboxServer
 ) -> None:
     """They come from an XCom, and could be anything."""
     received(sandbox, 1)
@@ -127,7 +132,7 @@ def test_ids_are_no_names_of_other_answers(
     assert {row.status for row in asyncio.run(read()).rows} == {"Gone"}
 
 
-def test_too_much_at_once(desk: Callable[..., Desk], sandbox: SandboxServer) -> None:
+def test_too_much_at_once(desk: Callable[..., TransactionService], sandbox: SandboxServer) -> None:
     ids = received(sandbox, 30)
 
     async def read() -> None:
@@ -152,7 +157,7 @@ def test_too_much_at_once(desk: Callable[..., Desk], sandbox: SandboxServer) -> 
 
 
 def test_nobody_waits_for_what_hangs(
-    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    desk: Callable[..., TransactionService], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the connection itself can't be read, for example from a secrets backend."""
     ids, release = received(sandbox, 3), threading.Event()
@@ -161,7 +166,7 @@ def test_nobody_waits_for_what_hangs(
     async def read() -> list[Any]:
         one = desk(limit=0.05)
         found = [await one.look(LINE, ids), await one.look(LINE, ids)]
-        with pytest.raises(Trouble, match="in time"):
+        with pytest.raises(PageError, match="in time"):
             await one.review_link(LINE, ids[0])
         return found
 
@@ -173,7 +178,7 @@ def test_nobody_waits_for_what_hangs(
 
 
 def test_what_nobody_waits_for_any_more_is_not_asked(
-    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    desk: Callable[..., TransactionService], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads that are free again after the limit begin nothing for readers who have gone."""
     ids, release = received(sandbox, 25), threading.Event()
@@ -184,7 +189,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
         return row(client, transaction_id)
 
     monkeypatch.setattr(service, "_row", late)
-    desks: list[Desk] = []
+    desks: list[TransactionService] = []
 
     async def read() -> None:
         desks.append(desk(limit=0.3))
@@ -204,7 +209,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
 
 
 def test_a_server_that_hangs_holds_up_no_other_connection(
-    desk: Callable[..., Desk], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+    desk: Callable[..., TransactionService], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, release = received(sandbox, 25), threading.Event()
     row = service._row
@@ -220,10 +225,10 @@ def test_a_server_that_hangs_holds_up_no_other_connection(
 
     async def read() -> Overview:
         one = desk()
-        first = asyncio.ensure_future(one.look(Line("slow"), ids))
+        first = asyncio.ensure_future(one.look(ConnectionKey("slow"), ids))
         while not one._flights:
             await asyncio.sleep(0)
-        found = await one.look(Line("quick"), ids)
+        found = await one.look(ConnectionKey("quick"), ids)
         assert not first.done()
         release.set()
         await first
@@ -232,7 +237,9 @@ def test_a_server_that_hangs_holds_up_no_other_connection(
     assert {each.status for each in asyncio.run(read()).rows} == {"Processed"}
 
 
-def test_a_list_that_never_ends(desk: Callable[..., Desk], sandbox: SandboxServer) -> None:
+def test_a_list_that_never_ends(
+    desk: Callable[..., TransactionService], sandbox: SandboxServer
+) -> None:
     ids = received(sandbox, 40)
     items = [{"transactionId": each} for each in ids[:3]]
     page = {"items": items, "totalItemCount": 10**9}
@@ -248,7 +255,7 @@ def test_a_list_that_never_ends(desk: Callable[..., Desk], sandbox: SandboxServe
 
 @pytest.mark.parametrize("error", [RuntimeError("vault: made-up-secret"), KeyError("x")])
 def test_whatever_a_secrets_backend_raises_is_not_shown(
-    desk: Callable[..., Desk],
+    desk: Callable[..., TransactionService],
     sandbox: SandboxServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -161,7 +161,7 @@ def test_review_is_reported_once(airflow: Airflow, waiting: SandboxServer) -> No
     assert isinstance(needed, PeopleNeeded)
     assert needed.transaction_ids == (reviewed,)
     # Reported before, so that only its own limit ends the wait.
-    wait.told(needed)
+    wait.notified(needed)
     found = outcome(only(run_in_loop(airflow, waiting, wait.to_json())))
     assert found.in_review == (reviewed,)
     assert found.timed_out is not None
@@ -192,7 +192,7 @@ def test_processing_time_stands_still_during_a_review(
     reviewed, begin = in_review(waiting), time.time()
     event = only(run_in_loop(airflow, waiting, begun([reviewed], timeout=3, review_timeout=5)))
     wait = Wait.from_json(event["wait"], time.time())
-    wait.told(wait.next(time.time()))
+    wait.notified(wait.next(time.time()))
     found = outcome(only(run_in_loop(airflow, waiting, wait.to_json())))
     text = "1 transaction has waited for manual review for 5 s (review_timeout)"
     assert found.timed_out == text

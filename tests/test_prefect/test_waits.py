@@ -44,13 +44,13 @@ def test_each_transaction_has_its_own_review_clock(
     clock.passed = sandbox.control.advance
     clock.at[DAY] = lambda: sandbox.control.finish_review(ids[0])
     told: list[tuple[float, tuple[str, ...]]] = []
-    needs_person = job.Telling.needs_person
+    needs_person = job.Reporter.needs_person
 
     def noted(self: Any, needed: Any) -> None:
         told.append((clock.elapsed, needed.transaction_ids))
         needs_person(self, needed)
 
-    monkeypatch.setattr(job.Telling, "needs_person", noted)
+    monkeypatch.setattr(job.Reporter, "needs_person", noted)
     if way == "task":
         account = {key: value for key, value in sandbox.credentials.items() if key != "tenant_id"}
         block = VantageCredentials(region="custom", base_url=sandbox.url, store="memory", **account)
@@ -66,7 +66,7 @@ def test_each_transaction_has_its_own_review_clock(
         async def main() -> Any:
             client = VantageClient(config_of(sandbox))
             shared = SharedPoller(lambda: VantageClient(config_of(sandbox)))
-            reporter = job.Telling(client, None, lambda *_: None)
+            reporter = job.Reporter(client, None, lambda *_: None)
             return await reporter.wait_in_loop(shared, ids, WaitRules(**LIMITS))
 
         outcome = clock.run(main())

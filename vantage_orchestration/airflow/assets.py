@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.urls import Place
+from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
@@ -38,7 +38,7 @@ def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
     for outlet in context["task"].outlets:
         # Other kinds (tables for lineage, for example) have no events.
         if isinstance(outlet, AssetAlias):
-            events[outlet].add(Asset(Place.of(output).url), extra=dict(extra))
+            events[outlet].add(Asset(StorageUrl.of(output).url), extra=dict(extra))
         elif isinstance(outlet, (Asset, AssetRef)):
             events[outlet].extra.update(extra)
 
@@ -84,8 +84,8 @@ def take_events(
     run = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index])
     digest = hashlib.sha256(json.dumps([asset.name, asset.uri, name]).encode()).hexdigest()[:8]
     notes = Notes(location_of(state_path).child(STATE, "events", f"{safe_name(name)}-{digest}"))
-    with notes.turn(run) as turn:
-        if turn is None:
+    with notes.lease(run) as lease:
+        if lease is None:
             raise Overtaken("Another run is taking events of the asset at this moment")
         before = notes.taken(run)
         floor = max(float(notes.read("after") or 0), now() - KEPT_DAYS * 86_400)

@@ -28,7 +28,7 @@ __all__ = [
     "dag_details",
     "mask_here",
     "mask_secret",
-    "mend_triggerer",
+    "patch_triggerer",
     "require",
     "review_right",
 ]
@@ -136,7 +136,7 @@ async def aget_connection(conn_id: str) -> Any:
     return await sync_to_async(BaseHook.get_connection)(conn_id)
 
 
-def mend_triggerer() -> None:
+def patch_triggerer() -> None:
     """Let the threads of a triggerer ask its supervisor. Call this on the triggerer's event loop.
 
     Below 3.2 a thread reads its reply in an event loop of its own, and may take one that the
@@ -145,7 +145,7 @@ def mend_triggerer() -> None:
     """
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     kind: Any = type(getattr(runner, "SUPERVISOR_COMMS", None))
-    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "mended"):
+    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "patched"):
         return
     send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
 
@@ -154,7 +154,7 @@ def mend_triggerer() -> None:
             return send(comms, message)
         return asyncio.run_coroutine_threadsafe(comms.asend(message), loop).result()
 
-    kind.send, kind.mended = through_loop, True
+    kind.send, kind.patched = through_loop, True
 
 
 def review_right() -> Any:

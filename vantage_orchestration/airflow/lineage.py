@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.urls import Place
+from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -46,7 +46,7 @@ def dataset_name(url: str) -> tuple[str, str]:
     Local files are ``file`` and the absolute path, those of HDFS keep the leading slash as well;
     in buckets the name is the key. No login and no query is in either.
     """
-    place = Place.of(url)
+    place = StorageUrl.of(url)
     if place.scheme == "file":
         return (f"file://{place.authority}" if place.authority else "file"), place.path
     namespace = f"{place.scheme}://{place.authority}" if place.authority else place.scheme

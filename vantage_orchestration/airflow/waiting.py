@@ -102,7 +102,7 @@ class WaitingMixin:
         """Return what to do next. If people are needed, they are told."""
         while isinstance(answer := wait.next(time.time()), PeopleNeeded):
             self._needs_person(context, answer)
-            wait.told(answer)
+            wait.notified(answer)
         return answer
 
     def _check_kill(self) -> None:

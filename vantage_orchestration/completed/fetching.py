@@ -18,9 +18,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.completed.filter import sent_through_api
 from vantage_orchestration.completed.inbox import Consumer, entry_of
-from vantage_orchestration.completed.notes import Entry, Turn
-from vantage_orchestration.completed.wanted import sent_through_api
+from vantage_orchestration.completed.notes import Entry, Lease
 from vantage_orchestration.errors import (
     NotFound,
     Overtaken,
@@ -110,9 +110,9 @@ def fetch_due(
         VantageError: Results could not be fetched; all others have landed. What a retry can't help
             is not due any more: it stays with this run, and clearing the run tries it again.
     """
-    with consumer.notes.turn(run) as turn:
+    with consumer.notes.lease(run) as lease:
         taken = consumer.notes.taken(run)
-        if turn is None:
+        if lease is None:
             if taken:
                 raise Overtaken(
                     "Another run is fetching at this moment",
@@ -129,7 +129,7 @@ def fetch_due(
             consumer.settle()
             return Fetched(Manifest(None))
         consumer.notes.take(run, entries.items())
-        work = _Work(client, consumer, turn, output, run, items, dict(taken), result_types)
+        work = _Work(client, consumer, lease, output, run, items, dict(taken), result_types)
         work.do(entries, parallel)
         manifest = work.manifest()
         name = f"manifest-{safe_name(label)}-{hashlib.sha256(run.encode()).hexdigest()[:8]}.json"
@@ -150,7 +150,7 @@ class _Work:
         self,
         client: VantageClient,
         consumer: Consumer,
-        turn: Turn,
+        lease: Lease,
         output: Location,
         run: str,
         items: Mapping[str, ListedTransaction],
@@ -159,7 +159,7 @@ class _Work:
     ) -> None:
         self._client = client
         self._consumer = consumer
-        self._turn = turn
+        self._lease = lease
         self._output = output
         self._run = run
         self._items = items
@@ -253,7 +253,7 @@ class _Work:
             self._note()
 
     def _note(self) -> None:
-        self._turn.check()
+        self._lease.check()
         self._consumer.notes.add(self._run, self._unnoted)
         self._unnoted.clear()
         self._noted_at = time.monotonic()

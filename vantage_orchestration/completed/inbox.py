@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.listing import KEPT_DAYS, CompletedList, hour_of
 from vantage_orchestration.completed.notes import Entry, Notes
-from vantage_orchestration.completed.wanted import Wanted
 from vantage_orchestration.processing.names import safe_name
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Inbox:
         """Return whether anything is listed as ended."""
         return any(True for _ in self.listing().look(full=True))
 
-    def consumer(self, name: str, wanted: Wanted) -> Consumer:
+    def consumer(self, name: str, wanted: CompletedFilter) -> Consumer:
         """Return a consumer, which exists once it has looked.
 
         Args:
@@ -94,7 +94,7 @@ class Inbox:
             notes = Notes(file.parent, self.clock)
             about = notes.read("consumer")
             if about is not None and about["day"] >= int(self.clock()) // _DAY - KEPT_DAYS:
-                wanted = Wanted.read(about["wanted"])
+                wanted = CompletedFilter.read(about["wanted"])
                 found.append(Consumer(self, str(about["name"]), wanted, notes))
         return found
 
@@ -107,7 +107,7 @@ class Consumer:
         notes: What it has fetched.
     """
 
-    def __init__(self, inbox: Inbox, name: str, wanted: Wanted, notes: Notes) -> None:
+    def __init__(self, inbox: Inbox, name: str, wanted: CompletedFilter, notes: Notes) -> None:
         self._inbox = inbox
         self.name = name
         self.wanted = wanted

@@ -7,7 +7,7 @@ folder holds::
     noted/<hour>.json           ids that are done with, and by which run; a file for each hour in
                                 which items were made
     runs/<hour>-<run>.json      what a run has taken, so that a later try of it gets the same
-    turns/<run>.json            the run that is at work now, until it ends or gives no sign of life
+    leases/<run>.json            the run that is at work now, until it ends or gives no sign of life
     consumer.json, list.json    small values
 
 Only "not found" means that nothing is there. A file that can't be read raises, and is never
@@ -34,7 +34,7 @@ from vantage_orchestration.text import read_json
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = ["Entry", "Notes", "Turn"]
+__all__ = ["Entry", "Lease", "Notes"]
 
 #: Hours after which nothing of that age can be listed any more.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
@@ -124,7 +124,7 @@ class Notes:
         self.write(name, list(dict.fromkeys(map(tuple, both))))
 
     @contextlib.contextmanager
-    def turn(self, run: str) -> Iterator[Turn | None]:
+    def lease(self, run: str) -> Iterator[Lease | None]:
         """Take a turn, so that two runs of a consumer are not at work at the same time.
 
         Stores have no lock that all of them know. Each run writes a file of its own and then looks
@@ -137,29 +137,29 @@ class Notes:
         Yields:
             The turn, None if another run has it.
         """
-        turn = Turn(self._folder.child("turns"), run, self._clock)
+        lease = Lease(self._folder.child("leases"), run, self._clock)
         has_it = False
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(_random.uniform(0.05, 0.5))
-            turn.renew()
-            if has_it := not turn.others():
+            lease.renew()
+            if has_it := not lease.others():
                 break
-            turn.end()
+            lease.end()
         try:
-            with turn.kept() if has_it else contextlib.nullcontext():
-                yield turn if has_it else None
+            with lease.kept() if has_it else contextlib.nullcontext():
+                yield lease if has_it else None
         finally:
             with contextlib.suppress(OSError, ConfigurationError):
-                turn.end()
+                lease.end()
 
     def busy(self) -> bool:
         """Return whether a run is at work now."""
-        return any(each.until > self._clock() for each in _turns(self._folder.child("turns")))
+        return any(each.until > self._clock() for each in _leases(self._folder.child("leases")))
 
 
 @dataclass(frozen=True)
-class _Sign:
+class _LeaseEntry:
     """A sign of life of a run that is at work."""
 
     run: str
@@ -167,8 +167,8 @@ class _Sign:
     until: float
 
 
-class Turn:
-    """A run's turn, see :meth:`Notes.turn`."""
+class Lease:
+    """A run's turn, see :meth:`Notes.lease`."""
 
     def __init__(self, folder: Location, run: str, clock: Callable[[], float]) -> None:
         self._folder = folder
@@ -179,8 +179,8 @@ class Turn:
 
     def renew(self) -> None:
         """Give a sign of life."""
-        sign = _Sign(self._run, self._holder, self._clock() + _LEASE)
-        _write(self._file, vars(sign))
+        lease = _LeaseEntry(self._run, self._holder, self._clock() + _LEASE)
+        _write(self._file, vars(lease))
 
     def check(self) -> None:
         """Give a sign of life, and raise if somebody else has the turn.
@@ -188,7 +188,7 @@ class Turn:
         Raises:
             Overtaken: A later try of this run is at work, or another run.
         """
-        own = _sign(self._file)
+        own = _read_lease(self._file)
         lost = own is None or own.holder != self._holder
         # Nobody else begins as long as this one gives signs of life.
         if lost or (own is not None and own.until <= self._clock() and self.others()):
@@ -209,7 +209,7 @@ class Turn:
                 with contextlib.suppress(Exception):
                     self.check()
 
-        thread = threading.Thread(target=beat, name="abbyy-vantage-turn", daemon=True)
+        thread = threading.Thread(target=beat, name="abbyy-vantage-lease", daemon=True)
         # The connections of some stores belong to one thread at a time.
         if self._folder.concurrent:
             thread.start()
@@ -223,25 +223,25 @@ class Turn:
     def others(self) -> bool:
         """Return whether another run is at work."""
         now = self._clock()
-        return any(each.run != self._run and each.until > now for each in _turns(self._folder))
+        return any(each.run != self._run and each.until > now for each in _leases(self._folder))
 
     def end(self) -> None:
         """Give the turn back."""
-        own = _sign(self._file)
+        own = _read_lease(self._file)
         if own is not None and own.holder == self._holder:
             self._file.remove()
 
 
-def _turns(folder: Location) -> Iterator[_Sign]:
+def _leases(folder: Location) -> Iterator[_LeaseEntry]:
     for file in folder.files("*.json"):
-        sign = _sign(file)
-        if sign is not None:
-            yield sign
+        lease = _read_lease(file)
+        if lease is not None:
+            yield lease
 
 
-def _sign(file: Location) -> _Sign | None:
+def _read_lease(file: Location) -> _LeaseEntry | None:
     value = _read(file)
-    return None if value is None else _Sign(**value)
+    return None if value is None else _LeaseEntry(**value)
 
 
 def _digest(run: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Final
 
-__all__ = ["NOBODY", "Wakes"]
+__all__ = ["NOBODY", "WakeSchedule"]
 
 #: Stands for consumers that have not looked yet, of which nothing is known.
 NOBODY: Final = ""
@@ -20,7 +20,7 @@ _LONGER: Final = 3
 _LAST_AFTERWARDS: Final = 20_000
 
 
-class Wakes:
+class WakeSchedule:
     """Decides at each look whether to wake, for one watcher."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from vantage_orchestration.urls import Place
+from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -64,7 +64,7 @@ def results_asset(output: str | os.PathLike[str]) -> Asset:
     """
     from prefect.assets import Asset, AssetProperties
 
-    url = Place.of(os.fspath(output)).url
+    url = StorageUrl.of(os.fspath(output)).url
     return Asset(key=_key(url), properties=AssetProperties(name=url))
 
 
@@ -111,7 +111,7 @@ def _folder(place: str | os.PathLike[str] | Folder) -> str:
 
     if isinstance(place, Folder):
         return place.place
-    url = Place.of(os.fspath(place)).url
+    url = StorageUrl.of(os.fspath(place)).url
     glob = _GLOB.search(url)
     return url[: glob.start()] if glob else url.rpartition("/")[0]
 

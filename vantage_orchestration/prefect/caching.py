@@ -58,7 +58,7 @@ class OncePerRun(CachePolicy):
 
 def _digests(inputs: Any) -> list[list[str]]:
     from vantage_orchestration.processing.files import files_of
-    from vantage_orchestration.processing.inputs import Found, look_at_all
+    from vantage_orchestration.processing.inputs import Found, inspect_inputs
 
-    seen = look_at_all(files_of(inputs))
+    seen = inspect_inputs(files_of(inputs))
     return [[each.path, each.sha256] for each in seen if isinstance(each, Found)]

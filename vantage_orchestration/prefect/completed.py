@@ -81,14 +81,14 @@ def fetch_completed(
         VantageError: Results could not be fetched; all others have landed.
     """
     from vantage_orchestration.completed.fetching import fetch_due
+    from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
-    from vantage_orchestration.completed.wanted import Wanted
     from vantage_orchestration.prefect.events import emit_outcome
     from vantage_orchestration.processing.outcome import check_rules
     from vantage_orchestration.processing.skills import skill_id_of
     from vantage_orchestration.storage import Location
 
-    wanted = Wanted.of(tuple(statuses), include_api, since)
+    wanted = CompletedFilter.of(tuple(statuses), include_api, since)
     if overlap < 0:
         raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
     chosen = Options.of(**options)

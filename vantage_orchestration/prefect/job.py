@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         WaitRules,
     )
 
-__all__ = ["UNDO", "Asker", "Started", "Telling", "in_run"]
+__all__ = ["UNDO", "Caller", "Reporter", "StartedTransactions", "in_run"]
 
 #: Name under which a Prefect transaction holds what to undo.
 UNDO = "abbyy_vantage"
@@ -43,7 +43,7 @@ def in_run() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Caller:
     """Who asks for documents to be processed, the same in each try.
 
     Attributes:
@@ -71,7 +71,7 @@ class Asker:
         *,
         output: Location | None = None,
         numbered: bool = False,
-    ) -> Asker:
+    ) -> Caller:
         """Return the running task, or the running flow if it calls this itself.
 
         Where neither runs nobody can try again, and each call stands for itself.
@@ -152,7 +152,7 @@ def _number_of_call() -> str:
     return number if number.isdecimal() else ""
 
 
-class Telling:
+class Reporter:
     """Tells Prefect how a run's transactions get on: in its log, as events and as artifacts.
 
     Outside of runs it tells nobody, and asks no Prefect server.
@@ -238,7 +238,7 @@ class Telling:
             if not isinstance(answer, PeopleNeeded):
                 return answer.outcome
             await anyio.to_thread.run_sync(self.needs_person, answer)
-            wait.told(answer)
+            wait.notified(answer)
 
     def changed(self, seen: Observation) -> None:
         """Report one change."""
@@ -302,7 +302,7 @@ class Telling:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedTransactions:
     """What was started and may have to be undone. Never stored anywhere.
 
     Attributes:
@@ -315,7 +315,7 @@ class Started:
     ledger: Ledger
     transaction_ids: tuple[str, ...]
 
-    def note(self) -> None:
+    def note_for_rollback(self) -> None:
         """Put it into the running Prefect transaction, for its rollback hooks."""
         from prefect.transactions import get_transaction
 
@@ -323,5 +323,5 @@ class Started:
         if transaction is not None:
             transaction.set(UNDO, self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Started:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StartedTransactions:
         return self  # Prefect copies what it gives out; nothing here changes.

@@ -39,7 +39,7 @@ from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.prefect.job import Telling
+    from vantage_orchestration.prefect.job import Reporter
     from vantage_orchestration.waiting import Outcome
 
 __all__ = ["VantageSkill", "VantageTransaction"]
@@ -137,30 +137,30 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
                 sent.
             VantageError: A request failed. The next try goes on.
         """
-        from vantage_orchestration.prefect.job import Asker, Telling
+        from vantage_orchestration.prefect.job import Caller, Reporter
         from vantage_orchestration.processing.job import submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
         options = self._options()
         with self.credentials.get_client() as client:
             skill_id = skill_id_of(client, self.skill)
-            asker = Asker.of_run(client, documents, skill_id, options)
-            files = asker.files(documents)
+            caller = Caller.of_run(client, documents, skill_id, options)
+            files = caller.files(documents)
             if not files:
                 raise ConfigurationError("There are no documents to send")
             (submitted,) = submit_files(
                 client,
                 files,
-                asker.key,
+                caller.key,
                 skill_id,
                 options,
-                origin=asker.origin,
-                ledger=asker.ledger,
+                origin=caller.origin,
+                ledger=caller.ledger,
                 most=1,
-                resend_failed=asker.resend_failed,
+                resend_failed=caller.resend_failed,
             )
             ids = [submitted.transaction_id]
-            Telling(client, skill_id, self.logger.info).started(ids, new=not submitted.resumed)
+            Reporter(client, skill_id, self.logger.info).started(ids, new=not submitted.resumed)
         return self.transaction(ids[0])
 
     async def atrigger(self, documents: Any) -> VantageTransaction:
@@ -248,14 +248,14 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             ReviewNeeded: A person has to review it, and it was not to be waited for that.
             WaitTimeout: A limit was reached. It goes on, and can be waited for again.
         """
-        from vantage_orchestration.prefect.job import Telling
+        from vantage_orchestration.prefect.job import Reporter
         from vantage_orchestration.waiting import WaitRules
 
         with self._client() as client:
             skill_id = self._skill_id(client)
-            telling = Telling(client, skill_id, self.logger.info)
-            outcome = telling.wait([self.transaction_id], WaitRules.of(self._options))
-            self._conclude(telling, outcome, client)
+            reporter = Reporter(client, skill_id, self.logger.info)
+            outcome = reporter.wait([self.transaction_id], WaitRules.of(self._options))
+            self._conclude(reporter, outcome, client)
         return self
 
     async def await_for_completion(self) -> Self:
@@ -263,7 +263,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         All coroutines of an event loop that wait with the same block share their requests.
         """
-        from vantage_orchestration.prefect.job import Telling
+        from vantage_orchestration.prefect.job import Reporter
         from vantage_orchestration.waiting import SharedPoller, WaitRules
 
         credentials = await _in_thread(lambda: load_credentials(self._credentials))
@@ -274,13 +274,13 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         client = await _in_thread(connect)
         skill_id = await _in_thread(lambda: self._skill_id(client))
-        telling = Telling(client, skill_id, self.logger.info)
+        reporter = Reporter(client, skill_id, self.logger.info)
 
         poller = SharedPoller.of(("prefect", credentials.poller_key()), connect)
         try:
             rules = WaitRules.of(self._options)
-            outcome = await telling.wait_in_loop(poller, [self.transaction_id], rules)
-            await _in_thread(lambda: self._conclude(telling, outcome, client))
+            outcome = await reporter.wait_in_loop(poller, [self.transaction_id], rules)
+            await _in_thread(lambda: self._conclude(reporter, outcome, client))
         finally:
             client.close()
         return self
@@ -350,8 +350,8 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         return None if self._skill is None else skill_id_of(client, self._skill)
 
-    def _conclude(self, telling: Telling, outcome: Outcome, client: VantageClient) -> None:
-        telling.ended(outcome)
+    def _conclude(self, reporter: Reporter, outcome: Outcome, client: VantageClient) -> None:
+        reporter.ended(outcome)
         check_outcome(outcome, on_review=self._options.on_review, client=client)
 
 

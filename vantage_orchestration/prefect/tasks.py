@@ -33,7 +33,7 @@ from vantage_orchestration.options import (
 )
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
-from vantage_orchestration.prefect.job import Asker, Started, Telling
+from vantage_orchestration.prefect.job import Caller, Reporter, StartedTransactions
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import (
     check_outcome,
@@ -102,27 +102,29 @@ def process_documents(
     check_output(output)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(client, inputs, skill_id, chosen, output=output)
-        token = asker.token(output)
+        caller = Caller.of_run(client, inputs, skill_id, chosen, output=output)
+        token = caller.token(output)
         job = begin(
             client,
-            asker.files(inputs, chosen.on_empty, output),
+            caller.files(inputs, chosen.on_empty, output),
             output,
-            asker.key,
+            caller.key,
             skill_id,
             chosen,
             token=token,
-            origin=asker.origin,
-            ledger=asker.ledger,
-            resend_failed=asker.resend_failed,
+            origin=caller.origin,
+            ledger=caller.ledger,
+            resend_failed=caller.resend_failed,
         )
         if not job.parts:
             _logger().warning("There are no documents to process")
         ids = job.transaction_ids
-        Started(credentials, asker.ledger, tuple(ids)).note()
-        telling = Telling(client, skill_id, _logger().info, ids, again=asker.key.since is not None)
-        telling.started(ids)
-        outcome = telling.wait(ids, WaitRules.of(chosen))
+        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
+        reporter = Reporter(
+            client, skill_id, _logger().info, ids, again=caller.key.since is not None
+        )
+        reporter.started(ids)
+        outcome = reporter.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that what has failed stays noted until somebody asks for it.
         manifest = finish(
             client,
@@ -133,7 +135,7 @@ def process_documents(
             in_review=outcome.in_review,
             processed=outcome.processed,
         )
-        telling.finished(manifest)
+        reporter.finished(manifest)
     check_outcome(
         outcome_of(manifest, outcome.timed_out),
         on_review=chosen.on_review,
@@ -183,23 +185,23 @@ def process_document(
     document = arguments.place("document", document)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(client, document, skill_id, chosen)
+        caller = Caller.of_run(client, document, skill_id, chosen)
         submitted = submit_one(
             client,
             document,
             skill_id,
-            asker.key,
-            ledger=asker.ledger,
+            caller.key,
+            ledger=caller.ledger,
             registration_parameters=chosen.registration_parameters,
             skill_parameters=chosen.skill_parameters,
-            resend_failed=asker.resend_failed,
+            resend_failed=caller.resend_failed,
         )
         ids = [submitted.transaction_id]
-        Started(credentials, asker.ledger, tuple(ids)).note()
-        telling = Telling(client, skill_id, _logger().info, again=asker.key.since is not None)
-        telling.started(ids, new=not submitted.resumed)
-        outcome = telling.wait(ids, WaitRules.of(chosen))
-        telling.ended(outcome)
+        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
+        reporter = Reporter(client, skill_id, _logger().info, again=caller.key.since is not None)
+        reporter.started(ids, new=not submitted.resumed)
+        outcome = reporter.wait(ids, WaitRules.of(chosen))
+        reporter.ended(outcome)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
         return document_result(client, document, submitted, transaction).rows()
@@ -233,20 +235,20 @@ def submit_documents(
     chosen = Options.of(**options)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
-        asker = Asker.of_run(client, inputs, skill_id, chosen, numbered=True)
+        caller = Caller.of_run(client, inputs, skill_id, chosen, numbered=True)
         submitted = submit_files(
             client,
-            asker.files(inputs, chosen.on_empty),
-            asker.key,
+            caller.files(inputs, chosen.on_empty),
+            caller.key,
             skill_id,
             chosen,
-            origin=asker.origin,
-            ledger=asker.ledger,
-            resend_failed=asker.resend_failed,
+            origin=caller.origin,
+            ledger=caller.ledger,
+            resend_failed=caller.resend_failed,
         )
         ids = [each.transaction_id for each in submitted]
-        Started(credentials, asker.ledger, tuple(ids)).note()
-        Telling(client, skill_id, _logger().info).started(ids)
+        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
+        Reporter(client, skill_id, _logger().info).started(ids)
     return ids
 
 
@@ -283,9 +285,9 @@ def wait_for_transactions(
         return {}
     with _client(credentials) as client:
         skill_id = None if skill is None else _skill_id(client, skill)
-        telling = Telling(client, skill_id, _logger().info, ids)
-        outcome = telling.wait(ids, WaitRules.of(chosen))
-        telling.ended(outcome, processed=False)
+        reporter = Reporter(client, skill_id, _logger().info, ids)
+        outcome = reporter.wait(ids, WaitRules.of(chosen))
+        reporter.ended(outcome, processed=False)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
     return {each: status.value for each, status in outcome.statuses.items()}
 
@@ -322,7 +324,7 @@ def download_results(
         _logger().warning("There are no transactions to fetch results of")
     with _client(credentials) as client:
         manifest = download(client, ids, output, chosen)
-        Telling(client, None, _logger().info).finished(manifest)
+        Reporter(client, None, _logger().info).finished(manifest)
     check_outcome(outcome_of(manifest), on_review="fail", on_failed=chosen.on_failed)
     result = result_of(manifest, output)
     check_quality(manifest, result["manifest"], chosen)

@@ -187,7 +187,7 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Download:
     """A result file, and where it goes."""
 
     number: int
@@ -203,7 +203,7 @@ def _key(file: FileEntry) -> tuple[str, str, str]:
     return (file.path, file.name, file.type)
 
 
-def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Wanted]:
+def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Download]:
     wanted = []
     for number, document in enumerate(transaction.documents, 1):
         names = UniqueNames()
@@ -212,7 +212,7 @@ def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Wa
         for file in sorted(document.result_files, key=lambda each: (each.name, each.type, each.id)):
             path = f"{number}/{names.take(safe_name(file.name))}"
             if types is None or file.type in types:
-                wanted.append(_Wanted(number, file, path))
+                wanted.append(_Download(number, file, path))
     return wanted
 
 
@@ -250,7 +250,7 @@ def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple
 def _fetch(
     client: VantageClient,
     transaction_id: str,
-    wanted: Sequence[_Wanted],
+    wanted: Sequence[_Download],
     target: Location,
     parallel: int,
     landing: Landing,
@@ -261,7 +261,7 @@ def _fetch(
     """
     failed: list[VantageError] = []
 
-    def fetch(each: _Wanted) -> None:
+    def fetch(each: _Download) -> None:
         if len(failed) >= _MOST_FAILURES:
             return
         try:
@@ -277,7 +277,7 @@ def _fetch(
 
 
 def _download(
-    client: VantageClient, transaction_id: str, wanted: _Wanted, target: Location
+    client: VantageClient, transaction_id: str, wanted: _Download, target: Location
 ) -> FileEntry:
     def fill(stream: BinaryIO) -> tuple[int, str]:
         received = client.stream_result(transaction_id, wanted.file, stream)

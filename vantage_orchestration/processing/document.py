@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.keys import TaskKey
-    from vantage_orchestration.storage import Place
+    from vantage_orchestration.storage import AnyPath
 
 __all__ = [
     "DocumentResult",
@@ -70,7 +70,7 @@ class DocumentResult:
 @translated
 def submit_one(
     client: VantageClient,
-    file: Place,
+    file: AnyPath,
     skill_id: str,
     key: TaskKey,
     *,
@@ -220,7 +220,7 @@ def process_document(
 
 @translated
 def document_result(
-    client: VantageClient, file: Place, submitted: Submitted, transaction: Transaction
+    client: VantageClient, file: AnyPath, submitted: Submitted, transaction: Transaction
 ) -> DocumentResult:
     """Fetch the fields of a file that was processed.
 

@@ -11,10 +11,10 @@ from typing import BinaryIO
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.limits import LONGEST_UPLOAD, LONGEST_VALUE
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.storage import Location, Place
+from vantage_orchestration.storage import AnyPath, Location
 from vantage_orchestration.upload import SourceFile, parameters, stored_name
 
-__all__ = ["Found", "Gone", "Refused", "Seen", "listed", "look_at_all"]
+__all__ = ["Found", "Gone", "Refused", "Seen", "inspect_inputs", "listed"]
 
 _CHUNK = 1024 * 1024
 #: Files that are read at the same time.
@@ -74,7 +74,7 @@ class Refused:
 Seen = Found | Gone | Refused
 
 
-def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
+def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
     """Read every file once, in pieces, several at a time where the store allows it.
 
     Returns:
@@ -86,7 +86,7 @@ def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
     """
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
-    seen = in_parallel(_look_at, sources, 1 if alone else _READERS)
+    seen = in_parallel(_inspect, sources, 1 if alone else _READERS)
     return [
         # A place was found in a folder; a path may be one that somebody has mistyped.
         each
@@ -96,7 +96,7 @@ def look_at_all(inputs: Sequence[Place | SourceFile]) -> list[Seen]:
     ]
 
 
-def _look_at(source: SourceFile | Location) -> Seen:
+def _inspect(source: SourceFile | Location) -> Seen:
     if isinstance(source, SourceFile):
         given = source.registration_parameters.get("SourceFilePath")
         return _checked(source, _printable(given or source.name), {})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.models import BusinessRuleError, Classification
     from vantage_orchestration.processing.plan import PlannedFile
-    from vantage_orchestration.storage import Place
+    from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.opening import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
 
@@ -363,7 +363,7 @@ class Manifest:
     folder: Location | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, place: Place) -> Manifest:
+    def open(cls, place: AnyPath) -> Manifest:
         """Open the results of a job.
 
         Args:

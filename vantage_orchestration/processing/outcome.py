@@ -133,7 +133,7 @@ def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | Non
     from vantage_orchestration.processing.manifest import SourceEntry, UnfinishedEntry
 
     try:
-        found = client.look_at(transaction_id)
+        found = client.get_transaction_once(transaction_id)
     except VantageError:
         return None  # What there is to tell is told without it.
     sources = tuple(SourceEntry(file.name, file.name) for file in found.source_files)

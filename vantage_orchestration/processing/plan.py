@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from vantage_orchestration.errors import ConfigurationError, FileNotReady
 from vantage_orchestration.limits import LONGEST_UPLOAD, MOST_FILES
-from vantage_orchestration.processing.inputs import Found, Gone, Refused, listed, look_at_all
+from vantage_orchestration.processing.inputs import Found, Gone, Refused, inspect_inputs, listed
 from vantage_orchestration.processing.matching import (
     Chosen,
     Duplicates,
@@ -36,7 +36,7 @@ from vantage_orchestration.processing.names import (
     safe_name,
     suffixed,
 )
-from vantage_orchestration.storage import Place
+from vantage_orchestration.storage import AnyPath
 from vantage_orchestration.upload import SourceFile
 
 __all__ = ["Duplicates", "PlannedFile", "Unit", "plan"]
@@ -153,7 +153,7 @@ class Unit:
 
 
 def plan(
-    inputs: Iterable[Place | SourceFile],
+    inputs: Iterable[AnyPath | SourceFile],
     *,
     process_skill: bool,
     duplicates: Duplicates = "skip",
@@ -191,7 +191,7 @@ def plan(
     """
     if duplicates not in ("skip", "send", "fail"):
         raise ConfigurationError("The argument duplicates is 'skip', 'send' or 'fail'")
-    seen = look_at_all(list(inputs))
+    seen = inspect_inputs(list(inputs))
     groups = Groups(known)
     chosen = choose([each for each in seen if isinstance(each, Found)], duplicates, groups)
     refused = [each for each in seen if isinstance(each, Refused)]

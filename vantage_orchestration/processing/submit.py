@@ -350,7 +350,7 @@ def _send(job: _Job, sendings: Sequence[_Sending]) -> None:
 
 
 def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
-    source, sent = _watched(file.source)
+    source, sent = _hashed(file.source)
     # The name is the planned one, which is unique and needs no replacement by the service.
     source = replace(source, name=file.name)
     try:
@@ -376,18 +376,18 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
         )
 
 
-def _watched(source: SourceFile) -> tuple[SourceFile, Any]:
+def _hashed(source: SourceFile) -> tuple[SourceFile, Any]:
     """Return the source and a function that tells the SHA-256 of what was read last."""
     digests: list[Any] = []
 
-    def open_watched() -> BinaryIO:
+    def open_hashed() -> BinaryIO:
         digests.append(hashlib.sha256())
-        return _Watched(source.open(), digests[-1])  # type: ignore[return-value]
+        return _HashingReader(source.open(), digests[-1])  # type: ignore[return-value]
 
-    return replace(source, open=open_watched), lambda: digests[-1].hexdigest()
+    return replace(source, open=open_hashed), lambda: digests[-1].hexdigest()
 
 
-class _Watched:
+class _HashingReader:
     """A file that is read from its start to its end, once, with a digest of what was read."""
 
     def __init__(self, stream: BinaryIO, digest: Any) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TransactionManifest,
         UnfinishedEntry,
     )
-    from vantage_orchestration.storage import Place
+    from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.quality import Finding
 
 __all__ = ["Quarantine"]
@@ -45,7 +45,7 @@ class Quarantine:
         copies: Addresses of the copies, or of what says why there is none.
     """
 
-    def __init__(self, client: VantageClient, place: Place) -> None:
+    def __init__(self, client: VantageClient, place: AnyPath) -> None:
         self._client = client
         self._folder = Location.of(place)
         self.copies: list[str] = []

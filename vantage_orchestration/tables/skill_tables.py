@@ -173,7 +173,7 @@ class SkillTables:
         for problem in problems:
             document.not_converted("", "result file", None, problem)
         if content is not None:
-            document.group(root, content.entries, row, _Place())
+            document.group(root, content.entries, row, _FieldPath())
         errors = facts.rule_errors
         if not errors and content is not None:
             errors = [(None, rule, message, None) for rule, message in content.rule_errors]
@@ -242,7 +242,7 @@ class _Document:
         self._conversions.add((*self._key, self.conversions, path, wanted, text, reason))
 
     def group(
-        self, group: Group, entries: Sequence[Mapping[str, Any]], row: list[Any], at: _Place
+        self, group: Group, entries: Sequence[Mapping[str, Any]], row: list[Any], at: _FieldPath
     ) -> None:
         """Put the fields of a group into a row."""
         for name, items in values_by_name(entries).items():
@@ -259,7 +259,7 @@ class _Document:
         node: Leaf | Group | Repeated,
         items: Sequence[Mapping[str, Any]],
         row: list[Any],
-        at: _Place,
+        at: _FieldPath,
     ) -> None:
         if isinstance(node, Repeated):
             self._repeated(node, items, at)
@@ -273,7 +273,7 @@ class _Document:
                 _set(row, node.text, text)
 
     def _single(
-        self, node: Leaf | Group, item: Mapping[str, Any], row: list[Any], at: _Place
+        self, node: Leaf | Group, item: Mapping[str, Any], row: list[Any], at: _FieldPath
     ) -> None:
         value = item.get("Value")
         if isinstance(node, Group):
@@ -300,7 +300,7 @@ class _Document:
             else:
                 _set(row, node.value, converted)
 
-    def _repeated(self, node: Repeated, items: Sequence[Mapping[str, Any]], at: _Place) -> None:
+    def _repeated(self, node: Repeated, items: Sequence[Mapping[str, Any]], at: _FieldPath) -> None:
         for position, item in enumerate(items, 1):
             place = at.nth(position)
             key = (*self._key, at.row) if node.nested else self._key
@@ -309,7 +309,7 @@ class _Document:
             self._single(node.item, item, row, place)
             node.rows.add(row)
 
-    def _note(self, item: Mapping[str, Any], at: _Place) -> str | None:
+    def _note(self, item: Mapping[str, Any], at: _FieldPath) -> str | None:
         """Add a row for a value; return its text."""
         value = item.get("Value")
         annotation = _annotation(item)
@@ -340,7 +340,7 @@ class _Document:
         return text
 
 
-class _Place(NamedTuple):
+class _FieldPath(NamedTuple):
     """Where a value stands.
 
     Attributes:
@@ -353,14 +353,14 @@ class _Place(NamedTuple):
     field: str = ""
     row: str = ""
 
-    def below(self, name: str) -> _Place:
+    def below(self, name: str) -> _FieldPath:
         if not self.path:
-            return _Place(name, name, self.row)
-        return _Place(f"{self.path}.{name}", f"{self.field}.{name}", self.row)
+            return _FieldPath(name, name, self.row)
+        return _FieldPath(f"{self.path}.{name}", f"{self.field}.{name}", self.row)
 
-    def nth(self, position: int) -> _Place:
+    def nth(self, position: int) -> _FieldPath:
         row = f"{self.row}.{position}" if self.row else str(position)
-        return _Place(f"{self.path}[{position}]", self.field, row)
+        return _FieldPath(f"{self.path}[{position}]", self.field, row)
 
 
 def _set(row: list[Any], index: int, value: Any) -> None:

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.named import add_credential_option, load_credential
+from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
 from vantage_orchestration.token.stores import StoreError, store_of
 from vantage_orchestration.token.vault import Refusal, Vault

@@ -64,7 +64,7 @@ def wait_here(
         answer = wait.next(now(), not_before=watcher.resume_in())
         while isinstance(answer, PeopleNeeded):
             on_people(answer)
-            wait.told(answer)
+            wait.notified(answer)
             answer = wait.next(now(), not_before=watcher.resume_in())
         if isinstance(answer, Over):
             return replace(answer.outcome, processed=processed)

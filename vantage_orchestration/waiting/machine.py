@@ -78,7 +78,7 @@ class LookAgain:
 
 @dataclass(frozen=True, slots=True)
 class PeopleNeeded:
-    """These transactions wait for a person. Tell people, then call :meth:`Wait.told`.
+    """These transactions wait for a person. Tell people, then call :meth:`Wait.notified`.
 
     Attributes:
         transaction_ids: Transactions whose review has begun.
@@ -105,12 +105,12 @@ class _Review:
 
     Attributes:
         since: When it began.
-        told: Whether people were told.
+        notified: Whether people were told.
         over: When it was first seen to be over; None while it lasts.
     """
 
     since: float
-    told: bool = False
+    notified: bool = False
     over: float | None = None
 
 
@@ -215,7 +215,7 @@ class Wait:
             now: The present moment.
             not_before: Seconds for which looking is in vain, since the service is in trouble.
         """
-        if new := [each for each in self.in_review if not self._reviews[each].told]:
+        if new := [each for each in self.in_review if not self._reviews[each].notified]:
             limits = self._review_limits()
             return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)
         if self._is_over(now):
@@ -224,10 +224,10 @@ class Wait:
         left = self._limit() - now
         return LookAgain(max(0.0, min(pause, left)), self._last_look() - now)
 
-    def told(self, needed: PeopleNeeded) -> None:
+    def notified(self, needed: PeopleNeeded) -> None:
         """Note that people were told of these reviews, so that they are told once."""
         for each in needed.transaction_ids:
-            self._reviews[each].told = True
+            self._reviews[each].notified = True
 
     # -- internals
 

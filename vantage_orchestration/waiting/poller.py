@@ -27,7 +27,7 @@ from vantage_orchestration.waiting.machine import (
     Wait,
 )
 from vantage_orchestration.waiting.observation import Observation
-from vantage_orchestration.waiting.watcher import Sighting, Watcher
+from vantage_orchestration.waiting.watcher import Watcher, WatchResult
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -114,13 +114,13 @@ class Watch:
         self._news.set()
         return False
 
-    def serve(self, sighting: Sighting, now: float, resume: float) -> None:
+    def serve(self, result: WatchResult, now: float, resume: float) -> None:
         """Take what a look has shown."""
         for name in self.wait.open:
-            if name in sighting.failures:
-                self.fail(sighting.failures[name])
+            if name in result.failures:
+                self.fail(result.failures[name])
                 return
-        seen = [sighting.seen[name] for name in self.wait.open if name in sighting.seen]
+        seen = [result.seen[name] for name in self.wait.open if name in result.seen]
         if not seen and self.due > now:
             return  # It was not its turn, and nothing was to be had for nothing.
         changes = self.wait.note(seen, time.time())
@@ -271,7 +271,7 @@ class SharedPoller:
         skills = {watch.skill_id for watch in watches}
         skill_id = skills.pop() if len(skills) == 1 else None
         try:
-            sighting = await in_thread(
+            result = await in_thread(
                 lambda: self._look(due, also - due, skill_id), "abbyy-vantage-watch"
             )
         except Exception as error:
@@ -282,11 +282,13 @@ class SharedPoller:
         resume = self._watcher.resume_in() if self._watcher is not None else 0.0
         for number, watch in enumerate(watches, 1):
             if watch in self._watches:
-                watch.serve(sighting, now, resume)
+                watch.serve(result, now, resume)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
 
-    def _look(self, due: Collection[str], also: Collection[str], skill_id: str | None) -> Sighting:
+    def _look(
+        self, due: Collection[str], also: Collection[str], skill_id: str | None
+    ) -> WatchResult:
         """Look once; runs in a thread, and only one at a time does."""
         if self._watcher is None:
             self._client = self._connect()
@@ -326,7 +328,7 @@ async def wait_in_loop(
 
     Returns:
         The first answer of the wait that is not to look again. After people were told, call
-        :meth:`Wait.told` and this again.
+        :meth:`Wait.notified` and this again.
 
     Raises:
         VantageError: An error that no repetition cures.

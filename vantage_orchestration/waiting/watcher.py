@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
 
-__all__ = ["Sighting", "Watcher"]
+__all__ = ["WatchResult", "Watcher"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ _FORGOTTEN: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class WatchResult:
     """What one look has shown.
 
     Attributes:
@@ -125,18 +125,18 @@ class _Round:
         self.failed_in_a_row = 0
         self.lock = threading.Lock()
 
-    def sighting(self) -> Sighting:
+    def result(self) -> WatchResult:
         """Return the outcome under the ids as they were asked for."""
-        sighting = Sighting()
+        result = WatchResult()
         for key, names in self.spellings.items():
             for name in names:
                 if key in self.failures:
-                    sighting.failures[name] = self.failures[key]
+                    result.failures[name] = self.failures[key]
                 elif key in self.seen:
                     state = self.seen[key]
                     same = state.transaction_id == name
-                    sighting.seen[name] = state if same else replace(state, transaction_id=name)
-        return sighting
+                    result.seen[name] = state if same else replace(state, transaction_id=name)
+        return result
 
 
 class Watcher:
@@ -202,16 +202,16 @@ class Watcher:
             AuthError: The login was refused.
             VantageError: Another error that no repetition cures, for all or for one of them.
         """
-        sighting = self.look(ids, skill_id=skill_id)
+        result = self.look(ids, skill_id=skill_id)
         with self.translating():
-            for error in sighting.failures.values():
+            for error in result.failures.values():
                 raise error
-        return sighting.seen
+        return result.seen
 
     @translated
     def look(
         self, ids: Collection[str], *, also: Collection[str] = (), skill_id: str | None = None
-    ) -> Sighting:
+    ) -> WatchResult:
         """Look once, as :meth:`observe` does, but tell apart what concerns one transaction alone.
 
         Args:
@@ -226,10 +226,10 @@ class Watcher:
             this = _Round(self._clock())
             self._sweep(this.now)
             if self._backoff.left(this.now):
-                return this.sighting()
+                return this.result()
             due, also_there = self._take(this, ids), self._take(this, also)
             self._look(this, due, also_there, skill_id)
-            return this.sighting()
+            return this.result()
 
     def resume_in(self) -> float:
         """Return the seconds for which looking is in vain, since the server is in trouble."""
@@ -373,7 +373,7 @@ class Watcher:
             return
         one.asked = self._clock()
         try:
-            found = self._client.look_at(one.name)
+            found = self._client.get_transaction_once(one.name)
         except NotFound:
             this.failed_in_a_row = 0
             one.lost = this.now if one.lost is None else one.lost

@@ -10,7 +10,7 @@ from vantage_orchestration.airflow.compat import (
     AirflowNotFoundException,
     BaseHook,
     aget_connection,
-    mend_triggerer,
+    patch_triggerer,
 )
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
@@ -112,7 +112,7 @@ class VantageHook(BaseHook):
         """
         from vantage_orchestration.token import token_source
 
-        mend_triggerer()
+        patch_triggerer()
         with translating(translate):
             config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
             for secret in config.secrets:

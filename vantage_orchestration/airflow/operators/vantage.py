@@ -16,11 +16,11 @@ from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.killing import KILLED, state_of_task
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
+from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
 from vantage_orchestration.airflow.storage import inputs_of, location_of, output_of
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
-from vantage_orchestration.completed.wanted import Wanted
+from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import (
     Collecting,
@@ -548,7 +548,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        Wanted.of(statuses, include_api, since)
+        CompletedFilter.of(statuses, include_api, since)
         if state_path is None and "{" in str(output_path):
             raise ValueError("output_path is a template; give a state_path that is not")
         self._keep(output_path=output_path, skill=skill)
@@ -576,7 +576,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
             client,
             inbox.consumer(
                 self.consumer or f"{task.dag_id}.{task.task_id}",
-                Wanted.of(self.statuses, self.include_api, self.since),
+                CompletedFilter.of(self.statuses, self.include_api, self.since),
             ),
             output,
             run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),

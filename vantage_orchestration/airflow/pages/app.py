@@ -48,11 +48,11 @@ from vantage_orchestration.airflow.pages import html
 from vantage_orchestration.airflow.pages.service import (
     PAGE_SIZE,
     Busy,
-    Desk,
-    Line,
+    ConnectionKey,
     Overview,
+    PageError,
     Row,
-    Trouble,
+    TransactionService,
 )
 
 __all__ = ["app"]
@@ -77,20 +77,20 @@ _UNKNOWN: Final = (
 app = FastAPI(title="ABBYY Vantage", openapi_url=None, docs_url=None, redoc_url=None)
 
 
-desk = Desk()
+desk = TransactionService()
 
 
-class Noted(NamedTuple):
+class TaskTransactions(NamedTuple):
     """What is known of a task instance.
 
     Attributes:
         transaction_ids: Its transactions; not empty.
-        line: Its connection; None if it is not known.
+        connection: Its connection; None if it is not known.
         may_review: Whether the reader may open a review.
     """
 
     transaction_ids: tuple[str, ...]
-    line: Line | None
+    connection: ConnectionKey | None
     may_review: bool
 
 
@@ -103,7 +103,7 @@ class Address:
         self.task_id = task_id
         self.map_index = map_index
 
-    async def look_up(self, user: Any) -> Noted:
+    async def look_up(self, user: Any) -> TaskTransactions:
         """Return what Airflow's database knows of the task instance.
 
         Args:
@@ -114,7 +114,7 @@ class Address:
         """
         return await run_in_threadpool(self._look_up, user)
 
-    def _look_up(self, user: Any) -> Noted:
+    def _look_up(self, user: Any) -> TaskTransactions:
         # A session of its own, so that none is kept busy while ABBYY Vantage is asked.
         with create_session(scoped=False) as session:
             stored = self._one(session, XComModel.value, XComModel, XComModel.key == RECORD_KEY)
@@ -133,7 +133,7 @@ class Address:
             details=dag_details(self.dag_id, team),
             user=user,
         )
-        return Noted(ids, Line(conn_id, team) if conn_id else None, may_review)
+        return TaskTransactions(ids, ConnectionKey(conn_id, team) if conn_id else None, may_review)
 
     def _declared(self, session: Session) -> str | None:
         """Return the connection that the task declares, rendered; None if it is not known."""
@@ -207,8 +207,8 @@ async def show_transactions(
     """Show the transactions of a task instance with their present status."""
     noted = await address.look_up(user)
     ids = noted.transaction_ids
-    if noted.line is not None:
-        found = await desk.look(noted.line, ids, page)
+    if noted.connection is not None:
+        found = await desk.look(noted.connection, ids, page)
     else:
         rows = tuple(Row(each, None) for each in ids[:PAGE_SIZE])
         found = Overview(rows, 1, 1, _UNKNOWN)
@@ -217,7 +217,7 @@ async def show_transactions(
         "Run": address.run_id,
         "Task": address.task_id,
         **({"Map index": str(address.map_index)} if address.map_index >= 0 else {}),
-        **({"Connection": noted.line.conn_id} if noted.line is not None else {}),
+        **({"Connection": noted.connection.conn_id} if noted.connection is not None else {}),
         "Transactions": str(len(ids)),
     }
     text = html.overview(
@@ -245,10 +245,10 @@ async def open_review(address: AddressDep, user: GetUserDep, transaction_id: str
     if transaction_id not in noted.transaction_ids:
         raise HTTPException(404)
     try:
-        if noted.line is None:
-            raise Trouble(_UNKNOWN)
-        link = await desk.review_link(noted.line, transaction_id)
-    except Trouble as trouble:
+        if noted.connection is None:
+            raise PageError(_UNKNOWN)
+        link = await desk.review_link(noted.connection, transaction_id)
+    except PageError as trouble:
         text = html.message("The review can't be opened", f"{trouble}.")
         return HTMLResponse(text, status_code=502, headers=html.headers())
     if link is None:

@@ -43,7 +43,15 @@ from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import MANUAL_REVIEW, Status
 
-__all__ = ["PAGE_SIZE", "Busy", "Desk", "Line", "Overview", "Row", "Trouble"]
+__all__ = [
+    "PAGE_SIZE",
+    "Busy",
+    "ConnectionKey",
+    "Overview",
+    "PageError",
+    "Row",
+    "TransactionService",
+]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +80,7 @@ class Busy(Exception):
     """Too much is being asked for already. Nothing was sent."""
 
 
-class Trouble(Exception):
+class PageError(Exception):
     """There is no answer. The text is made for the readers of a page.
 
     Args:
@@ -84,12 +92,12 @@ class Trouble(Exception):
         super().__init__(text)
         self.for_all = for_all
 
-    def copy(self) -> Trouble:
+    def copy(self) -> PageError:
         """Return an equal one without a traceback; several readers are told of the same."""
-        return Trouble(str(self), for_all=self.for_all)
+        return PageError(str(self), for_all=self.for_all)
 
 
-class Line(NamedTuple):
+class ConnectionKey(NamedTuple):
     """A connection, as a team of an Airflow that keeps teams apart reads it."""
 
     conn_id: str
@@ -124,7 +132,7 @@ class Overview:
     targets: tuple[str, ...] = ()
 
 
-class Desk:
+class TransactionService:
     """Answers the questions of all readers of this process, on one event loop.
 
     Args:
@@ -135,7 +143,7 @@ class Desk:
 
     def __init__(
         self,
-        open_client: Callable[[Line], VantageClient] | None = None,
+        open_client: Callable[[ConnectionKey], VantageClient] | None = None,
         *,
         limit: float = LIMIT,
         most: int = _MOST,
@@ -146,15 +154,17 @@ class Desk:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="abbyy-vantage-page")
         self._answers: dict[Hashable, tuple[float, Any]] = {}
         #: Connections that are left alone for a while, written by threads too.
-        self._down: dict[Line, tuple[float, Trouble]] = {}
+        self._down: dict[ConnectionKey, tuple[float, PageError]] = {}
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
-        self._gates: dict[Line, asyncio.Semaphore] = {}
+        self._gates: dict[ConnectionKey, asyncio.Semaphore] = {}
 
-    async def look(self, line: Line, transaction_ids: Sequence[str], page: int = 1) -> Overview:
+    async def look(
+        self, connection: ConnectionKey, transaction_ids: Sequence[str], page: int = 1
+    ) -> Overview:
         """Return the present status of one page of transactions.
 
         Args:
-            line: Connection.
+            connection: Connection.
             transaction_ids: All transactions of the task instance.
             page: Page wanted; the last one stands in for any behind it.
 
@@ -167,60 +177,64 @@ class Desk:
         part = slice((page - 1) * PAGE_SIZE, page * PAGE_SIZE)
         targets: tuple[str, ...] = ()
         try:
-            client = await self._client(line, end)
+            client = await self._client(connection, end)
             targets = _targets(client)
             waiting: frozenset[str] = frozenset()
             if pages > 1:
                 # Else what waits would be somewhere among hundreds of others.
-                asked = self._ask(line, ("reviews",), partial(_waiting, client))
-                waiting = await self._answer(line, asked, end)
-        except Trouble as trouble:
+                asked = self._ask(connection, ("reviews",), partial(_waiting, client))
+                waiting = await self._answer(connection, asked, end)
+        except PageError as trouble:
             rows = tuple(Row(each, None) for each in transaction_ids[part])
             return Overview(rows, page, pages, str(trouble), targets)
         shown = sorted(transaction_ids, key=lambda each: each not in waiting)[part]
-        keys = {(line, ("row", each)) for each in shown} - self._flights.keys()
+        keys = {(connection, ("row", each)) for each in shown} - self._flights.keys()
         if len(self._flights) + sum(self._fresh(key) is None for key in keys) > self._most:
             raise Busy
-        flights = [self._ask(line, ("row", each), partial(_row, client, each)) for each in shown]
+        flights = [
+            self._ask(connection, ("row", each), partial(_row, client, each)) for each in shown
+        ]
         found, troubles = [], []
         for each, flight in zip(shown, flights, strict=True):
             try:
-                found.append(await self._answer(line, flight, end))
-            except Trouble as trouble:
+                found.append(await self._answer(connection, flight, end))
+            except PageError as trouble:
                 found.append(Row(each, None))
                 troubles.append(str(trouble))
         return Overview(tuple(found), page, pages, next(iter(troubles), None), targets)
 
-    async def review_link(self, line: Line, transaction_id: str) -> Secret | None:
+    async def review_link(self, connection: ConnectionKey, transaction_id: str) -> Secret | None:
         """Return a fresh link to the review of a transaction, None if it waits for nobody now.
 
         Args:
-            line: Connection.
+            connection: Connection.
             transaction_id: Transaction.
 
         Raises:
             Busy: Too much is being asked for already.
-            Trouble: There is no answer, or the link leads to another server.
+            PageError: There is no answer, or the link leads to another server.
         """
         end = time.monotonic() + self._limit
-        client = await self._client(line, end)
+        client = await self._client(connection, end)
         if len(self._flights) >= self._most:
             raise Busy
         # Nobody else may get this link, and an earlier one may not be given again.
-        flight = self._ask(line, object(), partial(_review_link, client, transaction_id))
-        link: Secret | None = await self._answer(line, flight, end)
+        flight = self._ask(connection, object(), partial(_review_link, client, transaction_id))
+        link: Secret | None = await self._answer(connection, flight, end)
         return link
 
     # -- internals; all on the event loop but for what _call does
 
-    async def _client(self, line: Line, end: float) -> VantageClient:
-        flight = self._ask(line, ("client",), partial(self._open_client, line))
-        client: VantageClient = await self._answer(line, flight, end)
+    async def _client(self, connection: ConnectionKey, end: float) -> VantageClient:
+        flight = self._ask(connection, ("client",), partial(self._open_client, connection))
+        client: VantageClient = await self._answer(connection, flight, end)
         return client
 
-    def _ask(self, line: Line, what: Hashable, work: Callable[[], T]) -> asyncio.Future[T]:
+    def _ask(
+        self, connection: ConnectionKey, what: Hashable, work: Callable[[], T]
+    ) -> asyncio.Future[T]:
         """Return the answer that is there or under way, or begin to ask for it."""
-        key = (line, what)
+        key = (connection, what)
         if (known := self._fresh(key)) is not None:
             there: asyncio.Future[T] = asyncio.get_running_loop().create_future()
             there.set_result(known)
@@ -229,7 +243,7 @@ class Desk:
         if flight is None:
             if len(self._flights) >= self._most:
                 raise Busy
-            flight = asyncio.ensure_future(self._fly(line, key, work))
+            flight = asyncio.ensure_future(self._fly(connection, key, work))
             self._flights[key] = flight
             flight.add_done_callback(partial(self._landed, key))
         return flight
@@ -239,46 +253,48 @@ class Desk:
         if not flight.cancelled():
             flight.exception()  # It was seen, also if all who wanted to know have gone.
 
-    async def _fly(self, line: Line, key: tuple[Line, Hashable], work: Callable[[], T]) -> T:
-        call = partial(self._call, line, work, time.monotonic() + self._limit)
+    async def _fly(
+        self, connection: ConnectionKey, key: tuple[ConnectionKey, Hashable], work: Callable[[], T]
+    ) -> T:
+        call = partial(self._call, connection, work, time.monotonic() + self._limit)
         # A server that hangs leaves threads to other connections.
-        async with self._gates.setdefault(line, asyncio.Semaphore(_AT_ONCE)):
+        async with self._gates.setdefault(connection, asyncio.Semaphore(_AT_ONCE)):
             answer = await asyncio.get_running_loop().run_in_executor(self._pool, call)
         if isinstance(key[1], tuple):
             self._keep(key, answer, FRESH)
         return answer
 
-    def _call(self, line: Line, work: Callable[[], T], end: float) -> T:
-        """Do one piece of work in a thread; what fails becomes a :class:`Trouble`."""
-        until, known = self._down.get(line, (0.0, None))
+    def _call(self, connection: ConnectionKey, work: Callable[[], T], end: float) -> T:
+        """Do one piece of work in a thread; what fails becomes a :class:`PageError`."""
+        until, known = self._down.get(connection, (0.0, None))
         if known is not None and time.monotonic() < until:
             raise known.copy()
         try:
             if time.monotonic() > end:
-                raise Trouble(_LATE, for_all=True)
+                raise PageError(_LATE, for_all=True)
             return work()
-        except Trouble as error:
+        except PageError as error:
             trouble = error
         except VantageError as error:
-            trouble = _explained(line, error)
+            trouble = _explained(connection, error)
         except Exception as error:
             # Of a secrets backend, for example. Its text could hold anything.
             what = f"{type(error).__module__}.{type(error).__name__}"
-            trouble = _explained(line, VantageError(f"The page failed with {what}"))
+            trouble = _explained(connection, VantageError(f"The page failed with {what}"))
         if trouble.for_all:
-            self._down[line] = (time.monotonic() + PAUSE, trouble)
+            self._down[connection] = (time.monotonic() + PAUSE, trouble)
         raise trouble.copy()
 
-    async def _answer(self, line: Line, flight: asyncio.Future[T], end: float) -> T:
+    async def _answer(self, connection: ConnectionKey, flight: asyncio.Future[T], end: float) -> T:
         """Wait for an answer, but no longer than until ``end``."""
         left = max(0.0, end - time.monotonic())
         done, _ = await asyncio.wait([flight], timeout=left)
         if done:
-            if isinstance(failure := flight.exception(), Trouble):
+            if isinstance(failure := flight.exception(), PageError):
                 raise failure.copy()
             return flight.result()
-        trouble = Trouble(_LATE, for_all=True)
-        self._down[line] = (time.monotonic() + PAUSE, trouble)
+        trouble = PageError(_LATE, for_all=True)
+        self._down[connection] = (time.monotonic() + PAUSE, trouble)
         raise trouble.copy()
 
     def _fresh(self, key: Hashable) -> Any:
@@ -297,13 +313,13 @@ class Desk:
 _LATE: Final = "ABBYY Vantage did not answer in time"
 
 
-def _explained(line: Line, error: VantageError) -> Trouble:
+def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
     """Write what went wrong into the log, and return what readers are told of it."""
     reference = secrets.token_hex(4)
     log.warning(
         "A page about ABBYY Vantage transactions failed (reference %s, connection %r): %s",
         reference,
-        line.conn_id,
+        connection.conn_id,
         error,
     )
     for_all = error.retryable or isinstance(error, (AuthError, ConfigurationError))
@@ -317,16 +333,16 @@ def _explained(line: Line, error: VantageError) -> Trouble:
         what = f"ABBYY Vantage answered with status {error.status}"
     else:
         what = "There is no usable answer"
-    return Trouble(f"{what}. The log of the API server says more: {reference}", for_all=for_all)
+    return PageError(f"{what}. The log of the API server says more: {reference}", for_all=for_all)
 
 
-def _open_client(line: Line) -> VantageClient:
+def _open_client(connection: ConnectionKey) -> VantageClient:
     """Return a client for a connection as Airflow's servers read it.
 
     Raises:
         ConfigurationError: There is no such connection, or it can't be used.
     """
-    config, store = load(*line)
+    config, store = load(*connection)
     http = replace(
         config.http,
         connect_timeout=min(config.http.connect_timeout, _CONNECT),
@@ -358,7 +374,7 @@ def _waiting(client: VantageClient) -> frozenset[str]:
         for item in islice(reviews, _MOST_REVIEWS):
             found.add(item.id)
             if time.monotonic() > end:
-                raise Trouble(_LATE, for_all=True)
+                raise PageError(_LATE, for_all=True)
     except (BadRequest, Forbidden, NotFound):
         return frozenset()  # A server without that list; only the order of rows depends on it.
     return frozenset(found)
@@ -374,7 +390,7 @@ def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
         " opened",
         transaction_id,
     )
-    raise Trouble(
+    raise PageError(
         "The link to this review is no web address of the connection's own server, so it is not"
         " followed"
     )

@@ -178,7 +178,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
             )
         first = ti.get_first_reschedule_date(context)
         begin = now if first is None else first.timestamp()
-        review = {"since": begin, "told": True, "over": now}
+        review = {"since": begin, "notified": True, "over": now}
         return {
             "statuses": {},
             "reviews": dict.fromkeys(ids, review),

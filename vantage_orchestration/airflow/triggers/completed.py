@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from vantage_orchestration.airflow.compat import AirflowNotFoundException, mend_triggerer
+from vantage_orchestration.airflow.compat import AirflowNotFoundException, patch_triggerer
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
-from vantage_orchestration.completed.waking import NOBODY, Wakes
+from vantage_orchestration.completed.waking import NOBODY, WakeSchedule
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.retrying import RetryPolicy
 
@@ -106,21 +106,21 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look again and again, and wake when something is due."""
-        mend_triggerer()
-        looks, wakes = _Looks(self), Wakes()
+        patch_triggerer()
+        poller, wakes = _CompletedPoller(self), WakeSchedule()
         try:
             while True:
-                due = await looks.due()
+                due = await poller.due()
                 if wakes.look(due):
                     payload = {"due": sorted(due or ()), "skill": self.skill}
                     yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
                 # Not in step with other watchers.
-                await asyncio.sleep(looks.pause * _random.uniform(0.9, 1.1))
+                await asyncio.sleep(poller.pause * _random.uniform(0.9, 1.1))
         finally:
-            looks.close()
+            poller.close()
 
 
-class _Looks:
+class _CompletedPoller:
     """Looks at the list of completed transactions, in worker threads."""
 
     def __init__(self, trigger: VantageTransactionCompletedTrigger) -> None:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["Wanted", "sent_through_api"]
+__all__ = ["CompletedFilter", "sent_through_api"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CompletedFilter:
     """Which ended transactions are fetched.
 
     Args:
@@ -35,7 +35,9 @@ class Wanted:
     since: DateTime | None = None
 
     @classmethod
-    def of(cls, statuses: Collection[str], include_api: bool, since: str | None = None) -> Wanted:
+    def of(
+        cls, statuses: Collection[str], include_api: bool, since: str | None = None
+    ) -> CompletedFilter:
         """Make it of arguments; ``since`` is ISO 8601 text.
 
         Raises:
@@ -62,7 +64,7 @@ class Wanted:
         }
 
     @classmethod
-    def read(cls, state: Mapping[str, Any]) -> Wanted:
+    def read(cls, state: Mapping[str, Any]) -> CompletedFilter:
         """Read what :meth:`to_json` returned."""
         return cls.of(state["statuses"], bool(state["include_api"]), state["since"])
 
