@@ -39,6 +39,8 @@ def replies(airflow: Airflow, server: SandboxServer) -> dict[str, Any]:
     """The replies to what the pages for connections send."""
     good = {"connection_id": "from_the_form", **columns_of(server)}
     bad = {**good, "connection_id": "another", "password": "made-up-wrong-word"}
+    extra = json.loads(good["extra"])
+    shown = json.dumps({**extra, "client_secret": "***"})
     calls = {
         "meta": {"method": "GET", "path": "/ui/connections/hook_meta"},
         "create": {"method": "POST", "path": "/api/v2/connections", "json": good},
@@ -50,9 +52,14 @@ def replies(airflow: Airflow, server: SandboxServer) -> dict[str, Any]:
             "path": "/api/v2/connections/test",
             "json": {"connection_id": "from_the_form", "conn_type": "abbyy_vantage"},
         },
+        # As the page does for one in the list, which has no port.
+        "test_listed": {
+            "method": "POST",
+            "path": "/api/v2/connections/test",
+            "json": {**good, "description": "", "password": "***", "extra": shown, "port": 0},
+        },
         "test_bad": {"method": "POST", "path": "/api/v2/connections/test", "json": bad},
     }
-    extra = json.loads(good["extra"])
     for name, changes in ELSEWHERE.items():
         masked = {**good, "password": "***"}
         masked["extra"] = json.dumps({**extra, "client_secret": "***", **changes})
@@ -130,7 +137,7 @@ def test_button_test_sends_no_stored_secret_elsewhere(
 
 
 def test_button_test(replies: dict[str, Any], server: SandboxServer) -> None:
-    for name in ("test", "test_stored"):
+    for name in ("test", "test_stored", "test_listed"):
         assert replies[name]["status"] == 200, replies[name]
         assert replies[name]["json"]["status"] is True, replies[name]
         assert "Logged in to ABBYY Vantage" in replies[name]["json"]["message"]
