@@ -54,6 +54,24 @@ def kill(*processes: psutil.Process) -> None:
     psutil.wait_procs(processes, timeout=30)
 
 
+def kill_below(folder: Path) -> None:
+    """Kill all processes that work in a folder or below it."""
+    folder = folder.resolve()
+    for _ in range(20):
+        left = [item for item in psutil.process_iter() if _works_below(item, folder)]
+        if not left:
+            return
+        kill(*left)
+
+
+def _works_below(process: psutil.Process, folder: Path) -> bool:
+    try:
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return alive and Path(process.cwd()).is_relative_to(folder)
+    except (psutil.Error, OSError):
+        return False
+
+
 @dataclass(frozen=True)
 class Component:
     """A process that is started by a command.

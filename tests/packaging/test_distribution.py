@@ -99,7 +99,8 @@ def test_the_wheel_holds_the_package_and_the_examples_alone(wheel: zipfile.ZipFi
     examples = {Path(name).name for name in wheel.namelist() if "/share/" in name}
     expected = {path.name for kind in ("dags", "flows") for path in (ROOT / kind).glob("*.py")}
     assert examples == expected
-    assert "vantage_orchestration/py.typed" in wheel.namelist()
+    for name in ("py.typed", "airflow/integration-logos/abbyy-vantage.svg"):
+        assert f"vantage_orchestration/{name}" in wheel.namelist()
     templates = {path for path in wheel.namelist() if "/templates/" in path}
     assert {Path(path).name for path in templates} == {"base.html", "message.html", "overview.html"}
 

@@ -7,8 +7,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -52,6 +54,23 @@ def test_fits_the_runtime_schema() -> None:
     jsonschema.Draft7Validator(airflow_schema("provider_info.schema.json")).validate(
         get_provider_info()
     )
+
+
+def test_the_guide_and_the_logo_are_there() -> None:
+    (integration,) = get_provider_info()["integrations"]
+    root = Path(__file__).parents[2]
+    for guide in integration["how-to-guide"]:
+        assert guide.startswith("/docs/")
+        assert (root / guide.lstrip("/")).is_file()
+    assert integration["logo"].startswith("/integration-logos/")
+    logo = resources.files("vantage_orchestration.airflow") / integration["logo"].lstrip("/")
+    picture = ElementTree.fromstring(logo.read_text())
+    assert picture.tag == "{http://www.w3.org/2000/svg}svg"
+    assert {each.tag.partition("}")[2] for each in picture.iter() if isinstance(each.tag, str)} <= {
+        "svg",
+        "path",
+        "rect",
+    }
 
 
 def test_entry_point_and_names() -> None:

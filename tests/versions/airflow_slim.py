@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Try the package in one release of Airflow, against the sandbox.
 
-Run it with the Python of an environment that has the release. It prints one JSON line with a cell
-for each thing that was tried, and exits with 1 if one of them failed.
+Run it with the Python of an environment that has the release, and an empty folder. It prints one
+JSON line with a cell for each thing that was tried, and exits with 1 if one of them failed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
 import json
 import os
 import pkgutil
 import subprocess
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,18 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 DAGS = HERE / "airflow_dags"
 FILES = 2
+#: Cases of the crash matrix; in each, the service's lists lag and the state store is emptied.
+CRASHES = (
+    "before_create",
+    "after_create",
+    "after_upload",
+    "after_start",
+    "triggerer_killed",
+    "cleared_while_deferred",
+    "waiting_in_the_worker",
+    "during_download",
+    "cleared_at_the_end",
+)
 
 
 # ------------------------------------------------------- inside of an Airflow that does not run
@@ -68,11 +79,8 @@ def dag_test() -> None:
     except ImportError:  # Before 3.2.
         from airflow.models.dagbag import DagBag
 
-    from vantage_orchestration.airflow.compat import AIRFLOW
-
     dags = DagBag(str(DAGS), include_examples=False).dags
-    # In 3.0 a deferred task finds no supervisor when it goes on in "dag.test()".
-    for name in ("documents", "steps", *(("deferred",) if AIRFLOW >= (3, 1) else ())):
+    for name in ("documents", "steps", "deferred"):
         run = dags[name].test()
         assert run.state == "success", (name, run.state)
 
@@ -158,44 +166,30 @@ class Trial:
         self.run("deferred").when("success")
         assert self.started() == before + FILES
 
-    def retry(self) -> None:
-        """Kill a worker whose transactions have started, with lists that lag, then *Clear*."""
-        from processes import wait_until
+    def crashes(self) -> str:
+        """Disturb runs as the crash matrix does, all at the same time."""
+        from test_airflow.live import test_crash_matrix as full
+        from test_airflow.live.scene import Scene
+        from versions.cells import check_all
 
-        before = self.started()
-        self.control.set(processing_seconds=3600.0, list_lag=600.0)
-        run = self.run("documents", "killed")
-        wait_until(lambda: self.started() == before + FILES, run.log)
-        runner, supervisor = self.airflow.worker_of(run.when("running"))
-        supervisor.kill()
-        runner.kill()
-        self._forget()
-        run.when("running", "up_for_retry", try_number=2)
-        self.control.set(processing_seconds=0.0)
-        run.when("success", try_number=2)
-        assert self.started() == before + FILES, "a retry has paid twice"
-        self._forget()
-        self.airflow.api(
-            "POST",
-            "dags/documents/clearTaskInstances",
-            dag_run_id="killed",
-            task_ids=["process"],
-            dry_run=False,
-            only_failed=False,
-            reset_dag_runs=True,
-        )
-        run.when("success", try_number=3)
-        assert self.started() == before + FILES, "a cleared task has paid twice"
-        self.control.set(list_lag=0.0)
-
-    def _forget(self) -> None:
-        """Empty Airflow's state store, where there is one."""
-        import sqlite3
-
-        with sqlite3.connect(self.airflow.database, timeout=60) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-            if "task_state_store" in tables:
-                connection.execute("DELETE FROM task_state_store")
+        cases = {
+            name: dataclasses.replace(
+                full.CASES[name],
+                settings={**full.CASES[name].settings, **full.LAG},
+                # Older releases refuse to delete what waits in the triggerer.
+                dag_id="crash_in_worker" if name == "waiting_in_the_worker" else "crash",
+            )
+            for name in CRASHES
+        }
+        with contextlib.ExitStack() as stack:
+            scenes = {}
+            for seed, (name, case) in enumerate(cases.items(), 100):
+                scenes[name] = Scene(self.airflow, case, self.folder / "crashes" / name, seed)
+                stack.callback(scenes[name].stop)
+                scenes[name].begin()
+            matrix = full.Matrix(scenes, cases, full.Gate())
+            stack.callback(matrix.close)
+            return check_all(matrix, cases)
 
     def submit(self) -> str:
         """Submit without a place for notes: refused where Airflow has none."""
@@ -229,37 +223,29 @@ class Trial:
         self.inside("pages", SLIM_RUNS="one", SLIM_TRANSACTION=first)
 
 
-def main() -> int:
-    cells: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder))
-        trials: dict[str, Callable[[], str | None]] = {
-            "install": lambda: trial.inside("install"),
-            "form": lambda: trial.inside("form"),
-            "token": lambda: trial.inside("token"),
-            "documents": lambda: trial.inside("dag_test"),
-            "deferred": trial.deferred,
-            "retry": trial.retry,
-            "submit": trial.submit,
-            "watcher": trial.watcher,
-            "pages": trial.pages,
-        }
-        try:
-            trial.airflow.start()
-            for name, attempt in trials.items():
-                try:
-                    cells[name] = attempt() or "yes"
-                except Exception:
-                    traceback.print_exc(limit=-1)
-                    cells[name] = "no"
-        finally:
-            trial.airflow.stop()
-            trial.sandbox.stop()
-    print(json.dumps(cells))
-    return int("no" in cells.values())
+def main(folder: Path, *, short: bool) -> int:
+    from versions.cells import fill
+
+    trial = Trial(folder)
+    trial.airflow.migrate()
+    before = {
+        "install": lambda: trial.inside("install"),
+        "form": lambda: trial.inside("form"),
+        "token": lambda: trial.inside("token"),
+        # While no other process uses the database, which is a file.
+        "documents": lambda: trial.inside("dag_test"),
+    }
+    running = {
+        "deferred": trial.deferred,
+        "submit": trial.submit,
+        "crashes": trial.crashes,
+        **({} if short else {"watcher": trial.watcher, "pages": trial.pages}),
+    }
+    return fill(before, running, trial.airflow, trial.sandbox)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(main())
-    globals()[sys.argv[1]]()
+    if (FUNCTION := sys.argv[1]) in globals():
+        globals()[FUNCTION]()
+    else:
+        sys.exit(main(Path(FUNCTION), short="--short" in sys.argv))

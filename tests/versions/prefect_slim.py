@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Try the package in one release of Prefect, against the sandbox.
 
-Run it with the Python of an environment that has the release. It prints one JSON line with a cell
-for each thing that was tried, and exits with 1 if one of them failed.
+Run it with the Python of an environment that has the release, and an empty folder. It prints one
+JSON line with a cell for each thing that was tried, and exits with 1 if one of them failed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib
-import json
 import os
 import pkgutil
 import subprocess
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 PROCESS = "vantage_orchestration.prefect.flows.process_documents"
 FILES = 2
+#: Cases of the crash matrix; in each, the service's lists lag.
+CRASHES = (
+    "before_create",
+    "after_create",
+    "after_upload",
+    "after_start",
+    "while_waiting",
+    "during_download",
+    "cancelled",
+)
 
 
 def install() -> None:
@@ -121,50 +129,46 @@ class Trial:
         self._run("documents").when("Completed")
         assert self.started() == before + FILES
 
-    def retry(self) -> None:
-        """Kill a run whose transactions have started, with lists that lag, and retry it."""
-        from processes import kill, wait_until
+    def crashes(self) -> str:
+        """Disturb runs as the crash matrix does, all at the same time."""
+        from test_prefect.live import test_crash_matrix as full
+        from test_prefect.live.scene import Machine, Scene
+        from versions.cells import check_all
 
-        before = self.started()
-        self.control.set(processing_seconds=3600.0, list_lag=600.0)
-        run = self._run("retry")
-        wait_until(lambda: self.started() == before + FILES, run.log)
-        kill(self.prefect.process_of(run.id))
-        run.when("Crashed")
-        self.control.set(processing_seconds=0.0)
-        self.prefect.retry(run)
-        run.when("Completed")
-        assert self.started() == before + FILES, "a retry has paid twice"
-
-
-def main() -> int:
-    cells: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        trial = Trial(Path(folder))
-        trials: dict[str, Callable[[], None]] = {
-            "install": lambda: trial.inside("install"),
-            "block, token": trial.block,
-            "documents": trial.documents,
-            "job block": lambda: trial.inside("job"),
-            "retry": trial.retry,
+        cases = {
+            name: dataclasses.replace(
+                full.CASES[name], settings={**full.CASES[name].settings, **full.LAG}
+            )
+            for name in CRASHES
         }
-        try:
-            trial.prefect.start()
-            for name, attempt in trials.items():
-                try:
-                    attempt()
-                    cells[name] = "yes"
-                except Exception:
-                    traceback.print_exc(limit=-1)
-                    cells[name] = "no"
-        finally:
-            trial.prefect.stop()
-            trial.sandbox.stop()
-    print(json.dumps(cells))
-    return int("no" in cells.values())
+        with contextlib.ExitStack() as stack:
+            scenes = {}
+            for seed, (name, case) in enumerate(cases.items(), 200):
+                scenes[name] = Scene(self.prefect, case, self.folder / "crashes" / name, seed)
+                stack.callback(scenes[name].stop)
+                scenes[name].begin()
+            lost = sum(case.machine == full.LOST for case in cases.values())
+            matrix = full.Matrix(scenes, cases, Machine(self.prefect, lost))
+            stack.callback(matrix.close)
+            return check_all(matrix, cases)
+
+
+def main(folder: Path, *, short: bool) -> int:
+    from versions.cells import fill
+
+    trial = Trial(folder)
+    running = {
+        "install": lambda: trial.inside("install"),
+        "block, token": trial.block,
+        "documents": trial.documents,
+        "job block": lambda: trial.inside("job"),
+        "crashes": trial.crashes,
+    }
+    return fill({}, running, trial.prefect, trial.sandbox)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        sys.exit(main())
-    globals()[sys.argv[1]]()
+    if (FUNCTION := sys.argv[1]) in globals():
+        globals()[FUNCTION]()
+    else:
+        sys.exit(main(Path(FUNCTION), short="--short" in sys.argv))

@@ -7,11 +7,11 @@ Each branch says with which lowest version of Airflow it may go.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import re
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
+
+from vantage_orchestration.host import airflow_version
 
 __all__ = [
     "AIRFLOW",
@@ -33,34 +33,8 @@ __all__ = [
     "review_right",
 ]
 
-_LOWEST = (3, 0)
-
-
-def _installed() -> tuple[int, ...]:
-    """Return major and minor version of Airflow.
-
-    Raises:
-        ImportError: It is too old for this package, or not installed.
-    """
-    for name in ("apache-airflow-core", "apache-airflow"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if numbers < _LOWEST:
-            raise ImportError(
-                f"vantage-orchestration needs Airflow 3.0 or later; this is {version}. Install it"
-                " beside a later Airflow, or remove it from this environment"
-            )
-        return numbers
-    raise ImportError(
-        "Airflow is not installed; install it with pip install 'vantage-orchestration[airflow]'"
-    )
-
-
 #: Major and minor version of the Airflow that is installed.
-AIRFLOW = _installed()
+AIRFLOW = airflow_version()[:2]
 
 
 def require(version: tuple[int, int], what: str) -> None:

@@ -15,6 +15,7 @@ from vantage_orchestration.airflow.connection import (
     HOOK_NAME,
 )
 from vantage_orchestration.credential_fields import FIELDS, Field
+from vantage_orchestration.host import airflow_version
 
 __all__ = ["get_provider_info"]
 
@@ -38,6 +39,8 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _NAME,
                 "external-doc-url": "https://docs.abbyy.com/vantage/",
+                "how-to-guide": ["/docs/airflow.md"],
+                "logo": "/integration-logos/abbyy-vantage.svg",
                 "tags": ["service"],
             }
         ],
@@ -67,7 +70,7 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [
             {
                 "connection-type": CONN_TYPE,
-                "hook-class-name": f"{_HOOK_MODULE}.VantageHook",
+                "hook-class-name": f"{_hook_module()}.VantageHook",
                 "hook-name": HOOK_NAME,
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "port"],
@@ -82,6 +85,16 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
     }
+
+
+def _hook_module() -> str:
+    try:
+        airflow_version()
+    except ModuleNotFoundError:
+        pass
+    except ImportError:
+        return f"{_PACKAGE}.too_old"
+    return _HOOK_MODULE
 
 
 def _modules(*names: str) -> list[dict[str, Any]]:

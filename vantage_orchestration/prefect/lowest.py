@@ -1,35 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses a Prefect that is too old, in words, before a module fails for a name it lacks."""
+"""Refuses a Prefect that is too old. Imported first, before others miss a name."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
-from typing import Final
+from vantage_orchestration.host import prefect_version
 
-__all__ = ["LOWEST"]
+__all__ = ["PREFECT"]
 
-#: The lowest release that this package is tried with.
-LOWEST: Final = (3, 4, 25)
-
-
-def _check() -> None:
-    """Look at the version of Prefect.
-
-    Raises:
-        ImportError: It is too old for this package, or not installed.
-    """
-    try:
-        version = importlib.metadata.version("prefect")
-    except importlib.metadata.PackageNotFoundError:
-        raise ImportError(
-            "Prefect is not installed; install it with pip install 'vantage-orchestration[prefect]'"
-        ) from None
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < LOWEST:
-        raise ImportError(
-            f"vantage-orchestration needs Prefect 3.4.25 or later; this is {version}. Install it"
-            " beside a later Prefect, or remove it from this environment"
-        )
-
-
-_check()
+#: Version of the Prefect that is installed.
+PREFECT = prefect_version()

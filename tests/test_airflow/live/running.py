@@ -150,8 +150,8 @@ class Running(Processes):
 
     # ------------------------------------------------------------ processes
 
-    def start(self) -> None:
-        """Start everything; returns when all Dags can be run."""
+    def migrate(self) -> None:
+        """Make the database."""
         subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=self.environment,
@@ -162,6 +162,10 @@ class Running(Processes):
             with contextlib.closing(sqlite3.connect(self.database)) as connection:
                 # Readers and a writer at the same time. The file keeps this setting.
                 connection.execute("PRAGMA journal_mode=WAL")
+
+    def start(self) -> None:
+        """Start everything; returns when all Dags can be run."""
+        self.migrate()
         for name in COMPONENTS:
             self.begin(name)
         wait_until(self._log_in, "the API server")
@@ -318,11 +322,14 @@ class Run:
         )
 
     def forget_state(self) -> None:
-        """Empty Airflow's state store of the task, as *Clear* is going to do."""
+        """Empty Airflow's state store of the task, as *Clear* is going to do; 3.3 has the first."""
         with (
             contextlib.closing(sqlite3.connect(self.airflow.database, timeout=60)) as connection,
             connection,
         ):
+            tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
+            if ("task_state_store",) not in tables:
+                return
             connection.execute("DELETE FROM task_state_store WHERE run_id = ?", (self.run_id,))
 
     def clear(self) -> None:

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG, Asset, AssetWatcher
+from airflow.sdk import DAG, Asset, AssetWatcher, Param
 
 from vantage_orchestration.airflow import (
     VantageDownloadResultsOperator,
@@ -53,6 +53,24 @@ for name, deferrable in (("documents", False), ("deferred", True)):
             deferrable=deferrable,
             poke_interval=1,
             **SENDING,
+        )
+    globals()[name] = dag
+
+# As those of the crash matrix.
+PARAMS = ("inputs", "output", "skill", "conn_id")
+for name, deferrable in (("crash", True), ("crash_in_worker", False)):
+    with DAG(
+        name, schedule=None, params={each: Param(type="string") for each in PARAMS}, **COMMON
+    ) as dag:
+        VantageProcessDocumentsOperator(
+            task_id="process",
+            inputs="{{ params.inputs }}",
+            output_path="{{ params.output }}",
+            skill="{{ params.skill }}",
+            abbyy_vantage_conn_id="{{ params.conn_id }}",
+            deferrable=deferrable,
+            poke_interval=1,
+            max_poke_interval=2,
         )
     globals()[name] = dag
 
