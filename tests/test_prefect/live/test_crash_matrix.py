@@ -248,7 +248,7 @@ CASES = {
         Case(before_create, options=OFTEN),
         # More than is sent before a server has begun to read it.
         Case(during_upload, settings=LAG, padding=3_000_000, options=OFTEN),
-        # Left out until it ends on a busy machine: Case(before_start, ...)
+        Case(before_start, settings=LAG, options=OFTEN),
         Case(during_download, settings=LAG, options=OFTEN),
         Case(waiting_in_steps, settings=LAG, flow=IN_STEPS),
         Case(retried, flow="disturbed.py:short"),
