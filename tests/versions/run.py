@@ -167,7 +167,8 @@ def build(name: str, release: Release | None) -> Path:
         what = f"{name} could not be installed (is the package index in reach?)"
         if (uv := find_uv()) is not None:
             call(uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder, what=what)
-            pip = (uv, "pip", "install", "--quiet", "--python", python)
+            # Else each of the many processes compiles all that it imports, each time.
+            pip = (uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python)
         else:
             call(sys.executable, "-m", "venv", "--clear", folder, what=what)
             pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
