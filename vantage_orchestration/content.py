@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that what was received can be what it claims to be (contract, sections 3 and 7.1).
+"""Checks that received content can be of the type it claims (contract, sections 3 and 7.1).
 
-A proxy, a login page or a bot filter may answer in place of the service, with status 200 as well.
-What it sends must neither count as a reply nor be kept as a result.
+A proxy, a login page or a bot filter may answer in place of the service, even with status 200. Its
+page must neither count as a reply nor be kept as a result.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import BinaryIO, Final
 
 __all__ = ["check_content", "is_markup"]
 
-#: Bytes at the beginning in which a page, or the mark of a PDF, has to show.
+#: Bytes at the start that must show an HTML page or the PDF signature.
 _HEAD: Final = 1024
 _CHUNK: Final = 1024 * 1024
-#: JSON up to this size in bytes is parsed. Of larger files only the structure is checked, since a
-#: parser takes many times their size of memory.
+#: Up to this size in bytes JSON is parsed. Of larger files only the structure is checked, since a
+#: parser needs many times their size in memory.
 _PARSED: Final = 8 * 1024 * 1024
 _PAGE = re.compile(
     rb"(<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype\s+html|(html|head|body|title|meta|script|center)\b)",
@@ -40,25 +40,25 @@ _TEXTS: Final = frozenset({"csv", "html", "text", *_XML})
 
 
 def is_markup(head: bytes) -> bool:
-    """Tell whether a reply that is JSON or empty by the contract is a page of somebody else."""
+    """Return whether a reply that should be JSON or empty begins as a web page."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
 def check_content(
     stream: BinaryIO, kind: str | None, *, may_be_empty: bool = False, may_be_page: bool = False
 ) -> None:
-    """Refuse a file that can't be of the type that the service gave it.
+    """Refuse a file whose content does not fit the type that the service gave it.
 
     Args:
-        stream: The file, from the stream's present position to its end.
-        kind: Result file type, such as ``FieldsJson``; None if it is not known.
-        may_be_empty: Whether the server has announced an empty file. Such a file is accepted if
-            this version does not know its type; none of the types it knows can be empty.
-        may_be_page: Whether the server has declared it as a file. Then an HTML page is accepted if
-            this version does not know its type.
+        stream: The file, read from the stream's current position to its end.
+        kind: Result file type, such as ``FieldsJson``; None if unknown.
+        may_be_empty: Whether the server announced an empty file. It is accepted if its type is
+            unknown here; no known type can be empty.
+        may_be_page: Whether the server declared it as a file. Then an HTML page is accepted if its
+            type is unknown here.
 
     Raises:
-        ValueError: It is something else. The text says what was found.
+        ValueError: The content does not fit. The text says what was found.
     """
     known = (kind or "").lower()
     begin = stream.tell()
@@ -74,13 +74,13 @@ def check_content(
     if known in _JSON:
         _check_json(stream)
     elif known == "pdf" and b"%PDF-" not in head:
-        raise ValueError("it does not begin as a PDF")
+        raise ValueError("it does not begin like a PDF")
     elif known in _ZIPPED and not (head.startswith(b"PK") and zipfile.is_zipfile(stream)):
-        raise ValueError("it is no complete Office document")
+        raise ValueError("it is not a complete Office document")
     elif known in _XML and not is_markup(head):
-        raise ValueError("it does not begin as XML")
+        raise ValueError("it does not begin like XML")
     elif known in _BEGINNINGS and not head.startswith(_BEGINNINGS[known]):
-        raise ValueError("it does not begin as such an image")
+        raise ValueError("it does not begin like an image of this type")
 
 
 def _check_json(stream: BinaryIO) -> None:
@@ -89,21 +89,21 @@ def _check_json(stream: BinaryIO) -> None:
         complete = _is_balanced(chain([data], iter(partial(stream.read, _CHUNK), b"")))
     else:
         try:
-            # Nothing that is parsed is kept.
+            # Parsed values are not kept.
             parsed = json.loads(data, object_pairs_hook=lambda pairs: {})
             complete = isinstance(parsed, (dict, list))
         except (ValueError, RecursionError):
             complete = False
     if not complete:
-        raise ValueError("it is no complete JSON")
+        raise ValueError("it is not complete JSON")
 
 
 def _is_balanced(chunks: Iterable[bytes]) -> bool:
-    """Tell whether every bracket outside of strings is closed: a file that was cut leaves some."""
+    """Return whether every bracket outside strings is closed; truncated JSON leaves some open."""
     depth, before, first = 0, b"", b""
     for chunk in chunks:
         text, quote, rest = _STRING.sub(b"", before + chunk).partition(b'"')
-        # A string, and an escape in it, may go on in the next piece.
+        # A string, or an escape in it, may continue in the next piece.
         escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2
         before = quote + b"\\" * escaped
         first = first or text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one family of errors of this package.
+"""All errors of this package: one family.
 
-Every class says by ``retryable`` whether trying the same thing again later can help, so that an
-orchestrator can decide between a retry and a final failure without knowing the classes. An error
-carries what a reader needs (method, path, status, transaction id, the server's own words, what to
-do) and never what must not be seen: no header, token, secret, review link, query string or body.
+``retryable`` of a class says whether a later retry of the same action can help. So an orchestrator
+can choose between a retry and a final failure without knowing the classes. An error carries what a
+reader needs (method, path, status, transaction id, the server's message, what to do) and nothing
+confidential: no header, token, secret, review link, query string or body.
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ class VantageError(Exception):
 
     Args:
         what: What failed, as a sentence without a full stop.
-        hint: What the reader can do about it, as a sentence.
+        hint: What the reader can do, as a sentence.
         method: HTTP method of the request that failed.
         path: Path of that request, without host and query.
         status: HTTP status of the reply, if there was one.
         transaction_id: The transaction concerned.
-        server_message: The server's own words, cleaned and shortened.
-        host: Host (and port) that was asked.
+        server_message: The server's own message, cleaned and shortened.
+        host: Host (and port) that was called.
         request_id: Value of the reply's ``x-request-id`` header, if the server sent one.
-        retry_after: Seconds that the server asked to wait before the next try.
-        doubtful: True if the server may have carried out the request although it failed.
+        retry_after: Seconds to wait before the next try, as asked by the server.
+        doubtful: Whether the server may have carried out the request although it failed.
     """
 
-    #: Whether trying again later, with nothing changed, can help.
+    #: Whether a later retry, with nothing changed, can help.
     retryable: ClassVar[bool] = False
-    #: Whether the server may say so too early, before all of its machines know of a change.
+    #: Whether the server may answer so too early, before all its machines know of a change.
     early: ClassVar[bool] = False
 
     def __init__(
@@ -113,7 +113,7 @@ class VantageError(Exception):
         self.doubtful = doubtful
 
     def details(self) -> dict[str, Any]:
-        """Return every detail as keyword arguments for the constructor."""
+        """Return all details as keyword arguments for the constructor."""
         return {name: value for name, value in vars(self).items() if name in _DETAILS}
 
     def __str__(self) -> str:
@@ -138,14 +138,14 @@ class VantageError(Exception):
         return text if text.endswith((".", "?")) else text + "."
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Only the cleaned details travel, so a pickle holds exactly what the text shows.
+        # Only the cleaned details are pickled, so a pickle holds exactly what the text shows.
         return (_rebuild, (type(self), self.what, self.details()))
 
     def copy(self) -> VantageError:
-        """Return an equal error without traceback, cause or context.
+        """Return an equal error without traceback, cause and context.
 
-        One failed login is reported to many threads. An exception that several threads raise
-        would collect the frames of all of them.
+        One failed login is raised in many threads. A shared exception would collect the frames of
+        all of them.
         """
         return _rebuild(type(self), self.what, self.details())
 
@@ -172,10 +172,10 @@ def _rebuild(cls: type[VantageError], what: str, details: dict[str, Any]) -> Van
 
 @contextmanager
 def translating(translate: Callable[[VantageError], Exception] | None) -> Iterator[None]:
-    """Turn errors of this package that are raised inside into those that an orchestrator wants.
+    """Translate errors of this package that are raised inside the context.
 
     Args:
-        translate: Returns the exception to raise in place of an error, or the error itself.
+        translate: Takes an error and returns the exception to raise, which may be the same.
     """
     try:
         yield
@@ -203,10 +203,10 @@ def bare(error: E) -> E:
 
 
 def frameless(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function whose local variables, or those below it, hold secrets in plain text.
+    """Decorate a function if its frames, or those it calls, hold secrets in plain text.
 
-    Error trackers show the local variables of every frame of a traceback. So whatever the function
-    raises is raised anew by a frame that holds no arguments, and the frames below are cut off.
+    Error trackers show the local variables of every frame of a traceback. So each exception of the
+    function is raised again from a frame without arguments, and the frames below are cut off.
     """
 
     @wraps(function)
@@ -225,15 +225,15 @@ def frameless(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _is_of_the_call(error: BaseException) -> bool:
-    """Tell whether a function was called with wrong arguments; such an error names no values."""
+    """Return whether a function was called with wrong arguments; such an error quotes no values."""
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
 def discreet(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function that reads a credential, as :func:`frameless` does.
 
-    An error of another family may quote a value in its text. It becomes a ConfigurationError that
-    names its class only.
+    An error of another family may quote a value. It becomes a ConfigurationError that names only
+    its class.
     """
 
     @frameless
@@ -276,24 +276,24 @@ class FileNotReady(ConfigurationError):
 
 
 class StateUnavailable(VantageError):
-    """What an earlier try has left can't be read now. It was not overwritten."""
+    """State that an earlier try left can't be read at present. It was not overwritten."""
 
     retryable = True
 
 
 class StateDamaged(VantageError):
-    """What an earlier try has left is damaged, or of another version. It was not overwritten."""
+    """State that an earlier try left is damaged or of another version. It was not overwritten."""
 
 
 # ------------------------------------------------------------------ token
 
 
 class AuthError(VantageError):
-    """No access token could be had."""
+    """No access token could be obtained."""
 
 
 class CredentialsRejected(AuthError):
-    """User name or password is wrong, or the account is locked. Never tried again by itself."""
+    """User name or password is wrong, or the account is locked. Never retried automatically."""
 
 
 class ClientRejected(AuthError):
@@ -309,17 +309,17 @@ class ScopeRejected(AuthError):
 
 
 class AuthProtocolError(AuthError):
-    """The answer is not a token reply, or not of a token endpoint: address or network is wrong."""
+    """The answer is not that of a token endpoint: the address or the network is wrong."""
 
 
 class Throttled(AuthError):
-    """The token endpoint asks to wait."""
+    """The token endpoint asks the client to wait."""
 
     retryable = True
 
 
 class AuthUnavailable(AuthError):
-    """The token endpoint can't be reached, is out of order, or is blocked by a firewall."""
+    """The token endpoint is unreachable, out of order, or blocked by a firewall."""
 
     retryable = True
 
@@ -332,15 +332,15 @@ class ApiError(VantageError):
 
 
 class BadRequest(ApiError):
-    """400: the server does not accept the request, or not in this state."""
+    """400: the server rejects the request, or rejects it in the transaction's current state."""
 
 
 class Unauthorized(ApiError):
-    """401 for a fresh token, after one renewal. Never tried again: each try would be a login."""
+    """401 for a fresh token, after one renewal. Never retried: each try would be a login."""
 
 
 class Forbidden(ApiError):
-    """403: another tenant's transaction, or a right is missing."""
+    """403: the transaction belongs to another tenant, or a right is missing."""
 
 
 class NotFound(ApiError):
@@ -350,7 +350,7 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """409: a file of that name is there already, or there are too many files."""
+    """409: a file of that name exists already, or there are too many files."""
 
 
 class PayloadTooLarge(ApiError):
@@ -358,34 +358,34 @@ class PayloadTooLarge(ApiError):
 
 
 class RateLimited(ApiError):
-    """429, also after the client's own retries."""
+    """429, even after the client's own retries."""
 
     retryable = True
 
 
 class ServiceUnavailable(ApiError):
-    """5xx, also after the client's own retries where those are safe."""
+    """5xx, even after the client's own retries where those are safe."""
 
     retryable = True
 
 
 class ConnectionFailed(ApiError):
-    """The connection could not be made, or broke before the whole reply was there.
+    """The connection failed, or broke before the reply was complete.
 
-    ``doubtful`` tells whether the request may have arrived.
+    ``doubtful`` says whether the request may have arrived.
     """
 
     retryable = True
 
 
 class ProtocolError(ApiError):
-    """The reply or result does not fit the contract: a proxy may have sent it, or it was cut."""
+    """The reply or result does not fit the contract: a proxy sent it, or it was truncated."""
 
     retryable = True
 
 
 class Redirected(ProtocolError):
-    """3xx: the server is elsewhere. Redirects are not followed."""
+    """3xx: the server is at another address. Redirects are not followed."""
 
     retryable = False
 
@@ -406,46 +406,48 @@ class TransactionCanceled(ProcessingError):
 
 
 class DocumentMismatch(ProcessingError):
-    """The transaction holds other files than those that were sent. A new try makes another one."""
+    """The transaction does not hold exactly the files that were sent. A retry creates another
+    one."""
 
     retryable = True
 
 
 class FileChanged(ProcessingError):
-    """A file was changed while it was being sent. It was not processed; a new try sends it."""
+    """A file changed while it was being sent. It was not processed; a retry sends it again."""
 
     retryable = True
 
 
 class JobLost(ProcessingError):
-    """The output folder does not hold the job any more. The next try goes on with what runs."""
+    """The output folder no longer holds the job. The next try continues with the running
+    transactions."""
 
     retryable = True
 
 
 class Overtaken(ProcessingError):
-    """Another run or try is at work on what this one was fetching. A later try gets the rest."""
+    """Another run or try is fetching the same transactions. A later try gets the rest."""
 
     retryable = True
 
 
 class ResultsMissing(ProcessingError):
-    """A document has none of the results that were asked for. Nothing was deleted."""
+    """A document has none of the requested results. Nothing was deleted."""
 
 
 class ReviewNeeded(ProcessingError):
-    """A person has to review the transaction, and the task was told not to wait for that."""
+    """A person must review the transaction, and the task is set not to wait for that."""
 
 
 class LowQuality(ProcessingError):
-    """Documents are not good enough by the quality gate of the task, which is to fail then."""
+    """Documents did not pass the quality gate, and the task is set to fail in that case."""
 
 
 class RulesBroken(LowQuality):
-    """Documents break business rules of their skill, and the task is to fail then."""
+    """Documents break business rules of their skill, and the task is set to fail in that case."""
 
 
 class WaitTimeout(ProcessingError, TimeoutError):
-    """The transaction has not ended in time. It goes on; the next try finds it again."""
+    """The transaction has not ended in time. It keeps running; the next try finds it again."""
 
     retryable = True

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to the network: sessions that leak nothing and follow nowhere.
+"""HTTP sessions that leak no secret and follow no redirect. Every request of the package uses one.
 
-What ``requests`` does by default and a password must not meet: redirects that send the body again
-(307, 308), ``~/.netrc`` replacing the authorisation, variables of the environment that overrule a
-setting, and ``http.client``'s debug output, which prints headers and bodies. All are off here, for
-every session of this package.
+``requests`` has defaults that are unsafe for a password. All of these are off here:
+
+* redirects that send the body again (307, 308);
+* ``~/.netrc``, which replaces the authorisation;
+* environment variables that override a setting;
+* the debug output of ``http.client``, which prints headers and bodies.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ __all__ = [
 
 #: Bytes per second below which a reply counts as stalled.
 SLOWEST = 1024
-#: ``requests`` repeats nothing by itself: what is safe to repeat is decided by the caller.
+#: ``requests`` itself repeats nothing: the caller decides what is safe to repeat.
 _NO_RETRIES = 0
 
 
@@ -67,8 +69,9 @@ class _HandshakeError(NewConnectionError):
 
 
 class _Reader(io.RawIOBase):
-    """Reads a reply. Its headers must come within the timeout altogether, and its body must make
-    progress in each such time: a timeout for each read alone would let a server drip for ever."""
+    """Reads a reply within time limits. All headers must arrive within the timeout, and the body
+    must make progress in each such period. A timeout for each single read would let a server drip
+    for ever."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -97,7 +100,7 @@ class _Reader(io.RawIOBase):
         return count
 
     def end_headers(self) -> None:
-        """Begin the body, for which each read has the whole timeout."""
+        """Begin the body: each read now has the whole timeout."""
         if self._end is not None:
             self._end = None
             self._sock.settimeout(self._timeout)
@@ -155,8 +158,8 @@ _POOLS = {"http": _QuietPool, "https": _QuietTLSPool}
 
 
 class _Unseen:
-    """Keeps the managers of connections to proxies, whose addresses may hold a password, out of
-    what an adapter shows."""
+    """Hides the proxy connection managers from an adapter's repr: their addresses may hold a
+    password."""
 
     __slots__ = ("managers",)
 
@@ -189,7 +192,7 @@ class _Adapter(HTTPAdapter):
         except requests.RequestException:
             raise
         except LocationValueError:
-            # Of the environment: the connection's own was checked.
+            # It comes from the environment: the connection's own address was checked before.
             raise requests.exceptions.InvalidProxyURL from None
         except (HTTPError, OSError) as error:  # For example a CA bundle that has vanished.
             kind = type(error).__name__
@@ -210,12 +213,12 @@ class HttpSession(requests.Session):
     Args:
         settings: Certificates, proxy, timeouts. They win over the environment.
         base_url: Address below which relative paths are taken; ``session.get("/skills")`` works.
-        auth: Authorises each request; nobody by default.
+        auth: Authorises each request; by default none is authorised.
         pool_size: Connections kept open at the same time.
 
-    Redirects are never followed and cookies never kept. Requests without a timeout get the
-    settings'. Usable from several threads. Neither replies nor errors hold the authorisation or the
-    proxy's address.
+    Redirects are never followed and cookies never kept. Requests without a timeout use the one in
+    ``settings``. Thread-safe. Neither replies nor errors contain the authorisation or the proxy's
+    address.
     """
 
     def __init__(
@@ -236,9 +239,11 @@ class HttpSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = f"vantage-orchestration/{__version__}"
         self.headers["Accept"] = "application/json"
-        # Not what else may be installed: those unpack to far more than a thousand times.
+        # Only these two: other installed decoders may unpack to far more than a thousand times the
+        # size.
         self.headers["Accept-Encoding"] = "gzip, deflate"
-        # What the environment adds is in `trust`; requests would let it overrule the settings.
+        # `trust` already holds what the environment adds; requests would let it override the
+        # settings.
         self.trust_env = False
         self.verify = self.trust.verify
         adapter = _Adapter(
@@ -263,14 +268,14 @@ class HttpSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a prepared request."""
         if self.trust.proxy:
-            # Given here, since what a session or adapter keeps can be shown.
+            # Passed per request, because a session or adapter could show what it keeps.
             kwargs["proxies"] = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())
         try:
             response = super().send(request, **kwargs)
         except requests.RequestException as error:
             raise _stripped(error) from None
         for each in (response, *response.history):
-            # It stays with the reply, which may become part of an error.
+            # The request stays with the reply, which may become part of an error.
             each.request.hooks = {"response": []}
             if "Authorization" in each.request.headers:
                 each.request.headers["Authorization"] = MASK
@@ -285,11 +290,11 @@ class HttpSession(requests.Session):
 
 
 def request_id_of(response: requests.Response, secrets: Iterable[Secret]) -> str | None:
-    """Return the reply's ``x-request-id``, which some installations send, cleaned.
+    """Return the cleaned ``x-request-id`` header, which some installations send.
 
     Args:
         response: The reply.
-        secrets: Secrets that must not show.
+        secrets: Secrets to mask.
     """
     value = response.headers.get("x-request-id")
     return clean(value, secrets) if value else None
@@ -305,24 +310,23 @@ def network_error(
     host: str,
     transaction_id: str | None = None,
 ) -> VantageError:
-    """Say in own words what went wrong on the network.
+    """Return an error that describes a network failure in our own words.
 
     The exception of ``requests`` holds the prepared request with its headers and body, so neither
-    it nor its text may travel on. Call this inside ``except`` and raise the result outside of it,
-    so that it does not become the context of what is raised.
+    it nor its text is passed on. Call this inside ``except`` and raise the result outside of it, so
+    that the original does not become the new error's context.
 
     Args:
         error: What ``requests`` raised.
-        make: Class of the error to make of passing trouble.
-        trust: What was in force on the way to the server.
-        method: HTTP method.
+        make: Error class for temporary failures.
+        trust: Certificates and proxy that were in use. method: HTTP method.
         path: Path of the request.
-        host: Host that was asked.
+        host: Host that was called.
         transaction_id: Transaction concerned.
 
     Returns:
-        An error of ``make``; ConfigurationError if certificate, CA bundle, address or the proxy's
-        login is at fault.
+        An error made by ``make``, or a ConfigurationError if the certificate, the CA bundle, the
+        address or the proxy's login is wrong.
     """
     where: dict[str, Any] = {
         "method": method,
@@ -363,13 +367,13 @@ def network_error(
     for cause in causes:
         if isinstance(cause, _HandshakeError):
             return make(
-                f"The TLS handshake broke off ({clean(cause.handshake)})",
-                hint="Check the port of the base URL, and what is on the way to it: a proxy or"
-                " firewall may have cut the connection",
+                f"The TLS handshake failed ({clean(cause.handshake)})",
+                hint="Check the port of the base URL; a proxy or firewall on the way may have cut"
+                " the connection",
                 **where,
             )
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return make("The connection could not be made in time", **where)
+        return make("The connection timed out", **where)
     if isinstance(error, requests.exceptions.ReadTimeout):
         return make("The server did not answer in time", doubtful=True, **where)
     if any(isinstance(cause, (NewConnectionError, ConnectTimeoutError)) for cause in causes):
@@ -382,14 +386,14 @@ def network_error(
 
 
 def proxy_wants_login(trust: Trust, where: dict[str, Any]) -> ConfigurationError:
-    """Return the error for status 407. Never tried again: the proxy's account could be locked.
+    """Return the error for status 407. It is not retried: that could lock the proxy's account.
 
     Args:
-        trust: What was in force on the way to the server.
-        where: Method, path and host of the request, and whatever else is known of it.
+        trust: Certificates and proxy that were in use.
+        where: Method, path, host and other known details of the request.
     """
     return ConfigurationError(
-        "The HTTP proxy answered 407: it wants a login",
+        "The HTTP proxy answered 407: it requires a login",
         hint=f"Put user and password into the address of {_proxy_of(trust)}:"
         " http://USER:PASSWORD@HOST:PORT with percent-encoded parts",
         **{**where, "status": 407},
@@ -408,7 +412,7 @@ def _proxy_error(
     elif found[-1][1] == "407":
         return proxy_wants_login(trust, where)
     else:
-        what = f"The HTTP proxy answered {found[-1][1]} and made no connection to the server"
+        what = f"The HTTP proxy answered {found[-1][1]} and did not connect to the server"
     return make(what, hint=f"Check {_proxy_of(trust)}, and whether it may reach the host", **where)
 
 
@@ -427,7 +431,7 @@ def _bundle_hint(trust: Trust) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it was made of; the libraries keep them in several places."""
+    """Yield an error and its causes; the libraries keep them in several places."""
     inner: object = error
     for _ in range(8):
         if not isinstance(inner, BaseException):
@@ -441,7 +445,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _stripped(error: requests.RequestException) -> requests.RequestException:
-    """Take from an error, and from those it was made of, what holds headers or the proxy."""
+    """Remove headers and proxy from an error and its causes."""
     for cause in list(_causes(error)):
         bare(cause)
         for name in vars(cause).keys() & {"request", "response", "pool", "conn"}:

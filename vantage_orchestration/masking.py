@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds known secrets in texts of others, in whatever form the other side echoes them."""
+"""Masks known secrets in foreign text, in every encoding in which the other side may echo them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vantage_orchestration.secret import MASK, Secret
 
 __all__ = ["masked"]
 
-#: Shorter ones would mask parts of ordinary words.
+#: A shorter secret would mask parts of ordinary words.
 _SHORTEST, _SHORTEST_ENCODED = 4, 6
-# Escapes of URLs, HTML and JSON (and of Python's repr), also if escaped more than once.
+# Escapes of URLs, HTML, JSON and Python's repr, also if escaped more than once.
 _ESCAPE = re.compile(
     r"((?:%(?:25)*[0-9a-f]{2})+)|&(?:amp;)*(#?\w{1,8};)"
     r"|\\+(?:(?:x|(?-i:U)000(?=[0-9a-f]{5}))([0-9a-f]{2}(?:(?<=000..)[0-9a-f]{3})?)"
@@ -26,23 +26,23 @@ _ESCAPE = re.compile(
 _PERCENT = re.compile("%(?:25)*([0-9a-f]{2})", re.IGNORECASE)
 _UNIT = re.compile(r"\\+u", re.IGNORECASE)
 _SHORT_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
-#: What may follow where the other side has cut a text, half of an escape among it.
+#: What may follow where the other side cut the text, including half of an escape.
 _HALF = r"(?:%(?:25)*[0-9a-f]?|&(?:amp;)*#?\w{0,7}|\\+(?:u[0-9a-f]{0,3})?)"
 _CUT = re.compile(rf"{_HALF}{{0,2}}[\s.\u2026\ufffd\"'<>)\]]*\Z", re.IGNORECASE)
-# Each takes characters for others, so that a text and what is looked for are written alike.
+# Tables that map characters to their equivalents, so that text and secret are written alike.
 _FORM = str.maketrans("+", " ")
 _BASE64, _BASE64_DIGITS = str.maketrans("-_", "+/"), string.ascii_letters + string.digits + "+/="
 _HEX, _HEX_DIGITS = str.maketrans("ABCDEF", "abcdef"), "0123456789abcdef"
 
 
 def masked(text: str, secrets: Iterable[Secret]) -> str:
-    """Return a text in which no secret shows.
+    """Return a text with all secrets masked.
 
     Args:
         text: Any text.
-        secrets: Secrets to look for: as they are, escaped for URLs, forms, HTML or JSON, in
-            base64, or cut at the end of the text. Where an escaped one shows, all escapes of the
-            text are undone.
+        secrets: Secrets to look for: plain, escaped for URLs, forms, HTML or JSON, in base64 or
+            hex, or cut at the end of the text. If an escaped one is found, all escapes of the text
+            are undone.
     """
     needles = [needle for secret in secrets for needle in _needles(secret.reveal())]
     needles.sort(key=lambda needle: -len(needle[0]))  # One secret may be part of another.
@@ -59,7 +59,7 @@ def masked(text: str, secrets: Iterable[Secret]) -> str:
 
 
 def _needles(secret: str) -> Iterator[tuple[str, dict[int, int], str]]:
-    """Yield what to look for, characters that count as others, and those that belong to it."""
+    """Yield what to search for, its character equivalents, and the characters that extend a hit."""
     if len(secret) < _SHORTEST:
         return
     for form in {secret, _unescaped(secret)}:
@@ -67,7 +67,7 @@ def _needles(secret: str) -> Iterator[tuple[str, dict[int, int], str]]:
             yield form.translate(_FORM), _FORM, ""
     raw = secret.encode("utf-8", "surrogatepass")
     for shift in range(3):  # Where it begins in what is encoded together with it.
-        # The outermost characters depend on what is beside it.
+        # The outermost characters depend on the neighbouring bytes.
         core = base64.b64encode(bytes(shift) + raw).decode()[: (shift + len(raw)) * 8 // 6]
         core = core[(0, 2, 3)[shift] :]
         if len(core) >= _SHORTEST_ENCODED:
@@ -86,7 +86,7 @@ def _hidden(text: str, needle: str, fold: dict[int, int], around: str) -> str:
         parts += [text[done:begin], MASK]
         done = end
     parts.append(text[done:])
-    # The other side may have cut its text in the middle of it.
+    # The other side may have cut its text in the middle of the secret.
     end = _end(folded, done)
     shortest = _SHORTEST_ENCODED if around else _SHORTEST
     for length in range(min(len(needle) - 1, end - done), shortest - 1, -1):
@@ -100,7 +100,7 @@ def _hidden(text: str, needle: str, fold: dict[int, int], around: str) -> str:
 
 
 def _end(text: str, begin: int = 0) -> int:
-    """Return where a text ends without what marks that it was cut."""
+    """Return where a text ends, without the mark that it was cut."""
     found = _CUT.search(text, max(begin, len(text) - 40))
     return found.start() if found else len(text)
 
@@ -118,7 +118,7 @@ def _plain(match: re.Match[str]) -> str:
     if percent:
         data = bytes.fromhex("".join(_PERCENT.findall(percent)))
         try:
-            # What is cut off in the middle of a character is left out.
+            # A character that was cut in the middle is left out.
             return codecs.getincrementaldecoder("utf-8")().decode(data)
         except ValueError:
             return data.decode("latin-1")

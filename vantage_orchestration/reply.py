@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the body of a reply, whatever the other side sends: never more bytes than were allowed,
-never for longer.
+"""Reads the body of a reply within limits of size and time.
 
-A server, or a proxy in its place, may send a body that never ends, that drips byte by byte, or
-that grows a thousandfold when it is unpacked.
+A server, or a proxy in its place, may send a body that never ends, that drips byte by byte, or that
+unpacks to a thousand times its size.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Bytes of a JSON reply at the most, unpacked. A page of 1000 transactions takes about one million.
+#: Largest JSON reply in bytes, unpacked. A page of 1000 transactions takes about one million.
 LONGEST_JSON = 16 * 1024**2
-#: Bytes of a result file that is read into memory, unpacked.
+#: Largest result file in bytes, unpacked, that is read into memory.
 LONGEST_IN_MEMORY = 256 * 1024**2
 PAGE_HINT = (
-    "A proxy, login page or bot filter has answered in place of the service. If it stays so, check"
+    "A proxy, login page or bot filter answered in place of the service. If this persists, check"
     " the base URL and the proxy of the connection"
 )
 _LONGEST_ERROR = 64 * 1024
-#: Bytes that are read at once: fewer of a packed body, which older releases of urllib3 unpack as a
-#: whole, to a thousand times its size.
+#: Bytes to read at once. Packed bodies are read in smaller pieces: older releases of urllib3 unpack
+#: a piece as a whole, to a thousand times its size.
 _CHUNK, _PACKED_CHUNK = 256 * 1024, 16 * 1024
 
 
 class Broken(Exception):
-    """The body broke off, or its compression is damaged."""
+    """The connection broke within the body, or the compressed body is damaged."""
 
 
 class TooSlow(Broken):
@@ -61,21 +60,20 @@ class TooSlow(Broken):
 
 
 class TooLong(Exception):
-    """The body is longer than was allowed."""
+    """The body is longer than allowed."""
 
 
 def read_chunks(response: requests.Response, most: int, seconds: float) -> Iterator[bytes]:
     """Yield the body of a reply, unpacked, in pieces of limited size.
 
     Args:
-        response: A reply that streams. It is of a session of ours, which ends one that makes no
-            progress.
-        most: Bytes that the body may have, unpacked.
+        response: A streaming reply of our own session, which ends a reply that makes no progress.
+        most: Largest allowed size in bytes, unpacked.
         seconds: Seconds for the whole body.
 
     Raises:
         TooLong: The body has more than ``most`` bytes.
-        TooSlow: Time is over.
+        TooSlow: The time is up.
         Broken: The connection broke, or the body can't be unpacked.
     """
     if response.raw.closed:  # A hook of the session has read it.
@@ -104,7 +102,7 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
 
 
 def read_start(response: requests.Response, seconds: float) -> bytes:
-    """Return the first bytes of a body that need not be complete, such as an error's."""
+    """Return the first bytes of a body, which may be incomplete, such as that of an error."""
     body = bytearray()
     with contextlib.suppress(Broken, TooLong):
         for chunk in read_chunks(response, _LONGEST_ERROR, seconds):
@@ -113,13 +111,13 @@ def read_start(response: requests.Response, seconds: float) -> bytes:
 
 
 def drain(response: requests.Response, seconds: float) -> None:
-    """Close a reply. If its body is short, the connection can be used again."""
+    """Close a reply. After a short body, the connection can be used again."""
     with response:
         read_start(response, seconds)
 
 
 def page_error(response: requests.Response, where: dict[str, Any]) -> ProtocolError:
-    """Return the error for a web page in place of a reply."""
+    """Return the error for a web page that came in place of a reply."""
     return ProtocolError(
         "The reply is a web page",
         hint=PAGE_HINT,
@@ -130,16 +128,16 @@ def page_error(response: requests.Response, where: dict[str, Any]) -> ProtocolEr
 
 
 class Reply:
-    """A reply of the API whose status is 2xx and whose body has not been read.
+    """A 2xx reply of the API with an unread body.
 
     Args:
-        response: The reply, which streams.
-        seconds: Seconds for a JSON body.
+        response: The streaming reply.
+        seconds: Seconds allowed for a JSON body.
         where: Method, path and so on, for errors.
 
     Attributes:
         headers: Its headers.
-        size: Bytes of the JSON body, once it was read.
+        size: Size of the JSON body in bytes, once read.
     """
 
     def __init__(self, response: requests.Response, seconds: float, where: dict[str, Any]) -> None:
@@ -150,21 +148,21 @@ class Reply:
         self.size = 0
 
     def nothing(self) -> None:
-        """Read a body that says nothing. A page, or JSON that was cut, tells of a proxy.
+        """Read a body that should be empty. A page, or truncated JSON, shows that a proxy answered.
 
         Raises:
-            ProtocolError: Something else than the service has answered.
+            ProtocolError: Something other than the service answered.
         """
         body = read_start(self._response, self._seconds)
         if is_markup(body) or body.lstrip().startswith((b"{", b"[")):
             self._parse(body, lambda data: None)
 
     def json(self, read: Callable[[Any], T]) -> T:
-        """Return what ``read`` makes of the JSON body.
+        """Return the result of ``read`` for the JSON body.
 
         Raises:
-            ProtocolError: It is no JSON, too long, or does not fit the contract.
-            ConnectionFailed: It broke off, or did not come in time.
+            ProtocolError: The body is not JSON, is too long, or does not fit the contract.
+            ConnectionFailed: The connection broke, or the body did not arrive in time.
         """
         body = bytearray()
         self.size = self._copy(body.extend, LONGEST_JSON, self._seconds)
@@ -174,14 +172,14 @@ class Reply:
         if is_markup(body):
             raise page_error(self._response, self._where)
         try:
-            # By content: the reply may be labelled as text (contract, section 3).
+            # Judged by content: the reply may be labelled as text (contract, section 3).
             return read(read_json(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            # json's messages quote no content; other kinds are named only.
+            # Messages of json quote no content; of other errors only the class is named.
             reason = str(error) if type(error) is ValueError else type(error).__name__
         raise ProtocolError(
             f"The reply does not fit the contract: {clean(reason)}",
-            hint="A proxy or login page may have answered; else report this with the path",
+            hint="A proxy or login page may have answered; if not, report this with the path",
             doubtful=self._where["method"] == "POST",
             **self._where,
         )
@@ -191,14 +189,14 @@ class Reply:
 
         Args:
             write: Takes the pieces.
-            most: Bytes that it may have.
+            most: Largest allowed size in bytes.
 
         Returns:
             Number of bytes.
 
         Raises:
-            ProtocolError: It is too long.
-            ConnectionFailed: It broke off, or came to a halt.
+            ProtocolError: The body is too long.
+            ConnectionFailed: The connection broke or stalled.
         """
         received = self._copy(write, most, math.inf)
         announced = self.headers.get("Content-Length", "")
@@ -221,17 +219,18 @@ class Reply:
                 write(chunk)
         except TooLong:
             hint = (
-                "Raise the result limit of the connection, if it is right. What is read into memory"
-                f" may have {LONGEST_IN_MEMORY} bytes: download a larger file"
+                "If the size is right, raise the result limit of the connection. A result that"
+                f" is read into memory may have {LONGEST_IN_MEMORY} bytes: download a larger one"
+                " to a file"
                 if seconds == math.inf
                 else "A proxy or login page may have answered"
             )
             what = f"The reply has more than {most} bytes"
             raise ProtocolError(what, hint=hint, doubtful=doubtful, **self._where) from None
         except TooSlow:
-            what = f"The reply came too slowly: {received} bytes up to now"
+            what = f"The reply is too slow: {received} bytes so far"
             raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
         except Broken:
-            what = f"The connection broke off after {received} bytes of the reply"
+            what = f"The connection broke after {received} bytes of the reply"
             raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
         return received

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files on their way to the server: checked before, streamed, and able to be sent again."""
+"""Files to send: checked first, streamed, and readable again for a retry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Switch = Literal["Default", "Yes", "No"]
 def stored_name(name: str) -> str:
     """Return the name under which the service keeps a file called ``name``.
 
-    It replaces certain characters by ``_`` (contract, section 5). Two names may become one.
+    It replaces certain characters with ``_`` (contract, section 5). Two names may become the same.
     """
     return name.translate(_REPLACED)
 
@@ -47,14 +47,14 @@ def stored_name(name: str) -> str:
 class SourceFile:
     """One file to send.
 
-    Make it with :meth:`of`. ``name`` is what the service shows and must have the extension of its
-    format; ``open`` gives the content from its start, each time anew.
+    Create it with :meth:`of`. The service shows ``name``, which must have the extension of the
+    file's format. Each call of ``open`` returns the content from its start.
 
     Attributes:
         name: File name.
         size: Size in bytes.
-        open: Opens the content for reading; may be called several times.
-        registration_parameters: Parameters of this file, 10 at the most.
+        open: Opens the content for reading; can be called several times.
+        registration_parameters: Parameters of this file, at most 10.
         auto_crop: Image processing: crop.
         auto_orientation: Image processing: turn upright.
     """
@@ -76,18 +76,18 @@ class SourceFile:
         auto_crop: Switch | None = None,
         auto_orientation: Switch | None = None,
     ) -> SourceFile:
-        """Take a path, or bytes with a name, as a file to send.
+        """Return a file to send, given as a path or as bytes with a name.
 
         Args:
             source: Path of a file, its bytes, or a SourceFile (returned as it is).
-            name: Name for the service; the path's own by default.
+            name: Name for the service; by default that of the path.
             registration_parameters: Parameters of this file.
             auto_crop: ``Default``, ``Yes`` or ``No``.
             auto_orientation: ``Default``, ``Yes`` or ``No``.
 
         Raises:
-            ConfigurationError: There is no such file, it is no regular file, or it has no name.
-            FileNotReady: It is empty.
+            ConfigurationError: The file does not exist, is not a regular file, or has no name.
+            FileNotReady: The file is empty.
         """
         if isinstance(source, SourceFile):
             return source
@@ -110,12 +110,13 @@ class SourceFile:
 
         if not name or any(ord(c) < 32 or c in '"\x7f' for c in name):
             raise ConfigurationError(
-                "A file to send has no usable name",
+                "A file to send has no valid name",
                 hint="Give a name with the extension of its format, such as invoice.pdf",
             )
         if size == 0:
             raise FileNotReady(
-                f"The file {name!r} is empty", hint="It may still be being written: try again later"
+                f"The file {name!r} is empty",
+                hint=("Another program may still be writing it: try again later"),
             )
         return cls(
             name,
@@ -138,7 +139,7 @@ class SourceFile:
         """Return the FileMetadata of this file (contract, section 3.2).
 
         Args:
-            index: Its place among the documents, from 0.
+            index: Position among the documents, from 0.
         """
         entry: dict[str, Any] = {"index": index}
         options = {"autoCrop": self.auto_crop, "autoOrientation": self.auto_orientation}
@@ -150,30 +151,30 @@ class SourceFile:
 
 
 def parameters(values: Mapping[str, str], *, limited: bool = True) -> list[dict[str, str]]:
-    """Return parameters as the API takes them, checked against its limits.
+    """Return parameters in the form of the API, checked against its limits.
 
     Args:
-        values: Key to value, both texts that are not empty.
-        limited: Whether the lengths of registration parameters hold (128 and 256 characters).
+        values: Key to value, both non-empty strings.
+        limited: Whether to check the lengths of registration parameters (128 and 256 characters).
 
     Raises:
-        ConfigurationError: There are more than 10, or one is empty, too long or no text.
+        ConfigurationError: There are more than 10, or one is empty, too long or not a string.
     """
     if len(values) > MOST_PARAMETERS:
         raise ConfigurationError(
-            f"{len(values)} parameters were given; ABBYY Vantage takes {MOST_PARAMETERS}"
+            f"{len(values)} parameters were given; ABBYY Vantage accepts {MOST_PARAMETERS}"
         )
     for key, value in values.items():
         for what, text, most in (("key", key, LONGEST_KEY), ("value", value, LONGEST_VALUE)):
             if not isinstance(text, str) or not text:
                 raise ConfigurationError(
-                    f"The {what} of parameter {key!r} is empty or no text",
-                    hint="Leave the parameter out where it has no value",
+                    f"The {what} of parameter {key!r} is empty or not a string",
+                    hint="Leave out a parameter that has no value",
                 )
             if limited and len(text) > most:
                 raise ConfigurationError(
                     f"The {what} of parameter {key[:LONGEST_KEY]!r} has {len(text)} characters;"
-                    f" ABBYY Vantage takes {most}"
+                    f" ABBYY Vantage accepts {most}"
                 )
     return [{"key": key, "value": value} for key, value in values.items()]
 
@@ -182,8 +183,8 @@ def check_files(files: Sequence[SourceFile]) -> None:
     """Refuse files that the service would refuse, before anything is sent.
 
     Raises:
-        ConfigurationError: None or too many, too large together, or two whose names are the same
-            for the service.
+        ConfigurationError: There are no files or too many, they are too large together, or two have
+            the same name for the service.
     """
     if not 0 < len(files) <= MOST_FILES:
         raise ConfigurationError(
@@ -192,7 +193,7 @@ def check_files(files: Sequence[SourceFile]) -> None:
     total = sum(file.size for file in files)
     if total > LONGEST_UPLOAD:
         raise ConfigurationError(
-            f"The files have {total} bytes together; a transaction takes {LONGEST_UPLOAD}"
+            f"The files have {total} bytes together; a transaction takes at most {LONGEST_UPLOAD}"
         )
     seen: dict[str, str] = {}
     for file in files:
@@ -207,10 +208,10 @@ def check_files(files: Sequence[SourceFile]) -> None:
 
 
 class _Counted:
-    """Exactly the announced number of bytes of a file, from whatever store.
+    """Reads exactly the announced number of bytes of a file, from any store.
 
-    The encoder finds out a length by ``fileno`` otherwise, which files of object stores lack, and
-    waits for ever for bytes of a file that has become shorter.
+    Without ``len`` the encoder determines the length by ``fileno``, which files of object stores
+    lack. It would also wait for ever for the bytes of a file that became shorter.
     """
 
     def __init__(self, stream: BinaryIO, file: SourceFile) -> None:
@@ -230,10 +231,10 @@ class _Counted:
 
 
 class MultipartBody:
-    """A multipart body that streams, and begins again on ``seek(0)``.
+    """A streaming multipart body that starts again on ``seek(0)``.
 
-    The streaming encoder of requests-toolbelt can be read once; a request that is sent again after
-    a 401 or a dropped connection needs its body from the start.
+    The encoder of requests-toolbelt can be read once only. A request that is sent again after a 401
+    or a dropped connection needs its body from the start.
 
     Args:
         model: The part ``Model``.
@@ -260,7 +261,7 @@ class MultipartBody:
             except FileNotFoundError as error:
                 raise FileChanged(
                     f"The file {file.name!r} has vanished",
-                    hint="It was not processed. The next try looks again what is there",
+                    hint="It was not processed. The next try lists the files again",
                 ) from error
             self._streams.append(stream)
             content = _Counted(stream, file)
@@ -284,16 +285,15 @@ class MultipartBody:
         return self._read
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to the start (the only place that can be gone to), or report the size at the end.
-
+        """Go to the start, the only supported position.
         Raises:
-            OSError: Another place was asked for.
+            OSError: Another position was given.
         """
         if offset == 0 and whence == io.SEEK_SET:
             if self._read:
                 self._start()
             return 0
-        raise OSError("a multipart body can begin again, and nothing else")
+        raise OSError("a multipart body can only go back to its start")
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes of the body."""

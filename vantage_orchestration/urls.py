@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of files and folders in the form in which lineage and assets name them."""
+"""Addresses of files and folders as lineage and assets name them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 
 __all__ = ["StorageUrl"]
 
-#: Other names of a scheme.
+#: Aliases of a scheme.
 _SAME: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "local": "file"}
 #: Schemes that name the container where others name a user.
 _CONTAINER: Final = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 
 
 class StorageUrl(NamedTuple):
-    """Address of a file or folder, without login, query and fragment.
+    """Address of a file or folder, without credentials, query and fragment.
 
     Attributes:
         scheme: For example ``file`` or ``s3``.
@@ -29,17 +29,18 @@ class StorageUrl(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> StorageUrl:
-        """Read a URL or a local path. No I/O.
+        """Parse a URL or a local path. No I/O.
 
-        A user name in front of the bucket (Airflow's way to name a connection,
-        ``s3://conn_id@bucket/key``) and a password are left out.
+        A user name before the bucket (Airflow's way to name a connection,
+        ``s3://conn_id@bucket/key``) and a password are dropped.
         """
         scheme, found, rest = url.partition("://")
         if not found:
             return cls("file", "", os.path.abspath(url))
         scheme = _SAME.get(scheme.lower(), scheme.lower())
         if scheme in {"http", "https"}:
-            # Only here these are no part of a file's name. Signed addresses hold a key in them.
+            # Only in web addresses are these not part of a file's name. Signed addresses hold a key
+            # in them.
             rest = rest.partition("#")[0].partition("?")[0]
         authority, _, path = rest.partition("/")
         user, _, host = authority.rpartition("@")
