@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed calls of the ABBYY Vantage processing API (contract, sections 3.1 to 3.3).
 
-What is safe to repeat is repeated with growing waits (contract, section 6): reading and deleting
-always; creating a transaction, since an unused one costs nothing; adding a file, since a second
-arrival is refused; starting, after the status was read; launching only where the request can't
-have arrived. Everything else fails with an error that says whether it is ``doubtful``.
+Calls are repeated where that is safe, with growing waits (contract, section 6): reading and
+deleting always; creating a transaction, since an unused one costs nothing; adding a file, since the
+server refuses a second arrival; starting, after the status was read; launching only if the request
+can't have arrived. All other failures raise an error whose ``doubtful`` says whether the request
+may have arrived.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _MOST_PASSES = 5
 
 
 class VantageClient(ApiSession):
-    """Client of one ABBYY Vantage tenant. Usable from several threads.
+    """Client of one ABBYY Vantage tenant. Thread-safe.
 
     Arguments and errors are those of :class:`vantage_orchestration.session.ApiSession`.
     """
@@ -82,14 +83,15 @@ class VantageClient(ApiSession):
         skill_parameters: Mapping[str, str] | None = None,
         mobile_input_link: bool = False,
     ) -> NewTransaction:
-        """Make an empty transaction (``POST /transactions``). Nothing runs before the start.
+        """Create an empty transaction (``POST /transactions``). It does not run before it is
+        started.
 
         Args:
             skill_id: Skill; an id is not always a UUID.
-            registration_parameters: Up to 10 of one's own; keys up to 128 and values up to 256
+            registration_parameters: Up to 10 of your own; keys up to 128 and values up to 256
                 characters. They can't be changed later.
-            skill_parameters: Up to 10; they win over the skill's defaults.
-            mobile_input_link: Also make a link with which a phone can add files.
+            skill_parameters: Up to 10; they override the skill's defaults.
+            mobile_input_link: Also create a link with which a phone can add files.
 
         Raises:
             NotFound: The skill is unknown or was never published.
@@ -112,17 +114,17 @@ class VantageClient(ApiSession):
     ) -> None:
         """Add files to a transaction before its start (``POST /transactions/{id}/files``).
 
-        Each file is sent in a request of its own and may be repeated: a second arrival is refused
-        by the server, so it is never doubled.
+        Each file is sent in a separate request. Repeating it is safe: the server refuses a second
+        file of the same name.
 
         Args:
             transaction_id: Transaction.
             files: Paths or :class:`SourceFile`.
-            first_index: Place of the first file among the documents.
+            first_index: Position of the first file among the documents.
 
         Raises:
             ConfigurationError: A file is missing, empty, too large or has the name of another.
-            Conflict: A file of that name was there before.
+            Conflict: The transaction already had a file of that name.
         """
         path = _path("/transactions/{}/files", transaction_id=transaction_id)
         sources = [SourceFile.of(file) for file in files]
@@ -134,7 +136,7 @@ class VantageClient(ApiSession):
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
 
-        The status is read before it is sent again, whatever was the answer.
+        The status is read before the request is repeated.
 
         Raises:
             BadRequest: It has no files, or was started before.
@@ -164,26 +166,26 @@ class VantageClient(ApiSession):
     ) -> Transaction:
         """Return status, review link and results (``GET /transactions/{id}``).
 
-        It may have to wait for its turn: no transaction is read twice within a second.
+        This may wait: no transaction is read twice within a second.
 
         Args:
             transaction_id: Transaction.
-            check: Called with what was read. A :class:`ProtocolError` that it raises is met by
-                asking again, as other passing trouble is.
-            looks: Times that the server has to say that it is unknown before that is believed,
-                since not all machines of a service know at once of a new transaction.
+            check: Called with the transaction. If it raises a :class:`ProtocolError`, the
+                transaction is read again, as after other temporary failures.
+            looks: How often the server must report it as unknown before that is believed: not all
+                machines of the service know of a new transaction at once.
 
         Raises:
             NotFound: It is unknown or deleted.
-            Forbidden: It is another tenant's.
+            Forbidden: It belongs to another tenant.
         """
         with self.translating():
             return self._get_transaction(transaction_id, check, looks)
 
     def get_transaction_once(self, transaction_id: str) -> Transaction:
-        """Read a transaction as :meth:`get_transaction` does, but repeat nothing.
+        """Read a transaction as :meth:`get_transaction` does, but without retries.
 
-        For whoever looks again and again anyway. Errors are not translated.
+        For callers that poll anyway. Errors are not translated.
         """
         path = _path("/transactions/{}", transaction_id=transaction_id)
 
@@ -199,9 +201,9 @@ class VantageClient(ApiSession):
             )
 
     def delete_transaction(self, transaction_id: str) -> None:
-        """Delete a transaction (``DELETE /transactions/{id}``); one that is gone counts as done.
+        """Delete a transaction (``DELETE /transactions/{id}``); a missing one counts as deleted.
 
-        The service carries it out within minutes. Charged pages stay charged.
+        The service deletes it within minutes. Charged pages stay charged.
         """
         path = _path("/transactions/{}", transaction_id=transaction_id)
         self._delete(path, transaction_id)
@@ -216,15 +218,15 @@ class VantageClient(ApiSession):
     ) -> str:
         """Create, add files and start in one request (``POST /transactions/launch``).
 
-        The vendor advises it for one file below 30 MB. It is never repeated where it may have
-        arrived: that would be charged twice. Prefer create, add, start.
+        The vendor advises it for one file below 30 MB. It is never repeated if it may have arrived:
+        the pages would be charged twice. Prefer create, add, start.
 
         Returns:
             The transaction's id.
 
         Raises:
-            ConnectionFailed: With ``doubtful`` set, the transaction may have been made; a
-                registration parameter of one's own finds it in the lists.
+            ConnectionFailed: If ``doubtful`` is set, the transaction may exist; a registration
+                parameter of your own finds it in the lists.
         """
         sources = [SourceFile.of(file) for file in files]
         check_files(sources)
@@ -263,12 +265,12 @@ class VantageClient(ApiSession):
             stage_name: Name of a review stage.
             limit: 1 to 1000.
             offset: Items to skip.
-            filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of the
-                making; pendulum or other date-times with a zone), ``parameters`` and
-                ``file_parameters`` (all must match). How the server wants these two encoded is
-                uncertain (contract, section 9), so check what comes back;
-                ``parameter_encoding`` is ``json`` (the manual's example, and the default) or
-                ``indexed`` (the habit of the server's framework).
+            filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of creation;
+                pendulum or other date-times with a time zone), ``parameters`` and
+                ``file_parameters`` (all must match). The encoding of these two is uncertain
+                (contract, section 9), so check what comes back; ``parameter_encoding`` is ``json``
+                (the manual's example, and the default) or ``indexed`` (usual for the server's
+                framework).
         """
         query = {"StageType": stage_type, "StageName": stage_name}
         return self._list("active", query, limit, offset, filters)
@@ -309,22 +311,23 @@ class VantageClient(ApiSession):
         return _all_pages(self.list_completed_transactions, filters)
 
     def get_registration_parameters(self, transaction_id: str) -> dict[str, str]:
-        """Return them (``GET /transactions/{id}/registrationParameters``)."""
+        """Return the registration parameters
+        (``GET /transactions/{id}/registrationParameters``)."""
         path = _path("/transactions/{}/registrationParameters", transaction_id=transaction_id)
         return self._read(path, pairs, transaction_id=transaction_id)
 
     def get_skill_parameters(self, transaction_id: str) -> tuple[SkillParameter, ...]:
-        """Return those in force (``GET /transactions/{id}/skillParameters``)."""
+        """Return the skill parameters in force (``GET /transactions/{id}/skillParameters``)."""
         path = _path("/transactions/{}/skillParameters", transaction_id=transaction_id)
         return self._read(
             path, lambda data: array(data, SkillParameter.read), transaction_id=transaction_id
         )
 
     def create_mobile_input_link(self, transaction_id: str) -> Secret:
-        """Make a link with which a phone can add files (``POST .../mobileInputLink``).
+        """Create a link with which a phone can add files (``POST .../mobileInputLink``).
 
         Raises:
-            BadRequest: The transaction is running or over.
+            BadRequest: The transaction is running or has ended.
         """
         path = _path("/transactions/{}/mobileInputLink", transaction_id=transaction_id)
 
@@ -339,11 +342,11 @@ class VantageClient(ApiSession):
     # -- documents (3.3)
 
     def create_document(self, transaction_id: str, *, index: int | None = None) -> str:
-        """Make an empty document for several source files; Process skills allow more than one.
+        """Create an empty document for several source files; Process skills allow more than one.
 
         Args:
             transaction_id: Transaction that has not been started.
-            index: Place among the documents.
+            index: Position among the documents.
 
         Returns:
             The document's id (``POST /transactions/{id}/documents``).
@@ -373,7 +376,7 @@ class VantageClient(ApiSession):
         return self._read(path, TransactionDocument.read, transaction_id=transaction_id)
 
     def delete_document(self, transaction_id: str, document_id: str) -> None:
-        """Remove a document before the start; one that is gone counts as done."""
+        """Remove a document before the start; a missing one counts as removed."""
         path = _path(
             "/transactions/{}/documents/{}", transaction_id=transaction_id, document_id=document_id
         )
@@ -387,7 +390,7 @@ class VantageClient(ApiSession):
         *,
         first_index: int = 0,
     ) -> None:
-        """Add source files to one document, each in a request of its own.
+        """Add source files to one document, each in a separate request.
 
         Arguments and errors as :meth:`add_files` (``POST .../documents/{id}/sourceFiles``).
         """
@@ -414,45 +417,44 @@ class VantageClient(ApiSession):
     ) -> int:
         """Download a result file to ``target`` (``GET .../files/{fileId}/download``).
 
-        The target appears when the file is complete, under its name at once.
+        The target appears only when the file is complete.
 
         Args:
             transaction_id: Transaction.
-            file: Result file of a document, or its id alone. Of a result file the content is
-                checked: it has to be what the type says.
-            target: Path to write; replaced if it is there.
+            file: Result file of a document, or only its id. With a result file, the content is
+                checked against its type.
+            target: Path to write; an existing file is replaced.
 
         Returns:
             Number of bytes.
 
         Raises:
-            ConnectionFailed: The download broke off, also when repeated.
-            ProtocolError: Something else arrived, such as a login page, also when repeated.
+            ConnectionFailed: The download broke, even after retries.
+            ProtocolError: Something else arrived, such as a login page, even after retries.
         """
         path, expected = _result(transaction_id, file)
         return self._download_to(path, transaction_id, expected, target)
 
     def stream_result(self, transaction_id: str, file: ResultFile | str, stream: BinaryIO) -> int:
-        """Write a result file into an open file, from its present position on.
+        """Write a result file into an open file, at its current position.
 
         Args:
             transaction_id: Transaction.
             file: As for :meth:`download_result`.
-            stream: File that can be read, seek and be cut, since a download that broke off begins
-                anew.
+            stream: File that can read, seek and truncate, since a broken download starts again.
 
         Returns:
             Number of bytes.
 
         Raises:
-            ConnectionFailed: The download broke off, also when repeated.
-            ProtocolError: Something else arrived, also when repeated.
+            ConnectionFailed: The download broke, even after retries.
+            ProtocolError: Something else arrived, even after retries.
         """
         path, expected = _result(transaction_id, file)
         return self._download(path, transaction_id, stream, expected)
 
     def read_result(self, transaction_id: str, file: ResultFile | str) -> bytes:
-        """Return a result file's content; for files that fit into memory, such as fields."""
+        """Return a result file's content. Use it for files that fit into memory, such as fields."""
         path, expected = _result(transaction_id, file)
         with io.BytesIO() as stream:
             self._download(path, transaction_id, stream, expected, LONGEST_IN_MEMORY)
@@ -502,7 +504,7 @@ class VantageClient(ApiSession):
     ) -> Page:
         if not 1 <= limit <= LONGEST_PAGE or offset < 0:
             raise ConfigurationError(
-                f"A page has 1 to {LONGEST_PAGE} items and begins at 0 or later"
+                f"A page has 1 to {LONGEST_PAGE} items and starts at 0 or later"
             )
         known = {
             "skill_id": "SkillId",
@@ -514,10 +516,10 @@ class VantageClient(ApiSession):
         }
         encode = _PARAMETER_ENCODINGS.get(filters.pop("parameter_encoding", "json"))
         if encode is None:
-            raise ConfigurationError("A parameter_encoding is 'json' or 'indexed'")
+            raise ConfigurationError("parameter_encoding must be 'json' or 'indexed'")
         for name, value in filters.items():
             if name not in known:
-                raise ConfigurationError(f"{name!r} is no filter of the lists of transactions")
+                raise ConfigurationError(f"{name!r} is not a filter of the lists of transactions")
             if value is None:
                 continue
             if name.endswith("_date"):
@@ -532,7 +534,7 @@ class VantageClient(ApiSession):
 
     def _delete(self, path: str, transaction_id: str) -> None:
         try:
-            # Whoever deletes what is gone has what he wants.
+            # A missing transaction is as good as a deleted one.
             self._repeat(lambda: self._order("DELETE", path, transaction_id), looks=1)
         except errors.NotFound:
             log.info("%s is gone already", path)
@@ -540,7 +542,7 @@ class VantageClient(ApiSession):
     def _add_file(
         self, path: str, model: Mapping[str, Any], source: SourceFile, transaction_id: str
     ) -> None:
-        """Send one file; a 409 after a doubtful try means that the first one arrived."""
+        """Send one file. A 409 after a doubtful try means that the first one arrived."""
         unsure = False
 
         def attempt() -> None:
@@ -593,13 +595,13 @@ def _path(template: str, **ids: str) -> str:
     for name, value in ids.items():
         text = quote(_id(name, value), safe="")
         if text in (".", ".."):
-            raise ConfigurationError(f"{value!r} is no {name}")
+            raise ConfigurationError(f"{value!r} is not a valid {name}")
         encoded.append(text)
     return template.format(*encoded)
 
 
 def _result(transaction_id: str, file: ResultFile | str) -> tuple[str, ResultFile | None]:
-    """Return the path of a result file, and the file itself if more than its id is known."""
+    """Return the path of a result file, and the file itself if more than its id was given."""
     file_id, expected = (file, None) if isinstance(file, str) else (file.id, file)
     path = _path(
         "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
@@ -659,4 +661,5 @@ def _all_pages(
                     yield item
         if pages.gapless:
             return
-        # It became shorter between two pages, and what moved up was skipped: once more.
+        # The list became shorter between two pages, and items that moved up were skipped: read it
+        # again.

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of this machine, in folders that others may write to.
+"""Files of this machine, in folders to which others may write.
 
 Somebody else can put a named pipe, a device or a link where a document or a result is expected, and
-can swap one for the other at any moment. So nothing is judged by its path alone: what was opened is
-looked at, and folders are held open while something is written into them.
+can swap them at any moment. So no file is judged by its path alone: the opened file is checked, and
+folders are held open while files are written into them.
 
 * Only regular files are read, and opening them never blocks. Files of ``/proc``, ``/sys`` and
   ``/dev`` are refused (``/dev/shm`` holds ordinary files).
-* A link is followed for reading as long as it stays in the folder that was given.
-* Nothing is written, replaced or removed through a link below the folder that was given.
+* A link is followed for reading as long as it stays in the given folder.
+* Nothing is written, replaced or removed through a link below the given folder.
 
-Links above that folder, and the folder itself, are the user's own choice and are followed.
+The folder itself, and links above it, are the user's own choice and are followed.
 """
 
 from __future__ import annotations
@@ -37,47 +37,47 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Bytes of a file's name that its part takes over; a file system takes 255 altogether.
+#: Bytes of a file's name that its temporary part keeps; a file system allows 255 in all.
 _LONGEST_IN_PART = 200
 _SYSTEM = ("/proc", "/sys", "/dev")
 _ORDINARY = "/dev/shm"  # noqa: S108 - it is not written to here
-#: Flags that Windows lacks. There is nothing there that they would protect from.
+#: Flags that Windows lacks; it has nothing that they would protect from.
 _SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | _SAFE
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-#: Whether folders can be held open, and names be taken from there.
+#: Whether folders can be held open and names be resolved relative to them.
 _HELD = {os.open, os.mkdir, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
 
 
 def check_regular(path: str) -> os.stat_result:
-    """Return what the system says of a file to be read. It is not opened.
+    """Return the system's information on a file to be read, without opening it.
 
     Raises:
-        ConfigurationError: It is no regular file, or one of the system's own.
-        OSError: It isn't there, or can't be asked.
+        ConfigurationError: It is not a regular file, or it is one of the system's own.
+        OSError: It does not exist or can't be read.
     """
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ConfigurationError(f"{path!r} is {_kind(found.st_mode)} and not a regular file")
     for name in (os.path.abspath(path), os.path.realpath(path)):
         if not is_below(name, _ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
-            raise ConfigurationError(f"{path!r} belongs to the system and is no document")
+            raise ConfigurationError(f"{path!r} belongs to the system and is not a document")
     return found
 
 
 def open_regular(path: str, root: str | None = None) -> BinaryIO:
-    """Open a regular file for reading, at once.
+    """Open a regular file for reading, without blocking.
 
     Args:
         path: Its path.
-        root: The folder that a link may not lead out of; by default the one that the file is in.
+        root: The folder that a link may not lead out of; by default the file's own folder.
 
     Raises:
-        ConfigurationError: It is no regular file, or a link leads out of the folder.
-        OSError: It isn't there, or can't be read.
+        ConfigurationError: It is not a regular file, or a link leads out of the folder.
+        OSError: It does not exist or can't be read.
     """
-    # Twice: opening a device can do something to it, and what is there may change in between.
+    # Checked twice: opening a device can have effects, and the file may be swapped in between.
     check_regular(path)
     handle = os.open(path, os.O_RDONLY | _UNBLOCKED | _SAFE)
     try:
@@ -88,7 +88,7 @@ def open_regular(path: str, root: str | None = None) -> BinaryIO:
         if not is_below(_path_of(handle, path, found), folder):
             raise ConfigurationError(
                 f"{path!r} is a link that leads out of its folder",
-                hint="Give the file that it leads to, or the folder that both are in",
+                hint="Give the file that it leads to, or a folder that contains both",
             )
         return os.fdopen(handle, "rb")
     except BaseException:
@@ -97,25 +97,25 @@ def open_regular(path: str, root: str | None = None) -> BinaryIO:
 
 
 def part_of(name: str) -> str:
-    """Return a name, like no other, for a file until it is complete."""
+    """Return a unique name for a file that is not complete yet."""
     short = name.encode("utf-8", "surrogatepass")[:_LONGEST_IN_PART].decode("utf-8", "ignore")
     return f".{short}.{secrets.token_hex(8)}.part"
 
 
 def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T:
-    """Write a file that appears under its name complete, and never through a link.
+    """Write a file so that it appears under its name only when complete, and never through a link.
 
     Args:
-        path: Its path. Folders that are missing are made.
-        root: The folder below which no link is followed; by default the one that the file is in.
+        path: Its path. Missing folders are created.
+        root: The folder below which no link is followed; by default the file's own folder.
         fill: Writes the content.
 
     Returns:
-        What ``fill`` returns.
+        The result of ``fill``.
 
     Raises:
-        ConfigurationError: There is a link, or a file, where a folder should be.
-        OSError: It can't be written.
+        ConfigurationError: A link or a file is in the place of a folder.
+        OSError: The file can't be written.
     """
     name = os.path.basename(path)
     part = part_of(name)
@@ -129,7 +129,7 @@ def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T
                 os.fsync(stream.fileno())
             os.replace(prefix + part, prefix + name, src_dir_fd=at, dst_dir_fd=at)
         except BaseException:
-            # What went wrong first is to be seen, not what went wrong with the cleaning.
+            # The first error is raised, not one of the clean-up.
             with contextlib.suppress(OSError):
                 os.unlink(prefix + part, dir_fd=at)
             raise
@@ -140,11 +140,11 @@ def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T
 
 
 def remove(path: str, root: str | None = None) -> None:
-    """Remove a file; one that is gone counts as done. Of a link, the link itself is removed.
+    """Remove a file, or a link itself. A missing file counts as removed.
 
     Args:
         path: Its path.
-        root: The folder below which no link is followed; by default the one that the file is in.
+        root: The folder below which no link is followed; by default the file's own folder.
     """
     with (
         contextlib.suppress(FileNotFoundError),
@@ -154,7 +154,7 @@ def remove(path: str, root: str | None = None) -> None:
 
 
 def remove_folder(path: str, root: str | None = None) -> None:
-    """Remove a folder if it is there and nothing is in it. Arguments as of :func:`remove`."""
+    """Remove a folder if it exists and is empty. Arguments as for :func:`remove`."""
     with (
         contextlib.suppress(OSError, ConfigurationError),
         _folder_of(path, root, make=False) as (at, prefix),
@@ -163,26 +163,25 @@ def remove_folder(path: str, root: str | None = None) -> None:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Return whether a path is that of a folder, or of something below it. Both are absolute."""
+    """Return whether a path is a folder itself or lies below it. Both are absolute."""
     folder = folder.rstrip(os.sep)
     return path == folder or path.startswith(folder + os.sep)
 
 
 def _path_of(handle: int, path: str, found: os.stat_result) -> str:
-    """Return where the file that was opened really is."""
+    """Return the real path of an opened file."""
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/self/fd/{handle}")
-    # Not Linux. It must be the same file at the end of all links; else it was swapped meanwhile.
+    # Not Linux. The resolved path must be the same file; otherwise it was swapped meanwhile.
     real = os.path.realpath(path)
     return real if os.path.samestat(os.stat(real), found) else ""
 
 
 @contextlib.contextmanager
 def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int | None, str]]:
-    """Give the folder of a file: a handle, and what to put before names.
+    """Yield the folder of a file: a handle, and a prefix for names.
 
-    Where folders can't be held open, there is no handle, and the path of the folder goes before
-    each name.
+    Where folders can't be held open, there is no handle, and the prefix is the path of the folder.
     """
     folder = os.path.dirname(os.path.abspath(path))
     root = os.path.abspath(root) if root is not None and is_below(folder, root) else folder
@@ -221,7 +220,7 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
 
 def _linked(path: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{path!r} is a link or a file, and a folder for results is expected there",
+        f"{path!r} is a link or a file where a folder for results is expected",
         hint="Remove it. Results are not written through links below the folder that was given",
     )
 

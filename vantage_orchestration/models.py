@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API answers, as immutable values.
+"""Replies of the API as immutable values.
 
-Reading is tolerant where the contract says that servers differ (null or missing members, unknown
-members and enumeration values, two spellings, numbers as text) and strict about what the rest
-depends on: an id that is missing is an error at once, not a None that fails later.
+Reading is tolerant where the contract says that servers differ: null or missing members, unknown
+members and enumeration values, two spellings, numbers as text. It is strict about what other code
+depends on: a missing id is an error at once, not a None that fails later.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _object(data: Any) -> Json:
 
 
 def _text(data: Any) -> str | None:
-    """Return a text in one line, or None where it is missing, null or empty."""
+    """Return a text in one line; None if it is missing, null or empty."""
     return one_line(str(data)) if data not in (None, "") else None
 
 
@@ -65,10 +65,10 @@ def _needed(data: Json, *names: str) -> str:
 
 
 def id_of(data: Json, *names: str) -> str:
-    """Return the id that is the first of these members.
+    """Return the id in the first of these members that has one.
 
     Raises:
-        ValueError: There is none, or it holds what can't be printed.
+        ValueError: There is none, or it contains unprintable characters.
     """
     return identifier(_needed(data, *names))
 
@@ -84,7 +84,7 @@ def items(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
     """Read an array; null and missing count as empty.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value is not an array.
     """
     if data is None:
         return ()
@@ -97,7 +97,7 @@ def array(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
     """Read a reply that is an array.
 
     Raises:
-        ValueError: It is something else. A null is not taken for "nothing".
+        ValueError: The value is not an array. Here null does not count as empty.
     """
     if data is None:
         raise ValueError("an array is expected")
@@ -105,10 +105,10 @@ def array(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
 
 
 def items_of_page(data: Any, read: Callable[[Any], T]) -> tuple[tuple[T, ...], int | None]:
-    """Read a page of a list: its items, and how many there are altogether if that is said.
+    """Read a page of a list: its items, and the total number of items if the server gives it.
 
     Raises:
-        ValueError: It is something else, which must not be taken for an empty list.
+        ValueError: It is not a page. It must not be mistaken for an empty list.
     """
     data = _object(data)
     found, total = items(data.get("items"), read), _number(data.get("totalItemCount"))
@@ -130,7 +130,7 @@ def pairs(data: Any) -> dict[str, str]:
     """Read an array of {key, value} into a dictionary.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The value is not such an array.
     """
     if data is not None and not isinstance(data, list):
         raise ValueError("an array is expected")
@@ -138,25 +138,25 @@ def pairs(data: Any) -> dict[str, str]:
 
 
 def _uuid(data: Json, *names: str) -> str:
-    """Return an id in the one spelling that this package keeps; servers are free to choose."""
+    """Return an id in the one spelling that this package uses; servers may choose any."""
     value = id_of(data, *names)
     return value.lower() if _UUID.fullmatch(value) else value
 
 
 def same_id(one: object, other: object) -> bool:
-    """Tell whether two ids are equal. UUIDs are, however they are spelled."""
+    """Return whether two ids are equal. Equal UUIDs may be spelled differently."""
     return str(one).lower() == str(other).lower()
 
 
 def _status(text: str) -> Status:
-    """Read a status. A word that this version does not know may be anything, so it is cleaned."""
+    """Read a status. An unknown word may be anything, so it is cleaned."""
     status = Status(text)
     return status if status.is_known else Status(clean(text))
 
 
 @dataclass(frozen=True, slots=True)
 class FileRef:
-    """A file that the service keeps. ``id`` is opaque."""
+    """A file stored by the service. ``id`` is opaque."""
 
     id: str
     name: str
@@ -191,7 +191,7 @@ class SkillField:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as :meth:`read` takes it."""
+        """Return it in the form that :meth:`read` takes."""
         return {
             "name": self.name,
             "type": self.type,
@@ -203,10 +203,10 @@ class SkillField:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A skill. ``id`` is not always a UUID. The last three members come with one skill only.
+    """A skill. ``id`` is not always a UUID. Lists of skills leave out the last three members.
 
     Attributes:
-        id: Id for all calls.
+        id: Id in all calls.
         name: Name in the product.
         type: ``Classification``, ``Document``, ``Process``, ``Ocr``, ``Assembling`` or unknown.
         fields: Fields of a Document skill.
@@ -239,7 +239,7 @@ class Skill:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as :meth:`read` takes it."""
+        """Return it in the form that :meth:`read` takes."""
         return {
             "id": self.id,
             "name": self.name,
@@ -252,7 +252,8 @@ class Skill:
 
 @dataclass(frozen=True, slots=True)
 class NewTransaction:
-    """A transaction just made. The link is a secret: it can add files and start."""
+    """A new transaction. The link is a secret: its holder can add files and start the
+    transaction."""
 
     id: str
     mobile_input_link: Secret | None = None
@@ -267,7 +268,7 @@ class NewTransaction:
 
 @dataclass(frozen=True, slots=True)
 class ResultFile:
-    """A file with results. Choose it by ``type``: the order says nothing."""
+    """A result file. Choose it by ``type``; the order means nothing."""
 
     id: str
     name: str
@@ -284,7 +285,7 @@ class ResultFile:
 
 @dataclass(frozen=True, slots=True)
 class ClassConfidence:
-    """How well a class fits, from 0 to 100."""
+    """The confidence of a class, from 0 to 100."""
 
     id: str | None
     name: str | None
@@ -328,7 +329,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class BusinessRuleError:
-    """A rule of the skill that does not hold. Not a failure of the transaction."""
+    """A broken business rule of the skill. It is not a failure of the transaction."""
 
     error_type: str | None
     message: str | None
@@ -349,7 +350,7 @@ class BusinessRuleError:
 
 @dataclass(frozen=True, slots=True)
 class ExtractedDocument:
-    """One document that the service found, with its result files."""
+    """A document found by the service, with its result files."""
 
     id: str
     result_files: tuple[ResultFile, ...]
@@ -374,11 +375,10 @@ class Transaction:
 
     Attributes:
         id: UUID.
-        status: Its status; a word that this version does not know counts as not ended.
+        status: Its status; an unknown word counts as not ended.
         manual_review_link: Set while the transaction waits for a person. It holds a token.
         documents: Complete only when the status is ``Processed``.
-        error: Why it failed, in one line: an address in it has lost its query, which may be a link
-            with a token.
+        error: Why it failed, in one line. Addresses in it lose their query, which may hold a token.
         source_files: The files that were sent.
     """
 
@@ -391,17 +391,17 @@ class Transaction:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the transaction is in a final state."""
         return self.status.is_terminal
 
     @property
     def file_names(self) -> str:
-        """The names of the first files that were sent, in quotes, for errors."""
+        """Names of the first files that were sent, in quotes, for error messages."""
         return named([file.name for file in self.source_files]) or "unknown files"
 
     @property
     def waits_for_review(self) -> bool:
-        """Whether a person has to look at it. Manual review is not a status."""
+        """Whether a person must review it. Manual review is not a status."""
         return not self.ended and self.manual_review_link is not None
 
     @classmethod
@@ -422,7 +422,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class TransactionDocument:
-    """A document with its source files; never with results."""
+    """A document with its source files, never with results."""
 
     id: str
     source_files: tuple[FileRef, ...]
@@ -456,20 +456,21 @@ class SkillParameter:
 
 @dataclass(frozen=True, slots=True)
 class ListedTransaction:
-    """A transaction in the lists of active and completed ones.
+    """A transaction in the lists of active and completed transactions.
 
     Attributes:
         id: UUID.
-        status: Of a completed one; None for active ones.
-        stage: Of an active one: ``ManualReview``, ``CustomActivity`` or ``Automatic``.
+        status: Status of a completed transaction; None for an active one.
+        stage: Stage of an active transaction: ``ManualReview``, ``CustomActivity`` or
+            ``Automatic``.
         stage_name: Name of that stage.
-        created_at: When it was made.
+        created_at: When it was created.
         parameters: Its registration parameters.
-        file_parameters: Those of its files.
+        file_parameters: Registration parameters of its files.
         skill_id: Skill.
         skill_version: Version of the skill.
         document_count: Number of documents.
-        page_count: Of a completed one: pages, which are what is charged.
+        page_count: Charged pages of a completed transaction.
     """
 
     id: str
@@ -513,7 +514,7 @@ class ListedTransaction:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list, and how many items there are altogether."""
+    """One page of a list, and the total number of items."""
 
     items: tuple[ListedTransaction, ...]
     total: int

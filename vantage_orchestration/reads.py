@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the vendor's limit: no transaction is read twice within a second (contract, section 4).
 
-It holds for all clients of a process together, since whoever waits for a transaction and whoever
-fetches its results then need not know of each other.
+The limit is shared by all clients of a process. So a task that waits for a transaction and one that
+fetches its results need not know of each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 __all__ = ["LEAST_PAUSE", "reading_in_turn"]
 
-#: Seconds from the end of a read to the next one of the same transaction.
+#: Seconds between the end of one read and the start of the next of the same transaction.
 LEAST_PAUSE = 1.0
 
 
@@ -27,7 +27,7 @@ class _Entry:
 
 
 class _Reads:
-    """When each transaction was read last, as far back as that matters."""
+    """When each transaction was last read, for as long as that matters."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class _Reads:
 
     @contextmanager
     def entry(self, key: tuple[str, str]) -> Iterator[_Entry]:
-        """Give the entry of a transaction to one thread at a time."""
+        """Yield the entry of a transaction to one thread at a time."""
         with self._lock:
             self._sweep(time.monotonic() - LEAST_PAUSE)
             entry = self._entries.setdefault(key, _Entry())
@@ -61,7 +61,7 @@ _reads = _Reads()
 
 @contextmanager
 def reading_in_turn(server: str, transaction_id: str) -> Iterator[None]:
-    """Wait until a transaction may be read, and let nobody else read it meanwhile.
+    """Wait until a transaction may be read, and keep other threads from reading it meanwhile.
 
     Args:
         server: Address of the server.

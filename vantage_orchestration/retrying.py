@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repeats what is safe to repeat: the one place that waits between tries."""
+"""Repeats what is safe to repeat. All waiting between tries happens here."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Times in a row that something has to be said before it is believed, if it can't be true yet.
+#: How often in a row the server must give an answer that it may give too early before it is
+#: believed.
 LOOKS = 3
-#: Seconds before the second look at such a thing; the third comes after twice as long.
+#: Seconds before such an answer is checked again; the third check comes after twice as long.
 _SECOND_LOOK = 2.0
 
 
@@ -35,10 +36,11 @@ class RetryPolicy:
     """How often and how long to try.
 
     Args:
-        attempts: Tries at the most, the first one included.
-        first_wait: Seconds: upper end of the random wait before the second try; doubles then.
-        max_wait: Seconds: longest random wait.
-        budget: Seconds from the first try in which the last one must begin.
+        attempts: Maximum number of tries, including the first.
+        first_wait: Upper end, in seconds, of the random wait before the second try; it doubles
+            then.
+        max_wait: Longest random wait in seconds.
+        budget: Seconds after the first try within which the last one must begin.
         sleep: Waits the given number of seconds.
     """
 
@@ -49,7 +51,8 @@ class RetryPolicy:
     sleep: Callable[[float], None] = time.sleep
 
 
-#: 5 s growing to 60 s, the sister product's advice for overload (contract, section 5).
+#: 5 s growing to 60 s: what the vendor advises for overload of its sister product (contract,
+#: section 5).
 API_RETRIES = RetryPolicy(attempts=5, first_wait=5.0, max_wait=60.0, budget=300.0)
 TOKEN_RETRIES = RetryPolicy(attempts=3, first_wait=1.0, max_wait=20.0, budget=60.0)
 
@@ -63,15 +66,15 @@ def call(
 ) -> T:
     """Call ``function`` until it succeeds, fails for good, or the policy ends.
 
-    What the server may say too early of a transaction, since not all of its machines know of a
-    change at the same moment, is believed when it has been said three times in a few seconds.
+    Not all machines of the service learn of a change at the same moment. So an answer about a
+    transaction that may come too early is believed when it was given three times within seconds.
 
     Args:
-        function: Takes nothing and raises :class:`VantageError` on failure.
-        policy: Number of tries and waits. The server's ``Retry-After`` is kept where it fits into
-            the budget; where it does not, the error is raised at once.
-        may_repeat: Tells whether an error allows another try.
-        looks: Times that something has to be said early before it is believed.
+        function: Takes no argument and raises :class:`VantageError` on failure.
+        policy: Number of tries and waits. A ``Retry-After`` of the server is respected if it fits
+            into the budget; otherwise the error is raised at once.
+        may_repeat: Returns whether an error allows another try.
+        looks: How often such an early answer must be given before it is believed.
 
     Returns:
         What ``function`` returned.
@@ -112,7 +115,7 @@ def call(
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, or None if it says nothing usable.
+    """Return the seconds that a ``Retry-After`` header asks for, or None if it can't be used.
 
     Args:
         value: Seconds, or an HTTP date (RFC 9110, section 10.2.3). A date in the past means 0.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session layer: requests that carry a valid token, sent once or repeated where that is safe,
-whose replies are read or turned into errors. Knows no operation of the API."""
+"""The session layer. It sends requests with a valid token and repeats them where that is safe, and
+turns replies into values or errors. It knows no operation of the API."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _BY_STATUS: dict[int, type[errors.ApiError]] = {
     429: errors.RateLimited,
 }
 _HINTS = {
-    401: "The server rejects a token that it has just given: check region or base URL and tenant"
+    401: "The server rejects a token that it has just issued: check region or base URL and tenant"
     " id of the connection",
-    403: "The transaction belongs to another tenant, or the user or API client lacks the right;"
+    403: "The transaction belongs to another tenant, or the user or API client lacks a right;"
     " rights come from roles in the tenant, not from the scope",
     404: "It is unknown, deleted (transactions are deleted 14 days after they are made) or, for a"
     " skill, not published",
-    409: "A file of that name is in the transaction already, or there are too many files",
-    413: "The upload is larger than a front end of the server allows",
+    409: "The transaction already has a file of that name, or too many files",
+    413: "A front end of the server does not allow uploads of this size",
     429: "Run fewer tasks at a time, for example with an Airflow pool or a Prefect concurrency"
     " limit",
 }
@@ -71,21 +71,19 @@ _ANY_FILE = "application/octet-stream"
 
 
 class ApiSession:
-    """Sends authorised requests to one ABBYY Vantage tenant. Usable from several threads.
+    """Sends authorised requests to one ABBYY Vantage tenant. Thread-safe.
 
     Args:
-        config: The credential, or a function that reads it from where it is stored. With a
-            function a credential that was changed meanwhile is used as soon as the server rejects
-            a token.
-        on_token: Told each token before its first use, to mask it in logs.
-        translate: Turns every error into the exception to raise, so that an orchestrator can mark
+        config: The credential, or a function that loads it. With a function, a changed credential
+            is used as soon as the server rejects a token.
+        on_token: Called with each token before its first use, to mask it in logs.
+        translate: Returns the exception to raise for an error, so that an orchestrator can mark
             those that no retry can cure.
-        retries: Tries and waits on passing trouble, for calls that are safe to repeat.
+        retries: Tries and waits after temporary failures, for calls that are safe to repeat.
         pool_size: Connections kept open at the same time.
-        orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
-            for it.
-        patience: Seconds to wait for a login at the most, for callers somebody waits for; by
-            default as long as all its tries can take.
+        orchestrator_store: Creates the orchestrator's own token store, for credentials that use it.
+        patience: Longest wait for a login in seconds, for interactive callers; by default as long
+            as all tries can take.
 
     Raises:
         ConfigurationError: The stored credential can't be used. Nothing was sent.
@@ -119,7 +117,7 @@ class ApiSession:
 
     @classmethod
     def from_env(cls, **options: Any) -> ApiSession:
-        """Make a client from the environment, ``ABBYY_VANTAGE_REGION`` and so on.
+        """Return a client configured by environment variables (``ABBYY_VANTAGE_REGION`` and so on).
 
         Args:
             options: Further arguments of the constructor.
@@ -135,10 +133,10 @@ class ApiSession:
 
     @property
     def session(self) -> HttpSession:
-        """An authorised ``requests.Session``; relative paths are taken below the API's address.
+        """An authorised ``requests.Session``; relative paths are resolved below the API's address.
 
-        It sends the token to the configured server only, follows no redirect, and renews a
-        rejected token once. It repeats nothing else and raises no error for a status.
+        It sends the token only to the configured server, follows no redirect, and renews a rejected
+        token once. It repeats nothing else and raises no error for a status.
         """
         with self.translating(), self._lock:
             if self._session is None:
@@ -154,7 +152,7 @@ class ApiSession:
         """Return a valid token. Do not store, log or return it.
 
         Raises:
-            AuthError: There is none to be had.
+            AuthError: No token could be obtained.
         """
         with self.translating():
             return self._auth.token()
@@ -203,7 +201,7 @@ class ApiSession:
         )
 
     def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
-        """Send a request whose reply says nothing."""
+        """Send a request whose reply has no content."""
         self.send_once(method, path, Reply.nothing, transaction_id=transaction_id, **options)
 
     def _download(
@@ -214,10 +212,14 @@ class ApiSession:
         expected: ResultFile | None = None,
         most: float = math.inf,
     ) -> int:
-        """Fill a stream, from its present position on.
+        """Write a file into a stream at its current position.
 
-        What arrives has to be of the expected file's type; without one it may be any file. It may
-        have ``most`` bytes, and no more than the connection allows.
+        Args:
+            path: Path of the download.
+            transaction_id: Transaction.
+            stream: File to write.
+            expected: The content must be of this file's type; without it, any file is accepted.
+            most: Largest size in bytes, besides the limit of the connection.
         """
         kind = expected.type if expected is not None else None
         begin = stream.tell()
@@ -277,12 +279,12 @@ class ApiSession:
         transaction_id: str | None = None,
         accept: str | None = None,
     ) -> T:
-        """Send one request once, for whoever repeats by rules of their own.
+        """Send one request once, for callers that have their own rules for retries.
 
         Args:
             method: HTTP method.
             path: Path below the API's address.
-            take: Reads a reply whose status is 2xx.
+            take: Reads a 2xx reply.
             params: Query.
             json_body: Body as JSON data.
             upload: Body of files.
@@ -290,10 +292,10 @@ class ApiSession:
             accept: Media type of a file to download; JSON by default.
 
         Returns:
-            What ``take`` returned.
+            The result of ``take``.
 
         Raises:
-            VantageError: There was no reply, or one that reports a failure.
+            VantageError: No reply came, or it reports a failure.
         """
         headers = {"Content-Type": upload.content_type} if upload is not None else {}
         if accept is not None:
@@ -345,7 +347,7 @@ class ApiSession:
             errors.Forbidden,
             errors.NotFound,
         ):
-            # Such a refusal is no word of the service.
+            # A page is not an answer of the service.
             return page_error(response, where)
         hint = _HINTS.get(status)
         if status < 400:
@@ -370,7 +372,7 @@ class ApiSession:
 
 
 def may_repeat(error: VantageError) -> bool:
-    # A token that could not be had was asked for several times already.
+    # A failed login was already tried several times.
     return error.retryable and not isinstance(error, errors.AuthError)
 
 
@@ -382,21 +384,20 @@ def may_repeat_unsent(error: VantageError) -> bool:
 
 
 class VantageAuth(AuthBase):
-    """``requests`` authorisation with a token that is valid when it is used.
+    """``requests`` authorisation with a token that is valid when used.
 
-    On a 401 it drops exactly the token that was used, reads the credential again from where it is
-    stored, and sends the request once more, once. If that is rejected as well, the new token is
-    used on for a minute: another login would not help. A request whose body can't be sent again
-    keeps its 401. A 403 renews nothing: rights come from roles, not from tokens.
+    After a 401 it discards exactly the token that was used, loads the credential again, and sends
+    the request once more. If the new token is rejected as well, it stays in use for a minute:
+    another login would not help. A request whose body can't be sent again keeps its 401. A 403
+    renews nothing: rights come from roles, not from tokens.
 
     Args:
-        load: Reads the stored credential afresh.
-        on_token: Told each token before it is used for the first time, so that an orchestrator
-            can mask it in its logs.
-        translate: Turns an error into the exception to raise.
-        orchestrator_store: Makes the orchestrator's own token store, for credentials that ask
-            for it.
-        patience: Seconds to wait for a login at the most, see :meth:`.TokenSource.get`.
+        load: Loads the stored credential.
+        on_token: Called with each token before its first use, so that an orchestrator can mask it
+            in its logs.
+        translate: Returns the exception to raise for an error.
+        orchestrator_store: Creates the orchestrator's own token store, for credentials that use it.
+        patience: Longest wait for a login in seconds, see :meth:`.TokenSource.get`.
     """
 
     def __init__(
@@ -419,14 +420,14 @@ class VantageAuth(AuthBase):
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """What must not be shown, the last two tokens among it."""
+        """Values to mask, including the last two tokens."""
         return (*self.config.secrets, *(Secret(token.reveal()) for token in self._used))
 
     @property
     def source(self) -> TokenSource:
         """The process's token source for the credential."""
         config = self.config
-        # Finding it takes a digest of the whole credential, too much for each request.
+        # Finding it takes a digest of the whole credential, which is too slow for each request.
         if self._found is None or self._found[0] is not config:
             self._found = config, token_source(config, self._orchestrator_store)
         return self._found[1]
@@ -434,11 +435,11 @@ class VantageAuth(AuthBase):
     def token(self) -> AccessToken:
         """Return a valid token.
 
-        A login that fails is not repeated, but the credential is read again: it may have been
-        changed since, and a token that simply ended would otherwise fail a long task for good.
+        A failed login is not repeated, but the credential is loaded again, since it may have
+        changed: an expired token would otherwise fail a long task for good.
 
         Raises:
-            AuthError: There is none to be had.
+            AuthError: No token could be obtained.
         """
         try:
             token = self.source.get(self._patience)
@@ -454,7 +455,7 @@ class VantageAuth(AuthBase):
         try:
             token = await self.source.aget(self._patience)
         except VantageError:
-            # Reading the credential may block: an orchestrator's API is asked.
+            # Loading the credential may block: it may call an orchestrator's API.
             if not await asyncio.to_thread(self._reload):
                 raise
             token = await self.source.aget(self._patience)
@@ -462,7 +463,7 @@ class VantageAuth(AuthBase):
         return token
 
     def _reload(self) -> bool:
-        """Read the stored credential again; tell whether it was changed."""
+        """Load the stored credential again; return whether it changed."""
         new = self._load()
         changed, self.config = new != self.config, new
         return changed
@@ -489,8 +490,9 @@ class VantageAuth(AuthBase):
         asked = urlsplit(url)
         if (asked.scheme, asked.netloc.lower()) != (base.scheme, base.netloc.lower()):
             raise ConfigurationError(
-                "This session is authorised for ABBYY Vantage only, and the request goes elsewhere",
-                hint="Use a session of your own for other addresses: the token must not reach them",
+                "This session is authorised for ABBYY Vantage only, and the request goes to"
+                " another server",
+                hint="Use another session for other addresses: the token must not reach them",
                 host=asked.hostname,
             )
 
