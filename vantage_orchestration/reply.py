@@ -228,9 +228,9 @@ class Reply:
             what = f"The reply has more than {most} bytes"
             raise ProtocolError(what, hint=hint, doubtful=doubtful, **self._where) from None
         except TooSlow:
-            what = f"The reply is too slow: {received} bytes so far"
+            what = f"The reply came too slowly: {received} bytes so far"
             raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
         except Broken:
-            what = f"The connection broke after {received} bytes of the reply"
+            what = f"The connection broke off after {received} bytes of the reply"
             raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None
         return received

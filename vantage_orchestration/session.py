@@ -63,7 +63,7 @@ _HINTS = {
     404: "It is unknown, deleted (transactions are deleted 14 days after they are made) or, for a"
     " skill, not published",
     409: "The transaction already has a file of that name, or too many files",
-    413: "A front end of the server does not allow uploads of this size",
+    413: "The upload is larger than a front end of the server allows",
     429: "Run fewer tasks at a time, for example with an Airflow pool or a Prefect concurrency"
     " limit",
 }

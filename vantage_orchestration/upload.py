@@ -286,8 +286,8 @@ class MultipartBody:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to the start, the only supported position.
-        Raises:
 
+        Raises:
             OSError: Another position was given.
         """
         if offset == 0 and whence == io.SEEK_SET:

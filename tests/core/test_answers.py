@@ -136,10 +136,10 @@ GOOD: list[tuple[str | None, bytes]] = [
 BAD: list[tuple[str | None, bytes, str]] = [
     *[(kind, PAGE["body"].encode(), "HTML page") for kind in ("Json", "Text", "Pdf", "New", None)],  # type: ignore[attr-defined]
     *[(kind, b"", "empty") for kind in ("Json", "Text", "Csv", "Html", "Pdf", "New", None)],
-    ("Json", b'{"a": [1', "no complete JSON"),
-    ("json", b"null", "no complete JSON"),
-    ("OcrJson", _LARGE.encode()[:-1], "no complete JSON"),
-    ("OcrJson", _LARGE.encode()[:-12], "no complete JSON"),
+    ("Json", b'{"a": [1', "not complete JSON"),
+    ("json", b"null", "not complete JSON"),
+    ("OcrJson", _LARGE.encode()[:-1], "not complete JSON"),
+    ("OcrJson", _LARGE.encode()[:-12], "not complete JSON"),
     ("Pdf", b" " * 2000 + b"%PDF-1.7", "PDF"),
     ("Xlsx", _zip()[:-8], "Office"),
     ("Pptx", b"x" + _zip(), "Office"),

@@ -218,9 +218,9 @@ def test_the_checker_of_requests_rejects_a_wrong_one(sandbox):
     [
         (lambda c: c.create_transaction(""), "skill_id is empty"),
         (lambda c: c.get_transaction(" "), "transaction_id is empty"),
-        (lambda c: c.get_transaction(".."), "no transaction_id"),
+        (lambda c: c.get_transaction(".."), "not a valid transaction_id"),
         (lambda c: c.create_transaction("s", registration_parameters={"k": ""}), "empty"),
-        (lambda c: c.create_transaction("s", registration_parameters={"k": 7}), "no text"),
+        (lambda c: c.create_transaction("s", registration_parameters={"k": 7}), "not a string"),
         (lambda c: c.create_transaction("s", registration_parameters={"k" * 129: "v"}), "129"),
         (lambda c: c.create_transaction("s", registration_parameters={"k": "v" * 257}), "257"),
         (
@@ -236,8 +236,8 @@ def test_the_checker_of_requests_rejects_a_wrong_one(sandbox):
         (lambda c: c.add_files("t", []), "0 files"),
         (lambda c: c.add_files("t", ["/nowhere/x.pdf"]), "no file"),
         (lambda c: c.add_files("t", [SourceFile.of(b"", name="x.pdf")]), "empty"),
-        (lambda c: c.add_files("t", [b"bytes without a name"]), "no usable name"),
-        (lambda c: c.add_files("t", [SourceFile.of(b"x", name='a".pdf')]), "no usable name"),
+        (lambda c: c.add_files("t", [b"bytes without a name"]), "no valid name"),
+        (lambda c: c.add_files("t", [SourceFile.of(b"x", name='a".pdf')]), "no valid name"),
         (
             lambda c: c.launch_transaction(
                 "s", [SourceFile.of(b"x", name=n) for n in ("a+b.pdf", "a,b.pdf")]
@@ -256,7 +256,7 @@ def test_the_checker_of_requests_rejects_a_wrong_one(sandbox):
         ),
         (lambda c: c.list_active_transactions(limit=0), "1 to 1000"),
         (lambda c: c.list_completed_transactions(limit=1001), "1 to 1000"),
-        (lambda c: c.list_active_transactions(colour="red"), "no filter"),
+        (lambda c: c.list_active_transactions(colour="red"), "not a filter"),
         (lambda c: c.list_active_transactions(start_date=pendulum.naive(2026, 1, 1)), "time zone"),
         (
             lambda c: c.add_document_files(
@@ -303,7 +303,7 @@ def test_a_server_that_rejects_every_token_is_asked_twice(sandbox, configure):
     once = RetryPolicy(attempts=1, first_wait=0, max_wait=0, budget=1)
     with VantageClient(configure(), retries=once) as client:
         sandbox.control.add_fault(operation="listSkills", status=401, times=0)
-        with pytest.raises(errors.Unauthorized, match="just given"):
+        with pytest.raises(errors.Unauthorized, match="just issued"):
             client.list_skills()
     assert sandbox.control.count(path_regex="/skills") == 2
     assert logins(sandbox) == 2
@@ -375,7 +375,7 @@ def test_the_session_is_authorised_for_its_server_only(client, sandbox):
     assert client.session.get("/skills").status_code == 200
     assert client.session.get(f"{client.config.credentials.api_url}/skills").status_code == 200
     for address in ("http://127.0.0.1:9/skills", "https://vantage.example.com/x"):
-        with pytest.raises(ConfigurationError, match="goes elsewhere"):
+        with pytest.raises(ConfigurationError, match="goes to another server"):
             client.session.get(address)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches what has ended in ABBYY Vantage, wherever it came from. Knows no orchestrator.
+"""Fetches transactions that ended in ABBYY Vantage, whatever their origin. Knows no orchestrator.
 
-* :mod:`.listing` reads the service's list, as little of it as each look needs.
-* :mod:`.notes` keep what one consumer has fetched, as files in any store.
-* :mod:`.inbox` says what is due for which consumer, and :mod:`.fetching` fetches it.
-* :mod:`.waking` decides when those are woken for whom something is due.
+* :mod:`.listing` reads the service's list, only as much as each poll needs.
+* :mod:`.notes` records what one consumer has fetched, as files in any store.
+* :mod:`.inbox` determines what is due for which consumer, and :mod:`.fetching` fetches it.
+* :mod:`.waking` decides when to wake consumers for which something is due.
 """

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches what is due for a consumer, each transaction once, whatever is killed when.
+"""Fetches what is due for a consumer: each transaction once, whatever is killed at any time.
 
-A run writes down what it takes, fetches it, and notes each transaction after its results have
-landed. A later try of the run goes on with what the run has taken. So a kill loses nothing; a file
-that has landed is not fetched again; and a run returns all that it has taken, whichever of its
-tries has fetched it.
+A run records what it takes, fetches it, and notes each transaction after its results have landed. A
+later try of the run continues with the same transactions. So a kill loses nothing, a landed file is
+not fetched again, and a run returns all that it has taken, whichever try fetched it.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ __all__ = ["Fetched", "fetch_due"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two notes of what has landed. A kill in between costs a few requests.
+#: Seconds between two writes of the notes. A kill in between costs a few requests.
 _NOTE_EVERY: Final = 5.0
 _random = random.SystemRandom()
 
@@ -61,9 +60,9 @@ class Fetched:
     """What a run has fetched.
 
     Attributes:
-        manifest: Describes it.
-        place: Where that manifest is; None if nothing was due.
-        by_input: Ids of those that came by mail, scanner and the like, as far as that is known.
+        manifest: The manifest.
+        place: Its location; None if nothing was due.
+        by_input: Ids of transactions that came by mail, scanner and the like, as far as known.
     """
 
     manifest: Manifest
@@ -72,7 +71,7 @@ class Fetched:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The manifest's URL as ``manifest``, and the numbers of all things."""
+        """The manifest's URL as ``manifest``, and the counts."""
         url = None if self.place is None else self.place.url
         return {"manifest": url, **numbers_of(self.manifest)}
 
@@ -94,21 +93,22 @@ def fetch_due(
 
     Args:
         client: Client.
-        consumer: Who fetches.
+        consumer: The consumer.
         output: Folder for the results of all runs.
-        run: Names the run, the same in each of its tries.
-        label: What the manifest's name begins with behind ``manifest-``.
+        run: Identifies the run, the same in each of its tries.
+        label: Start of the manifest's name after ``manifest-``.
         result_types: Types of result files, such as ``["FieldsJson"]``; None for all.
-        parallel: Transactions that are fetched at the same time.
+        parallel: Number of transactions to fetch at the same time.
 
     Returns:
-        What was fetched. Nothing, if nothing is due, or another run is at work.
+        What was fetched. It is empty if nothing is due or another run is at work.
 
     Raises:
         TransactionFailed: A transaction was deleted before its results were fetched.
-        Overtaken: Another run or try is at work on what this run has taken.
-        VantageError: Results could not be fetched; all others have landed. What a retry can't help
-            is not due any more: it stays with this run, and clearing the run tries it again.
+        Overtaken: Another run or try is fetching what this run has taken.
+        VantageError: Results could not be fetched; all others have landed. A transaction that no
+            retry can help is no longer due: it stays with this run, and clearing the run tries it
+            again.
     """
     with consumer.notes.lease(run) as lease:
         taken = consumer.notes.taken(run)
@@ -116,8 +116,8 @@ def fetch_due(
             if taken:
                 raise Overtaken(
                     "Another run is fetching at this moment",
-                    hint="Let one run at a time be active (max_active_runs=1); this one goes on"
-                    " when it is tried again",
+                    hint="Allow one active run at a time (max_active_runs=1); a retry of this run"
+                    " continues",
                 )
             log.info("Another run is fetching at this moment")
             return Fetched(Manifest(None))
@@ -175,10 +175,10 @@ class _Work:
         self._lock = threading.Lock()
 
     def do(self, entries: Mapping[str, int], parallel: int) -> None:
-        """Fetch all, several at a time, and note what has landed.
+        """Fetch all transactions, several at a time, and note which have landed.
 
-        One that fails does not keep the others from being fetched. If many in a row do, the
-        trouble is not theirs, and the rest waits for the next try.
+        One failure does not keep others from being fetched. After many in a row the cause is not a
+        single transaction, and the rest is left to the next try.
         """
 
         def fetch(entry: Entry) -> None:
@@ -192,7 +192,7 @@ class _Work:
             with self._lock:
                 self._settle(entry, failure, most=2 * parallel)
 
-        # In any order: what has failed before must not always be in the way of the same others.
+        # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
         _random.shuffle(shuffled)
         in_parallel(fetch, shuffled, parallel if self._output.concurrent else 1)
@@ -205,7 +205,7 @@ class _Work:
             self._landed.append(there)
             return
         try:
-            # What has landed may well have been deleted since.
+            # A landed transaction may have been deleted since.
             looks = LOOKS if there is None else 1
             transaction = self._client.get_transaction(name, looks=looks)
         except NotFound:
@@ -232,8 +232,8 @@ class _Work:
             )
         else:
             raise WaitTimeout(
-                f"The transaction is listed as ended, and is {transaction.status}",
-                hint="The next try looks again",
+                f"The transaction is listed as ended, but its status is {transaction.status}",
+                hint="The next try reads it again",
                 transaction_id=name,
             )
 
@@ -241,7 +241,7 @@ class _Work:
         if failure is None:
             self._in_a_row = 0
         else:
-            # What other libraries say is not known to be free of secrets.
+            # Messages of other libraries may contain secrets.
             text = failure if isinstance(failure, VantageError) else type(failure).__name__
             log.warning("The results of transaction %s were not fetched: %s", entry[0], text)
             self._failures.append(failure)
@@ -259,14 +259,14 @@ class _Work:
         self._noted_at = time.monotonic()
 
     def manifest(self) -> Manifest:
-        """Return what has become of all."""
+        """Return the manifest of all that the run has taken."""
         landed_here = tuple(sorted(self._landed, key=lambda each: each.transaction_id))
         ended = tuple(sorted(self._ended, key=lambda each: each.transaction_id))
         skills = {each.skill_id for each in landed_here}
         return Manifest(skills.pop() if len(skills) == 1 else None, None, landed_here, (), ended)
 
     def conclude(self) -> None:
-        """Raise what went wrong; if nothing did, the next look begins behind this one."""
+        """Raise the failures; if there are none, let the next poll start after this one."""
         passing = [each for each in self._failures if not _is_final(each)]
         if not passing and not self._stopped:
             self._consumer.settle()
@@ -276,13 +276,13 @@ class _Work:
             raise TransactionFailed(
                 f"{len(gone)} transactions were deleted before their results were fetched:"
                 f" {', '.join(gone[:5])}",
-                hint="Whoever deletes transactions has to wait until all have fetched them",
+                hint="Delete transactions only after all consumers have fetched them",
                 transaction_id=gone[0],
             )
 
 
 def _landed_in(folder: Location, name: str) -> TransactionManifest | None:
-    """Return what a folder holds if all results of that transaction are there."""
+    """Return the manifest in a folder if all results of that transaction are there."""
     there = TransactionManifest.load(folder)
     if there is None or there.transaction_id.lower() != name or not landed(there, folder):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the ended transactions a consumer fetches."""
+"""Which ended transactions a consumer fetches."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["CompletedFilter", "sent_through_api"]
 
 @dataclass(frozen=True, slots=True)
 class CompletedFilter:
-    """Which ended transactions are fetched.
+    """Which ended transactions to fetch.
 
     Args:
-        statuses: How they have ended: ``Processed``, ``Failed``, ``Canceled``.
-        include_api: Also those that were sent through the API.
-        since: Only those made since then.
+        statuses: Final statuses: ``Processed``, ``Failed``, ``Canceled``.
+        include_api: Whether to include transactions that were sent through the API.
+        since: Only transactions created since then.
     """
 
     statuses: frozenset[str]
@@ -38,17 +38,17 @@ class CompletedFilter:
     def of(
         cls, statuses: Collection[str], include_api: bool, since: str | None = None
     ) -> CompletedFilter:
-        """Make it of arguments; ``since`` is ISO 8601 text.
+        """Create a filter from arguments; ``since`` is ISO 8601 text.
 
         Raises:
-            ValueError: One of them is not acceptable.
+            ValueError: An argument is invalid.
         """
         if isinstance(statuses, str) or not statuses or not set(statuses) <= ENDED:
             raise ValueError(f"statuses is {statuses!r}; give some of {', '.join(sorted(ENDED))}")
         return cls(frozenset(statuses), include_api, _instant(since))
 
     def fits(self, item: ListedTransaction) -> bool:
-        """Whether a transaction is one of them."""
+        """Return whether a transaction passes the filter."""
         if item.status not in self.statuses:
             return False
         if self.since is not None and (item.created_at is None or item.created_at < self.since):
@@ -56,7 +56,7 @@ class CompletedFilter:
         return self.include_api or not sent_through_api(item)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the filter as JSON."""
         return {
             "statuses": sorted(self.statuses),
             "include_api": self.include_api,
@@ -65,12 +65,12 @@ class CompletedFilter:
 
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> CompletedFilter:
-        """Read what :meth:`to_json` returned."""
+        """Read the result of :meth:`to_json`."""
         return cls.of(state["statuses"], bool(state["include_api"]), state["since"])
 
 
 def sent_through_api(item: ListedTransaction) -> bool:
-    """Whether a program has sent it through the API, and so, as a rule, waits for it."""
+    """Return whether a program sent it through the API, and so probably waits for it."""
     return item.parameters.get("App") == "PublicAPI" or KEY_PARAMETER in item.parameters
 
 

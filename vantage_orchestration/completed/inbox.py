@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has ended in ABBYY Vantage, and which consumer has fetched what of it.
+"""Which transactions ended in ABBYY Vantage, and which consumer has fetched which of them.
 
-Due for a consumer is what the service lists as ended, what the consumer wants, and what it has not
-noted as fetched. That is all: no message has to arrive, and nobody has to have looked at the right
-time. Whoever starts a consumer, and whenever, it fetches all that is due.
+A transaction is due for a consumer if the service lists it as ended, the consumer wants it, and its
+notes do not name it. No message has to arrive, and nobody has to poll at the right time. Whenever a
+consumer is started, it fetches all that is due.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FULL_EVERY", "STATE", "Consumer", "Inbox", "entry_of"]
 
-#: Seconds after which everything is read again: deletions can hide what ended meanwhile.
+#: Seconds after which the whole list is read again: deletions can hide transactions that ended
+#: meanwhile.
 FULL_EVERY: Final = 3600.0
-#: Name of the folder for notes. Patterns for results, such as ``*/manifest.json``, don't find it.
+#: Name of the folder for notes. Patterns for results, such as ``*/manifest.json``, do not match it.
 STATE: Final = ".abbyy-vantage"
 _DAY: Final = 86_400
 
 
 class Inbox:
-    """The ended transactions of a skill, with all consumers that share a folder for their notes.
+    """The ended transactions of a skill, and all consumers that share a folder for their notes.
 
     Args:
         client: Client.
         state: Folder for the notes of all consumers.
-        skill_id: Only transactions of this skill; None for all that the client may use.
-        overlap: Seconds: transactions made within them are read at each look. At least the time
-            that most transactions take, and that the list lags behind.
-        clock: Seconds since 1970.
+        skill_id: Only transactions of this skill; None for all accessible skills.
+        overlap: Seconds: transactions created within them are read at each poll. Choose at least
+            the time that most transactions take and by which the list lags behind.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Inbox:
         self.clock = clock or now
 
     def listing(self) -> CompletedList:
-        """Return the service's list of what has ended."""
+        """Return the service's list of ended transactions."""
         import pendulum
 
         return CompletedList(
@@ -74,21 +75,21 @@ class Inbox:
         )
 
     def anything(self) -> bool:
-        """Return whether anything is listed as ended."""
+        """Return whether any transaction is listed as ended."""
         return any(True for _ in self.listing().look(full=True))
 
     def consumer(self, name: str, wanted: CompletedFilter) -> Consumer:
-        """Return a consumer, which exists once it has looked.
+        """Return a consumer. It is registered when it polls first.
 
         Args:
-            name: Its name, which tells it from others that fetch the same.
+            name: Its name, unique among consumers of the same folder.
             wanted: What it fetches.
         """
         folder = self._folder.child(f"{safe_name(name)}-{_digest(name)}")
         return Consumer(self, name, wanted, Notes(folder, self.clock))
 
     def consumers(self) -> list[Consumer]:
-        """Return all consumers that have looked within the days that transactions are kept."""
+        """Return all consumers that have polled within the days for which transactions are kept."""
         found = []
         for file in self._folder.files("*/consumer.json"):
             notes = Notes(file.parent, self.clock)
@@ -100,7 +101,7 @@ class Inbox:
 
 
 class Consumer:
-    """A task that fetches what has ended, each transaction once. Used by one thread at a time.
+    """A task that fetches ended transactions, each once. Use it in one thread at a time.
 
     Attributes:
         name: Its name.
@@ -115,17 +116,17 @@ class Consumer:
         self._looked: dict[str, Any] | None = None
 
     def register(self) -> None:
-        """Let others know that this consumer exists, and what it wants."""
+        """Record that this consumer exists, and what it wants."""
         day = int(self._inbox.clock()) // _DAY
         about = {"name": self.name, "wanted": self.wanted.to_json(), "day": day}
         if self.notes.read("consumer") != about:
             self.notes.write("consumer", about)
 
     def due(self) -> Iterator[list[ListedTransaction]]:
-        """Yield what is due, page by page, what was made last first. One may come twice.
+        """Yield what is due, page by page, newest first. A transaction may come twice.
 
         Raises:
-            VantageError: The list can't be read. The next look makes up for it.
+            VantageError: The list can't be read. The next poll catches up.
         """
         wanted, begin = self.wanted.to_json(), self._inbox.clock()
         listing = self._inbox.listing()
@@ -148,13 +149,13 @@ class Consumer:
             self.notes.prune()
 
     def settle(self) -> None:
-        """Store how far the last look has come. Only call it if all that was due is noted."""
+        """Store how far the last poll came. Call it only when all that was due is noted."""
         if self._looked is not None:
             self.notes.write("list", self._looked)
             self._looked = None
 
     def waits(self) -> bool:
-        """Return whether something is due. It stops reading where it has found something."""
+        """Return whether something is due. It stops reading at the first hit."""
         if any(True for _ in self.due()):
             return True
         self.settle()
@@ -167,7 +168,7 @@ def now() -> float:
 
 
 def entry_of(item: ListedTransaction) -> Entry:
-    """Return the id of a transaction, and the hour in which it was made."""
+    """Return the id of a transaction, and the hour of its creation."""
     return item.id, hour_of(item.created_at)
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the list of completed transactions again and again, without reading it all each time.
+"""Polls the list of completed transactions without reading all of it each time.
 
-The list filters by the time of making only, not by the time of ending (contract, section 3.2), and
-a transaction in review ends days after it was made. So each look has to cover the 14 days that the
-service keeps, while a busy tenant has 100,000 transactions in them. What was made lately is read at
-each look. Of what is older, the numbers are asked for: where the number of an interval is what it
-was, nothing in it is read, else the interval is halved until little is left to read. One that ends
-while another one is deleted hides from that, so everything is read once in a while.
+The list filters by creation time only, not by the time of ending (contract, section 3.2), and a
+transaction in review ends days after its creation. So each poll must cover the 14 days that the
+service keeps, in which a busy tenant has 100,000 transactions. Recent transactions are read at each
+poll. For older ones only counts are requested: if the count of an interval is unchanged, the
+interval is skipped; otherwise it is halved until little is left to read. A transaction that ends
+while another is deleted escapes this, so the whole list is read from time to time.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ __all__ = ["HOUR", "KEPT_DAYS", "CompletedList", "hour_of"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds; times of making are counted in whole hours.
+#: Seconds; creation times are counted in whole hours.
 HOUR: Final = 3600
-#: Days that transactions are kept for (contract, section 5), and one more since clocks differ.
+#: Days for which transactions are kept (contract, section 5), and one more because clocks differ.
 KEPT_DAYS: Final = 15
 _SHORTEST_PAGE: Final = 50
-#: File parameters that one page should hold at the most: a transaction may have 1000 files.
+#: Most file parameters desired on one page: a transaction may have 1000 files.
 _MOST_PARAMETERS: Final = 20_000
-#: How often an interval is read again that changed while its pages were read.
+#: How often an interval is read again if it changed while its pages were read.
 _PASSES: Final = 3
 
 Entries = tuple["ListedTransaction", ...]
 
 
 def hour_of(moment: DateTime | None) -> int:
-    """Return the number of the hour a moment lies in, counted from 1970; 0 without a moment."""
+    """Return the hour of a moment, counted from 1970; 0 for None."""
     return 0 if moment is None else math.floor(moment.timestamp() / HOUR)
 
 
 class CompletedList:
-    """Looks at ``GET /transactions/completed``. Blocks, and is used by one thread at a time.
+    """Polls ``GET /transactions/completed``. It blocks; use it in one thread at a time.
 
     Args:
         client: Client.
         skill_id: Only transactions of this skill; None for all that the caller may use.
-        overlap: Seconds: transactions made within them are read at each look. At least the time
-            that most transactions take and that the list lags behind.
-        clock: Returns the present moment in UTC.
+        overlap: Seconds: transactions created within them are read at each poll. Choose at least
+            the time that most transactions take and by which the list lags behind.
+        clock: Returns the current time in UTC.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class CompletedList:
         self._limit = LONGEST_PAGE
 
     def numbers(self) -> dict[str, Any]:
-        """Return what is known of the list, for :meth:`restore`, as small JSON.
+        """Return what is known of the list as small JSON, for :meth:`restore`.
 
-        To be stored once all that was yielded is dealt with.
+        Store it once everything that was yielded is dealt with.
         """
         begin, end = min(self._known, default=0), max(self._known, default=-1) + 1
         return {"begin": begin, "numbers": [self._known.get(hour) for hour in range(begin, end)]}
 
     def restore(self, numbers: Mapping[str, Any]) -> None:
-        """Go on where another list has ended, so that the next look reads what is new alone."""
+        """Continue where another object ended, so that the next poll reads only what is new."""
         found = enumerate(numbers["numbers"], numbers["begin"])
         self._known = {hour: number for hour, number in found if number is not None}
 
     def look(self, *, full: bool) -> Iterator[Entries]:
-        """Yield what may be new since the last look, page by page, the latest made first.
+        """Yield what may be new since the last poll, page by page, newest first.
 
         A transaction may come more than once, and most will have come before.
 
@@ -95,7 +95,7 @@ class CompletedList:
             full: Read everything.
 
         Raises:
-            VantageError: A page could not be had. The next look makes up for it.
+            VantageError: A page could not be read. The next poll catches up.
         """
         now = self._clock()
         recent = hour_of(now.subtract(seconds=self._overlap))
@@ -106,7 +106,8 @@ class CompletedList:
             yield from self._search(oldest, recent, self._count(oldest, recent), full)
 
     def _search(self, begin: int, end: int, count: int, full: bool) -> Iterator[Entries]:
-        """Yield what may be new among transactions made from one hour to before another."""
+        """Yield what may be new among transactions created from hour ``begin`` to before
+        ``end``."""
         if not full and count == self._number(begin, end):
             return
         if count == 0:
@@ -121,7 +122,7 @@ class CompletedList:
         yield from self._search(begin, middle, count - later, full)
 
     def _number(self, begin: int, end: int) -> int | None:
-        """Return how many there were when last read, None if that is not known."""
+        """Return the last known count of an interval; None if unknown."""
         numbers = [self._known.get(hour) for hour in range(begin, end)]
         known = [number for number in numbers if number is not None]
         return sum(known) if len(known) == len(numbers) else None
@@ -130,13 +131,13 @@ class CompletedList:
         return self._client.list_completed_transactions(limit=1, **self._filters(begin, end)).total
 
     def _read(self, begin: int, end: int | None) -> Iterator[Entries]:
-        """Yield all transactions made in an interval, and note their numbers by hour."""
+        """Yield all transactions created in an interval, and record their counts by hour."""
         seen: dict[str, ListedTransaction] = {}
         for _ in range(_PASSES):
             whole = yield from self._pages(begin, end, seen)
             if whole:
                 break
-            log.debug("The list changed while it was read, up to now %d entries", len(seen))
+            log.debug("The list changed while it was read, %d entries so far", len(seen))
         if end is None:
             return
         for hour in range(begin, end):
@@ -152,10 +153,10 @@ class CompletedList:
     def _pages(
         self, begin: int, end: int | None, seen: dict[str, ListedTransaction]
     ) -> Generator[Entries, None, bool]:
-        """Yield the pages; return whether the list stood still meanwhile.
+        """Yield the pages; return whether the list stayed unchanged meanwhile.
 
-        Each page begins with the last entry of the one before. If it is not there, something was
-        taken out further up, and an entry may have slipped through between two pages.
+        Each page begins with the last entry of the page before. If that entry is missing, an
+        earlier one was deleted, and another may have been skipped between two pages.
         """
         filters = self._filters(begin, end)
         found: set[str] = set()
@@ -173,13 +174,13 @@ class CompletedList:
                 seen.update((item.id, item) for item in new)
                 yield new
         if whole := pages.gapless and len(found) == pages.total:
-            # What was deleted between two passes does not count any more.
+            # Transactions deleted between two passes no longer count.
             for name in seen.keys() - found:
                 del seen[name]
         return whole
 
     def _fit(self, items: Entries) -> None:
-        """Choose the length of the next page by what this one weighs."""
+        """Choose the length of the next page by the size of this one."""
         if len(items) >= _SHORTEST_PAGE:
             weight = sum(len(item.file_parameters) for item in items) / len(items)
             fitting = int(_MOST_PARAMETERS / max(weight, 1.0))
@@ -191,7 +192,8 @@ class CompletedList:
         return {
             "skill_id": self._skill_id,
             "start_date": pendulum.from_timestamp(begin * HOUR),
-            # The end counts in. What was made exactly then is read twice, which does no harm.
+            # The end is inclusive. A transaction created exactly then is read twice, which is
+            # harmless.
             "end_date": None if end is None else pendulum.from_timestamp(end * HOUR),
         }
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one consumer has taken, as small JSON files in a folder of any store.
 
-A consumer is a task that takes each item once: a transaction that has ended, or an event. Its
-folder holds::
+A consumer is a task that takes each item once: an ended transaction or an event. Its folder holds::
 
     noted/<hour>.json           ids that are done with, and by which run; a file for each hour in
                                 which items were made
@@ -10,8 +9,8 @@ folder holds::
     leases/<run>.json            the run that is at work now, until it ends or gives no sign of life
     consumer.json, list.json    small values
 
-Only "not found" means that nothing is there. A file that can't be read raises, and is never
-overwritten: whoever takes trouble for emptiness takes everything a second time.
+Only "not found" means that nothing is there. An unreadable file raises an error and is never
+overwritten: taking a failure for emptiness would fetch everything a second time.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Lease", "Notes"]
 
-#: Hours after which nothing of that age can be listed any more.
+#: Hours after which nothing of that age can be listed.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
-#: Seconds without a sign of life after which a run counts as dead.
+#: Seconds after which a lease that was not renewed expires.
 _LEASE: Final = 60.0
-#: How often a run tries to get its turn.
+#: How often a run tries to get the lease.
 _ATTEMPTS: Final = 4
 _random = random.SystemRandom()
 _VERSION: Final = 1
@@ -50,14 +49,14 @@ Entry = tuple[str, int]
 
 
 class Notes:
-    """The notes of one consumer. One thread at a time uses an object.
+    """The notes of one consumer. Use an object in one thread at a time.
 
     Args:
         folder: Folder of this consumer alone.
-        clock: Seconds since 1970.
+        clock: Returns seconds since 1970.
 
-    All methods raise :class:`ConfigurationError` if a file holds something else than notes, and
-    ``OSError`` if the store can't be read or written; a retry can help then.
+    All methods raise :class:`ConfigurationError` if a file does not contain notes, and ``OSError``
+    if the store can't be read or written; a retry can help then.
     """
 
     def __init__(self, folder: Location, clock: Callable[[], float] = time.time) -> None:
@@ -65,7 +64,7 @@ class Notes:
         self._clock = clock
 
     def read(self, name: str) -> Any | None:
-        """Return a small value, None if there is none."""
+        """Return a small value; None if there is none."""
         return _read(self._folder.child(f"{name}.json"))
 
     def write(self, name: str, value: Any) -> None:
@@ -75,11 +74,11 @@ class Notes:
     # -- what is done with
 
     def unknown(self, entries: Iterable[Entry]) -> list[str]:
-        """Return the ids that are not noted, in their order, each once."""
+        """Return the ids that are not noted, each once, in their order."""
         return [name for name, by in self._by(entries).items() if by is None]
 
     def add(self, run: str, entries: Iterable[Entry]) -> None:
-        """Note items as done with by a run. They are stored when this returns."""
+        """Note items as done by a run. They are stored when this returns."""
         by_hour: dict[int, dict[str, str]] = {}
         for name, hour in entries:
             by_hour.setdefault(hour, {})[name.lower()] = _digest(run)
@@ -92,13 +91,13 @@ class Notes:
         return self.read(f"noted/{hour}") or {}
 
     def _by(self, entries: Iterable[Entry]) -> dict[str, str | None]:
-        """Return by which run each item was done with."""
+        """Return which run has done each item."""
         wanted = {name.lower(): hour for name, hour in entries}
         noted = {hour: self._noted(hour) for hour in set(wanted.values())}
         return {name: noted[hour].get(name) for name, hour in wanted.items()}
 
     def prune(self) -> None:
-        """Remove what is older than anything that can be listed."""
+        """Remove notes that are older than anything the service can list."""
         limit = int(self._clock()) // HOUR - _FORGET_AFTER
         for kind in ("noted", "runs"):
             for file in self._folder.child(kind).files("*.json"):
@@ -110,14 +109,14 @@ class Notes:
     # -- runs
 
     def taken(self, run: str) -> list[Entry]:
-        """Return what earlier tries of a run have taken, and no other run is done with."""
+        """Return what earlier tries of a run have taken, except what another run has done."""
         files = self._folder.child("runs").files(f"*-{_digest(run)}.json")
         found = [(str(name), int(hour)) for file in files for name, hour in _read(file) or ()]
         by = self._by(found)
         return [entry for entry in found if by[entry[0]] in (None, _digest(run))]
 
     def take(self, run: str, entries: Iterable[Entry]) -> None:
-        """Note what a run takes, besides what earlier tries of it have taken."""
+        """Record what a run takes, in addition to what its earlier tries have taken."""
         hour = int(self._clock()) // HOUR
         name = f"runs/{hour}-{_digest(run)}"
         both = [*(self.read(name) or ()), *([name.lower(), hour] for name, hour in entries)]
@@ -125,17 +124,17 @@ class Notes:
 
     @contextlib.contextmanager
     def lease(self, run: str) -> Iterator[Lease | None]:
-        """Take a turn, so that two runs of a consumer are not at work at the same time.
+        """Take the lease of the consumer, so that two runs do not work at the same time.
 
-        Stores have no lock that all of them know. Each run writes a file of its own and then looks
-        for others. Of two that begin at the same moment at least one sees the other; whoever does
-        steps back, and tries again after a random while.
+        Stores have no common lock. Each run writes its own file and then looks for others. Of two
+        runs that begin at the same moment at least one sees the other, steps back, and tries again
+        after a random time.
 
         Args:
-            run: Names the run; each of its tries takes over from the one before.
+            run: Identifies the run; each of its tries takes over from the one before.
 
         Yields:
-            The turn, None if another run has it.
+            The lease, or None if another run holds it.
         """
         lease = Lease(self._folder.child("leases"), run, self._clock)
         has_it = False
@@ -160,7 +159,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class _LeaseEntry:
-    """A sign of life of a run that is at work."""
+    """A stored lease."""
 
     run: str
     holder: str
@@ -168,7 +167,7 @@ class _LeaseEntry:
 
 
 class Lease:
-    """A run's turn, see :meth:`Notes.lease`."""
+    """The lease of a run, see :meth:`Notes.lease`."""
 
     def __init__(self, folder: Location, run: str, clock: Callable[[], float]) -> None:
         self._folder = folder
@@ -178,39 +177,39 @@ class Lease:
         self._holder = uuid.uuid4().hex
 
     def renew(self) -> None:
-        """Give a sign of life."""
+        """Renew the lease."""
         lease = _LeaseEntry(self._run, self._holder, self._clock() + _LEASE)
         _write(self._file, vars(lease))
 
     def check(self) -> None:
-        """Give a sign of life, and raise if somebody else has the turn.
+        """Renew the lease, or raise if it was lost.
 
         Raises:
-            Overtaken: A later try of this run is at work, or another run.
+            Overtaken: A later try of this run, or another run, is at work.
         """
         own = _read_lease(self._file)
         lost = own is None or own.holder != self._holder
-        # Nobody else begins as long as this one gives signs of life.
+        # No other run begins while the lease is renewed.
         if lost or (own is not None and own.until <= self._clock() and self.others()):
             raise Overtaken(
-                "Another run or try has taken over what this one was fetching",
-                hint="It goes on with it. Let one run at a time be active (max_active_runs=1)",
+                "Another run or try has taken over from this one",
+                hint="It continues the work. Allow one active run at a time (max_active_runs=1)",
             )
         self.renew()
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Give signs of life meanwhile, also while a single download takes long."""
+        """Keep the lease renewed within the context, even during a long download."""
         over = threading.Event()
 
         def beat() -> None:
             while not over.wait(_LEASE / 4):
-                # If somebody else has taken over, whoever works finds out.
+                # If the lease was lost, the worker's own check raises it.
                 with contextlib.suppress(Exception):
                     self.check()
 
         thread = threading.Thread(target=beat, name="abbyy-vantage-lease", daemon=True)
-        # The connections of some stores belong to one thread at a time.
+        # Connections of some stores can be used in one thread only.
         if self._folder.concurrent:
             thread.start()
         try:
@@ -226,7 +225,7 @@ class Lease:
         return any(each.run != self._run and each.until > now for each in _leases(self._folder))
 
     def end(self) -> None:
-        """Give the turn back."""
+        """Give the lease back."""
         own = _read_lease(self._file)
         if own is not None and own.holder == self._holder:
             self._file.remove()
@@ -249,7 +248,7 @@ def _digest(run: str) -> str:
 
 
 def _read(file: Location) -> Any | None:
-    # Another process may have written it since the store was last asked.
+    # Another process may have written it since the store was last read.
     file.fs.invalidate_cache()
     try:
         data = file.read_bytes()
@@ -263,7 +262,7 @@ def _read(file: Location) -> Any | None:
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
             f"The notes in {file} can't be read ({error})",
-            hint="Restore that file. If you remove it, what it names is fetched once more",
+            hint="Restore that file. If you remove it, what it names is fetched again",
         ) from None
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides at which looks consumers are woken, so that none waits and there is no storm."""
+"""Decides at which polls consumers are woken, so that none waits long and none is woken too
+often."""
 
 from __future__ import annotations
 
@@ -8,20 +9,20 @@ from typing import Final
 
 __all__ = ["NOBODY", "WakeSchedule"]
 
-#: Stands for consumers that have not looked yet, of which nothing is known.
+#: Stands for consumers that have not registered yet.
 NOBODY: Final = ""
-#: Looks between two wake-ups while something stays due; the last goes on.
+#: Polls between two wake-ups while something stays due; the last value repeats.
 _PAUSES: Final = (1, 1, 2, 3, 5)
-#: The same while no consumer is known.
+#: The same while no consumer is registered.
 _PAUSES_OF_NOBODY: Final = (1, 2, 4, 8, 16, 32, 64)
-#: After all is fetched: looks until the next wake-up, and how much longer each one takes.
+#: After everything is fetched: polls until the next wake-up, and the factor by which that grows.
 _FIRST_AFTERWARDS: Final = 5
 _LONGER: Final = 3
 _LAST_AFTERWARDS: Final = 20_000
 
 
 class WakeSchedule:
-    """Decides at each look whether to wake, for one watcher."""
+    """Decides at each poll of one trigger whether to wake consumers."""
 
     def __init__(self) -> None:
         self._due: Set[str] = frozenset()
@@ -33,8 +34,8 @@ class WakeSchedule:
         """Return whether to wake now.
 
         Args:
-            due: Names of the consumers for which something is due; None if that is not known, or
-                if all of them are at work.
+            due: Names of the consumers for which something is due; None if that is unknown, or if
+                all of them are at work.
         """
         if due is None:
             self._due = frozenset()

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for transactions until they end, need a person, or a limit is reached. Knows no
-orchestrator.
+"""Waits for transactions until they end, need a person, or reach a limit. Knows no orchestrator.
 
-* :class:`Wait` is the machine: it decides what to do next, and does nothing itself.
-* :class:`Watcher` looks at any number of transactions, with as few requests as that takes.
-* :func:`wait_here` waits in a worker, and blocks. :func:`wait_in_loop` waits in a coroutine; all
-  coroutines of an event loop share the looks of a :class:`SharedPoller`.
+* :class:`Wait` is the state machine. It decides what to do next and performs no I/O.
+* :class:`Watcher` polls any number of transactions with as few requests as possible.
+* :func:`wait_here` waits in a worker and blocks. :func:`wait_in_loop` waits in a coroutine; all
+  coroutines of an event loop share the rounds of one :class:`SharedPoller`.
 
-The names below load what they need when they are first used.
+The names below are loaded on first use.
 """
 
 from __future__ import annotations

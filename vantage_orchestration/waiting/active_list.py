@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the list of running transactions as far as that saves requests."""
+"""Reads the list of running transactions where that saves requests."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ __all__ = ["NO_LISTING", "ActiveList", "Listing"]
 
 _PATH: Final = "/transactions/active"
 _SHORTEST_PAGE: Final = 50
-#: Bytes a page should not be larger than. ``json`` lets no other thread run while it reads a
-#: page, about 8 ms for a megabyte, and a list shows the parameters of up to 1000 files for each
-#: transaction.
+#: Largest desired page in bytes. ``json`` blocks all other threads while it parses a page, about 8
+#: ms per megabyte, and each listed transaction shows the parameters of up to 1000 files.
 _PAGE_BYTES: Final = 1_000_000
-#: Seconds after which the length of a list counts as unknown again.
+#: Seconds after which the known length of a list expires.
 _KNOWN_FOR: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was read of the list.
+    """The part of the list that was read.
 
     Attributes:
         stages: Transaction id in lower case to its stage.
@@ -48,11 +47,12 @@ NO_LISTING: Final = Listing({}, complete=False)
 
 
 class ActiveList:
-    """Reads ``GET /transactions/active``, 1000 a page, and remembers how long the list is.
+    """Reads ``GET /transactions/active``, 1000 items per page, and remembers the length of the
+    list.
 
     Args:
-        client: Client. Nothing is repeated here: the next round does.
-        clock: Steady seconds.
+        client: Client. Nothing is retried here: the next round tries again.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, client: VantageClient, clock: Callable[[], float]) -> None:
@@ -62,19 +62,19 @@ class ActiveList:
         self._size = LONGEST_PAGE
 
     def read(self, wanted: Set[str], skill_id: str | None) -> Listing:
-        """Read the list if that takes fewer requests than asking for each transaction.
+        """Read the list if that takes fewer requests than reading each transaction.
 
         Args:
-            wanted: Ids in lower case that are probably on it.
+            wanted: Ids in lower case that are probably listed.
             skill_id: Only transactions of this skill.
 
         Returns:
-            What was read. The list moves while it is read: what becomes shorter between two pages
-            hides some items. So an id that is missing says nothing by itself, and has to be asked
-            for.
+            The part that was read. The list changes meanwhile: if it gets shorter between two
+            pages, some items are skipped. So a missing id proves nothing; read that transaction
+            itself.
 
         Raises:
-            VantageError: A page could not be had.
+            VantageError: A page could not be read.
         """
         if self._pages(skill_id) >= len(wanted):
             return NO_LISTING
@@ -88,14 +88,14 @@ class ActiveList:
             self._totals[skill_id] = (total, self._clock())
             if page.total is not None and read >= total:
                 break  # If that is a wrong number, the rest is asked for singly.
-            # What is left may be less than what a page costs: never turn the pages of a whole
-            # tenant for the sake of three transactions.
+            # A further page may cost more than it saves: never read the list of a whole tenant for
+            # three transactions.
             if read < total and math.ceil((total - read) / self._size) >= missing:
                 return Listing(stages, complete=False)
         return Listing(stages, complete=True)
 
     def _pages(self, skill_id: str | None) -> int:
-        """Return how many requests the whole list takes; an unknown one is told by one page."""
+        """Return how many requests the whole list takes. For an unknown list assume one page."""
         now = self._clock()
         self._totals = {
             key: (total, since)
@@ -126,9 +126,10 @@ class ActiveList:
 
 
 def _read(data: Any) -> tuple[Sequence[_Stage], int | None]:
-    """Return id and stage of each item of a page, and the length of the list if it is there."""
+    """Return id and stage of each item of a page, and the length of the list if given."""
 
-    # Not by models.Page: dates and parameters of 1000 items would cost more than all the rest.
+    # models.Page would parse dates and parameters of 1000 items, which costs more than all the
+    # rest.
     def pair(item: Any) -> _Stage:
         name = item.get("transactionId") or item["id"]
         stage = item.get("stage")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to leave a server alone that is in trouble."""
+"""How long to pause when the server has problems."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from vantage_orchestration.errors import VantageError
 
 __all__ = ["LONGEST_REQUEST", "Backoff"]
 
-#: Advice of a sister product for overload (contract, section 5).
+#: The vendor's advice for overload of a sister product (contract, section 5).
 _FIRST: Final = 5.0
 _LONGEST: Final = 60.0
-#: Seconds for which a server's own ``Retry-After`` is kept at the most: deadlines go on.
+#: Longest respected ``Retry-After`` in seconds: deadlines keep running.
 LONGEST_REQUEST: Final = 900.0
 _random = random.SystemRandom()
 
 
 class Backoff:
-    """Waits 5 s growing to 60 s over rounds that met trouble, or as long as the server asks."""
+    """Pauses 5 s growing to 60 s over failed rounds, or as long as the server asks."""
 
     def __init__(self) -> None:
         self._rounds = 0
@@ -29,16 +29,16 @@ class Backoff:
         """Return the seconds for which nothing should be sent.
 
         Args:
-            now: Steady seconds.
+            now: Monotonic seconds.
         """
         return max(0.0, self._until - now)
 
     def trouble(self, error: VantageError, now: float) -> None:
-        """Take note of a round that was given up.
+        """Record a failed round.
 
         Args:
-            error: Why.
-            now: Steady seconds.
+            error: Why it failed.
+            now: Monotonic seconds.
         """
         self._rounds += 1
         wait = min(_LONGEST, _FIRST * 2 ** min(self._rounds - 1, 10)) * _random.uniform(0.75, 1.25)
@@ -47,6 +47,6 @@ class Backoff:
         self._until = now + wait
 
     def fine(self) -> None:
-        """Take note of a round that met no trouble."""
+        """Record a round without failures."""
         self._rounds = 0
         self._until = 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for transactions in a worker, and blocks it."""
+"""Waits for transactions in a worker and blocks it."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def wait_here(
     sleep: Callable[[float], None] | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Outcome:
-    """Wait until all transactions have ended, a limit is reached, or the rules say so.
+    """Wait until all transactions have ended, a limit is reached, or the rules end the wait.
 
-    Passing trouble of the service is waited out.
+    Temporary failures of the service are waited out.
 
     Args:
         client: Client.
-        wait: What to wait for. The first look is at once.
-        skill_id: Skill of all of them, if known: looking takes fewer requests.
-        on_change: Called with each change, the first state included; logs it by default.
-        on_people: Called when people are needed.
-        sleep: Waits seconds; ``time.sleep`` by default.
+        wait: What to wait for. It is polled at once.
+        skill_id: Skill of all transactions, if known: polling then takes fewer requests.
+        on_change: Called with each change, including the first state; logs it by default.
+        on_people: Called when transactions need a person.
+        sleep: Waits the given seconds; ``time.sleep`` by default.
         clock: Returns seconds since the epoch; ``time.time`` by default.
 
     Returns:
-        How it ended. A limit that was reached is no error here, see
+        The outcome. A reached limit is not an error here, see
         :func:`vantage_orchestration.processing.outcome.check_outcome`.
 
     Raises:
-        VantageError: An error that no repetition cures.
+        VantageError: An error that no retry can cure.
     """
     now = clock or time.time
     processed: dict[str, Transaction] = {}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides what to do next while transactions are waited for.
+"""Decides what to do next while waiting for transactions.
 
-The one place that knows ``on_review``, both limits and the pace. It sends nothing and reads no
-clock: drivers tell it what they saw and when, and do what it answers. Its state is JSON, so a wait
-can move from a worker to a triggerer and back.
+This is the only place that applies ``on_review``, both limits and the polling intervals. It sends
+nothing and reads no clock: drivers report what they saw and when, and carry out its answers. Its
+state is JSON, so a wait can move from a worker to a triggerer and back.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "LookAgain", "Outcome", "Over", "PeopleNeeded", "Wait"]
 
-#: Seconds that the service gets at least after a review: what follows, an export, is short.
+#: Least time in seconds for the service after a review: what follows, such as an export, is short.
 _AFTER_REVIEW: Final = 600.0
-#: Seconds: a review that is back so soon is the same one. The list of transactions may lag behind.
+#: A review that returns within these seconds is the same one: the list of transactions may lag
+#: behind.
 _SAME_REVIEW: Final = 600.0
-#: Seconds after a limit, or after the wait was taken up, within which the last look has to succeed.
+#: Seconds after a limit, or after the wait was resumed, within which the last poll must succeed.
 _LAST_LOOK: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a wait has ended.
+    """The outcome of a wait.
 
     Attributes:
         statuses: Transaction id to status.
         in_review: Ids that wait for a person.
-        timed_out: Which limit was reached, as a sentence without a full stop; else None.
-        processed: Processed transactions in full, if this process has seen them end. Their results
+        timed_out: Which limit was reached, as a sentence without a full stop; None if none was.
+        processed: Full data of processed transactions, if this process saw them end. Their results
             can be fetched without another request.
-        details: By id, which files were sent with a transaction that has no results, and why it
-            has none, as far as that is known.
+        details: For each id without results: which files were sent and why there are no results, as
+            far as known.
     """
 
     statuses: Mapping[str, Status]
@@ -65,11 +66,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Look at the open transactions again.
+    """Poll the open transactions again.
 
     Attributes:
         seconds: In how many seconds.
-        at_most: Seconds after which the wait is over even if no look is possible. Ask then.
+        at_most: Seconds after which the wait is over even if no poll is possible. Ask again then.
     """
 
     seconds: float
@@ -78,11 +79,11 @@ class LookAgain:
 
 @dataclass(frozen=True, slots=True)
 class PeopleNeeded:
-    """These transactions wait for a person. Tell people, then call :meth:`Wait.notified`.
+    """These transactions wait for a person. Notify people, then call :meth:`Wait.notified`.
 
     Attributes:
         transaction_ids: Transactions whose review has begun.
-        until: When waiting for the first of them ends, in seconds since the epoch; None for never.
+        until: When the first review times out, in seconds since the epoch; None for never.
     """
 
     transaction_ids: tuple[str, ...]
@@ -101,11 +102,11 @@ Answer = LookAgain | PeopleNeeded | Over
 
 @dataclass(slots=True)
 class _Review:
-    """A review, and its clock.
+    """A review and its clock.
 
     Attributes:
         since: When it began.
-        notified: Whether people were told.
+        notified: Whether people were notified.
         over: When it was first seen to be over; None while it lasts.
     """
 
@@ -120,8 +121,8 @@ class Wait:
     Args:
         ids: Transactions.
         rules: Limits and pace.
-        now: When the wait begins, or is taken up.
-        state: What :meth:`to_json` returned, to take up a wait with other rules or ids.
+        now: When the wait begins or is resumed.
+        state: Result of :meth:`to_json`, to resume a wait with other rules or ids.
     """
 
     def __init__(
@@ -138,10 +139,10 @@ class Wait:
         self._reviews = {name: _Review(**each) for name, each in old["reviews"].items()}
         begin = None if rules.timeout is None else now + rules.timeout
         self._deadline: float | None = old["deadline"] if state is not None else begin
-        #: What is left of the service's time while its clock stands still.
+        #: Remaining time of the service while its clock is stopped.
         self._left: float | None = old["left"]
         self._timed_out: str | None = old["timed_out"]
-        # Not part of the state: whoever takes a wait up looks soon, and at least once.
+        # Not part of the state: whoever resumes a wait polls soon, and at least once.
         self._taken_up = now
         self._looked = -math.inf
         self._looks = 0
@@ -149,7 +150,7 @@ class Wait:
     # -- state
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state: rules, ids, statuses and times. There is no secret in it."""
+        """Return the state: rules, ids, statuses and times. It contains no secret."""
         return {
             "rules": asdict(self.rules),
             "statuses": {name: status.value for name, status in self._statuses.items()},
@@ -161,14 +162,14 @@ class Wait:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
-        """Take up a wait.
+        """Resume a wait.
 
         Args:
-            state: What :meth:`to_json` returned.
-            now: The present moment.
+            state: Result of :meth:`to_json`.
+            now: The current time.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: It is not such a state.
         """
         try:
             return cls(state["statuses"], WaitRules(**state["rules"]), now, state=state)
@@ -189,14 +190,14 @@ class Wait:
     # -- what drivers call
 
     def note(self, seen: Iterable[Observation], now: float) -> list[Observation]:
-        """Take note of a look, also of one that has shown nothing.
+        """Record the result of a poll, even if it is empty.
 
         Args:
-            seen: What was seen, of some or all of the open transactions.
-            now: When.
+            seen: States of some or all open transactions.
+            now: When they were seen.
 
         Returns:
-            What has changed, the first state of each transaction included.
+            What changed, including the first state of each transaction.
         """
         found = list(seen)
         changes = [each for each in found if self._note(each, now)]
@@ -212,8 +213,8 @@ class Wait:
         """Return what to do next.
 
         Args:
-            now: The present moment.
-            not_before: Seconds for which looking is in vain, since the service is in trouble.
+            now: The current time.
+            not_before: Seconds for which polling is useless because the service has problems.
         """
         if new := [each for each in self.in_review if not self._reviews[each].notified]:
             limits = self._review_limits()
@@ -225,14 +226,14 @@ class Wait:
         return LookAgain(max(0.0, min(pause, left)), self._last_look() - now)
 
     def notified(self, needed: PeopleNeeded) -> None:
-        """Note that people were told of these reviews, so that they are told once."""
+        """Record that people were notified of these reviews, so that it happens once."""
         for each in needed.transaction_ids:
             self._reviews[each].notified = True
 
     # -- internals
 
     def _note(self, seen: Observation, now: float) -> bool:
-        """Take note of one transaction; return whether that changes anything."""
+        """Record the state of one transaction; return whether it changed."""
         name = seen.transaction_id
         review = self._reviews.get(name)
         before = self._statuses[name], review is not None and review.over is None
@@ -249,11 +250,11 @@ class Wait:
         return before != (seen.status, seen.in_review and not seen.ended)
 
     def _only_people(self) -> bool:
-        """Return whether everything that has not ended waits for people."""
+        """Return whether all open transactions wait for people."""
         return bool(self.open) and len(self.in_review) == len(self.open)
 
     def _run_or_stop(self, now: float) -> None:
-        """Stop the service's clock while only people are waited for."""
+        """Stop the service's clock while all open transactions wait for people."""
         if self._only_people():
             if self._deadline is not None:
                 # The review may have begun long before it was seen.
@@ -262,7 +263,7 @@ class Wait:
             self._deadline, self._left = now + self._left, None
 
     def _review_limits(self) -> dict[str, float]:
-        """Return when each review has to be over."""
+        """Return when each review times out."""
         limit = self.rules.review_timeout
         if limit is None or self.rules.on_review != "wait":
             return {}
@@ -274,7 +275,7 @@ class Wait:
         return min([service, *self._review_limits().values()])
 
     def _last_look(self) -> float:
-        """Return until when the last look has to succeed."""
+        """Return until when the last poll must succeed."""
         return max(self._limit(), self._taken_up) + _LAST_LOOK
 
     def _is_over(self, now: float) -> bool:
@@ -286,8 +287,8 @@ class Wait:
         ):
             return True
         limit = self._limit()
-        # A look at the limit or later decides. There may have been none for hours: a triggerer was
-        # down, or the service was.
+        # A poll at the limit or later decides. There may have been none for hours, because the
+        # triggerer or the service was down.
         if self._looked >= limit or now >= self._last_look():
             self._timed_out = self._timed_out or self._reason(now)
         return self._timed_out is not None

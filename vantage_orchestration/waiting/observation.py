@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of a transaction from outside."""
+"""The observed state of a transaction."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Observation:
     """State of a transaction at one moment (contract, section 4).
 
     Attributes:
-        transaction_id: Transaction, spelled as it was asked for.
+        transaction_id: Transaction, spelled as given by the caller.
         status: Its status.
-        in_review: Whether a person has to look at it. Manual review is not a status.
+        in_review: Whether a person must review it. Manual review is not a status.
     """
 
     transaction_id: str
@@ -26,10 +26,10 @@ class Observation:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the transaction is in a final state."""
         return self.status.is_terminal
 
     def __str__(self) -> str:
-        # The review link is a credential, and gets no further than the client.
+        # The review link is a credential and never leaves the client.
         waits = ", waiting for manual review" if self.in_review else ""
         return f"Transaction {self.transaction_id}: {self.status}{waits}"

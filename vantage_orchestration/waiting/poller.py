@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches for any number of coroutines at once: one client, one connection pool, shared rounds.
+"""Polls for any number of coroutines at once: one client, one connection pool, shared rounds.
 
-All requests run in threads of their own, and so does everything that may ask an orchestrator for
-a credential. The event loop only hands out what has changed.
+All requests run in separate threads, and so does everything that may call an orchestrator for a
+credential. The event loop only distributes changes.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ __all__ = ["SharedPoller", "Watch", "wait_in_loop"]
 
 log = logging.getLogger(__name__)
 
-#: Watches that are served before other coroutines get their turn.
+#: Watches that are served before other coroutines may run.
 _TURN: Final = 100
-#: Rounds in a row that may fail in a way that is not known before those who wait are told.
+#: Rounds in a row that may fail with an unexpected error before it is raised to the waiters.
 _SURPRISES: Final = 3
 #: Seconds after such a round.
 _SURPRISE_PAUSE: Final = 10.0
 
 
-#: Seconds after which the clock is read again, however far the limit is.
+#: Longest sleep in seconds; then the clock is read again.
 _LONGEST_SLEEP: Final = 3600.0
 
 
 class Watch:
-    """Takes part in the looks of a poller for one wait; made by :meth:`SharedPoller.watch`.
+    """The part of one wait in a poller's rounds; created by :meth:`SharedPoller.watch`.
 
-    A context manager: leaving it ends the part at once.
+    It is a context manager. Leaving it ends the watch at once.
     """
 
     def __init__(self, poller: SharedPoller, wait: Wait, skill_id: str | None) -> None:
@@ -80,17 +80,17 @@ class Watch:
         self._failure = None
 
     async def changes(self, timeout: float) -> list[Observation]:
-        """Wait until something has changed, or the wait has more to answer than to look again.
+        """Wait until something changes, or the wait has another answer than to poll again.
 
         Args:
             timeout: Seconds.
 
         Returns:
-            What has changed since the last call; nothing if time is over.
+            Changes since the last call; empty when the time is up.
 
         Raises:
             VantageError: An error that waiting does not cure, after all changes were returned.
-            Exception: What connecting to the service has raised.
+            Exception: The error of connecting to the service.
         """
         if not self._changes and self._failure is None:
             timer = asyncio.get_running_loop().call_later(timeout, self._news.set)
@@ -105,7 +105,7 @@ class Watch:
         return changes
 
     def _plan(self, not_before: float = 0.0) -> bool:
-        """Plan the next look; return whether there is one."""
+        """Plan the next poll; return whether there is one."""
         answer = self.wait.next(time.time(), not_before=not_before)
         if isinstance(answer, LookAgain):
             self.due = asyncio.get_running_loop().time() + answer.seconds
@@ -115,7 +115,7 @@ class Watch:
         return False
 
     def serve(self, result: WatchResult, now: float, resume: float) -> None:
-        """Take what a look has shown."""
+        """Take the result of a round."""
         for name in self.wait.open:
             if name in result.failures:
                 self.fail(result.failures[name])
@@ -129,22 +129,22 @@ class Watch:
             self._news.set()
 
     def fail(self, error: BaseException) -> None:
-        # A copy for each: an exception that many raise collects the frames of all of them.
+        # A copy for each waiter: a shared exception would collect the frames of all of them.
         self._failure = error.copy() if isinstance(error, VantageError) else error
         self._poller.leave(self)
         _ring(self._news)
 
 
 class SharedPoller:
-    """Looks at the transactions of all its watches in common rounds.
+    """Polls the transactions of all its watches in common rounds.
 
-    A round takes place when the first watch is due, and all others join it: 1000 watches of one
-    transaction each cost one or two requests a round (see
-    :class:`vantage_orchestration.waiting.Watcher`). Whoever comes new is due after its first
-    pause. The poller runs while there are watches, and closes its client after the last one.
+    A round starts when the first watch is due, and all others join it: 1000 watches of one
+    transaction each cost one or two requests per round (see
+    :class:`vantage_orchestration.waiting.Watcher`). A new watch is due after its first pause. The
+    poller runs while it has watches, and closes its client after the last one.
 
     Args:
-        connect: Makes the client. Called in a thread, when the first round takes place.
+        connect: Creates the client. Called in a thread, for the first round.
         settle: See :class:`vantage_orchestration.waiting.Watcher`.
     """
 
@@ -165,8 +165,8 @@ class SharedPoller:
         """Return the poller of the running event loop for a credential.
 
         Args:
-            key: Names the credential.
-            connect: Makes the client, if there is no poller yet.
+            key: Identifies the credential.
+            connect: Creates the client, if there is no poller yet.
         """
         full = (asyncio.get_running_loop(), key)
         with _lock:
@@ -179,32 +179,33 @@ class SharedPoller:
         return found
 
     def watch(self, wait: Wait, *, skill_id: str | None = None) -> Watch:
-        """Return a context manager that takes part in the looks for a wait.
+        """Return a context manager that polls for a wait.
 
         Args:
-            wait: What to wait for, and how often to look; others that look more often are joined.
-            skill_id: Skill of all of its transactions, if it is known.
+            wait: What to wait for, and how often to poll; it joins rounds of others that poll more
+                often.
+            skill_id: Skill of all its transactions, if known.
         """
         return Watch(self, wait, skill_id)
 
     # -- for watches
 
     def join(self, watch: Watch) -> None:
-        """Look for this watch as well."""
+        """Add a watch."""
         self._watches[watch] = None
         if self._task is None:
             if self._key is not None:
                 with _lock:
                     _running.setdefault(self._key, self)
             loop = asyncio.get_running_loop()
-            # In an empty context: what a task's logging is bound to must not stick to all rounds.
+            # In an empty context: one task's logging context must not apply to all rounds.
             self._task = contextvars.Context().run(loop.create_task, self._run())
             self._task.add_done_callback(self._cut_off)
         elif watch.due < self._next:
             self._wake.set()
 
     def leave(self, watch: Watch) -> None:
-        """Look for this watch no more."""
+        """Remove a watch."""
         self._watches.pop(watch, None)
         if not self._watches:
             _ring(self._wake)
@@ -217,7 +218,7 @@ class SharedPoller:
             while await self._until_due():
                 await self._round()
         except Exception as error:
-            log.exception("Watching transactions has failed")
+            log.exception("Polling transactions failed")
             failure = error
         finally:
             self._end(failure)
@@ -227,7 +228,7 @@ class SharedPoller:
             self._end(_broken_off())
 
     def _end(self, failure: BaseException) -> None:
-        """Forget everything. Nothing is awaited here, so nobody can join meanwhile."""
+        """Forget everything. It awaits nothing, so that nobody can join meanwhile."""
         self._task = None
         with _lock:
             if self._key is not None and _running.get(self._key) is self:
@@ -242,7 +243,7 @@ class SharedPoller:
                 ).start()
 
     async def _until_due(self) -> bool:
-        """Wait for the time of the next round; tell whether anybody still waits."""
+        """Wait for the time of the next round; return whether anybody still waits."""
         loop = asyncio.get_running_loop()
         earliest = loop.time() + LEAST_PAUSE if self._watcher is not None else 0.0
         while self._watches:
@@ -266,7 +267,7 @@ class SharedPoller:
         due: set[str] = set()
         also: set[str] = set()
         for watch in watches:
-            # Who is due a moment later would only cause another round.
+            # A watch that is due a moment later would only cause another round.
             (due if watch.due <= now + LEAST_PAUSE else also).update(watch.wait.open)
         skills = {watch.skill_id for watch in watches}
         skill_id = skills.pop() if len(skills) == 1 else None
@@ -289,14 +290,14 @@ class SharedPoller:
     def _look(
         self, due: Collection[str], also: Collection[str], skill_id: str | None
     ) -> WatchResult:
-        """Look once; runs in a thread, and only one at a time does."""
+        """Poll once. It runs in a thread, one at a time."""
         if self._watcher is None:
             self._client = self._connect()
             self._watcher = Watcher(self._client, settle=self._settle)
         return self._watcher.look(due, also=also, skill_id=skill_id)
 
     def _failed(self, error: Exception, watches: Collection[Watch]) -> None:
-        """Decide whether a round that has failed is the end for those who wait."""
+        """Decide whether a failed round ends the waits."""
         final = isinstance(error, VantageError) and not error.retryable
         self._surprises += 1
         if final or self._surprises >= _SURPRISES:
@@ -304,8 +305,8 @@ class SharedPoller:
                 if watch in self._watches:
                     watch.fail(error)
             return
-        # A store of credentials that gives no answer for a moment, for one.
-        log.warning("Looking at transactions has failed, and is repeated: %s", type(error).__name__)
+        # For example a secrets backend that does not answer for a moment.
+        log.warning("Polling transactions failed and is retried: %s", type(error).__name__)
         again = asyncio.get_running_loop().time() + _SURPRISE_PAUSE
         for watch in watches:
             watch.due = max(watch.due, again)
@@ -321,17 +322,17 @@ async def wait_in_loop(
     """Wait as :func:`.blocking.wait_here` does, without blocking the event loop.
 
     Args:
-        poller: Looks at the transactions, together with those of others.
-        wait: What to wait for. The first look is after its first pause, or with one of others.
-        skill_id: Skill of all of them, if it is known.
+        poller: Polls the transactions together with those of others.
+        wait: What to wait for. It is first polled after its first pause, or with a round of others.
+        skill_id: Skill of all transactions, if known.
         on_change: Called with each change, on the event loop; logs it by default.
 
     Returns:
-        The first answer of the wait that is not to look again. After people were told, call
-        :meth:`Wait.notified` and this again.
+        The first answer of the wait other than to poll again. After people were notified, call
+        :meth:`Wait.notified` and this function again.
 
     Raises:
-        VantageError: An error that no repetition cures.
+        VantageError: An error that no retry can cure.
     """
     with poller.watch(wait, skill_id=skill_id) as watch:
         while isinstance(answer := wait.next(time.time()), LookAgain):
@@ -341,13 +342,13 @@ async def wait_in_loop(
 
 
 def _ring(event: asyncio.Event) -> None:
-    """Set an event, also where what is left of a closed loop is being thrown away."""
+    """Set an event, even while a closed event loop is being discarded."""
     with contextlib.suppress(RuntimeError):
         event.set()
 
 
 def _broken_off() -> VantageError:
-    return ConnectionFailed("Watching was broken off")
+    return ConnectionFailed("Polling was interrupted")
 
 
 _running: dict[tuple[asyncio.AbstractEventLoop, Hashable], SharedPoller] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to wait, what to do when a person is needed, and how often to look."""
+"""How long to wait, how often to poll, and what to do when a person is needed."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class WaitRules:
-    """The limits of a wait, and its pace.
+    """The limits and polling intervals of a wait.
 
     Args:
-        timeout: Seconds that the service may take; None for no limit. This clock stands still
-            while everything that has not ended waits for people.
+        timeout: Seconds that the service may take; None for no limit. This clock stops while all
+            open transactions wait for people.
         review_timeout: Seconds that people may take for each transaction; None for no limit. The
             clock of a transaction starts when that transaction needs a person, and stops when its
-            review is over. It counts with ``on_review="wait"`` only.
-        on_review: What to do when a person is needed: ``wait``; ``return`` when nothing but
-            reviews is left; ``fail`` at the first review.
-        poke_interval: Seconds between two looks at first, and after each change.
-        max_poke_interval: Seconds to which the pauses grow while nothing changes. It is also the
-            pause while only people are waited for.
-        jitter: Part by which a pause is made longer or shorter at random, so that waits that
-            started together do not stay together.
+            review is over. It applies with ``on_review="wait"`` only.
+        on_review: What to do when a person is needed: ``wait``; ``return`` when only reviews are
+            left; ``fail`` at the first review.
+        poke_interval: Seconds between two polls at first, and after each change.
+        max_poke_interval: Seconds to which this interval grows while nothing changes. It is also
+            the interval while only reviews are left.
+        jitter: Fraction by which an interval is varied at random, so that waits that started
+            together drift apart.
 
     Raises:
-        ConfigurationError: A value is not acceptable.
+        ConfigurationError: A value is invalid.
     """
 
     timeout: float | None = TIMEOUT
@@ -56,15 +56,15 @@ class WaitRules:
 
     @classmethod
     def of(cls, options: Options, **changes: Any) -> WaitRules:
-        """Return the rules for the options of a task, with changes."""
+        """Return the rules given by the options of a task, with changes."""
         return cls(**{**{name: getattr(options, name) for name in _OPTIONS}, **changes})
 
     def pause(self, looks: int, *, in_review: bool = False) -> float:
-        """Return the seconds to wait before the next look.
+        """Return the seconds to wait before the next poll.
 
         Args:
-            looks: Looks since the last change.
-            in_review: Whether everything that has not ended waits for people.
+            looks: Polls since the last change.
+            in_review: Whether all open transactions wait for people.
         """
         longest = max(self.poke_interval, self.max_poke_interval)
         grown = min(self.poke_interval * _GROWTH ** min(looks, 50), longest)

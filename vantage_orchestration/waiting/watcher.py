@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at any number of transactions with as few requests as that takes."""
+"""Polls any number of transactions with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ __all__ = ["WatchResult", "Watcher"]
 
 log = logging.getLogger(__name__)
 
-#: Where the list is out of order, that many transactions are asked for singly in its place.
+#: While the list fails, this many transactions are read singly instead.
 _FEW: Final = 16
-#: Failures in a row after which the server is left alone.
+#: Failures in a row after which a round is given up.
 _FAILURES: Final = 5
-#: Seconds for which a list that is refused is not asked for again.
+#: Seconds until a refused list is read again.
 _LIST_PAUSE: Final = 600.0
-#: Rounds after which a transaction that runs, but is on no list, is not sought there any more.
+#: Rounds after which a running transaction that is not listed is no longer looked for on the list.
 _MISSES: Final = 3
-#: Seconds after which a transaction that only the list shows as running is asked for singly.
+#: Seconds after which a transaction that only the list shows as running is read singly.
 _UNCONFIRMED: Final = 300.0
-#: Transactions that one round asks for in this way at the most.
+#: Most such checks in one round.
 _MOST_CHECKS: Final = 1024
-#: Seconds after which a transaction that nobody asks for any more is forgotten.
+#: Seconds after which a transaction that is no longer polled is forgotten.
 _FORGOTTEN: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class WatchResult:
-    """What one look has shown.
+    """The result of one poll.
 
     Attributes:
-        seen: Transaction id to its state. One that could not be looked at is missing.
-        failures: Transaction id to the final error that this one transaction gives.
+        seen: Transaction id to its state. A transaction that could not be read is missing.
+        failures: Transaction id to the final error of this transaction alone.
     """
 
     seen: dict[str, Observation] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class WatchResult:
 
 
 class _Watched:
-    """What is remembered of a transaction from look to look."""
+    """State of a transaction that is kept between rounds."""
 
     __slots__ = (
         "asked",
@@ -95,17 +95,17 @@ class _Watched:
 
     @property
     def confirmed(self) -> float:
-        """When it was last asked for singly."""
+        """When it was last read singly."""
         return self.first if self.asked is None else self.asked
 
     @property
     def may_be_listed(self) -> bool:
-        """Whether it is worth looking for it on the list; a new one is on none."""
+        """Whether to look for it on the list; a new transaction is not listed yet."""
         is_new = self.state is not None and self.state.status is Status.NEW
         return not is_new and self.misses < _MISSES
 
     def see(self, status: Status, *, in_review: bool = False) -> Observation:
-        """Take note of a state and return it."""
+        """Record a state and return it."""
         found = Observation(self.name, status, in_review)
         if self.state is None or self.state != found:
             self.state = found
@@ -113,7 +113,7 @@ class _Watched:
 
 
 class _Round:
-    """One look: what is asked for, and what has become of it. Keys are ids in lower case."""
+    """One poll: what to read, and the results. Keys are ids in lower case."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -126,7 +126,7 @@ class _Round:
         self.lock = threading.Lock()
 
     def result(self) -> WatchResult:
-        """Return the outcome under the ids as they were asked for."""
+        """Return the results under the ids as the caller spelled them."""
         result = WatchResult()
         for key, names in self.spellings.items():
             for name in names:
@@ -140,25 +140,25 @@ class _Round:
 
 
 class Watcher:
-    """Looks at transactions: the list of running ones first, 1000 of them in one request, then
-    singly at those that are not on it. Usable from several threads.
+    """Polls transactions: first the list of running ones, 1000 per request, then singly those that
+    are not listed. Thread-safe.
 
-    * Where asking for each takes fewer requests than the list, the list is not read.
-    * The list may lag behind. A transaction that left it is asked for at once. Of those that stay
-      on it for minutes, one in each round is asked for singly as well, the one longest
-      unconfirmed; where that proves the list wrong, twice as many in the next round, and so on.
-    * Nothing is repeated within a round. While the server is in trouble, or asks to wait, rounds
-      send nothing and return nothing; see :meth:`resume_in`.
-    * No transaction is asked for singly more than once a second, the vendor's limit.
+    * If reading each takes fewer requests than the list, the list is not read.
+    * The list may lag behind. A transaction that left it is read at once. Of those that stay listed
+      for minutes, each round also reads one singly, the one longest unconfirmed. If that proves the
+      list wrong, the next round reads twice as many, and so on.
+    * Nothing is retried within a round. While the server has problems or asks to wait, rounds send
+      nothing and return nothing; see :meth:`resume_in`.
+    * No transaction is read singly more than once a second, the vendor's limit.
 
     Args:
         client: Client. Its own retries are not used.
-        settle: Seconds for which a transaction has to be answered with 404 before its status is
-            ``Gone``: right after it was made it may be too new. 0 believes the first answer.
-        threads: Requests at the same time.
-        clock: Returns steady seconds; ``time.monotonic`` by default.
-        on_processed: Told each transaction that was processed, by the id that was asked for and in
-            full, so that whoever wants its results need not ask again. Called in some thread.
+        settle: Seconds of 404 answers before the status of a transaction becomes ``Gone``: right
+            after creation it may be too new. 0 believes the first answer.
+        threads: Concurrent requests.
+        clock: Returns monotonic seconds; ``time.monotonic`` by default.
+        on_processed: Called in some thread with the id, as the caller spelled it, and the full data
+            of each processed transaction, so that fetching its results needs no further request.
     """
 
     def __init__(
@@ -188,19 +188,19 @@ class Watcher:
     def observe(
         self, ids: Collection[str], *, skill_id: str | None = None
     ) -> dict[str, Observation]:
-        """Look once at some transactions.
+        """Poll transactions once.
 
         Args:
             ids: Transactions.
-            skill_id: Their skill, if all have the same and it is known.
+            skill_id: Their skill, if known and the same for all.
 
         Returns:
-            Transaction id to its state. One that could not be looked at, since the server is in
-            trouble or does not know it yet, is missing: look again later.
+            Transaction id to its state. A transaction is missing if it could not be read because
+            the server has problems or does not know it yet: poll again later.
 
         Raises:
             AuthError: The login was refused.
-            VantageError: Another error that no repetition cures, for all or for one of them.
+            VantageError: Another error that no retry can cure, for all or one of them.
         """
         result = self.look(ids, skill_id=skill_id)
         with self.translating():
@@ -212,15 +212,15 @@ class Watcher:
     def look(
         self, ids: Collection[str], *, also: Collection[str] = (), skill_id: str | None = None
     ) -> WatchResult:
-        """Look once, as :meth:`observe` does, but tell apart what concerns one transaction alone.
+        """Poll once as :meth:`observe` does, but return errors of single transactions separately.
 
         Args:
             ids: Transactions.
-            also: Transactions to look at if the list is read anyway.
-            skill_id: Skill of all of them, if it is known.
+            also: Transactions to include if the list is read anyway.
+            skill_id: Skill of all of them, if known.
 
         Raises:
-            VantageError: An error that no repetition cures, and that concerns all of them.
+            VantageError: An error that concerns all of them and that no retry can cure.
         """
         with self._lock:
             this = _Round(self._clock())
@@ -232,11 +232,11 @@ class Watcher:
             return this.result()
 
     def resume_in(self) -> float:
-        """Return the seconds for which looking is in vain, since the server is in trouble."""
+        """Return the seconds for which polling is useless because the server has problems."""
         return self._backoff.left(self._clock())
 
     def translating(self) -> AbstractContextManager[None]:
-        """Return a context in which errors become those that the client's owner wants."""
+        """Return a context that translates errors as the client does."""
         return self._client.translating()
 
     # -- internals: memory
@@ -261,7 +261,7 @@ class Watcher:
         return found
 
     def _sweep(self, now: float) -> None:
-        """Forget transactions that nobody has asked for in a while."""
+        """Forget transactions that were not polled for a while."""
         if now - self._swept >= _FORGOTTEN:
             self._swept = now
             self._watched = {
@@ -300,7 +300,7 @@ class Watcher:
         self._conclude(this)
 
     def _doubted(self, this: _Round, everything: Mapping[str, _Watched]) -> dict[str, _Watched]:
-        """Return some of those that nothing but the list has shown as running for a while."""
+        """Return some transactions that only the list has shown as running for a while."""
         old = [
             (one.confirmed, key)
             for key, one in everything.items()
@@ -316,11 +316,11 @@ class Watcher:
             return
         self._rejections = self._rejections + 1 if isinstance(error, Unauthorized) else 0
         if self._rejections >= LOOKS:
-            # A token that was just given was rejected in each of these rounds.
+            # Each of these rounds had a freshly issued token rejected.
             self._rejections = 0
             raise error
         self._backoff.trouble(error, self._clock())
-        log.warning("ABBYY Vantage is left alone for %.0f s: %s", self.resume_in(), error)
+        log.warning("Polling ABBYY Vantage pauses for %.0f s: %s", self.resume_in(), error)
 
     # -- internals: the list
 
@@ -340,15 +340,15 @@ class Watcher:
         return listing
 
     def _judge_list(self, this: _Round, error: VantageError, *, few: bool) -> None:
-        """Decide what to do without the list: ask for a few singly, or try again later."""
+        """Decide how to continue without the list: read a few singly, or try again later."""
         if isinstance(error, ProtocolError) or not error.retryable:
-            # Perhaps a proxy's page; or this installation has no such list, or not for us.
+            # Perhaps a proxy's page, or an installation without this list or without access to it.
             self._list_refusals += 1
             if self._list_refusals >= LOOKS:
                 self._list_refusals = 0
                 self._list_off_until = this.now + _LIST_PAUSE
                 log.warning(
-                    "The list of running transactions can't be read, so each is asked for"
+                    "The list of running transactions can't be read, so each transaction is read"
                     " singly: %s",
                     error,
                 )
@@ -359,7 +359,7 @@ class Watcher:
     # -- internals: single transactions
 
     def _ask(self, this: _Round, watched: Mapping[str, _Watched]) -> None:
-        """Ask for transactions singly, several at a time."""
+        """Read transactions singly, several at a time."""
         ready = []
         for key, one in watched.items():
             if one.asked is None or this.now - one.asked >= LEAST_PAUSE:
@@ -377,7 +377,7 @@ class Watcher:
         except NotFound:
             this.failed_in_a_row = 0
             one.lost = this.now if one.lost is None else one.lost
-            # Not every machine of a service knows of a change at the same moment.
+            # Not all machines of the service learn of a change at the same moment.
             if this.now - one.lost >= self._settle:
                 this.seen[key] = one.see(Status.GONE)
         except VantageError as error:
@@ -388,8 +388,7 @@ class Watcher:
             if not found.status.is_known and not one.warned:
                 one.warned = True
                 log.warning(
-                    "Transaction %s has the status %r, which this version does not know; it counts"
-                    " as not ended",
+                    "Transaction %s has the unknown status %r; it counts as not ended",
                     one.name,
                     found.status.value,
                 )
@@ -398,7 +397,7 @@ class Watcher:
                 self._on_processed(one.name, found)
 
     def _judge(self, this: _Round, key: str, one: _Watched, error: VantageError) -> None:
-        """Decide whom an error concerns: this moment, this transaction, or all of them."""
+        """Decide whether an error concerns this moment, this transaction, or all of them."""
         if isinstance(error, ProtocolError):
             one.garbled += 1
             if one.garbled >= LOOKS:
@@ -415,7 +414,7 @@ class Watcher:
 
 
 def _stops_the_round(error: VantageError) -> bool:
-    """Tell whether the next request would meet the same, or the server asks to wait."""
+    """Return whether the next request would fail the same way, or the server asks to wait."""
     return error.retry_after is not None or isinstance(
         error, (RateLimited, Unauthorized, AuthError)
     )
