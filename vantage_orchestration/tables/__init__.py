@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed tables of the fields that ABBYY Vantage has found. Needs the extra ``tables`` (pyarrow).
+"""Typed tables of extracted fields. They need the extra ``tables`` (pyarrow).
 
-The names below load what they need when they are first used.
+The names below are loaded on first use.
 """
 
 from __future__ import annotations

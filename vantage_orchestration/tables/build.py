@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tables of the results that a job has brought into its folder, skill by skill."""
+"""Builds tables from the results in a job's folder, one set per skill."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["AppliedSkills", "DocumentContent", "ResultTables", "contents_of", "s
 
 @dataclass(frozen=True, slots=True)
 class AppliedSkills:
-    """The skill of a job and, of a Process skill, the skills in it.
+    """The skill of a job and, for a Process skill, the skills in it.
 
     Attributes:
         skill: The job's skill; None if it could not be read.
@@ -40,15 +40,15 @@ class AppliedSkills:
 
     @classmethod
     def of_job(cls, skills: Sequence[Skill]) -> AppliedSkills:
-        """Take the skills as a manifest has them: the job's own comes first."""
+        """Return the skills of a manifest, in which the job's own comes first."""
         return cls(skills[0], tuple(skills[1:])) if skills else cls()
 
     def of(self, class_name: str | None, concept: str | None) -> tuple[str, Skill | None]:
-        """Return name and description of the skill that gave a document's fields.
+        """Return name and description of the skill that extracted a document's fields.
 
         Args:
-            class_name: Class of the document. A Process skill names its classes by its skills.
-            concept: Name that the result file gives.
+            class_name: Class of the document. A Process skill names its classes after its skills.
+            concept: Name given in the result file.
         """
         if self.skill is not None and self.skill.type != "Process":
             return self.skill.name, self.skill
@@ -67,9 +67,10 @@ class ResultTables:
     """Tables of results, one set for each skill. Use it as a context manager.
 
     Args:
-        skills: The skills that have processed the documents.
-        values: How dates and numbers are written.
-        spill: Whether rows go to temporary files, so that memory does not grow with the results.
+        skills: The skills that processed the documents.
+        values: Format of dates and numbers.
+        spill: Whether to write rows to temporary files, so that memory does not grow with the
+            results.
 
     Attributes:
         sets: Name of a skill to its tables.
@@ -103,12 +104,12 @@ class ResultTables:
         """Add the documents of a transaction.
 
         Args:
-            transaction: What has come back of it.
+            transaction: Its entry in the manifest.
             folder: Folder of its results.
-            findings: What is wrong with its documents, by their index.
+            findings: Findings by index of the document.
 
         Raises:
-            OSError: A result file can't be had now.
+            OSError: A result file can't be read at present.
         """
         for each in contents_of(transaction, folder):
             self.add_document(transaction, each, (findings or {}).get(each.index, ()))
@@ -125,9 +126,9 @@ class ResultTables:
 
         Args:
             transaction: Its transaction.
-            found: What its result files hold.
-            findings: What is wrong with it.
-            left_out: Add nothing of it but its findings.
+            found: Content of its result files.
+            findings: Its findings.
+            left_out: Add only its findings.
         """
         document = found.document
         class_name = document.class_name
@@ -164,12 +165,12 @@ class ResultTables:
 
 @dataclass(frozen=True, slots=True)
 class DocumentContent:
-    """A document with what its result files hold.
+    """A document with the content of its result files.
 
     Attributes:
-        index: Its place in the transaction, from 1.
-        document: What the manifest says of it.
-        content: Its fields; None if there is no file with fields that can be read.
+        index: Its position in the transaction, from 1.
+        document: Its entry in the manifest.
+        content: Its fields; None if it has no readable file with fields.
         problems: Why files could not be read.
     """
 
@@ -183,11 +184,11 @@ def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[
     """Read the result files of a transaction, document by document.
 
     Args:
-        transaction: What has come back of it.
+        transaction: Its entry in the manifest.
         folder: Folder of its results.
 
     Raises:
-        OSError: A result file can't be had now.
+        OSError: A result file can't be read at present.
     """
     for index, document in enumerate(transaction.documents, 1):
         yield DocumentContent(index, document, *_content_of(document, folder))
@@ -213,7 +214,7 @@ def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | No
 def sources_of(
     transaction: TransactionManifest, document: DocumentEntry
 ) -> tuple[SourceEntry, ...]:
-    """Return the files that a document was made from, as far as that is known."""
+    """Return the files from which a document was made, as far as known."""
     if document.sources:
         return tuple(each for each in transaction.sources if each.stored_name in document.sources)
     if len(transaction.documents) == 1 or len(transaction.sources) == 1:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects the rows of one table, and turns them into Arrow batches piece by piece.
+"""Collects the rows of one table and turns them into Arrow batches.
 
-A table may get columns while it is filled, for fields that the skill does not name. What was
-collected before is written to a temporary file as it is; the missing columns are added when
-everything is read back. So memory does not grow with the number of documents.
+Columns may be added while a table is filled, for fields that the skill does not declare. Earlier
+rows are written to a temporary file as they are, and get the missing columns when they are read
+back. So memory does not grow with the number of documents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Column", "Rows"]
 
-#: Cells that are collected before they become a batch: some 20 MB of Python objects.
+#: Cells to collect before they become a batch: about 20 MB of Python objects.
 _CELLS: Final = 250_000
 _NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")
 
@@ -32,10 +32,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Its name, unlike all others in its table, also where case and signs do not count.
+        name: Its name, unique in its table even if case and punctuation are ignored.
         type: ``text``, ``date``, ``decimal``, ``boolean``, ``integer`` or ``regions``.
-        path: Names of the field and of the groups around it; empty for our own columns.
-        key: Whether it is part of what tells the table's rows apart. It then has a value in each.
+        path: Names of the enclosing groups and of the field; empty for our own columns.
+        key: Whether it is part of the table's key. It then has a value in each row.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        """Return the Arrow field. Its metadata holds the names of the skill's fields."""
+        """Return the Arrow field. Its metadata holds the skill's names of the field."""
         import pyarrow as pa
 
         metadata = {"abbyy_vantage.path": json.dumps(self.path)} if self.path else None
@@ -87,7 +87,7 @@ class Rows:
         self._batches: list[Path | pa.RecordBatch] = []
 
     def add_column(self, name: str, kind: str, path: tuple[str, ...]) -> int:
-        """Add a column and return its index. Its name gets a number if there is such a one."""
+        """Add a column and return its index. A name that is taken gets a number."""
         candidate, number = name, 2
         while _same(candidate) in self._taken:
             candidate = f"{name}_{number}"
@@ -101,11 +101,11 @@ class Rows:
         self._rows.append(row)
 
     def mark(self) -> int:
-        """Return how many rows are collected, for :meth:`cut`."""
+        """Return the number of collected rows, for :meth:`cut`."""
         return len(self._rows)
 
     def cut(self, mark: int) -> None:
-        """Take back the rows that were added since a mark."""
+        """Remove the rows added since a mark."""
         del self._rows[mark:]
 
     def settle(self, *, last: bool = False) -> None:
@@ -137,7 +137,7 @@ class Rows:
         return pa.schema([column.field for column in self.columns])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in batches that have the table's schema."""
+        """Yield all rows in batches with the table's schema."""
         import pyarrow as pa
 
         self.settle(last=True)
@@ -172,12 +172,12 @@ class Rows:
 
 
 def _same(name: str) -> str:
-    """Return what is equal for names that databases take for the same."""
+    """Return a key that is equal for names that some databases treat as the same."""
     return _NOT_ALPHANUMERIC.sub("_", name.casefold()).strip("_")
 
 
 def _regions(cells: Sequence[Sequence[Sequence[int]] | None]) -> pa.Array:
-    """Return a list column of regions, each of which is page, left, top, right and bottom."""
+    """Return a list column of regions, each with page, left, top, right and bottom."""
     import pyarrow as pa
 
     kind = _arrow_type("regions")

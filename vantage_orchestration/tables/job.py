@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job does with results that have landed: judge documents, make tables, put some aside."""
+"""Completes a job whose results have landed: judges documents, writes tables, fills the
+quarantine."""
 
 from __future__ import annotations
 
@@ -41,21 +42,21 @@ def complete(
     options: Options,
     skill_id: str | None,
 ) -> Manifest:
-    """Judge the documents of a job and write its tables, as its options ask for.
+    """Judge the documents of a job and write its tables, as set by its options.
 
     Args:
         client: Client.
-        manifest: What has come back.
+        manifest: The manifest of the results.
         output: Folder of the job.
-        options: What to do.
-        skill_id: Skill of all transactions, if all have the same.
+        options: Options of the job.
+        skill_id: Skill of all transactions, if it is the same for all.
 
     Returns:
-        The manifest with findings, copies in quarantine, skills and tables.
+        The manifest with findings, quarantine copies, skills and tables.
 
     Raises:
-        VantageError: The skill can't be read now, or a file can't be copied.
-        OSError: A store can't be read or written now.
+        VantageError: The skill can't be read at present, or a file can't be copied.
+        OSError: A store can't be read or written at present.
     """
     rules = QualityRules(
         options.min_confidence, options.required_fields, options.fail_on_rule_errors
@@ -94,7 +95,7 @@ def complete(
 
 
 def _broken(document: DocumentContent) -> list[str]:
-    """Return what is said about each rule that does not hold."""
+    """Return the message of each broken rule."""
     return [
         clean(str(each.get("message") or each.get("rule_id") or each.get("type") or "no reason"))
         for each in document.document.rule_errors
@@ -102,19 +103,19 @@ def _broken(document: DocumentContent) -> list[str]:
 
 
 def _skills(client: VantageClient, manifest: Manifest, skill_id: str | None) -> Sequence[Skill]:
-    """Return the skill of the job, and the Document skills in it if it is a Process skill."""
+    """Return the skill of the job and, for a Process skill, the Document skills in it."""
     ids = {skill_id or each.skill_id for each in manifest.transactions} - {None}
     if len(ids) != 1:
         return ()
     try:
         skill = client.get_skill(str(ids.pop()))
     except (Forbidden, NotFound) as error:
-        log.warning("The fields of the skill are not known, so all columns hold text: %s", error)
+        log.warning("The fields of the skill are unknown, so all columns hold text: %s", error)
         return ()
     inner = []
     for each in skill.skills:
         try:
             inner.append(client.get_skill(each))
         except (Forbidden, NotFound) as error:
-            log.warning("The fields of skill %s are not known: %s", each, error)
+            log.warning("The fields of skill %s are unknown: %s", each, error)
     return (skill, *(each for each in inner if each.type == "Document"))

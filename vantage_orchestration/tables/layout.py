@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says which field goes into which table and column, as the skill declares its fields.
+"""Assigns fields to tables and columns, as the skill declares the fields.
 
-A field is a column of ``documents``. The members of a group are columns too, with a dot between
-the names. A repeated field, or a table, has a table of its own, such as ``documents.Items``.
+A field is a column of ``documents``. The members of a group are columns too, with a dot between the
+names. A repeated field, or a table, has a separate table, such as ``documents.Items``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DOCUMENT_KEY", "POSITION", "Group", "Layout", "Leaf", "Repeated"]
 
-#: The columns that say to which document a row belongs.
+#: The columns that identify the document of a row.
 DOCUMENT_KEY = (
     Column("transaction_id", "text", key=True),
     Column("document_index", "integer", key=True),
 )
-#: The column that tells the rows of a document apart, in a table that may have several.
+#: The column that numbers the rows of a document, in a table that may have several.
 POSITION = Column("position", "integer", key=True)
 
 _BY_FORMAT: dict[str | None, Kind] = {"Date": "date", "Number": "decimal", "Amount": "decimal"}
@@ -35,9 +35,9 @@ class Leaf:
     """A field with one value.
 
     Attributes:
-        kind: What its column holds.
+        kind: Type of its column.
         value: Index of its column.
-        text: Index of the column with the text as delivered; the same for a text.
+        text: Index of the column with the delivered text; for a text field the same column.
     """
 
     kind: Kind
@@ -50,8 +50,8 @@ class Group:
     """A group of fields, or the fields of a row or document.
 
     Attributes:
-        rows: Table that its members are columns of.
-        path: Names of the group and of those around it, from the row on.
+        rows: Table with a column for each member.
+        path: Names of the enclosing groups and of the group, starting at the row.
         members: Name to field.
     """
 
@@ -62,12 +62,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A field with any number of values, each of which is a row of a table of its own.
+    """A field with any number of values, each of which is a row of a separate table.
 
     Attributes:
         rows: That table.
-        item: What each value is: a group with members, or a single value.
-        nested: Whether it is repeated inside of another row.
+        item: Type of each value: a group with members, or a single value.
+        nested: Whether it is repeated within another row.
     """
 
     rows: Rows
@@ -76,12 +76,12 @@ class Repeated:
 
 
 class Layout:
-    """The tables of one skill that hold its fields.
+    """The tables for the fields of one skill.
 
     Args:
-        fields: Fields of the skill; none for a skill that could not be read.
+        fields: Fields of the skill; empty if the skill could not be read.
         columns: First columns of ``documents``.
-        make: Makes a table of a name with its first columns.
+        make: Creates a table from a name and its first columns.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class Layout:
             self._declare(self.root, each)
 
     def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
-        """Add a field that the skill does not name, as its values look. Its values stay text."""
+        """Add a field that the skill does not declare, judged by its values. The values stay
+        text."""
         grouped = any(isinstance(value, Mapping) for value in values)
         if len(values) > 1:
             return self._repeated(group, name, None if grouped else "text")

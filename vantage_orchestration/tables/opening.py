@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens the tables of a job that has ended: those that it has written, or else its results."""
+"""Opens the tables of a finished job: those it wrote, or tables built from its results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["OpenTable", "opened_tables", "tables_of_skill"]
 
 
 class OpenTable(Protocol):
-    """A table that can be read piece by piece."""
+    """A table that can be read in batches."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -32,11 +32,11 @@ class OpenTable(Protocol):
         ...
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows, in batches that have the schema."""
+        """Yield all rows in batches with this schema."""
         ...
 
 
-#: Name of a skill to its tables by their names.
+#: Skill name to its tables by name.
 Tables = Mapping[str, Mapping[str, OpenTable]]
 
 
@@ -49,11 +49,11 @@ def opened_tables(
     Args:
         manifest: The job's manifest.
         folder: The job's output folder.
-        values: How dates and numbers are written. By default as when the tables were written.
+        values: Format of dates and numbers. By default the one used when the tables were written.
 
     Raises:
         ConfigurationError: pyarrow is not installed.
-        OSError: A file can't be had now.
+        OSError: A file can't be read at present.
     """
     require_pyarrow()
     written = [each for each in manifest.written_tables if each.path.endswith(".parquet")]
@@ -76,10 +76,10 @@ def opened_tables(
 
 
 def tables_of_skill(tables: Tables, wanted: str | None) -> Mapping[str, OpenTable]:
-    """Return the tables of one skill; of the only one if none is named.
+    """Return the tables of one skill; without a name, those of the only skill.
 
     Raises:
-        ConfigurationError: There is none of that name, or one is to be named.
+        ConfigurationError: No skill has this name, or there are several and none was named.
     """
     if not tables:  # A job without documents.
         return {}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what is wrong with a document: fields that are uncertain or missing, rules that are broken.
+"""Finds what is wrong with a document: uncertain or missing fields, broken rules.
 
-What a person has verified in a manual review is certain, whatever its confidence was.
+What a person verified in a manual review counts as certain, whatever its confidence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Finding", "QualityRules"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong with a document.
+    """Something wrong with a document.
 
     Attributes:
         field: Path of the field, such as ``Items[2].Amount``; empty for the whole document.
@@ -31,17 +31,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class QualityRules:
-    """What a document must have to be good enough.
+    """The requirements for a document.
 
     Args:
-        min_confidence: Lowest confidence of a field, 0 to 100; or names of fields to that, such as
-            ``{"Total": 90, "Items.Amount": 80}``, where all other fields may be uncertain.
-        required_fields: Names of fields that must have a value. Of a table's column, such as
-            ``Items.Amount``, each row must have it.
-        rule_errors: Whether a broken business rule counts.
+        min_confidence: Lowest confidence of every field, 0 to 100; or a mapping of field names to
+            that, such as ``{"Total": 90, "Items.Amount": 80}``, which ignores all other fields.
+        required_fields: Names of fields that must have a value. A column of a table, such as
+            ``Items.Amount``, needs a value in each row.
+        rule_errors: Whether broken business rules count.
 
     Raises:
-        ConfigurationError: A value is not acceptable.
+        ConfigurationError: A value is invalid.
     """
 
     min_confidence: float | Mapping[str, float] | None = None
@@ -60,7 +60,7 @@ class QualityRules:
         fields = self.required_fields
         if isinstance(fields, str) or not all(isinstance(f, str) and f for f in fields):
             raise ConfigurationError(
-                "required_fields is a list of field names, such as ['Total', 'Items.Amount']"
+                "required_fields must be a list of field names, such as ['Total', 'Items.Amount']"
             )
 
     def __bool__(self) -> bool:
@@ -72,9 +72,9 @@ class QualityRules:
         """Return what is wrong with a document.
 
         Args:
-            content: Its fields; None if it has none that can be read.
+            content: Its fields; None if it has no readable fields.
             problems: Why result files could not be read.
-            rules: What is said about each broken rule.
+            rules: Message of each broken rule.
         """
         found = [Finding("", problem) for problem in problems] if self else []
         if self.rule_errors:
@@ -119,7 +119,7 @@ def _values(
 
 
 def _missing(entries: Sequence[Entry], parts: Sequence[str], path: str) -> Iterator[str]:
-    """Yield the paths at which a field has no value. A name may hold dots itself."""
+    """Yield the paths at which a field has no value. A name may contain dots itself."""
     known = values_by_name(entries)
     count = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), len(parts))
     name, rest = ".".join(parts[:count]), parts[count:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies documents that failed, or are not good enough, into a folder, and says why beside them."""
+"""Copies documents that failed, or are not good enough, into a folder, each with the reason."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _CHUNK = 1024 * 1024
 
 
 class Quarantine:
-    """A folder of documents that a person has to look at.
+    """A folder of documents for a person to check.
 
-    A copy is named by its file and content, so that another try writes the same files.
+    A copy is named by its file and content, so another try writes the same files.
 
     Args:
-        client: Client. It has the documents also if they have gone from where they were.
+        client: Client. It provides documents that are no longer at their original place.
         place: The folder.
 
     Attributes:
-        copies: Addresses of the copies, or of what says why there is none.
+        copies: Addresses of the copies, or of the files that say why there is no copy.
     """
 
     def __init__(self, client: VantageClient, place: AnyPath) -> None:
@@ -59,8 +59,8 @@ class Quarantine:
         """Copy the files of a document that is not good enough.
 
         Raises:
-            VantageError: A file can't be had now.
-            OSError: The folder can't be written now.
+            VantageError: A file can't be fetched at present.
+            OSError: The folder can't be written at present.
         """
         sources = sources_of(transaction, document) or transaction.sources
         why = {
@@ -73,11 +73,11 @@ class Quarantine:
         self._add(transaction.transaction_id, sources, why)
 
     def add_failed(self, failed: UnfinishedEntry) -> None:
-        """Copy the files of a transaction that failed.
+        """Copy the files of a failed transaction.
 
         Raises:
-            VantageError: A file can't be had now.
-            OSError: The folder can't be written now.
+            VantageError: A file can't be fetched at present.
+            OSError: The folder can't be written at present.
         """
         why = {
             "transaction_id": failed.transaction_id,
@@ -90,7 +90,7 @@ class Quarantine:
         self, transaction_id: str, sources: Sequence[SourceEntry], why: dict[str, Any]
     ) -> None:
         if sources and not self.copies:
-            # Marks the folder, so that no run takes the copies for documents to send.
+            # Marks the folder, so that no run sends the copies as documents.
             self._folder.child(FOLDER, "quarantine").write_text("")
         for source in sources:
             mark = (source.sha256 or transaction_id)[:8]
@@ -108,7 +108,7 @@ class Quarantine:
             self.copies.append((copy if there else note).url)
 
     def _copied(self, transaction_id: str, source: SourceEntry, copy: Location) -> bool:
-        """Copy a file; return False if nobody has it any more."""
+        """Copy a file; return False if it no longer exists anywhere."""
         info = copy.info()
         if info is not None and info.get("size") == source.size:
             return True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a result file into one shape, whatever its type (contract, sections 7.2 and 7.3).
+"""Reads result files of any type into one form (contract, sections 7.2 and 7.3).
 
-The shape is that of ``Json``: a list of ``{"Name": ..., "List": [{"Value": ...}]}``. The values of
-a ``FieldsJson`` are brought into it, without confidence and regions, which that type does not have.
+The form is that of ``Json``: a list of ``{"Name": ..., "List": [{"Value": ...}]}``. The values of a
+``FieldsJson`` are converted to it, without confidence and regions, which that type lacks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Entry = Mapping[str, Any]
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
-#: Types of result files that hold fields, the best first.
+#: Types of result files with fields, best first.
 READABLE = ("Json", "FieldsJson")
 
 
 class Content(NamedTuple):
-    """What a result file says of one document.
+    """The content of a result file for one document.
 
     Attributes:
         entries: Its fields.
-        concept: Name of the Document skill that was applied, if the file says so.
-        pages: Number of its pages, if the file says so.
-        rule_errors: Names and messages of rules that do not hold.
+        concept: Name of the applied Document skill, if given.
+        pages: Number of its pages, if given.
+        rule_errors: Names and messages of broken rules.
     """
 
     entries: Sequence[Entry]
@@ -43,23 +43,23 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
 
     Args:
         kind: ``Json`` or ``FieldsJson``.
-        data: Its content.
+        data: Its bytes.
         document_id: The document, for a file that holds several.
 
     Raises:
-        ValueError: It has another shape.
+        ValueError: It has another structure.
     """
     try:
         content = json.loads(data)
         if _HALF_PAIR.search(data):
-            # Half of a surrogate pair is no character; no file can hold it.
+            # Half of a surrogate pair is not a character and can't be written to a file.
             whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
             content = json.loads(whole)
         if kind == "FieldsJson":
             return Content(_entries_of(content["Fields"]))
         return _document(content, document_id)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"it has another shape ({type(error).__name__})") from None
+        raise ValueError(f"it has another structure ({type(error).__name__})") from None
 
 
 def members(value: Mapping[str, Any]) -> Sequence[Entry]:
@@ -69,7 +69,7 @@ def members(value: Mapping[str, Any]) -> Sequence[Entry]:
 
 
 def values_by_name(entries: Sequence[Entry]) -> Mapping[str, Sequence[Entry]]:
-    """Return the values of each field. One that comes twice has the values of both."""
+    """Return the values of each field. A field that occurs twice has the values of both."""
     found: dict[str, Sequence[Entry]] = {}
     for entry in entries:
         name, items = str(entry["Name"]), entry.get("List") or ()
@@ -86,7 +86,7 @@ def _document(content: Any, document_id: str) -> Content:
         (each for each in documents if str(each.get("Id")).casefold() == wanted), None
     ) or next(iter(documents), None)
     if document is None:
-        raise ValueError("it holds no document")
+        raise ValueError("it contains no document")
     extracted = document.get("ExtractedData") or {}
     concept = (extracted.get("DocumentDefinition") or {}).get("RootConcept") or {}
     pages = document.get("Pages")

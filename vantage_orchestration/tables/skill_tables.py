@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of one skill: takes documents one by one and adds their rows."""
+"""The tables of one skill: adds the rows of documents one by one."""
 
 from __future__ import annotations
 
@@ -89,20 +89,20 @@ Region = tuple[int | None, int | None, int | None, int | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class DocumentFacts:
-    """What is known of a document without its fields.
+    """What is known of a document besides its fields.
 
     Attributes:
         transaction_id: Its transaction.
-        index: Its place in the transaction, from 1. Its results are in the folder of that name.
+        index: Its position in the transaction, from 1. Its results are in the folder of that name.
         document_id: Its UUID.
-        skill: Name of the skill that gave its fields.
-        source: Name, path and SHA-256 of its first source file; None each if that is not known.
-        source_files: How many source files it has; None if that is not known.
+        skill: Name of the skill that extracted its fields.
+        source: Name, path and SHA-256 of its first source file; each None if unknown.
+        source_files: Number of source files; None if unknown.
         class_name: Its class.
         class_confidence: 0 to 100.
-        pages: Its pages.
-        rule_errors: Type, rule, message and field id of each rule that does not hold.
-        findings: What is wrong with it, by the quality gate.
+        pages: Number of pages.
+        rule_errors: Type, rule, message and field id of each broken rule.
+        findings: Findings of the quality gate.
     """
 
     transaction_id: str
@@ -123,8 +123,8 @@ class SkillTables:
 
     Args:
         fields: The skill's fields.
-        values: How dates and numbers are written.
-        spill: Folder for what does not fit into memory; None keeps everything in memory.
+        values: Format of dates and numbers.
+        spill: Folder for rows that do not fit into memory; None keeps everything in memory.
     """
 
     def __init__(
@@ -144,14 +144,14 @@ class SkillTables:
 
         Args:
             facts: What is known of it.
-            content: Its fields; None if it has none that can be read.
+            content: Its fields; None if it has no readable fields.
             problems: Why result files could not be read.
         """
         marks = {name: rows.mark() for name, rows in self.tables.items()}
         try:
             self._add(facts, content, problems)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            # Its content has a shape that no contract has. The document is not to be lost.
+            # Its content has an unknown structure. The document must not be lost.
             for name, rows in self.tables.items():
                 rows.cut(marks.get(name, 0))
             reason = f"the fields can't be read ({type(error).__name__})"
@@ -160,7 +160,7 @@ class SkillTables:
             rows.settle()
 
     def add_findings(self, facts: DocumentFacts) -> None:
-        """Add what is wrong with a document, and nothing else of it."""
+        """Add only the findings of a document."""
         key = (facts.transaction_id, facts.index)
         for position, each in enumerate(facts.findings, 1):
             self._findings.add((*key, position, facts.source[0], each.field, each.reason))
@@ -208,14 +208,14 @@ class SkillTables:
 
 
 class _Document:
-    """Walks through the fields of one document.
+    """Adds the fields of one document to the tables.
 
     Args:
         key: Values of :data:`.layout.DOCUMENT_KEY`.
-        layout: Where each field goes.
-        values: How dates and numbers are written.
-        fields: Gets a row for each value.
-        conversions: Gets a row for each value that could not be converted.
+        layout: Table and column of each field.
+        values: Format of dates and numbers.
+        fields: Receives a row for each value.
+        conversions: Receives a row for each value that could not be converted.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class _Document:
         self._count = 0
 
     def not_converted(self, path: str, wanted: str, text: str | None, reason: str) -> None:
-        """Add a row that says what could not be converted."""
+        """Record a value that could not be converted."""
         self.conversions += 1
         self._conversions.add((*self._key, self.conversions, path, wanted, text, reason))
 
@@ -287,7 +287,7 @@ class _Document:
         if text is None:
             raw = _annotation(item).get("RawValue")
             if node.kind != "text" and raw:
-                reason = "ABBYY Vantage has recognised a text, but no value"
+                reason = "ABBYY Vantage recognised a text, but no value"
                 self.not_converted(at.path, node.kind, str(raw), reason)
             return
         _set(row, node.text, text)
@@ -310,7 +310,7 @@ class _Document:
             node.rows.add(row)
 
     def _note(self, item: Mapping[str, Any], at: _FieldPath) -> str | None:
-        """Add a row for a value; return its text."""
+        """Record a value; return its text."""
         value = item.get("Value")
         annotation = _annotation(item)
         confidence = _int32(annotation.get("Confidence"))
@@ -341,12 +341,12 @@ class _Document:
 
 
 class _FieldPath(NamedTuple):
-    """Where a value stands.
+    """Position of a value.
 
     Attributes:
         path: Names with positions, such as ``Items[2].Amount``.
         field: Names alone, such as ``Items.Amount``.
-        row: Positions of the rows around it, such as ``2``.
+        row: Positions of the enclosing rows, such as ``2``.
     """
 
     path: str = ""
@@ -365,7 +365,7 @@ class _FieldPath(NamedTuple):
 
 def _set(row: list[Any], index: int, value: Any) -> None:
     if index >= len(row):
-        # The column is new.
+        # The column was added later.
         row += [None] * (index + 1 - len(row))
     row[index] = value
 

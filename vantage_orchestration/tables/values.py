@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts the text of a field into a date, a decimal or a boolean. Never guesses.
+"""Converts the text of a field into a date, a decimal or a boolean. It never guesses.
 
-A text that has two readings is not converted: ``03/04/2026`` is in March or in April, ``1,234`` is
-a little more than one or more than a thousand. The reason says which setting decides it.
+Ambiguous text is not converted: ``03/04/2026`` may be in March or April, ``1,234`` may be a little
+more than one or more than a thousand. The reason names the setting that decides it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = [
     "require_pyarrow",
 ]
 
-#: What a column holds.
+#: Type of a column.
 Kind = Literal["text", "date", "decimal", "boolean"]
 
-#: Digits of a decimal column, and how many of them stand behind the point. Every decimal column
-#: has this one type, so that the tables of two runs can be read together.
+#: Digits of a decimal column, and how many of them follow the point. Every decimal column has this
+#: one type, so that tables of two runs can be read together.
 DECIMAL_DIGITS: Final = 38
 DECIMAL_PLACES: Final = 9
 
-#: Texts that are kept in memory with their values. Batches repeat dates and amounts.
+#: Converted texts to cache. Batches repeat dates and amounts.
 _MOST_REMEMBERED: Final = 50_000
 
 _TRUE: Final = frozenset({"1", "checked", "on", "selected", "true", "x", "yes"})
@@ -58,11 +58,11 @@ _BLANKS: Final = re.compile(r"(?<=\d)[\s'’](?=\d{3}(?!\d))")
 
 
 class Converted(NamedTuple):
-    """A value, or why there is none.
+    """A value, or the reason why there is none.
 
     Attributes:
-        value: The value; None where the text can't be converted, or is empty.
-        reason: Why it can't be converted; None where it was, or is empty.
+        value: The value; None if the text is empty or can't be converted.
+        reason: Why it can't be converted; None if it was converted or is empty.
     """
 
     value: Any
@@ -71,17 +71,17 @@ class Converted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ValueFormat:
-    """How dates and numbers are written in the results, where that is not plain from the text.
+    """How the results write dates and numbers where the text alone is ambiguous.
 
     Args:
-        date_format: ``strptime`` pattern, or several that are tried in turn, such as
-            ``%d.%m.%Y``. Dates that fit none are still read where they have one reading only.
-        day_first: Whether ``03/04/2026`` is the third of April. None does not convert it.
-        decimal: Character before the decimals, ``.`` or ``,``. None converts a number only if a
-            point is its decimal sign in every reading.
+        date_format: ``strptime`` pattern, or several to try in turn, such as ``%d.%m.%Y``. Dates
+            that match none are still read if they are unambiguous.
+        day_first: Whether ``03/04/2026`` is the third of April. With None it is not converted.
+        decimal: The decimal sign, ``.`` or ``,``. With None a number is converted only if a point
+            is its decimal sign in every reading.
 
     Raises:
-        ConfigurationError: A value is not acceptable.
+        ConfigurationError: A value is invalid.
     """
 
     date_format: str | Sequence[str] | None = ()
@@ -109,8 +109,8 @@ class ValueFormat:
         """Convert a text.
 
         Args:
-            kind: What it is to become.
-            text: The text as the service delivered it. An empty one becomes None.
+            kind: Type of the value.
+            text: The text as delivered by the service. An empty text becomes None.
         """
         key = (kind, text)
         found = self._known.get(key)
@@ -144,7 +144,7 @@ class ValueFormat:
             return _day(match[3], _month(match[1]), match[2])
         if match := _SHORT_DATE.fullmatch(text):
             return self._short_date(int(match[1]), int(match[2]), match[3])
-        return Converted(None, "the date has an unknown form: set date_format")
+        return Converted(None, "the date has an unknown format: set date_format")
 
     def _short_date(self, first: int, second: int, year: str) -> Converted:
         readings = {
@@ -221,7 +221,7 @@ def _decimal(text: str, sign: str | None) -> Converted:
     _, digits, exponent = value.as_tuple()
     places = -int(exponent)
     if places > DECIMAL_PLACES and any(digits[len(digits) - (places - DECIMAL_PLACES) :]):
-        return Converted(None, f"more than {DECIMAL_PLACES} digits behind the decimal sign")
+        return Converted(None, f"more than {DECIMAL_PLACES} digits after the decimal sign")
     if len(digits) - places > DECIMAL_DIGITS - DECIMAL_PLACES:
         return Converted(
             None, f"more than {DECIMAL_DIGITS - DECIMAL_PLACES} digits before the decimal sign"
@@ -230,7 +230,7 @@ def _decimal(text: str, sign: str | None) -> Converted:
 
 
 def _bare_number(text: str) -> str:
-    """Return a number without its currency and without blanks between its groups."""
+    """Return a number without its currency and without spaces between its groups."""
     text = "".join(each for each in text if unicodedata.category(each) != "Sc")
     text = _CURRENCY_CODE.sub("", text.strip()).strip().replace("−", "-")
     if text[:1] in "+-":
@@ -239,7 +239,7 @@ def _bare_number(text: str) -> str:
 
 
 def _plain(text: str, sign: str | None) -> tuple[str | None, str | None]:
-    """Return a number as Python writes it, or None and why it can't be read."""
+    """Return a number in Python's notation, or None and the reason why it can't be read."""
     sign = sign or _certain_sign(text)
     if sign is None:
         return None, "the decimal sign is ambiguous: set decimal"
@@ -256,8 +256,8 @@ def _plain(text: str, sign: str | None) -> tuple[str | None, str | None]:
 def _certain_sign(text: str) -> str | None:
     """Return the decimal sign if all readings of a number agree on it.
 
-    A comma before one, two or more than three digits is a decimal sign for some readers and a slip
-    for others, so it counts as ambiguous.
+    A comma before one, two or more than three digits is a decimal sign for some readers and a
+    typing error for others, so it counts as ambiguous.
     """
     points, commas = text.count("."), text.count(",")
     if points and commas:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tables as Parquet, JSON Lines or CSV. The same rows give the same bytes."""
+"""Writes tables as Parquet, JSON Lines or CSV. The same rows always give the same bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "arrow_table", "write_tables"]
 
-#: Name of the folder in the output that holds the tables.
+#: Name of the folder with the tables, in the output folder.
 TABLES: Final = "tables"
 
 
@@ -33,18 +33,19 @@ def write_tables(
 ) -> tuple[TableEntry, ...]:
     """Write all tables below ``tables/`` in the output folder.
 
-    Each file appears complete or not at all. What was there before and is not written is removed.
+    Each file appears only when complete. Files of an earlier try that are not written again are
+    removed.
 
     Args:
-        tables: What to write.
+        tables: Tables to write.
         output: Output folder of the job.
         form: ``parquet``, ``jsonl`` or ``csv``.
 
     Returns:
-        What was written, for the manifest.
+        The written tables, for the manifest.
 
     Raises:
-        ConfigurationError: There is no such form.
+        ConfigurationError: The format is unknown.
         OSError: The store can't be written.
     """
     if form not in _WRITERS:
@@ -66,7 +67,7 @@ def write_tables(
 
 
 def _remove_others(folder: Location, written: Collection[str]) -> None:
-    """Remove what an earlier try has written, and this one has not."""
+    """Remove files that an earlier try wrote and this one did not."""
     if not folder.exists():
         return
     for path in folder.sizes():
@@ -117,7 +118,7 @@ def _plain(value: Any) -> Any:
         number = float(value)
         if value == int(value):
             return int(value)
-        # A number where no digit gets lost on the way, else its text.
+        # As a number if no digit gets lost, otherwise as text.
         return number if Decimal(str(number)) == value else str(value)
     if isinstance(value, date):
         return value.isoformat()
