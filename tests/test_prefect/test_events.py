@@ -134,7 +134,7 @@ def test_job_goes_on_if_nobody_can_be_told(caplog: pytest.LogCaptureFixture) -> 
         ):
             emit_submitted(["t"], server=SERVER)
     assert [record.getMessage() for record in caplog.records if record.name == module.__name__] == [
-        "Prefect could not be told of ABBYY Vantage transactions (ConnectError)"
+        "ABBYY Vantage transactions could not be reported to Prefect (ConnectError)"
     ]
 
 

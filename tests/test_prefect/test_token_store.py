@@ -164,7 +164,7 @@ def test_longest_entry_is_what_the_server_takes(
     store.save(NAME, longest)
     assert store.load(NAME) == longest
     longer = longest + b"!"
-    with pytest.raises(StoreError, match=r"takes 5002 characters, and Prefect allows 5000"):
+    with pytest.raises(StoreError, match=r"has 5002 characters, and Prefect allows 5000"):
         store.save(NAME, longer)
     # Prefect does refuse it, and then its words, which quote the value, are not repeated.
     monkeypatch.setattr(token_store, "LONGEST_VALUE", 10**6)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ABBYY Vantage for Prefect: blocks, tasks and flows.
 
-Prefect imports this module by the entry point group ``prefect.collections``, which makes the block
-types known. Importing it loads no HTTP library. Tasks are in :mod:`.tasks`, flows in :mod:`.flows`,
-and what deletes transactions of cancelled runs in :mod:`.undo`.
+Prefect imports this module through the entry point group ``prefect.collections``, which registers
+the block types. Importing it loads no HTTP library. Tasks are in :mod:`.tasks`, flows in
+:mod:`.flows`, and hooks that delete transactions of cancelled runs in :mod:`.undo`.
 """
 
 from __future__ import annotations

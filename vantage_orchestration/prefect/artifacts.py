@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows of its documents in Prefect's user interface.
+"""Artifacts that show a run's documents in Prefect's user interface.
 
 * a table of the documents: class, confidence and broken rules, never field values;
 * the progress of a batch;
-* a link for each transaction that a person has to review, as long as that is so. It leads to ABBYY
-  Vantage, where the reviewer logs in. The service's own review link holds a token, and artifacts
-  are kept and seen by many.
+* a link for each transaction in review, as long as the review lasts. It leads to ABBYY Vantage,
+  where the reviewer logs in. The service's own review link holds a token, and artifacts are stored
+  and widely visible.
 
-The interface shows all of that as Markdown. What comes from outside (names of files, classes,
-messages, ids) is shown as code, in which nothing is a link, an image or HTML.
+The interface renders Markdown. External text (names of files, classes, messages, ids) is shown as
+code, so it can't become a link, an image or HTML.
 
-What goes wrong here is logged as a warning, and no more: a document must not fail since it could
-not be shown.
+Failures here are only logged as warnings: a document must not fail because it could not be shown.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ log = logging.getLogger(__name__)
 DOCUMENTS_KEY: Final = "abbyy-vantage-documents"
 PROGRESS_KEY: Final = "abbyy-vantage-progress"
 _REVIEW_KEY: Final = "abbyy-vantage-review"
-#: Rows of a table that a browser shows without trouble.
+#: Rows of a table that a browser shows without problems.
 _MOST_ROWS: Final = 1000
-#: Broken rules of a document that its row names; more are counted.
+#: Broken rules named in a document's row; the rest is counted.
 _MOST_RULES: Final = 10
-#: Characters of an address that mean nothing in Markdown.
+#: Characters of an address that have no meaning in Markdown.
 _IN_ADDRESSES: Final = ":/[]%.~-"
 #: Seconds between two updates of a progress bar.
 _UPDATE_EVERY: Final = 2.0
-#: Artifacts that Prefect returns at once.
+#: Artifacts per page of Prefect's API.
 _TOGETHER: Final = 100
 
 
@@ -70,8 +69,8 @@ def show_documents(manifest: Manifest, *, key: str = DOCUMENTS_KEY) -> None:
 
     Args:
         manifest: Manifest of the job.
-        key: Key of the artifact; tables of several runs with the same key are versions of it.
-            Characters that Prefect does not take in a key become dashes.
+        key: Key of the artifact; tables of several runs with the same key become its versions.
+            Characters that Prefect does not allow in a key become dashes.
     """
     rows = _rows(manifest)
     counts = manifest.counts
@@ -96,12 +95,12 @@ def show_documents(manifest: Manifest, *, key: str = DOCUMENTS_KEY) -> None:
 
 
 class BatchProgress:
-    """A progress artifact over the transactions of a batch. Used by one thread at a time.
+    """A progress artifact for the transactions of a batch. Use it in one thread at a time.
 
     Args:
-        total: How many there are.
+        total: Number of transactions.
         key: Key of the artifact.
-        clock: Steady seconds.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -120,9 +119,9 @@ class BatchProgress:
             self._id = _create("progress", key, self._percent(0), self._text(0))
 
     def update(self, done: int) -> None:
-        """Show that so many have ended. Cheap to call: it is sent every two seconds at the most.
+        """Show how many have ended. Calls are cheap: it sends at most one update every two seconds.
 
-        The last one, when all have ended, always is.
+        The last update, when all have ended, is always sent.
         """
         now = self._clock()
         last = done >= self._total
@@ -142,9 +141,9 @@ class BatchProgress:
 def review_began(
     transaction_ids: Iterable[str], *, server: str, skill_id: str | None = None
 ) -> None:
-    """Show that a person has to review transactions, and emit the event ``review`` of each.
+    """Show that transactions need a review, and emit the event ``review`` for each.
 
-    May be called again: of a review that is shown already, nothing is told twice.
+    It may be called again: a review that is already shown is not reported twice.
 
     Args:
         transaction_ids: Transactions that wait for a person now.
@@ -157,8 +156,8 @@ def review_began(
         for name in names:
             if name not in shown:
                 text = (
-                    f"A person has to review the transaction {literal(name)} in ABBYY Vantage."
-                    " This link goes when that is done."
+                    f"A person must review the transaction {literal(name)} in ABBYY Vantage. This"
+                    " link disappears after the review."
                 )
                 link = f"[ABBYY Vantage]({quote(server, safe=_IN_ADDRESSES)})"
                 shown[name] = [_create("link", _review_key(name), link, text)]
@@ -169,7 +168,7 @@ def review_began(
                 server,
                 Status.PROCESSING.value,
                 skill_id,
-                # Another review of the transaction has another artifact.
+                # Each review of the transaction has its own artifact.
                 occasion=str(min(shown[name])),
             )
             for name in names
@@ -177,10 +176,10 @@ def review_began(
 
 
 def review_ended(transaction_ids: Iterable[str]) -> None:
-    """Take away the links of transactions that wait for nobody any more. May be called again.
+    """Remove the links of transactions that are no longer in review. It may be called again.
 
     Args:
-        transaction_ids: Transactions, in review before or not.
+        transaction_ids: Transactions that may have been in review.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -198,10 +197,10 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
 
 
 def _rows(manifest: Manifest) -> list[dict[str, Any]]:
-    # What needs somebody's attention comes first.
+    # Documents that need attention come first.
     rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
     rows += [row for each in manifest.transactions for row in _documents(each)]
-    # Not each skill classifies, and few documents break rules.
+    # Not every skill classifies, and few documents break rules.
     shown = [name for name in (rows or [{}])[0] if any(row[name] != "" for row in rows)]
     return [{name: row[name] for name in shown} for row in rows]
 
@@ -239,7 +238,8 @@ def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
 
 
 def _files(sources: Sequence[SourceEntry]) -> str:
-    """Name the files of a transaction. The service does not tell from which a document comes."""
+    """Name the files of a transaction. The service does not report which file a document came
+    from."""
     more = len(sources) - 1
     return "".join(
         [*(literal(each.name) for each in sources[:1]), f" and {more} more" * (more > 0)]
@@ -247,7 +247,7 @@ def _files(sources: Sequence[SourceEntry]) -> str:
 
 
 def _status(status: str) -> str:
-    # Of known ones the word itself, which is nicer to read.
+    # A plain word is easier to read than code.
     return status if re.fullmatch("[A-Za-z]{1,20}", status) else literal(status)
 
 
@@ -265,12 +265,12 @@ def _shown(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # A reply could quote what was sent; the class says enough.
+        # A reply could quote what was sent, so only the class is logged.
         log.warning("Prefect could not show %s (%s)", what, type(error).__name__)
 
 
 def _create(kind: str, key: str, data: Any, description: str) -> UUID:
-    """Make an artifact of the running task or flow; the same in threads and coroutines."""
+    """Create an artifact of the running task or flow, also in threads and coroutines."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import ArtifactCreate
     from prefect.context import FlowRunContext, TaskRunContext
@@ -298,7 +298,7 @@ def _update(artifact_id: UUID, data: Any, description: str) -> None:
 
 
 def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
-    """Return the artifacts of those transactions that have one."""
+    """Return the review artifacts of those transactions that have one."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as Prefect assets: what landed where, and from which folders it came."""
+"""Results as Prefect assets: which folder holds them, and from which folders they came."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["MATERIALIZED_BY", "materializing", "results_asset"]
 P = ParamSpec("P")
 R = TypeVar("R", bound=Mapping[str, Any])
 
-#: The tool that Prefect shows as the maker of the assets.
+#: The tool that Prefect shows as the creator of the assets.
 MATERIALIZED_BY: Final = "abbyy-vantage"
-#: Folders that are shown as sources of one asset. Each is an event for each run.
+#: Most source folders shown for one asset. Each costs one event per run.
 _MOST_SOURCES: Final = 20
-#: Prefect takes 512 characters.
+#: Prefect allows 512 characters.
 _LONGEST_KEY: Final = 500
-#: The first part of a path that holds the signs of a glob.
+#: The first part of a path that contains glob characters.
 _GLOB: Final = re.compile(r"/[^/]*[*?\[]")
-#: Options of a task that another one takes over.
+#: Options that a copied task keeps.
 _OPTIONS: Final = (
     "name",
     "description",
@@ -50,17 +50,17 @@ _OPTIONS: Final = (
 
 
 def results_asset(output: str | os.PathLike[str]) -> Asset:
-    """Return the asset that a folder is. No I/O.
+    """Return the asset for a folder. No I/O.
 
-    For tasks of your own: ``@materialize(results_asset("s3://bucket/invoices"))``.
+    For your own tasks: ``@materialize(results_asset("s3://bucket/invoices"))``.
 
     Args:
-        output: Path or URL of the folder. A login in front of the host, and the query of a web
-            address, are left out.
+        output: Path or URL of the folder. Credentials before the host, and the query of a web
+            address, are dropped.
 
     Returns:
-        An asset whose key is the folder's URL. Where Prefect does not take a character in a key,
-        that is ``_``, and a digest at the end keeps keys apart.
+        An asset whose key is the folder's URL. Characters that Prefect does not allow in a key
+        become ``_``, and a digest at the end keeps such keys distinct.
     """
     from prefect.assets import Asset, AssetProperties
 
@@ -69,16 +69,17 @@ def results_asset(output: str | os.PathLike[str]) -> Asset:
 
 
 def materializing(task: Task[P, R], output: str | os.PathLike[str], inputs: Any = ()) -> Task[P, R]:
-    """Return a task that does the same, and whose folder of results is a Prefect asset.
+    """Return a copy of a task whose folder of results becomes a Prefect asset.
 
-    What the task returns (numbers of documents, pages and so on) goes along with the asset's event.
+    The task's return value (numbers of documents, pages and so on) is attached to the asset's
+    event.
 
     Args:
-        task: Task that brings results into a folder, such as
+        task: Task that writes results into a folder, such as
             :func:`vantage_orchestration.prefect.tasks.process_documents`.
         output: That folder, see :func:`results_asset`.
-        inputs: Its inputs, as the task takes them. Their folders become the asset's sources, 20 at
-            the most.
+        inputs: Its inputs, in the form that the task takes. Their folders become the asset's
+            sources, at most 20.
     """
     from prefect.assets import add_asset_metadata, materialize
 
@@ -97,7 +98,7 @@ def materializing(task: Task[P, R], output: str | os.PathLike[str], inputs: Any 
 
 
 def _folders(inputs: Any) -> list[str]:
-    """Return the folders that inputs are in, or under, where they are globs."""
+    """Return the folders that contain the inputs."""
     from vantage_orchestration.processing.files import Folder
 
     if isinstance(inputs, (str, os.PathLike, Folder)):

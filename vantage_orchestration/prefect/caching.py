@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When Prefect may take a task's result from an earlier try of the same flow run."""
+"""Decides when Prefect may reuse a task's result from an earlier try of the same flow run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vantage_orchestration.processing.keys import digest_of
 
 __all__ = ["OncePerRun"]
 
-#: Arguments that do not change what comes back, or must not get into a key.
+#: Arguments that do not change the result, or must not be part of a key.
 _LEFT_OUT = frozenset(
     {"credentials", "parallel", "timeout", "review_timeout", "poke_interval", "max_poke_interval"}
 )
@@ -24,14 +24,15 @@ _LEFT_OUT = frozenset(
 
 @dataclass
 class OncePerRun(CachePolicy):
-    """A result counts for one flow run and the same arguments; credentials are no part of the key.
+    """Caches a result for one flow run and the same arguments, regardless of credentials.
 
-    Unlike Prefect's ``RUN_ID`` it also holds in a subflow, which becomes another run with each try
+    Unlike Prefect's ``RUN_ID`` it also works in a subflow, which becomes another run with each try
     of its parent.
 
     Attributes:
-        contents: Name of the argument that names files: their contents count, not only the names.
-        unless: Arguments with which nothing is cached.
+        contents: Name of the argument with files: their contents are part of the key, not only
+            names.
+        unless: Arguments that disable caching.
     """
 
     contents: str = ""
@@ -44,7 +45,7 @@ class OncePerRun(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str | None:
-        """Return the key; None where nothing may be cached."""
+        """Return the key; None if the result must not be cached."""
         if any(inputs.get(name) == value for name, value in self.unless.items()):
             return None
         kept = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches what ABBYY Vantage has finished, wherever it came from.
+"""Fetches what ended in ABBYY Vantage, whatever its origin.
 
-The service has no webhooks. A flow on a schedule calls :func:`fetch_completed`, which looks at the
-service's list of completed transactions, and fetches what it has not fetched yet. What was fetched
-is noted in a folder, so a run may take place on any worker that reaches it. No event has to arrive:
-a run that was missed, cancelled or killed is made up for by the next.
+The service has no webhooks. A scheduled flow calls :func:`fetch_completed`, which polls the
+service's list of completed transactions and fetches those that were not fetched before. It records
+them in a folder, so the flow may run on any worker that can access it. No event has to arrive: the
+next run makes up for one that was missed, cancelled or killed.
 """
 
 from __future__ import annotations
@@ -43,40 +43,41 @@ def fetch_completed(
     overlap: float = 3600.0,
     **options: Unpack[Fetching],
 ) -> dict[str, Any]:
-    """Fetch what has ended in ABBYY Vantage, by mail, scanner and the like; each transaction once.
+    """Fetch transactions that ended in ABBYY Vantage, sent by mail, scanner and the like, each
+    once.
 
-    Deploy its flow on a schedule, one run at a time. A run fetches all that the service lists as
-    ended, that is wanted, and that no earlier run has fetched. What was fetched is noted when its
-    results have landed. If a run is tried again, it goes on, and returns all that it has fetched.
+    Deploy its flow on a schedule, one run at a time. A run fetches all ended transactions that
+    match the arguments and were not fetched by an earlier run. A transaction is recorded when its
+    results have landed. A retried run continues, and returns all that it has fetched.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
         output_path: Folder for the results of all runs, a path or URL. Each transaction gets a
-            folder in it, named by its id; each run that fetches something gets a
-            ``manifest-...json`` that names it.
-        skill: Id or exact name of the skill; None for all that the credential may use.
-        state_path: Folder for the notes of what was fetched, the same in each run. By default
+            subfolder named by its id. Each run that fetches something writes a
+            ``manifest-...json``.
+        skill: Id or exact name of the skill; None for all accessible skills.
+        state_path: Folder for the record of fetched transactions, the same in each run. By default
             ``output_path``.
-        consumer: Name under which this is noted, by default that of the flow. Each name gets all
-            transactions.
-        statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``. The
-            manifest names those without results under ``failed``.
-        include_api: Also those that were sent through the API. As a rule, whoever sent them waits
-            for them.
-        since: Only transactions made since then, as ISO 8601 text. Without it all that the service
-            still lists are fetched, which are those of 14 days.
-        overlap: Seconds: what was made within them is read at each look. What is older is only
-            counted, until a number changes.
+        consumer: Name under which they are recorded, by default that of the flow. Each name gets
+            all transactions.
+        statuses: Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest
+            lists transactions without results under ``failed``.
+        include_api: Whether to include transactions that were sent through the API. Usually their
+            sender waits for them.
+        since: Only transactions created since then, as ISO 8601 text. Without it everything that
+            the service still lists is fetched, which is 14 days.
+        overlap: Seconds: transactions created within them are read at each poll. Older ones are
+            only counted, until a count changes.
 
     Returns:
         ``manifest`` (the URL of the run's manifest, None if nothing was due) and numbers:
         ``transactions``, ``documents``, ``files``, ``pages``, ``rule_errors`` and so on.
 
-    Each transaction gets the event ``abbyy_vantage.transaction.processed`` or ``.failed``, once its
-    results have landed.
+    For each transaction the event ``abbyy_vantage.transaction.processed`` or ``.failed`` is emitted
+    when its results have landed.
 
     Raises:
-        ValueError: An argument is not acceptable, or there is no such block.
+        ValueError: An argument is invalid, or the block does not exist.
         TransactionFailed: A transaction was deleted before its results were fetched.
         VantageError: Results could not be fetched; all others have landed.
     """
@@ -90,7 +91,7 @@ def fetch_completed(
 
     wanted = CompletedFilter.of(tuple(statuses), include_api, since)
     if overlap < 0:
-        raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
+        raise ValueError(f"overlap is {overlap!r}; give a number of seconds")
     chosen = Options.of(**options)
     output = Location.of(arguments.place("output_path", output_path))
     state = output if state_path is None else Location.of(state_path)
@@ -111,14 +112,15 @@ def fetch_completed(
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
     result = fetched.result
-    get_run_logger().info("Fetched %d transactions of ABBYY Vantage", result["transactions"])
+    get_run_logger().info("Fetched %d ABBYY Vantage transactions", result["transactions"])
     if chosen.fail_on_rule_errors:
         check_rules(fetched.manifest, str(result["manifest"]))
     return result
 
 
 def _running() -> tuple[str, str, str]:
-    """Return what names the run in each of its tries, the flow's name, and a name to show."""
+    """Return an identifier of the run that is the same in each try, the flow's name, and a display
+    name."""
     from prefect.context import FlowRunContext, TaskRunContext
 
     from vantage_orchestration.prefect.context import task_key
@@ -128,8 +130,9 @@ def _running() -> tuple[str, str, str]:
         return str(uuid.uuid4()), fetch_completed.name, fetch_completed.name
     if flow is None or flow.flow_run is None:
         return task_key().scope, fetch_completed.name, fetch_completed.name
-    # A flow may fetch several times. Prefect gives each call a random key; a later try of the flow
-    # knows it by its place among the calls, which are counted where Prefect counts calls.
+    # A flow may fetch several times. Prefect gives each call a random key. A later try of the flow
+    # identifies the call by its position among the calls, which are counted where Prefect counts
+    # calls.
     calls = flow.task_run_dynamic_keys
     prefix = "abbyy-vantage-fetch/"
     own = f"{prefix}{running.task_run.id if running is not None else uuid.uuid4()}"

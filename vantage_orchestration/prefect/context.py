@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out what the running task is, so that a second try knows the first one's transaction.
+"""Identifies the running task, so that a second try finds the first one's transaction.
 
-What stays the same (Prefect 3.7): a flow run keeps its id and its first start time when it is
-retried in its process, retried by hand, or started again after a crash. A task run does not: each
-new try of the flow gives it another id, and only retries of the task itself keep it. A subflow that
-failed becomes another flow run with the next try of its parent.
+Prefect 3.7 keeps the following: a flow run keeps its id and its first start time when it is retried
+in its process, retried by hand, or restarted after a crash. A task run does not: each try of the
+flow gives it a new id, and only retries of the task itself keep it. A failed subflow becomes
+another flow run with the next try of its parent.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
 
     Args:
         label: What the task works on, such as the path of the file. Within one flow run it must
-            differ between all calls of tasks with the same name: Prefect itself does not number
-            mapped tasks in a way that survives a retry.
+            differ between all calls of tasks with the same name: Prefect's numbers of mapped tasks
+            do not survive a retry.
 
     Returns:
-        A key whose ``scope`` is made of the flow run's id, the task's name and the label, and whose
-        ``since`` is None if this is certainly the first try, else the time when the flow run
+        A key whose ``scope`` consists of the flow run's id, the task's name and the label. Its
+        ``since`` is None if this is certainly the first try, otherwise the time when the flow run
         first began. Nested tasks and subflows always look for an earlier try, since Prefect does
-        not tell them whether what called them was tried again. It keeps notes where Prefect keeps
-        the results of the task or flow.
+        not report whether their caller was retried. Notes are stored where Prefect stores the
+        results of the task or flow.
 
     Raises:
         ConfigurationError: No flow or task is running.
 
-    In a subflow the Prefect API is asked for the flow runs above it.
+    In a subflow this calls the Prefect API for the parent flow runs.
     """
     from prefect.context import FlowRunContext, TaskRunContext
     from prefect.results import get_result_store
@@ -52,13 +52,13 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     flow_run = flow_context.flow_run if flow_context is not None else None
     task_run = task_context.task_run if task_context is not None else None
     run: FlowRun | TaskRun | None = task_run or flow_run
-    # The name and not Prefect's task key: that changes with each line of the task's code.
+    # Not Prefect's task key, which changes with each line of the task's code.
     name = task_context.task.name if task_context is not None else ""
 
     if run is None:
         raise ConfigurationError(
-            "There is no running Prefect flow or task",
-            hint="Call task_key() inside of one, or make a TaskKey of your own",
+            "No Prefect flow or task is running",
+            hint="Call task_key() in a flow or task, or create a TaskKey yourself",
         )
     if flow_run is not None:
         path, flow_runs = _path(flow_run)
@@ -84,9 +84,9 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
 
 
 def retried_by_itself() -> bool:
-    """Tell whether Prefect has begun this try because of ``retries``, and not a person.
+    """Return whether Prefect began this try because of ``retries``, and not a person.
 
-    Then nobody has looked at documents that failed, whose pages may have been charged.
+    In that case nobody has looked at failed documents, whose pages may have been charged.
     """
     from prefect.context import FlowRunContext, TaskRunContext
 
@@ -100,10 +100,10 @@ def retried_by_itself() -> bool:
 
 
 def _began_again(flow_run: FlowRun) -> bool:
-    """Tell whether the flow run was not started for the first time."""
+    """Return whether the flow run was started before."""
     if flow_run.run_count > 1:
         return True
-    # A suspended run that is resumed begins anew, but Prefect does not count that.
+    # A resumed run begins again after a suspension, but Prefect does not count that.
     state, start = flow_run.state, flow_run.start_time
     return state is None or start is None or state.timestamp > start
 
@@ -113,7 +113,7 @@ def _may_be_a_later_try(task_run: TaskRun) -> bool:
 
 
 def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
-    """Return the root's id with the calls that lead from it to ``flow_run``, and all on the way."""
+    """Return the root's id with the calls from it to ``flow_run``, and all flow runs on the way."""
     flow_runs = [flow_run]
     if flow_run.parent_task_run_id is None:
         return [str(flow_run.id)], flow_runs
@@ -123,7 +123,7 @@ def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
     with get_client(sync_client=True) as client:
         while flow_run.parent_task_run_id is not None:
             call = client.read_task_run(flow_run.parent_task_run_id)
-            # A number counts the calls, in the same order each time; anything else is random.
+            # A number counts the calls, in the same order each time; any other key is random.
             stable = call.dynamic_key.isdecimal()
             calls.append(call.name if stable else call.name.removesuffix(f"-{call.dynamic_key}"))
             if call.flow_run_id is None:  # A flow that a task calls which has no flow itself.

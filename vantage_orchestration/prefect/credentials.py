@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Prefect block that holds an ABBYY Vantage credential."""
+"""The Prefect block for an ABBYY Vantage credential."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["VantageCredentials", "load_credentials", "name_of_block", "reading_b
 
 log = logging.getLogger(__name__)
 
-#: Whether pydantic is at work above, so that a block is read and not made by somebody's code.
+#: Whether pydantic is loading a stored block, as opposed to code that creates one.
 reading_block: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "abbyy-vantage-reading-block", default=False
 )
@@ -47,7 +47,7 @@ _SECRETS = frozenset(spec.name for spec in FIELDS if spec.kind == "secret")
 
 
 def _field(name: str) -> Any:
-    """Return the form's field of that name, as the one list of fields describes it."""
+    """Return the form field of that name, as described in the common list of fields."""
     spec = _SPECS[name]
     default: Any = SecretStr(str(spec.default)) if spec.kind == "secret" else spec.default
     if spec.choices and not spec.default:
@@ -56,17 +56,17 @@ def _field(name: str) -> Any:
 
 
 class VantageCredentials(CredentialsBlock):
-    """Logs in to ABBYY Vantage and gives an authorised client for its API.
+    """Logs in to ABBYY Vantage and provides an authorised client for its API.
 
     The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. Values are
-    checked when a block is made in Python, without any network; a stored block is checked when it
-    is used, so that it can always be loaded and mended.
+    checked, without network access, when a block is created in Python. A stored block is checked
+    when it is used, so that it can always be loaded and corrected.
 
     Raises:
-        ValidationError: A value is missing or wrong. It quotes no value.
+        ValidationError: A value is missing or wrong. The error quotes no value.
 
     Example:
-        Load a saved block and ask for the skills:
+        Load a saved block and list the skills:
 
         ```python
         from vantage_orchestration.prefect import VantageCredentials
@@ -84,7 +84,8 @@ class VantageCredentials(CredentialsBlock):
         "https://docs.abbyy.com/vantage/developer/"
     )
     _description: ClassVar[str | None] = (
-        "Logs in to ABBYY Vantage and gives an authorised client for its document processing API."
+        "Logs in to ABBYY Vantage and provides an authorised client for its document processing"
+        " API."
     )
 
     # Without this a ValidationError would print the password.
@@ -121,7 +122,7 @@ class VantageCredentials(CredentialsBlock):
     @model_validator(mode="wrap")
     @classmethod
     def _quote_nothing(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note that pydantic reads a stored block, and keep its values out of errors."""
+        """Note that pydantic loads a stored block, and keep its values out of errors."""
         token = reading_block.set(True)
         try:
             return handler(values)
@@ -136,7 +137,7 @@ class VantageCredentials(CredentialsBlock):
     def _complete_region(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        # In a stored block null is what an empty field of a form may become.
+        # In a stored block, null may stand for an empty form field.
         values = {name: value for name, value in values.items() if value is not None}
         region = values.get("region")
         if isinstance(region, str) and region.strip():
@@ -145,11 +146,11 @@ class VantageCredentials(CredentialsBlock):
 
     @frameless
     def get_client(self) -> VantageClient:
-        """Return a client of the ABBYY Vantage API. It may be used from several threads.
+        """Return a client of the ABBYY Vantage API. It is thread-safe.
 
-        All clients of a process that use the same credential share one login. If the server
-        rejects a token, the client reads a saved block again from Prefect, so that a password or
-        client secret that was changed meanwhile is used without a restart.
+        All clients of a process with the same credential share one login. If the server rejects a
+        token, the client loads the saved block again from Prefect, so that a changed password or
+        client secret is used without a restart.
 
         Returns:
             The client; a context manager that closes its connections.
@@ -166,11 +167,11 @@ class VantageCredentials(CredentialsBlock):
         """Return a valid access token, logging in if the process has none.
 
         Its ``repr`` shows only when it expires, and it can't be pickled: if a task returns it,
-        Prefect warns that it can't serialize it, and stores nothing. ``reveal()`` gives the text
+        Prefect warns that it can't serialize it, and stores nothing. ``reveal()`` returns the text
         for a header; do not store, log or return that.
 
         Raises:
-            AuthError: There is none to be had; a refused login is not repeated.
+            AuthError: No token could be obtained; a refused login is not repeated.
             ConfigurationError: The block can't be used as it is. Nothing was sent.
         """
         return self.get_client().get_token()
@@ -180,8 +181,9 @@ class VantageCredentials(CredentialsBlock):
         return await self.get_client().aget_token()
 
     def poller_key(self) -> Hashable:
-        """Return what is equal for equal blocks; those who wait with it share their requests."""
-        # No digest, against which guesses of a password could be tried.
+        """Return a key that is equal for equal blocks; waits with the same key share their
+        requests."""
+        # Not a digest, which would allow guesses of a password.
         return (name_of_block(self), *(Secret(str(value)) for value in self._values().values()))
 
     def _orchestrator_store(self) -> StoreFactory:
@@ -193,10 +195,11 @@ class VantageCredentials(CredentialsBlock):
         return {name: _plain(getattr(self, name, None)) for name in _SPECS}
 
     def _check(self, given: dict[str, Any]) -> None:
-        """Raise what is wrong with a block that is made in Python.
+        """Raise what is wrong with a block that is created in Python.
 
-        Not for stored ones: what a later version finds wrong must still load. And whether the CA
-        bundle exists is not asked, since that counts on the machine that runs the task.
+        Stored blocks are not checked here: they must load even if a later version rejects a value.
+        The existence of the CA bundle is not checked, since it matters on the machine that runs the
+        task.
         """
         unknown = [name for name in given if name not in _SPECS and name not in _OF_PREFECT]
         if unknown:
@@ -211,23 +214,23 @@ class VantageCredentials(CredentialsBlock):
         raise _failure(type(self), [((), text)])
 
     def _loader(self) -> Callable[[], VantageConfig]:
-        """Return a function that gives this block's values first, and then the stored ones."""
+        """Return a function that first returns this block's values, and then the stored ones."""
         name = name_of_block(self)
         origin = f"prefect:{name}" if name else None
-        # What else a stored block holds may be a misspelt field.
+        # Extra values of a stored block may be misspelt fields.
         others = {} if self.model_extra is None else dict(self.model_extra)
         own: list[VantageConfig] = [_read({**others, **self._values()}, origin)]
         if not name:
             return lambda: own[0]
         first = [True]
-        # Threads that are not Prefect's do not know which Prefect server is meant.
+        # Other threads than Prefect's do not know which Prefect server to use.
         context = contextvars.copy_context()
 
         def load() -> VantageConfig:
             if first:
                 first.clear()
                 return own[0]
-            # A context can be entered by one thread at a time, hence the copy.
+            # Only one thread at a time can enter a context, hence the copy.
             own[0] = context.copy().run(self._stored, origin) or own[0]
             return own[0]
 
@@ -235,10 +238,10 @@ class VantageCredentials(CredentialsBlock):
 
     @frameless
     def _stored(self, origin: str | None) -> VantageConfig | None:
-        """Read the block's document again. None if the Prefect API does not answer.
+        """Load the block's document again. None if the Prefect API does not answer.
 
-        This is called by the HTTP stack, in any thread and also while an event loop runs in it. So
-        it uses Prefect's blocking client, and one of its own: that of a run may be closed by then.
+        The HTTP stack calls this in any thread, even while an event loop runs in it. So it uses a
+        separate blocking client: that of a run may already be closed.
         """
         import httpx
         from prefect.client.orchestration import get_client
@@ -246,9 +249,9 @@ class VantageCredentials(CredentialsBlock):
 
         name = self._block_document_name or ""
         try:
-            # Settings, even if empty, keep get_client from giving the run's own client.
+            # With settings, even empty ones, get_client does not return the run's own client.
             with get_client(sync_client=True, httpx_settings={}) as client:
-                # By name: a block that was deleted and saved anew has another id.
+                # By name: a block that was deleted and saved again has another id.
                 document = client.read_block_document_by_name(name, self.get_block_type_slug())
         except ObjectNotFound:
             pass
@@ -268,19 +271,19 @@ class VantageCredentials(CredentialsBlock):
 
 
 def load_credentials(credentials: VantageCredentials | str) -> VantageCredentials:
-    """Return a credentials block. It asks the Prefect API if a name is given, and blocks.
+    """Return a credentials block. Given a name, it calls the Prefect API and blocks.
 
     Args:
         credentials: The block, or the name of a saved one.
 
     Raises:
-        ConfigurationError: There is no block of this name.
+        ConfigurationError: No block has this name.
         httpx.HTTPError: The Prefect API does not answer.
     """
     if not isinstance(credentials, str):
         return credentials
     try:
-        # In a thread where an event loop runs it would give a coroutine without _sync.
+        # Without _sync it would return a coroutine in a thread where an event loop runs.
         block = VantageCredentials.load(credentials, _sync=True)  # type: ignore[call-arg]
     except ValueError as error:
         trouble = type(error).__name__
@@ -293,7 +296,7 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
 
 
 def name_of_block(credentials: VantageCredentials | str) -> str:
-    """Return the name of a saved block; empty for one that is not saved."""
+    """Return the name of a saved block; empty for an unsaved one."""
     if isinstance(credentials, str):
         return credentials
     name = credentials._block_document_name
@@ -307,13 +310,13 @@ def _read(values: dict[str, Any], origin: str | None = None) -> VantageConfig:
     for name in _SECRETS & values.keys():
         text = values[name]
         if isinstance(text, str) and text and not text.strip("*"):
-            # Prefect's mask has another length than pydantic's.
+            # Prefect's mask and pydantic's differ in length.
             values = {**values, name: MASK}
     return VantageConfig.from_fields(values, origin)
 
 
 def _words(problem: ErrorDetails, values: Any) -> str:
-    """Return what is wrong, about the region in the package's words."""
+    """Return what is wrong; for the region in the package's own words."""
     if problem["loc"] == ("region",) and isinstance(values, dict):
         region = values.get("region")
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a block by its name, for the command ``vantage-orchestration token --of prefect:NAME``."""
+"""Loads a block by name, for the command ``vantage-orchestration token --of prefect:NAME``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["load"]
 
 
 def load(name: str) -> tuple[VantageConfig, StoreFactory]:
-    """Return the credential of a saved block, and what makes the token store of its server.
+    """Return the credential of a saved block, and a factory for the token store of its server.
 
     Args:
         name: Name of the block.
 
     Raises:
-        ConfigurationError: There is no such block, it can't be used as it is, or the Prefect API
-            does not answer.
+        ConfigurationError: No block has this name, it can't be used, or the Prefect API does not
+            answer.
         TypeError: It was called from a coroutine.
     """
     import httpx
@@ -40,5 +40,5 @@ def load(name: str) -> tuple[VantageConfig, StoreFactory]:
         return block._loader()(), block._orchestrator_store()
     raise ConfigurationError(
         f"The block {name!r} could not be read from Prefect ({trouble})",
-        hint="Look at the block's name and at PREFECT_API_URL",
+        hint="Check the block's name and PREFECT_API_URL",
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect events about ABBYY Vantage transactions, for automations to be built on.
+"""Prefect events about ABBYY Vantage transactions, as a basis for automations.
 
 The names are ``abbyy_vantage.transaction.submitted``, ``.review``, ``.processed`` and ``.failed``.
-The resource is the transaction. Its labels are what an automation can match on::
+The resource is the transaction. Automations can match its labels::
 
     prefect.resource.id        abbyy_vantage.transaction.<transaction id>
     abbyy_vantage.server       https://vantage-eu.abbyy.com
@@ -12,12 +12,12 @@ The resource is the transaction. Its labels are what an automation can match on:
                                scanner, phone and the like
 
 Prefect's own ``emit_event`` hands events to a background thread, which loses them if the process is
-killed, or the server does not answer. Here they are sent at once, and each has an id that is made
-of what it reports: whoever reports the same again after a crash reports nothing new. No event holds
-a review link or a token.
+killed or the server does not answer. Here they are sent at once, and each id is derived from what
+the event reports: the same report after a crash adds nothing. No event contains a review link or a
+token.
 
-Prefect's server takes events into its memory, and stores them every few seconds; an automation may
-group several or miss one. A flow that has to see each transaction asks for it, as
+Prefect's server keeps events in memory and stores them every few seconds; an automation may group
+several or miss one. A flow that must see each transaction should poll, as
 :func:`vantage_orchestration.prefect.completed.fetch_completed` does.
 """
 
@@ -50,10 +50,10 @@ log = logging.getLogger(__name__)
 
 Happening = Literal["submitted", "review", "processed", "failed"]
 
-#: What the names of the events begin with, and the ids of their resources.
+#: Prefix of the event names and resource ids.
 PREFIX: Final = "abbyy_vantage.transaction"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, PREFIX)
-#: Events in one request; the server answers with that many at the most.
+#: Events in one request; the server returns at most that many.
 _TOGETHER: Final = 50
 
 
@@ -62,14 +62,14 @@ class TransactionEvent:
     """Something that happened to a transaction.
 
     Attributes:
-        happening: What.
+        happening: What happened.
         transaction_id: Transaction.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
         status: Its status then.
         skill_id: Its skill, if known.
         origin: ``api`` or ``input``.
-        details: JSON to go along as the payload. It is stored and shown: nothing secret.
-        occasion: Tells apart what may happen to a transaction more than once.
+        details: JSON for the payload. It is stored and shown, so it must not be secret.
+        occasion: Distinguishes happenings that may repeat for a transaction.
     """
 
     happening: Happening
@@ -83,12 +83,12 @@ class TransactionEvent:
 
     @property
     def id(self) -> uuid.UUID:
-        """Id of the event, the same whoever tells it, and however often."""
+        """Id of the event, the same each time it is reported."""
         parts = (self.server, self.transaction_id.lower(), self.happening, self.occasion)
         return uuid.uuid5(_NAMESPACE, "\0".join(parts))
 
     def to_prefect(self) -> Event:
-        """Return it as Prefect has it, related to the flow run and task run that it is told by."""
+        """Return it as a Prefect event that relates to the running flow run and task run."""
         from prefect.events import Event
 
         resource = {
@@ -124,13 +124,13 @@ def emit_submitted(
     skill_id: str | None = None,
     new: bool = False,
 ) -> None:
-    """Tell that transactions were started. See :func:`emit`.
+    """Report that transactions were started. See :func:`emit`.
 
     Args:
         transaction_ids: Transactions.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
         skill_id: Their skill.
-        new: Whether the caller has just made them, so that nobody can have told of them.
+        new: Whether the caller has just created them, so that they can't have been reported before.
     """
     emit(
         (
@@ -142,12 +142,12 @@ def emit_submitted(
 
 
 def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] = ()) -> None:
-    """Report all transactions in a manifest that have ended. See :func:`emit`.
+    """Report all ended transactions of a manifest. See :func:`emit`.
 
     Args:
         manifest: Manifest of a job.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
-        by_input: Ids, in lower case, of those that came by mail, scanner and the like.
+        by_input: Ids, in lower case, of transactions that came by mail, scanner and the like.
     """
 
     def origin(transaction_id: str) -> Literal["api", "input"]:
@@ -184,21 +184,20 @@ def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] =
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
-    """Send events, each once, whoever has told them before. Blocks until the server has them.
+    """Send events, except those already sent. It blocks until the server has them.
 
-    A document must not fail since nobody could be told of it: what goes wrong here is logged as a
-    warning, and no more.
+    Failures are only logged as warnings: a document must not fail because it could not be reported.
 
     Args:
         events: Events.
-        new: Whether nobody can have told them before. It spares looking.
+        new: Whether the events can't have been sent before, which saves a query.
     """
     try:
         deliver(list(events), new=new)
     except Exception as error:
-        # A reply could quote what was sent; the class says enough.
+        # A reply could quote what was sent, so only the class is logged.
         log.warning(
-            "Prefect could not be told of ABBYY Vantage transactions (%s)", type(error).__name__
+            "ABBYY Vantage transactions could not be reported to Prefect (%s)", type(error).__name__
         )
 
 
@@ -207,7 +206,7 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
 
     Args:
         events: Events.
-        new: Whether nobody can have told them before. It spares looking.
+        new: Whether the events can't have been sent before, which saves a query.
 
     Raises:
         httpx.HTTPError: The Prefect API does not answer, or refuses.
@@ -227,7 +226,7 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
 
 
 def _stored(client: Any, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Return those of the ids under which the server has an event."""
+    """Return the ids for which the server has an event."""
     from prefect.events.filters import EventFilter, EventIDFilter
 
     filter_ = EventFilter(id=EventIDFilter(id=list(names)))

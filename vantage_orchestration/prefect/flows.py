@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect flows, ready to be deployed: files in, a folder with results and a manifest out.
+"""Prefect flows, ready to deploy: files in, a folder with results and a manifest out.
 
 Their arguments are plain data: Prefect stores them with the run, so the credentials block is given
-by its name. A run that is retried, by Prefect or by hand, goes on with the transactions it has.
+by name. A run that is retried, by Prefect or by hand, continues with its transactions.
 
-Whoever may run a deployment chooses these arguments. The environment of the worker limits which
+Anyone who may run a deployment chooses these arguments. The environment of the worker limits which
 blocks and folders they can name; see :mod:`vantage_orchestration.prefect.reach`.
 """
 
@@ -45,13 +45,13 @@ def process_documents(
     """Process documents with ABBYY Vantage: files in, a folder with results and a manifest out.
 
     Args:
-        inputs: Path, glob or URL of any store that fsspec knows, or several.
+        inputs: Path, glob or URL of any store that fsspec supports, or several.
         output_path: Folder for the results, a path or URL. It belongs to this run alone.
         skill: Id or exact name of the skill.
         credentials: Name of the saved "ABBYY Vantage Credentials" block.
         on_review: What to do when a person is needed. wait: wait. return: return without those
-            documents. suspend: give the worker back, once all else has landed, until the reviews
-            are over; needs a deployment, and the flow resume_reviewed on a schedule. fail: fail.
+            documents. suspend: release the worker, once all else has landed, until the reviews are
+            over; this needs a deployment, and the flow resume_reviewed on a schedule. fail: fail.
 
     Returns:
         manifest (its URL) and numbers: transactions, documents, files, pages, rule_errors,
@@ -74,18 +74,18 @@ def process_folder(
     on_review: InFlows = "wait",
     **options: Unpack[Flow],
 ) -> dict[str, Any]:
-    """Process a folder of documents with ABBYY Vantage. An empty one is no error by default.
+    """Process a folder of documents with ABBYY Vantage. By default an empty folder is not an error.
 
     Args:
-        folder: Folder with the documents, a path or URL. Its name may hold any signs.
+        folder: Folder with the documents, a path or URL. Its name may contain any characters.
         output_path: Folder for the results.
         skill: Id or exact name of the skill.
         credentials: Name of the saved "ABBYY Vantage Credentials" block.
-        pattern: Which files of the folder to take; ** stands for any number of folders.
+        pattern: Which files of the folder to process; ** stands for any number of folders.
         on_review: wait, return, suspend or fail, as for process_documents.
 
     Returns:
-        What process_documents returns.
+        The result of process_documents.
 
     Raises:
         VantageError: See :func:`vantage_orchestration.prefect.tasks.process_documents`.
@@ -113,7 +113,7 @@ def _process(
         manifest = Manifest.load(Location.of(output_path))
         pending = manifest.pending if manifest is not None else ()
         ids = [each.transaction_id for each in pending if each.in_review]
-        # It does not return: the resumed run begins at its first line, and finds what it has.
+        # This does not return: the resumed run begins at its first line and finds its transactions.
         limit = Options.of(**options).review_timeout
         suspend_for_review(ids, block=credentials, timeout=limit)
     return result

@@ -14,7 +14,7 @@ __all__ = ["block_field", "form"]
 
 
 def form(name: str, kind: Any) -> Any:
-    """Return the annotation of an option: what a form asks for, and how it is read.
+    """Return the annotation of an option: its form field and how it is parsed.
 
     Args:
         name: Name of the option.
@@ -25,7 +25,7 @@ def form(name: str, kind: Any) -> Any:
 
 
 def block_field(name: str, kind: Any) -> tuple[Any, Any]:
-    """Return annotation and field of an option of a block, where null means the default."""
+    """Return annotation and field of an option of a block, where null stands for the default."""
 
     def read(value: Any) -> Any:
         return checked(name, default_of(name) if value is None else value)

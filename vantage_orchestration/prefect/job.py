@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Prefect run brings to the core's jobs: key, ledger, token, and what it shows of them."""
+"""What a Prefect run adds to the core's jobs: key, ledger, job token, and reports to Prefect."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["UNDO", "Caller", "Reporter", "StartedTransactions", "in_run"]
 
-#: Name under which a Prefect transaction holds what to undo.
+#: Key under which a Prefect transaction stores what to undo.
 UNDO = "abbyy_vantage"
 
 
 def in_run() -> bool:
-    """Tell whether a Prefect flow or task is running here."""
+    """Return whether a Prefect flow or task is running here."""
     from prefect.context import FlowRunContext, TaskRunContext
 
     return TaskRunContext.get() is not None or FlowRunContext.get() is not None
@@ -44,15 +44,15 @@ def in_run() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for documents to be processed, the same in each try.
+    """The run that processes documents, the same in each try.
 
     Attributes:
         key: Key of the task.
-        ledger: Where it notes its transactions.
-        origin: Digest of the inputs as they were given.
-        number: Number of the call within the flow run, as far as Prefect has one.
-        resend_failed: Whether documents that failed may be sent, and charged, anew: not if Prefect
-            tries again by itself.
+        ledger: Records its transactions.
+        origin: Digest of the inputs as given.
+        number: Number of the call within the flow run, if Prefect has one.
+        resend_failed: Whether failed documents may be sent, and charged, again: not if Prefect
+            retries automatically.
     """
 
     key: TaskKey
@@ -72,18 +72,18 @@ class Caller:
         output: Location | None = None,
         numbered: bool = False,
     ) -> Caller:
-        """Return the running task, or the running flow if it calls this itself.
+        """Return the running task, or the running flow if it makes the call itself.
 
-        Where neither runs nobody can try again, and each call stands for itself.
+        If neither runs, nobody can retry, and each call stands for itself.
 
         Args:
             client: Client.
-            inputs: Inputs as they were given, globs not resolved.
+            inputs: Inputs as given, globs not resolved.
             skill_id: Skill.
-            options: Registration parameters are part of who asks: a document that is sent with
-                other ones is another order. Skill parameters change what comes back.
+            options: Registration parameters are part of the identity: a document sent with others
+                is another order. Skill parameters change the results.
             output: Folder for the results, if there is one.
-            numbered: Whether the number of the call may stand for the inputs, if these change.
+            numbered: Whether the number of the call may identify the inputs, if these change.
         """
         origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
@@ -112,10 +112,10 @@ class Caller:
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None
     ) -> list[Location]:
-        """Return the files that are meant; those that an earlier try has sent may be gone.
+        """Return the files given by the inputs; files that an earlier try sent may be missing.
 
         Raises:
-            ConfigurationError: One is missing, is a folder, or fits no file.
+            ConfigurationError: An input is missing, is a folder, or matches no file.
         """
         from vantage_orchestration.processing.files import files_of
 
@@ -126,9 +126,8 @@ class Caller:
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.
 
-        Mapped tasks are told apart by their inputs, since Prefect's numbers of them change from try
-        to try. A later try may have been given other inputs; then the number of the call tells
-        that it is the same.
+        Mapped tasks are distinguished by their inputs, since Prefect's numbers of them change
+        between tries. If a later try was given other inputs, the number of the call identifies it.
         """
         from vantage_orchestration.processing.job import Job, job_token
         from vantage_orchestration.processing.manifest import Manifest
@@ -153,16 +152,16 @@ def _number_of_call() -> str:
 
 
 class Reporter:
-    """Tells Prefect how a run's transactions get on: in its log, as events and as artifacts.
+    """Reports a run's transactions to Prefect: in its log, as events and as artifacts.
 
-    Outside of runs it tells nobody, and asks no Prefect server.
+    Outside runs it only logs, and calls no Prefect server.
 
     Args:
         client: Client that waits; otherwise only its address is used.
-        skill_id: Skill, if it is known.
+        skill_id: Skill, if known.
         log: Writes a line into the run's log.
-        ids: Transactions whose progress is shown; one alone is not worth that.
-        again: Whether an earlier try may have told of reviews.
+        ids: Transactions whose progress is shown, if there are several.
+        again: Whether an earlier try may have reported reviews.
     """
 
     def __init__(
@@ -188,11 +187,11 @@ class Reporter:
             self._progress = BatchProgress(len(ids))
 
     def started(self, ids: Sequence[str], *, new: bool = False) -> None:
-        """Tell that transactions were started, by this try or an earlier one.
+        """Report that transactions were started, by this try or an earlier one.
 
         Args:
             ids: Transactions.
-            new: Whether this try has just made all of them.
+            new: Whether this try has just created all of them.
         """
         if self._active and ids:
             from vantage_orchestration.prefect.events import emit_submitted
@@ -200,11 +199,11 @@ class Reporter:
             emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
 
     def wait(self, ids: Sequence[str], rules: WaitRules) -> Outcome:
-        """Wait for transactions, and report what happens. Blocks.
+        """Wait for transactions and report changes. It blocks.
 
         Args:
             ids: Transactions.
-            rules: Limits and pace.
+            rules: Limits and polling intervals.
         """
         from vantage_orchestration.waiting import Wait, wait_here
 
@@ -222,9 +221,9 @@ class Reporter:
         """Wait as :meth:`wait` does, without blocking the event loop.
 
         Args:
-            poller: Looks at the transactions, together with those of others.
+            poller: Polls the transactions together with those of others.
             ids: Transactions.
-            rules: Limits and pace.
+            rules: Limits and polling intervals.
         """
         import anyio.to_thread
 
@@ -249,7 +248,7 @@ class Reporter:
                 self._progress.update(len(self._ended))
 
     def needs_person(self, needed: PeopleNeeded) -> None:
-        """Report that a person has to review transactions."""
+        """Report that a person must review transactions."""
         ids = needed.transaction_ids
         self._log("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
         self._reviews = True
@@ -259,11 +258,11 @@ class Reporter:
             review_began(ids, server=self._server, skill_id=self._skill_id)
 
     def ended(self, outcome: Outcome, *, processed: bool = True) -> None:
-        """Tell how the waiting has ended, where no job with a manifest tells more.
+        """Report how the wait ended, where no job with a manifest reports more.
 
         Args:
-            outcome: How it ended.
-            processed: Whether to tell of those with results too; who downloads these tells more.
+            outcome: The outcome.
+            processed: Whether to report transactions with results; downloading them reports more.
         """
         over = [each for each in outcome.statuses if each not in outcome.in_review]
         self._reviewed(over)
@@ -290,7 +289,7 @@ class Reporter:
             review_ended(ids)
 
     def finished(self, manifest: Manifest) -> None:
-        """Tell what came of a job."""
+        """Report the results of a job."""
         if self._active:
             from vantage_orchestration.prefect.artifacts import show_documents
             from vantage_orchestration.prefect.events import emit_outcome
@@ -303,11 +302,11 @@ class Reporter:
 
 @dataclass(frozen=True, slots=True)
 class StartedTransactions:
-    """What was started and may have to be undone. Never stored anywhere.
+    """Transactions that were started and may have to be undone. Never stored.
 
     Attributes:
         credentials: The credentials block, or its name.
-        ledger: Where it is noted.
+        ledger: The ledger that records them.
         transaction_ids: Transactions.
     """
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where Prefect's tasks keep the notes of their transactions: where Prefect keeps results.
+"""Stores the notes of Prefect tasks about their transactions in Prefect's result storage.
 
-A result that Prefect persists is written when its task has ended: a task that is killed before has
-none. These notes are written between the making of a transaction and its start, so the next try
-finds what a killed one has started. They lie in the result storage of the task, or of its flow.
-Workers that do not share a disk need a result storage that they share, as for results.
+Prefect writes a persisted result when its task has ended: a killed task has none. These notes are
+written after a transaction is created and before it is started, so the next try finds what a killed
+one has started. They are in the result storage of the task, or of its flow. Workers that do not
+share a disk need a shared result storage, as they do for results.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RunStore", "ledgers_of"]
 
-#: Begin of the names in a storage that can't list. Renaming it loses what runs.
+#: Prefix of the names in a storage that can't list. Changing it loses running transactions.
 _PREFIX: Final = "abbyy-vantage-"
 
 
 class RunStore:
     """The :class:`vantage_orchestration.processing.ledger.LedgerStore` of a task run or flow run.
 
-    It also notes which ledgers the run has written to, see :func:`ledgers_of`.
+    It also records which ledgers the run has written to, see :func:`ledgers_of`.
 
     Args:
-        results: Where Prefect keeps the results of the run.
+        results: Prefect's result storage of the run.
         run_id: Id of the run.
-        attempt: How often the flow run at the top has begun.
+        attempt: How often the root flow run has begun.
     """
 
     of_one_instance = False
@@ -59,7 +59,7 @@ class RunStore:
         return _ListedNotes(self, _store_in(self._results, self._attempt).open(name))
 
     def list_opened(self) -> None:
-        """Note the names of all ledgers that were opened here, before the first is written to."""
+        """Record the names of all ledgers opened here, before the first is written to."""
         if self._unlisted:
             store = _store_in(self._results, self._attempt)
             store.open(self._run).append(Change(ledgers=tuple(self._unlisted)))
@@ -83,9 +83,9 @@ def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
     """Return the ledgers that a task run or flow run has written to.
 
     Args:
-        results: Where Prefect keeps its results.
-        run_id: Id of the run itself; what it has called has runs of its own.
-        attempt: How often the flow run at the top has begun.
+        results: Prefect's result storage of the run.
+        run_id: Id of the run itself; tasks and subflows that it called are runs of their own.
+        attempt: How often the root flow run has begun.
 
     Raises:
         StateUnavailable, StateDamaged: See :meth:`.ledger.Ledger.load`.
@@ -126,7 +126,7 @@ class _BlockValues:
 
     def get(self, key: str) -> Any:
         try:
-            # As Prefect calls it for results, also where an event loop is running.
+            # As Prefect calls it for results, even where an event loop is running.
             data = self._storage.read_path(_PREFIX + key, _sync=True)
         except Exception as error:
             if any(map(_says_missing, _chain(error))):
@@ -147,9 +147,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _says_missing(error: BaseException) -> bool:
-    """Return whether an error of a storage block says that there is no such file.
+    """Return whether an error of a storage block means that the file does not exist.
 
-    Blocks have no common way to say so. What is not recognised counts as trouble.
+    Blocks have no common way to report that. An unrecognised error counts as a failure.
     """
     if isinstance(error, FileNotFoundError):
         return True

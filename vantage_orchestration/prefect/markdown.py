@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of others in Markdown, which is what Prefect's interface makes of artifacts."""
+"""Shows external text in Markdown, which Prefect's interface renders in artifacts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["literal"]
 
 _LONGEST: Final = 300
-#: What ends a line, turns the direction of writing, or is not seen at all.
+#: Line ends, changes of the writing direction, and invisible characters.
 _UNSEEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]+"
@@ -17,24 +17,23 @@ _UNSEEN: Final = re.compile(
 
 
 def literal(text: object) -> str:
-    """Return a text as Markdown that shows it as it is, as code in one line, and nothing else.
+    """Return Markdown that shows a text as it is, as code in one line.
 
-    Neither links (also addresses that some renderers turn into links by themselves), images, HTML
-    nor entities mean anything in code. A pipe would end a cell of a table even there, so it becomes
-    a broken bar.
+    Links (even bare addresses that some renderers turn into links), images, HTML and entities mean
+    nothing in code. A pipe would end a table cell even there, so it becomes a broken bar.
 
     Args:
-        text: Anything. It is cut where it is long.
+        text: Anything. A long text is cut.
 
     Returns:
-        Markdown; nothing if the text is empty.
+        Markdown; empty if the text is empty.
     """
     shown = " ".join(_UNSEEN.sub(" ", str(text)).replace("|", "¦").split())
     if len(shown) > _LONGEST:
         shown = shown[: _LONGEST - 1] + "…"
     if not shown:
         return ""
-    # Longer than any in the text; and apart from one at its begin or end.
+    # Longer than any in the text, and separated from one at its start or end.
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if shown[0] == "`" or shown[-1] == "`" else ""
     return f"{fence}{space}{shown}{space}{fence}"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What those who may run a deployment can reach by its parameters.
+"""Limits what a deployment's parameters can access.
 
-A flow takes paths and the name of a block, so whoever may run its deployment could have any file of
-the worker sent, through any block. The environment of the worker limits that, for the flows of
-:mod:`vantage_orchestration.prefect.flows` and for flows that use :class:`Reach` themselves:
+A flow takes paths and the name of a block, so anyone who may run its deployment could have any file
+of the worker sent, with any block. The environment of the worker limits that, for the flows of
+:mod:`vantage_orchestration.prefect.flows` and for other flows that use :class:`Reach`:
 
-* ``ABBYY_VANTAGE_FLOWS_BLOCKS``: names of credentials blocks, with commas between; ``*`` for all
-* ``ABBYY_VANTAGE_FLOWS_INPUTS``: folder, a path or URL, below which inputs are
-* ``ABBYY_VANTAGE_FLOWS_OUTPUTS``: folder, a path or URL, below which results go
+* ``ABBYY_VANTAGE_FLOWS_BLOCKS``: names of credentials blocks, separated by commas; ``*`` for all
+* ``ABBYY_VANTAGE_FLOWS_INPUTS``: folder, a path or URL, that contains all inputs
+* ``ABBYY_VANTAGE_FLOWS_OUTPUTS``: folder, a path or URL, that contains all results
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from vantage_orchestration.processing.files import Folder
 __all__ = ["Reach"]
 
 _PREFIX: Final = "ABBYY_VANTAGE_FLOWS_"
-_HINT: Final = "The worker's environment, or the flow's file, sets what runs can reach"
+_HINT: Final = "The worker's environment, or the flow's file, limits what runs can access"
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a run can reach.
+    """What a run can access.
 
     Attributes:
         blocks: Names of credentials blocks; ``*`` for all.
-        inputs: Folder below which inputs are; None for any place.
-        outputs: Folder below which results go; None for any place.
+        inputs: Folder that must contain the inputs; None for any place.
+        outputs: Folder that must contain the results; None for any place.
     """
 
     blocks: str = "*"
@@ -45,7 +45,7 @@ class Reach:
     def from_env(
         cls, blocks: str = "*", inputs: str | None = None, outputs: str | None = None
     ) -> Reach:
-        """Read it from the environment; the arguments are for what is not set there."""
+        """Read the limits from the environment; the arguments are the defaults."""
         return cls(
             os.environ.get(f"{_PREFIX}BLOCKS", blocks),
             os.environ.get(f"{_PREFIX}INPUTS", inputs),
@@ -53,7 +53,7 @@ class Reach:
         )
 
     def check(self, credentials: str, inputs: Any = (), output: Any = None) -> None:
-        """Refuse what is out of reach, before anything is read or sent.
+        """Refuse arguments outside the limits, before anything is read or sent.
 
         Args:
             credentials: Name of a block.
@@ -61,7 +61,7 @@ class Reach:
             output: Path or URL.
 
         Raises:
-            ConfigurationError: One of them is out of reach.
+            ConfigurationError: One of them is outside the limits.
         """
         names = {name.strip() for name in self.blocks.split(",")}
         if not names & {"*", credentials}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells Prefect which errors a retry can cure."""
+"""Decides for Prefect which errors a retry can cure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ __all__ = ["RETRIES", "retry_if_it_helps"]
 
 
 def retry_if_it_helps(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether to try a failed task again; for ``@task(retry_condition_fn=...)``.
+    """Return whether to retry a failed task; for ``@task(retry_condition_fn=...)``.
 
     Args:
         task: The task.
         task_run: Its run.
-        state: The state it failed with.
+        state: Its failed state.
 
     Returns:
-        False for errors of this package that stay as they are however often one tries: a refused
-        login, which would lock the account, a wrong setting, a document that could not be
-        processed. True for all else.
+        False for errors of this package that no retry can cure: a refused login, which would lock
+        the account, a wrong setting, a document that could not be processed. True otherwise.
     """
     failure: Any = state
     while hasattr(failure, "data") and not isinstance(failure, BaseException):
@@ -40,7 +39,7 @@ def retry_if_it_helps(task: Task[..., Any], task_run: TaskRun, state: State[Any]
     return True
 
 
-#: Options of tasks, for what can pass: a server out of order, a limit that was reached.
+#: Task options for temporary failures, such as a server that is down or a reached limit.
 RETRIES: Final[dict[str, Any]] = {
     "retries": 3,
     "retry_delay_seconds": [10, 60, 300],

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives back the worker while a person reviews documents, and resumes the run afterwards.
+"""Releases the worker while a person reviews documents, and resumes the run afterwards.
 
-A run that waits for a person is suspended: its process ends, and its worker is free. It carries two
-labels, the name of its credentials block and the transactions in review. The flow
-:func:`resume_reviewed`, deployed on a schedule, looks at the suspended runs that have them, and
-resumes each of which no transaction waits for a person any more. What it has to know is in the runs
-themselves, so it may run twice at once, be killed, or find that somebody was quicker.
+A run that waits for a person is suspended: its process ends, and its worker is free. The run has
+two labels, the name of its credentials block and the transactions in review. The flow
+:func:`resume_reviewed`, deployed on a schedule, reads the suspended runs with these labels and
+resumes each run whose transactions are no longer in review. All state is in the runs themselves, so
+it may run twice at once, be killed, or find that a run was already resumed.
 
-A run that somebody resumes by hand too early finds its documents still in review, and suspends
+A run that somebody resumes by hand too early finds its documents still in review and suspends
 itself again.
 """
 
@@ -32,17 +32,17 @@ __all__ = ["check_can_suspend", "resume_reviewed", "suspend_for_review"]
 
 #: Labels of a suspended flow run.
 _BLOCK, _IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
-#: When the run was first suspended for each of them, in seconds since the epoch.
+#: When the run was first suspended for each transaction, in seconds since the epoch.
 _SINCE = "abbyy_vantage.in_review_since"
-#: What the keys of our suspensions begin with. A run that somebody else has suspended is none of
-#: our business, even if it carries labels of an earlier review.
+#: Prefix of the keys of our suspensions. A run suspended for another reason is ignored, even if it
+#: has labels of an earlier review.
 _KEY: Final = "abbyy-vantage-review-"
-#: Flow runs that Prefect returns at once.
+#: Flow runs per page of Prefect's API.
 _TOGETHER: Final = 200
 
 
 def check_can_suspend(block: str) -> FlowRun:
-    """Refuse to begin what could not be suspended later. Call it before anything is sent.
+    """Refuse to begin a run that could not be suspended later. Call it before anything is sent.
 
     Args:
         block: Name of the credentials block; empty if it is not a saved one.
@@ -51,14 +51,14 @@ def check_can_suspend(block: str) -> FlowRun:
         The running flow run.
 
     Raises:
-        ConfigurationError: Prefect can't suspend the running flow, or nobody could resume it.
+        ConfigurationError: Prefect can't suspend the running flow, or nothing could resume it.
     """
     from prefect.context import FlowRunContext, TaskRunContext
 
     context = FlowRunContext.get()
     flow_run = context.flow_run if context is not None else None
     if flow_run is None or TaskRunContext.get() is not None:
-        trouble = "it runs in a task, or in no flow at all"
+        trouble = "it runs in a task or outside any flow"
     elif flow_run.parent_task_run_id is not None:
         trouble = "it is a subflow"
     elif flow_run.deployment_id is None:
@@ -68,7 +68,7 @@ def check_can_suspend(block: str) -> FlowRun:
     else:
         return flow_run
     raise ConfigurationError(
-        f"This run can't be suspended while a person reviews documents, since {trouble}",
+        f"This run can't be suspended while a person reviews documents: {trouble}",
         hint='Deploy the flow and name a saved block, or choose on_review="wait"',
     )
 
@@ -76,17 +76,17 @@ def check_can_suspend(block: str) -> FlowRun:
 def suspend_for_review(
     transaction_ids: Iterable[str], *, block: str, timeout: float | None = None
 ) -> None:
-    """Suspend the running flow until nobody has to review these transactions any more.
+    """Suspend the running flow until these transactions are no longer in review.
 
     It does not return: Prefect ends the process here. A resumed run begins at its first line, so
-    tasks whose results are not persisted run again, and have to find what they have done.
+    tasks without persisted results run again and must find what they have done.
 
     Args:
         transaction_ids: Transactions that wait for a person.
         block: Name of the saved credentials block.
-        timeout: Seconds after which Prefect fails the run, for each transaction from when the run
-            was first suspended for it; None for never. A run that is resumed too early and
-            suspends itself again gives nobody more time.
+        timeout: Seconds after which Prefect fails the run, counted for each transaction from the
+            run's first suspension for it; None for never. A run that was resumed too early and
+            suspends itself again does not extend this time.
 
     Raises:
         ConfigurationError: See :func:`check_can_suspend`.
@@ -101,10 +101,10 @@ def suspend_for_review(
         _IN_REVIEW: ",".join(since),
         _SINCE: ",".join(f"{each:.0f}" for each in since.values()),
     }
-    # Before the suspension: a suspended run without them would never be resumed.
+    # Before the suspension: a suspended run without labels would never be resumed.
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(flow_run.id, labels)
-    # Prefect grants each key once. A run may have to be suspended again.
+    # Prefect accepts each key once, and a run may have to be suspended again.
     suspend_flow_run(
         timeout=None
         if timeout is None
@@ -116,7 +116,7 @@ def suspend_for_review(
 def _clocks(
     labels: Mapping[str, object], transaction_ids: Iterable[str], now: float
 ) -> dict[str, float]:
-    """Return since when a run has been waiting for a person, for each transaction."""
+    """Return for each transaction since when the run has been waiting for a person."""
     names, moments = (str(labels.get(key, "")).split(",") for key in (_IN_REVIEW, _SINCE))
     known = {
         name: float(since) for name, since in zip(names, moments, strict=False) if since.isdecimal()
@@ -126,15 +126,15 @@ def _clocks(
 
 @flow(name="abbyy-vantage-resume-reviewed")
 def resume_reviewed() -> int:
-    """Resume the flow runs whose documents have been reviewed. To be deployed on a schedule.
+    """Resume the flow runs whose documents have been reviewed. Deploy it on a schedule.
 
     Returns:
         How many were resumed.
 
     Raises:
-        VantageError: ABBYY Vantage could not be asked about some of them; the others were dealt
-            with. The next run makes up for it.
-        ValueError: There is no such block any more.
+        VantageError: ABBYY Vantage could not be queried for some of them; the others were handled.
+            The next run makes up for it.
+        ValueError: A block no longer exists.
     """
     from prefect import get_run_logger
 
@@ -147,7 +147,7 @@ def resume_reviewed() -> int:
         try:
             over = _reviewed(block, {name for each in runs for name in each.transaction_ids})
         except (VantageError, ValueError) as error:
-            # One block's trouble must not keep the runs of all others waiting.
+            # A failure with one block must not keep the runs of all others waiting.
             log.warning("%d runs stay suspended: %s", len(runs), error)
             failure = error
             continue
@@ -157,7 +157,7 @@ def resume_reviewed() -> int:
                 resumed += _resume(each, log)
     if failure is not None:
         raise failure
-    log.info("%d of %d suspended runs go on", resumed, sum(map(len, waiting.values())))
+    log.info("Resumed %d of %d suspended runs", resumed, sum(map(len, waiting.values())))
     return resumed
 
 
@@ -208,7 +208,7 @@ def _suspended() -> Iterator[_Waiting]:
 
 
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
-    """Return those that do not wait for a person now."""
+    """Return the transactions that do not wait for a person now."""
     from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.waiting import Watcher
 
@@ -216,10 +216,10 @@ def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
     if not isinstance(credentials, VantageCredentials):
         raise TypeError("this can't be called from a coroutine")
     with credentials.get_client() as client:
-        # Old transactions: one that is unknown was deleted, and is not too new to be known.
+        # These transactions are old: an unknown one was deleted, and is not too new to be known.
         sighting = Watcher(client, settle=0.0).look(transaction_ids)
     over = {name for name, each in sighting.seen.items() if each.ended or not each.in_review}
-    # What can't be looked at for a reason of its own is the run's to report.
+    # If a single transaction can't be read, the resumed run reports the reason.
     return over | sighting.failures.keys()
 
 
@@ -230,11 +230,11 @@ def _resume(run: _Waiting, log: Any) -> bool:
     try:
         resume_flow_run(run.flow_run_id)
     except FlowPauseTimeout:
-        log.warning("The run %s was reviewed too late, and has failed", run.name)
+        log.warning("The run %s was reviewed too late and has failed", run.name)
     except (NotPausedError, ObjectNotFound, RuntimeError):
-        # Somebody has resumed, cancelled or deleted it meanwhile.
-        log.info("The run %s is suspended no more", run.name)
+        # It was resumed, cancelled or deleted meanwhile.
+        log.info("The run %s is no longer suspended", run.name)
     else:
-        log.info("The documents of the run %s have been reviewed; it goes on", run.name)
+        log.info("The documents of the run %s have been reviewed; it was resumed", run.name)
         return True
     return False

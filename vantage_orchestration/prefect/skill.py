@@ -72,7 +72,7 @@ else:
 
 
 class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
-    """Processes documents by an ABBYY Vantage skill.
+    """Processes documents with an ABBYY Vantage skill.
 
     Example:
         Load a saved block and process a document:
@@ -93,7 +93,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     _documentation_url: ClassVar[HttpUrl | None] = HttpUrl(
         "https://docs.abbyy.com/vantage/developer/"
     )
-    _description: ClassVar[str | None] = "Processes documents by an ABBYY Vantage skill."
+    _description: ClassVar[str | None] = "Processes documents with an ABBYY Vantage skill."
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
@@ -107,9 +107,9 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     @model_validator(mode="wrap")
     @classmethod
     def _note_reading(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note that pydantic reads a stored block, which may be of another version.
+        """Note that pydantic loads a stored block, which may be of another version.
 
-        In a stored block null is what an empty field of a form may become.
+        In a stored block, null may stand for an empty form field.
         """
         if isinstance(values, dict):
             values = {name: value for name, value in values.items() if value is not None}
@@ -120,22 +120,21 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             reading_block.reset(token)
 
     def trigger(self, documents: Any) -> VantageTransaction:  # type: ignore[override]
-        """Send a document, or go on with the transaction that an earlier try has made of it.
+        """Send a document, or continue with the transaction that an earlier try created for it.
 
         Within one flow run the same document is sent once for the same skill and parameters,
-        however often the flow or its task is tried again. Outside of runs each call sends it anew.
+        however often the flow or its task is retried. Outside runs each call sends it again.
 
         Args:
-            documents: Path or URL of a file. A Process skill also takes several, which become
-                one transaction.
+            documents: Path or URL of a file. A Process skill also accepts several, which become one
+                transaction.
 
         Returns:
             The transaction, started.
 
         Raises:
-            ConfigurationError: The file, the skill or a parameter is not acceptable. Nothing was
-                sent.
-            VantageError: A request failed. The next try goes on.
+            ConfigurationError: The file, the skill or a parameter is invalid. Nothing was sent.
+            VantageError: A request failed. The next try continues.
         """
         from vantage_orchestration.prefect.job import Caller, Reporter
         from vantage_orchestration.processing.job import submit_files
@@ -168,7 +167,8 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
         return await _in_thread(lambda: self.trigger(documents))
 
     def transaction(self, transaction_id: str) -> VantageTransaction:
-        """Return a transaction that was started before, to wait for it with this block's limits.
+        """Return a transaction that was started before, so as to wait for it with this block's
+        limits.
 
         Args:
             transaction_id: Its id.
@@ -186,19 +186,19 @@ _OF_PREFECT = frozenset(
 
 
 class VantageTransaction(JobRun[list[dict[str, Any]]]):
-    """A transaction in ABBYY Vantage. It holds the id, and how to log in; nothing of the document.
+    """A transaction in ABBYY Vantage. It holds the id and the credentials block, not the document.
 
-    A pickle of it names the saved credentials block, and holds no secret. One whose block is not
-    saved can't be pickled.
+    A pickle contains the name of the saved credentials block and no secret. A transaction with an
+    unsaved block can't be pickled.
 
     Args:
         transaction_id: Its id.
         credentials: The credentials block, or the name of a saved one.
-        skill: Id or exact name of its skill, if known: looking takes fewer requests.
-        options: Limits of the waiting, and what to do with results.
+        skill: Id or exact name of its skill, if known: polling then takes fewer requests.
+        options: Limits of the wait, and options for results.
 
     Raises:
-        ConfigurationError: The id is not one of a transaction.
+        ConfigurationError: The id is not a transaction id.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         if not name:
             raise ConfigurationError(
                 "A VantageTransaction whose credentials block is not saved can't be pickled",
-                hint="Save the block, or pass transaction_id on and use VantageSkill.transaction",
+                hint="Save the block, or pass the transaction_id and use VantageSkill.transaction",
             )
         return {**vars(self), "_credentials": name}
 
@@ -237,7 +237,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         return self.__copy__()  # Nothing in it ever changes.
 
     def wait_for_completion(self) -> Self:  # type: ignore[override]
-        """Wait until the transaction was processed. Blocks; passing trouble is waited out.
+        """Wait until the transaction was processed. It blocks; temporary failures are waited out.
 
         Returns:
             Itself.
@@ -245,8 +245,9 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         Raises:
             TransactionFailed: It ended as Failed, or was deleted.
             TransactionCanceled: It was cancelled.
-            ReviewNeeded: A person has to review it, and it was not to be waited for that.
-            WaitTimeout: A limit was reached. It goes on, and can be waited for again.
+            ReviewNeeded: A person must review it, and the block is set not to wait for that.
+            WaitTimeout: A limit was reached. The transaction keeps running; you can wait for it
+                again.
         """
         from vantage_orchestration.prefect.job import Reporter
         from vantage_orchestration.waiting import WaitRules
@@ -261,7 +262,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
     async def await_for_completion(self) -> Self:
         """Wait as :meth:`wait_for_completion` does, without blocking the event loop.
 
-        All coroutines of an event loop that wait with the same block share their requests.
+        All waits of an event loop with the same block share their requests.
         """
         from vantage_orchestration.prefect.job import Reporter
         from vantage_orchestration.waiting import SharedPoller, WaitRules
@@ -293,7 +294,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             ``fields``, ``rule_errors``.
 
         Raises:
-            ConfigurationError: It was not processed (yet).
+            ConfigurationError: It was not processed yet.
             NotFound: It was deleted.
         """
         from vantage_orchestration.results import fetch_fields
@@ -314,14 +315,14 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         return await _in_thread(self.fetch_result)
 
     def download_results(self, output_path: Any) -> dict[str, Any]:
-        """Bring its result files into a folder.
+        """Download its result files into a folder.
 
         Args:
-            output_path: Path or URL of the folder. The transaction gets a folder in it, named by
-                its id; ``manifest.json`` says what is where.
+            output_path: Path or URL of the folder. The transaction gets a subfolder named by its
+                id; ``manifest.json`` lists the files.
 
         Returns:
-            ``manifest`` (its URL) and numbers, as the task ``download_results`` does.
+            ``manifest`` (its URL) and numbers, as the task ``download_results`` returns.
 
         Raises:
             TransactionFailed: It failed, or was deleted.
@@ -339,7 +340,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         return result
 
     async def adownload_results(self, output_path: Any) -> dict[str, Any]:
-        """Bring its files as :meth:`download_results` does, without blocking the event loop."""
+        """Download its files as :meth:`download_results` does, without blocking the event loop."""
         return await _in_thread(lambda: self.download_results(output_path))
 
     def _client(self) -> VantageClient:
@@ -356,7 +357,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread that knows the run it belongs to."""
+    """Do blocking work in a thread with the context of the run."""
     import anyio.to_thread
 
     return await anyio.to_thread.run_sync(work)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefect tasks: documents in, results out, and the steps of that one by one.
+"""Prefect tasks: documents in, results out, and the single steps of that.
 
-All of them try again by themselves after errors that can pass, and after no others. Where a task
-sends documents, a later try of it goes on with the transactions that it has started, also if its
-process was killed or its flow run was retried: see :mod:`.ledger`. So none of them pays twice.
+All of them retry after temporary errors, and only then. A retry of a task that sends documents
+continues with the transactions that the task has started, even if its process was killed or its
+flow run was retried: see :mod:`.ledger`. So nothing is paid twice.
 
-``credentials`` is always a credentials block or the name of a saved one. Prefect's own result cache
-gets neither: a name does, and nothing else, where a task is cached at all.
+``credentials`` is always a credentials block or the name of a saved one. Prefect's result cache
+receives at most the name.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def process_documents(
 
     Args:
         credentials: The credentials block, or the name of a saved one.
-        inputs: Path, glob or URL of any store that fsspec knows, or several; or a
+        inputs: Path, glob or URL of any store that fsspec supports, or several; or a
             :class:`vantage_orchestration.processing.files.Folder`. A Process skill gets up to 1000
-            files in a transaction; all others get one transaction for each file.
-        output_path: Folder for the results, a path or URL. It belongs to this task alone: give
-            mapped tasks a folder each.
+            files in a transaction; other skills get one transaction per file.
+        output_path: Folder for the results, a path or URL. It belongs to this task alone: give each
+            mapped task its own folder.
         skill: Id or exact name of the skill.
 
     Returns:
@@ -87,11 +87,12 @@ def process_documents(
         ``rule_errors``, ``duplicates``, ``in_review``, ``pending``, ``failed``.
 
     Raises:
-        ConfigurationError: An input or argument is not acceptable. Nothing was sent.
-        TransactionFailed: Documents could not be processed; the others' results have landed. They
-            are sent anew if somebody retries the flow run, but not by ``retries`` of the flow.
+        ConfigurationError: An input or argument is invalid. Nothing was sent.
+        TransactionFailed: Documents could not be processed; the results of the others have landed.
+            Failed documents are sent again if somebody retries the flow run, but not by ``retries``
+            of the flow.
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
-        WaitTimeout: A limit was reached. A retry goes on.
+        WaitTimeout: A limit was reached. A retry continues.
     """
     from vantage_orchestration.processing.files import check_output
     from vantage_orchestration.processing.job import begin, finish
@@ -125,7 +126,7 @@ def process_documents(
         )
         reporter.started(ids)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
-        # Without the ledger, so that what has failed stays noted until somebody asks for it.
+        # Without the ledger, so that failures stay noted until somebody retries.
         manifest = finish(
             client,
             output,
@@ -147,7 +148,7 @@ def process_documents(
 
 
 def _run_name(parameters: dict[str, Any]) -> str:
-    """Name a run by its file, without folder and query, which may hold what is not to be seen."""
+    """Name a run by its file, without folder and query, which may be confidential."""
     name = str(parameters.get("document", "")).partition("?")[0]
     return f"process {os.path.basename(name) or 'document'}"
 
@@ -162,10 +163,10 @@ def process_document(
     on_review: Literal["wait", "fail"] = "wait",
     **options: Unpack[Document],
 ) -> list[dict[str, Any]]:
-    """Process one file, and return the fields of each document in it. Made to be mapped.
+    """Process one file and return the fields of each document in it. It can be mapped.
 
     Args:
-        credentials: The credentials block (put ``unmapped`` around it), or the name of a saved one.
+        credentials: The credentials block (wrapped in ``unmapped``), or the name of a saved one.
         document: Path or URL of the file.
         skill: Id or exact name of the skill.
         on_review: ``wait`` for a person's review, or ``fail``.
@@ -212,23 +213,24 @@ def process_document(
 def submit_documents(
     credentials: Credentials, inputs: Any, skill: str, **options: Unpack[Sending]
 ) -> list[str]:
-    """Start transactions, and do not wait for them: see :func:`wait_for_transactions`.
+    """Start transactions without waiting for them: see :func:`wait_for_transactions`.
 
-    Once it has ended, a retried flow run takes its result from Prefect's cache, as long as the
-    files hold the same: also if a transaction has failed since. To send such ones anew use
-    ``submit_documents.with_options(refresh_cache=True)``, which goes on with all others.
+    After it has ended, a retried flow run takes its result from Prefect's cache if the files are
+    unchanged, even if a transaction has failed since. To send failed documents again use
+    ``submit_documents.with_options(refresh_cache=True)``, which continues with all others.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
-        inputs: As for :func:`process_documents`, as all that follows.
+        inputs: As for :func:`process_documents`, like all following arguments.
         skill: Id or exact name of the skill.
 
     Returns:
         The ids of the transactions, in the order of the inputs.
 
     Raises:
-        ConfigurationError: An input or argument is not acceptable. Nothing was sent.
-        VantageError: A request failed. What was started is noted, and found by the next try.
+        ConfigurationError: An input or argument is invalid. Nothing was sent.
+        VantageError: A request failed. Started transactions are recorded, and the next try finds
+            them.
     """
     from vantage_orchestration.processing.job import submit_files
 
@@ -266,7 +268,8 @@ def wait_for_transactions(
     Args:
         credentials: The credentials block, or the name of a saved one.
         transaction_ids: One or several, such as :func:`submit_documents` returns.
-        skill: Id or exact name of the skill of all of them, if known: looking takes fewer requests.
+        skill: Id or exact name of the skill of all transactions, if known: polling then takes fewer
+            requests.
 
     Returns:
         Transaction id to status: ``Processed``, or ``Processing`` with ``on_review="return"``.
@@ -275,7 +278,7 @@ def wait_for_transactions(
         TransactionFailed: One or more ended as Failed, or were deleted.
         TransactionCanceled: One or more were cancelled.
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
-        WaitTimeout: A limit was reached. A retry goes on.
+        WaitTimeout: A limit was reached. A retry continues.
     """
     from vantage_orchestration.waiting import WaitRules
 
@@ -300,20 +303,20 @@ def download_results(
     output_path: Any,
     **options: Unpack[Collecting],
 ) -> dict[str, Any]:
-    """Bring the results of processed transactions into a folder.
+    """Download the results of processed transactions into a folder.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
         transaction_ids: One or several, such as :func:`submit_documents` returns.
-        output_path: Folder for the results, a path or URL. Each transaction gets a folder in it,
-            named by its id; ``manifest.json`` says what is where.
+        output_path: Folder for the results, a path or URL. Each transaction gets a subfolder named
+            by its id; ``manifest.json`` lists the files.
 
     Returns:
-        What :func:`process_documents` returns.
+        The same as :func:`process_documents`.
 
     Raises:
-        TransactionFailed: One of them failed; the others' results have landed.
-        WaitTimeout: One has not ended yet. Call :func:`wait_for_transactions` before.
+        TransactionFailed: One of them failed; the results of the others have landed.
+        WaitTimeout: One has not ended yet. Call :func:`wait_for_transactions` first.
     """
     from vantage_orchestration.processing.job import download
     from vantage_orchestration.storage import Location
@@ -321,7 +324,7 @@ def download_results(
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     output = Location.of(arguments.place("output_path", output_path))
     if not ids:
-        _logger().warning("There are no transactions to fetch results of")
+        _logger().warning("There are no transactions to fetch results from")
     with _client(credentials) as client:
         manifest = download(client, ids, output, chosen)
         Reporter(client, None, _logger().info).finished(manifest)
@@ -351,17 +354,17 @@ def list_skills(credentials: Credentials) -> list[dict[str, str | None]]:
 def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     """Delete transactions in ABBYY Vantage, with their files and results.
 
-    It is carried out by the service within minutes. Pages that were charged stay charged.
+    The service deletes them within minutes. Charged pages stay charged.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
         transaction_ids: One or several, such as :func:`submit_documents` returns.
 
     Returns:
-        The number of transactions. One that is gone already counts as deleted.
+        The number of transactions. A missing one counts as deleted.
 
     Raises:
-        VantageError: Some were not deleted; it names them. All others were.
+        VantageError: Some were not deleted; the error names them. All others were.
     """
     from vantage_orchestration.processing import deleting
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps sealed tokens in Prefect Variables, for workers on several hosts."""
+"""Stores sealed tokens in Prefect Variables, for workers on several hosts."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_VALUE", "PREFIX", "VariableStore", "VariableStores"]
 
-#: What the names of the Variables begin with.
+#: Prefix of the Variables' names.
 PREFIX = "abbyy_vantage_token_"
-#: Characters of a Variable's value that Prefect takes, counted as JSON.
+#: Longest value of a Variable in characters, counted as JSON.
 LONGEST_VALUE = 5000
 #: Seconds to wait for the Prefect API, and for a connection to it, which Prefect's client tries
-#: four times. A login of one's own takes less than Prefect's 60.
+#: four times. A login takes less than Prefect's default of 60.
 _PATIENCE, _CONNECT = 10.0, 2.0
-#: Seconds for which an API that did not answer is not asked again.
+#: Seconds for which an API that did not answer is not called again.
 _PAUSE = 30.0
-#: Answers after which Prefect's client would wait and ask again, even without end.
+#: Statuses after which Prefect's client would wait and retry, even without end.
 _PASSING = frozenset({408, 429, 502, 503})
 
 
 class VariableStore:
-    """Keeps entries as Prefect Variables, named :data:`PREFIX` and the entry's name.
+    """Stores entries as Prefect Variables, named :data:`PREFIX` and the entry's name.
 
-    The value is the sealed entry in base64. What Prefect takes is enough for tokens of up to about
-    3500 characters; a longer one stays in the memory of its process.
+    The value is the sealed entry in base64. Prefect's limit allows tokens of up to about 3500
+    characters; a longer one stays in the memory of its process.
 
-    Prefect has no lock for this. On one host processes take turns by a lock file, as with the file
-    store. Between hosts nothing is held: two that begin at the same moment log in once each, and
-    the later token is kept.
+    Prefect has no lock for this. Processes of one host use a lock file, as with the file store.
+    There is no lock between hosts: two that begin at the same moment log in once each, and the
+    later token is kept.
 
     Args:
-        settings: Says which Prefect server is meant. Needed since a login runs in a thread of its
-            own, which knows nothing of the run's settings.
+        settings: Identifies the Prefect server. It is needed because a login runs in a separate
+            thread without the run's settings.
         store_path: Folder of the lock files; empty for that of the file store.
-        clock: Steady time.
+        clock: Monotonic time.
     """
 
     label = "Prefect Variable"
@@ -60,7 +60,7 @@ class VariableStore:
     ) -> None:
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-        # Copies, since a context of Prefect can be entered once only.
+        # Copies, since a context of Prefect can be entered only once.
         with settings.model_copy(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             self._settings = get_settings_context().model_copy()
         self._host = FileStore(store_path)
@@ -87,7 +87,7 @@ class VariableStore:
         length = len(value) + 2  # JSON puts it in quotes.
         if length > LONGEST_VALUE:
             raise StoreError(
-                f"the sealed entry takes {length} characters, and Prefect allows {LONGEST_VALUE}"
+                f"the sealed entry has {length} characters, and Prefect allows {LONGEST_VALUE}"
             )
         with self._client() as client:
             change = VariableUpdate(name=_variable(name), value=value)
@@ -96,7 +96,7 @@ class VariableStore:
             try:
                 client.create_variable(VariableCreate(name=_variable(name), value=value))
             except ObjectAlreadyExists:
-                # Another host has been as quick.
+                # Another host created it at the same moment.
                 _update(client, change)
 
     def forget(self, name: str) -> None:
@@ -108,28 +108,28 @@ class VariableStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of this host, and none between hosts.
+        """Hold the lock of this host; there is none between hosts.
 
         Yields:
-            False if another process of this host held it for all of ``timeout`` seconds; True
-            otherwise, also where a host has no place for lock files.
+            False if another process of this host held it for ``timeout`` seconds; True otherwise,
+            also if the host has no place for lock files.
         """
         held = True
         with contextlib.ExitStack() as stack:
-            # Whatever is wrong with the folder: the store between hosts works without it.
+            # Whatever is wrong with the folder, the store works without it.
             with contextlib.suppress(Exception):
                 held = stack.enter_context(self._host.lock(name, timeout))
             yield held
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[SyncPrefectClient]:
-        """Give a client of the server that is meant; whatever it raises becomes a StoreError."""
+        """Yield a client of the server; its errors become a StoreError."""
         import httpx
         from prefect.client.orchestration import get_client
 
         if self._now() < self._silent_until:
             raise StoreError("the Prefect API did not answer a moment ago")
-        # Settings of its own also keep get_client from giving the client of the run.
+        # With settings, get_client does not return the client of the run.
         settings = {
             "timeout": httpx.Timeout(_PATIENCE, connect=_CONNECT),
             "event_hooks": {"response": [_refuse_to_wait]},
@@ -156,10 +156,10 @@ class VariableStore:
 
 @dataclass(frozen=True)
 class VariableStores:
-    """Makes the store of one Prefect server.
+    """Creates the store of one Prefect server.
 
-    Equal for equal servers and folders, and so is its ``repr``, so that all blocks of a process
-    share one token source.
+    Equal servers and folders give equal objects with equal ``repr``, so that all blocks of a
+    process share one token source.
 
     Args:
         server: Address of the Prefect API, without a user's name.
@@ -173,10 +173,10 @@ class VariableStores:
 
     @classmethod
     def of_here(cls, store_path: str = "") -> VariableStores:
-        """Return that of the Prefect server which the calling code means."""
+        """Return the object for the Prefect server of the calling code."""
         from prefect.settings import PREFECT_API_URL
 
-        # Alone of the context: the store outlives the run, and must not keep it in memory.
+        # Only the settings: the store outlives the run and must not keep its context in memory.
         return cls(_public(PREFECT_API_URL.value() or ""), store_path, get_settings_context())
 
     def __call__(self) -> VariableStore:
@@ -189,7 +189,7 @@ def _variable(name: str) -> str:
 
 
 def _update(client: SyncPrefectClient, change: VariableUpdate) -> bool:
-    """Change a Variable; returns False if there is none."""
+    """Change a Variable; return False if it does not exist."""
     import httpx
 
     try:
@@ -202,7 +202,7 @@ def _update(client: SyncPrefectClient, change: VariableUpdate) -> bool:
 
 
 def _refuse_to_wait(response: httpx.Response) -> None:
-    """Raise StoreError at an answer on which Prefect's client would wait before it gives up."""
+    """Raise StoreError for a status after which Prefect's client would wait and retry."""
     if response.status_code in _PASSING:
         raise StoreError(f"the Prefect API answered {response.status_code}")
 

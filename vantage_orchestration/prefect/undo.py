@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deletes in ABBYY Vantage what a run has started and nobody wants any more; only where asked for.
+"""Deletes transactions of a run that are no longer wanted, if the flow's author chose so.
 
-Pages that were charged stay charged. By default nothing is deleted: a later try of the run goes on
-with its transactions, which is cheaper than sending documents anew.
+Charged pages stay charged. By default nothing is deleted: a later try of the run continues with its
+transactions, which is cheaper than sending documents again.
 
 Two ways::
 
@@ -37,15 +37,15 @@ __all__ = ["delete_on_cancellation", "delete_on_rollback", "undoable"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Runs that Prefect returns at once.
+#: Runs per page of Prefect's API.
 _TOGETHER = 200
 
 
 def delete_on_rollback(transaction: Transaction) -> None:
-    """Delete what a task has started: a rollback hook for the tasks that send documents.
+    """Delete what a task has started: a rollback hook for tasks that send documents.
 
-    Prefect calls it if the task has ended well, and the ``transaction()`` around it fails. A task
-    that fails itself is not rolled back: its retry goes on with what it has started.
+    Prefect calls it if the task succeeded and the ``transaction()`` around it fails. A failed task
+    is not rolled back: its retry continues with what it has started.
 
     Args:
         transaction: Prefect's transaction of the task.
@@ -56,7 +56,7 @@ def delete_on_rollback(transaction: Transaction) -> None:
 
 
 def undoable(task: Task[P, R]) -> Task[P, R]:
-    """Return a copy of a task of this package that is undone by a rollback.
+    """Return a copy of a task of this package that a rollback undoes.
 
     Args:
         task: ``submit_documents``, ``process_document`` or ``process_documents``.
@@ -69,11 +69,11 @@ def undoable(task: Task[P, R]) -> Task[P, R]:
 def delete_on_cancellation(
     credentials: VantageCredentials | str,
 ) -> Callable[[Flow[..., Any], FlowRun, State[Any]], None]:
-    """Return a hook for a flow that deletes what its run has started if somebody cancels it.
+    """Return a flow hook that deletes what a run has started if somebody cancels the run.
 
-    It finds the transactions in the notes that the tasks keep in the result storage, also those of
-    subflows. Prefect calls such hooks where the flow's process was started, which has to reach that
-    storage: the same host, or a storage that all share.
+    It finds the transactions, including those of subflows, in the notes that the tasks keep in the
+    result storage. Prefect calls such hooks where the flow's process was started. That host must
+    have access to the storage.
 
     Args:
         credentials: The credentials block, or the name of a saved one.
@@ -110,7 +110,8 @@ def _delete(
     noted: Sequence[tuple[Ledger, Collection[str]]],
     log: Any,
 ) -> None:
-    """Delete transactions, and take them out of their ledgers so that no try goes on with them."""
+    """Delete transactions and remove them from their ledgers, so that no try continues with
+    them."""
     from vantage_orchestration.prefect.credentials import load_credentials
     from vantage_orchestration.processing.deleting import delete_transactions
 
@@ -128,7 +129,7 @@ def _delete(
 
 
 def _runs(flow_run_id: UUID) -> Iterator[UUID]:
-    """Yield the ids of a flow run, of its task runs, and of all that they have called."""
+    """Yield the ids of a flow run, of its task runs, and of all runs they have called."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,

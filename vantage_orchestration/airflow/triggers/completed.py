@@ -82,7 +82,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         if not 1 <= poke_interval < math.inf:
             raise ValueError("poke_interval is below 1; ABBYY Vantage asks for a second or more")
         if not 0 <= overlap < math.inf:
-            raise ValueError(f"overlap is {overlap!r}; it is a number of seconds")
+            raise ValueError(f"overlap is {overlap!r}; give a number of seconds")
         if not conn_id or not str(state_path).strip():
             raise ValueError("conn_id or state_path is empty")
         self.state_path = str(state_path)
