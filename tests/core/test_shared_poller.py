@@ -454,7 +454,7 @@ def test_rounds_that_are_cancelled_are_told(place: Place) -> None:
         task = place.poller()._task
         assert task is not None
         task.cancel()
-        with pytest.raises(errors.ConnectionFailed, match="broken off"):
+        with pytest.raises(errors.ConnectionFailed, match="interrupted"):
             await waiting
 
     asyncio.run(main())

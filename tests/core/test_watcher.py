@@ -148,7 +148,7 @@ def test_status_that_nobody_knows(world: World, caplog: pytest.LogCaptureFixture
         assert not seen.ended
         assert seen.status.startswith("Odd Bearer ***")
         assert "efgh" not in seen.status
-    told = [record for record in caplog.records if "does not know" in record.getMessage()]
+    told = [record for record in caplog.records if "unknown status" in record.getMessage()]
     assert len(told) == 1
     assert name in told[0].getMessage()
     world.control.clear_faults()

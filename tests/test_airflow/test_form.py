@@ -128,10 +128,10 @@ def test_button_test_sends_no_stored_secret_elsewhere(
             assert answer["status"] is True, answer
             continue
         assert answer["status"] is False, (name, answer)
-        assert "would use the stored" in answer["message"], (name, answer)
+        assert "would send the stored" in answer["message"], (name, answer)
         assert "Nothing was sent" in answer["message"]
     assert "auth_path" in replies["half"]["json"]["message"]
-    assert "password" not in replies["half"]["json"]["message"].partition(", but")[0]
+    assert "password" not in replies["half"]["json"]["message"].partition(" to another")[0]
     assert replies["own"]["json"]["status"] is True, replies["own"]
     assert not server.control.journal(path_regex="elsewhere")
 

@@ -217,9 +217,9 @@ def test_test_connection(airflow: Airflow, sandbox: SandboxServer, connect: Conn
     [
         ({"password": "made-up-wrong"}, {}, False, "was refused"),
         ({"conn_type": "abbyy_vantage", "region": "eu"}, {}, False, "both region"),
-        ({}, {"path_regex": "/skills$", "status": 403}, True, "may not be listed"),
-        ({}, {"path_regex": "/skills$", "status": 500}, False, "The API does not work"),
-        ({}, {"path_regex": "/skills$", "garbage": True}, False, "The API does not work"),
+        ({}, {"path_regex": "/skills$", "status": 403}, True, "may not list skills"),
+        ({}, {"path_regex": "/skills$", "status": 500}, False, "the API does not work"),
+        ({}, {"path_regex": "/skills$", "garbage": True}, False, "the API does not work"),
         (
             {},
             {"path_regex": "/connect/token$", "status": 400, "body": "echo {password}"},

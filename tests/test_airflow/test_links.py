@@ -443,7 +443,7 @@ def test_link_that_no_browser_should_follow(case: Case, link: str) -> None:
     case.sandbox.control.add_fault(path_regex=path, merge_json={"manualReviewLink": link})
     reply = case.post(waiting)
     assert reply.status_code == 502
-    assert "no web address" in reply.text
+    assert "not a web address" in reply.text
     assert not {"Location", "Set-Cookie"} & set(reply.headers)
     assert find_leaks(["made-up-token"], {"reply": reply.text, "log": case.server.output}) == []
 
@@ -601,7 +601,7 @@ def test_rendered_fields_that_airflow_has_not_kept(
     airflow("inside_links.forget_rendered", run_id=case.run_id)
     case.page = pages[DAG]
     page = case.get()
-    assert "The connection of this task is not known" in page.text
+    assert "The connection of this task is unknown" in page.text
     assert rows_of(page) == [(waiting, "Unknown", False)]
     assert case.post(waiting).status_code == 502
     for name in ("static_links", "mapped"):

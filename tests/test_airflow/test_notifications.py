@@ -103,7 +103,7 @@ def test_each_is_called_and_none_fails_the_task(airflow: Airflow, run_id: str) -
         "plain [2026-03-01 00:00:00+00:00 watch]",
         "plain [None watch]",
     ]
-    assert events.count("Review notifier 0 failed; the task goes on") == 2
+    assert events.count("Review notifier 0 failed; the task continues") == 2
     assert "a broken notifier" in airflow.log_text("links", run_id)
 
 

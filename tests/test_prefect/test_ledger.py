@@ -170,5 +170,5 @@ def test_what_cannot_be_noted_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_ledger_needs_a_run() -> None:
-    with pytest.raises(ConfigurationError, match="no running Prefect flow"):
+    with pytest.raises(ConfigurationError, match="No Prefect flow or task is running"):
         task_key("x")

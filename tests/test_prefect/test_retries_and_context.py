@@ -64,5 +64,5 @@ def test_prefect_calls_plain_functions_only() -> None:
 
 
 def test_a_key_needs_a_run() -> None:
-    with pytest.raises(ConfigurationError, match="no running Prefect flow or task"):
+    with pytest.raises(ConfigurationError, match="No Prefect flow or task is running"):
         task_key("a.pdf")

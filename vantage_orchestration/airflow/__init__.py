@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ABBYY Vantage in Apache Airflow.
 
-The names below can be imported from here. Each is loaded when it is first used, so that importing
-one does not load the others.
+Import the names below from here. Each is loaded on first use, so importing one does not load the
+others.
 """
 
 from __future__ import annotations

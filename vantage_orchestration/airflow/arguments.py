@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of operators and the sensor: kept for Airflow to render, checked before they are used.
+"""Arguments of operators and the sensor: stored for Airflow to render, checked before use.
 
-What is no template is checked when the Dag is made. Everything is checked again when the task runs
-and its templates have been rendered, before anything is sent.
+Arguments without templates are checked when the Dag is parsed. All are checked again when the task
+runs and its templates have been rendered, before anything is sent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vantage_orchestration.options import Options, checked, default_of, document
 __all__ = ["ArgumentsMixin"]
 
 _SIGNS: Final = ("{{", "{%", "{#")
-#: Arguments that are no options, and how they are read.
+#: Arguments other than options, and how they are parsed.
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "inputs": arguments.items,
     "output_path": arguments.place,
@@ -32,13 +32,13 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
 
 
 class ArgumentsMixin:
-    """What operators and the sensor do with their arguments.
+    """Handles the arguments of operators and the sensor.
 
-    A subclass is an Airflow operator. It hands its arguments to :meth:`_keep`, and reads them by
+    A subclass is an Airflow operator. It passes its arguments to :meth:`_keep`, and reads them with
     :attr:`options` and :meth:`_argument`.
     """
 
-    #: The options that the class takes: a group of :mod:`vantage_orchestration.options`.
+    #: The options of the class: a group of :mod:`vantage_orchestration.options`.
     option_group: ClassVar[type | None] = None
     ui_color = "#ffe3e0"
 
@@ -49,46 +49,48 @@ class ArgumentsMixin:
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Make the operator for several tasks, as for every operator; see Airflow's manual."""
+        """Create the operator for several mapped tasks, as for every operator; see Airflow's
+        manual."""
         _checked(cls, kwargs)
         return super().partial(**kwargs)  # type: ignore[misc]
 
     @classmethod
     def _pop_options(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Take the options out of keyword arguments; the defaults where there are none."""
+        """Remove the options from keyword arguments and return them, with defaults for missing
+        ones."""
         return {name: kwargs.pop(name, default_of(name)) for name in _options_of(cls)}
 
     def _keep(self, **given: Any) -> None:
-        """Keep arguments as attributes, which is where Airflow renders them.
+        """Store arguments as attributes, where Airflow renders them.
 
         Raises:
-            ConfigurationError: One that is no template is not acceptable.
+            ConfigurationError: An argument without a template is invalid.
         """
         for name, value in {**given, **_checked(type(self), given)}.items():
             setattr(self, name, value)
 
     @property
     def options(self) -> Options:
-        """The options, checked; what is templated has been rendered when a task runs.
+        """The checked options; templates have been rendered when a task runs.
 
         Raises:
-            ConfigurationError: One is not acceptable.
+            ConfigurationError: An option is invalid.
         """
         with translating(translate):
             return Options(**{name: getattr(self, name) for name in _options_of(type(self))})
 
     def _argument(self, name: str) -> Any:
-        """Return an argument that is no option, read and checked."""
+        """Return an argument that is not an option, parsed and checked."""
         with translating(translate):
             return _READERS[name](name, getattr(self, name))
 
     @cached_property
     def hook(self) -> VantageHook:
-        """The hook; nothing is read before it is used."""
+        """The hook; it reads nothing before its first use."""
         return VantageHook(self._argument(CONN_NAME_ATTR))
 
     def _skill_id(self) -> str:
-        """Return the id of the skill, which may have been given by its name."""
+        """Return the id of the skill, which may be given by name."""
         from vantage_orchestration.processing.skills import skill_id_of
 
         return skill_id_of(self.hook.client, self._argument("skill"))
@@ -99,7 +101,7 @@ def _options_of(cls: type[ArgumentsMixin]) -> list[str]:
 
 
 def _checked(cls: type[ArgumentsMixin], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options that are no templates in their final form; check the other arguments."""
+    """Return options without templates in their final form; check the other arguments."""
     found: dict[str, Any] = {}
     rendered = set(getattr(cls, "template_fields", ()))
     options = _options_of(cls)
@@ -124,5 +126,5 @@ def _is_template(value: Any) -> bool:
         return any(map(_is_template, (*value, *value.values())))
     if isinstance(value, (list, tuple, set, frozenset)):
         return any(map(_is_template, value))
-    # An XComArg or a parameter of the Dag; Airflow also calls what can be called.
+    # An XComArg or a parameter of the Dag; Airflow also calls callables.
     return hasattr(value, "iter_references") or callable(value)

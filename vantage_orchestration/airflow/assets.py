@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asset events: those of a task's outlets, and how a Dag that they start takes each once."""
+"""Asset events: those of a task's outlets, and how a Dag that they start takes each event once."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 __all__ = ["emit", "take_events"]
 
-#: Seconds: events can become visible that much later than their time says.
+#: Seconds by which events may become visible after their timestamp.
 _LATE: Final = 3600.0
 
 
 def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
-    """Put counts and the like into the events of the running task's outlets.
+    """Attach counts to the events of the running task's outlets.
 
-    Airflow sends the events itself if the task succeeds. A task that was deferred has to call
-    this after it was resumed.
+    Airflow sends the events itself if the task succeeds. A deferred task must call this after it
+    was resumed.
 
     Args:
         context: Context of the running task.
         output: URL or local path of the folder with the results. An outlet that is an asset gets
             its event under its own address; an ``AssetAlias`` gets one for this folder.
-        extra: JSON to go along with each event. Nothing secret: it is stored and shown.
+        extra: JSON for each event. It is stored and shown, so it must not be secret.
     """
     from airflow.sdk import Asset, AssetAlias
     from airflow.sdk.definitions.asset import AssetRef
 
     events = context["outlet_events"]
     for outlet in context["task"].outlets:
-        # Other kinds (tables for lineage, for example) have no events.
+        # Other kinds, such as tables for lineage, have no events.
         if isinstance(outlet, AssetAlias):
             events[outlet].add(Asset(StorageUrl.of(output).url), extra=dict(extra))
         elif isinstance(outlet, (Asset, AssetRef)):
@@ -46,22 +46,21 @@ def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
 def take_events(
     asset: Asset, *, state_path: Any, consumer: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return what those events of an asset say that no earlier run of the running task has taken.
+    """Return the events of an asset that no earlier run of the running task has taken.
 
-    In place of ``triggering_asset_events``. Of events that come together, such as those of mapped
-    tasks, Airflow hands the first to a run; the others go with a later one, or none. This asks for
-    all events of the asset, and notes which of them it has returned. A later try of the run, or one
-    that was cleared, gets the same again, and what has come since.
+    Use it in place of ``triggering_asset_events``. If events arrive together, such as those of
+    mapped tasks, Airflow gives only the first to a run; the others go to a later run, or to none.
+    This function reads all events of the asset and records which it has returned. A retried or
+    cleared run gets the same events again, and newer ones.
 
-    Call it in a task that has the asset as inlet: ``@task(inlets=[results])``. Events that come
-    while a Dag is paused start no run: let it start by the clock as well
-    (``AssetOrTimeSchedule``).
+    Call it in a task that has the asset as inlet: ``@task(inlets=[results])``. Events that arrive
+    while a Dag is paused start no run: schedule the Dag by time as well (``AssetOrTimeSchedule``).
 
     Args:
         asset: Asset.
-        state_path: Folder for the notes, a path or URL; the same in each run.
-        consumer: Name under which this is noted, by default Dag and task. Each name gets all events
-            of the last 14 days.
+        state_path: Folder for the record of taken events, a path or URL; the same in each run.
+        consumer: Name under which events are recorded, by default Dag and task. Each name gets all
+            events of the last 14 days.
 
     Returns:
         The ``extra`` of each event, the oldest first.
@@ -107,6 +106,6 @@ def _events_after(context: Context, asset: Asset, begin: float) -> Any:
     import pendulum
 
     events = context["inlet_events"][asset]
-    # Older releases of Airflow have no such filter.
+    # Older releases of Airflow lack this filter.
     after = getattr(events, "after", None)
     return events if after is None else after(pendulum.from_timestamp(begin).to_iso8601_string())

@@ -38,11 +38,11 @@ AIRFLOW = airflow_version()[:2]
 
 
 def require(version: tuple[int, int], what: str) -> None:
-    """Refuse what the installed Airflow can't do.
+    """Refuse a feature that the installed Airflow lacks.
 
     Args:
-        version: The first version of Airflow that can.
-        what: What needs it, as the subject of a sentence.
+        version: The first version of Airflow with the feature.
+        what: The feature, as the subject of a sentence.
 
     Raises:
         ValueError: Airflow is older. Raised while a DAG is parsed, it is shown as its import error.
@@ -100,7 +100,7 @@ async def aget_connection(conn_id: str) -> Any:
     """Return a connection, without blocking the event loop.
 
     Raises:
-        AirflowNotFoundException: There is none of that id.
+        AirflowNotFoundException: No connection has this id.
     """
     if AIRFLOW >= (3, 1):
         return await BaseHook.aget_connection(conn_id)

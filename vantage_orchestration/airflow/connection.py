@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an Airflow Connection into a configuration. Pure: no network, no Airflow import.
+"""Converts an Airflow Connection into a configuration. No network access, no Airflow import.
 
 The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. User name, password
-and base address are in the connection's own columns, all others in its extra, under their names.
+and base address are columns of the connection, all others are in its extra, under their names.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ DEFAULT_CONN_ID: Final = "abbyy_vantage_default"
 CONN_NAME_ATTR: Final = "abbyy_vantage_conn_id"
 HOOK_NAME: Final = "ABBYY Vantage"
 
-#: Field name to the column of a connection that holds it.
+#: Field name to its column of a connection.
 COLUMNS: Final = {"username": "login", "password": "password", "base_url": "host"}
-#: What Airflow shows, and exports, in place of a secret.
+#: Airflow's replacement for a secret in displays and exports.
 _AIRFLOW_MASK: Final = "***"
 _SCHEMES: Final = ("http", "https")
 
 
 class ConnectionLike(Protocol):
-    """The attributes of an Airflow Connection that are read.
+    """The attributes of an Airflow Connection that are used here.
 
     Airflow has two such classes, ``airflow.sdk.Connection`` in tasks and triggers and
     ``airflow.models.Connection`` in its servers.
@@ -70,18 +70,18 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
     """Read a connection of type ``abbyy_vantage``.
 
     Args:
-        connection: The connection, from whatever store. Values of its extra may be text (as in a
-            URI) or of their own type (as from the form or JSON).
+        connection: The connection, from any store. Values of its extra may be text (as in a URI) or
+            typed (as from the form or JSON).
 
     Returns:
         The checked configuration.
 
     Raises:
-        ConfigurationError: The connection is of another type, or a value is missing or wrong. No
-            message quotes a value that may be a secret.
+        ConfigurationError: The connection has another type, or a value is missing or wrong.
+            Messages quote no value that may be secret.
     """
-    # By the text, not by ``extra_dejson``: that one talks to the supervisor and so must not be
-    # used in a coroutine, and it turns text that is no JSON into an empty extra.
+    # Parsed here, not with ``extra_dejson``: that calls the supervisor, which a coroutine must not
+    # do, and it turns invalid JSON into an empty extra.
     kind = (connection.conn_type or "").replace("-", "_")
     if kind != CONN_TYPE:
         raise ConfigurationError(
@@ -95,9 +95,9 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
     for spec in FIELDS:
         if spec.kind == "secret" and values.get(spec.name) == _AIRFLOW_MASK:
             raise ConfigurationError(
-                f"The {spec.name} of the connection {connection.conn_id!r} reads {_AIRFLOW_MASK}:"
-                " it was stored from a masked display",
-                hint=f"Enter the real {spec.name} and save again",
+                f"The {spec.name} of the connection {connection.conn_id!r} is {_AIRFLOW_MASK}: it"
+                " was saved from a masked display",
+                hint=f"Enter the real {spec.name} and save the connection again",
             )
     return VantageConfig.from_fields(values, f"airflow:{connection.conn_id}")
 
@@ -111,24 +111,24 @@ def _extra(connection: ConnectionLike) -> dict[str, Any]:
     except ValueError:
         values = None
     if not isinstance(values, Mapping):
-        # Raised here, so that no exception with the text in it is part of the traceback.
+        # Raised here, so that the traceback contains no exception with the text.
         raise ConfigurationError(
-            f"The extra of the connection {connection.conn_id!r} is no JSON object",
+            f"The extra of the connection {connection.conn_id!r} is not a JSON object",
             hint='Give an object such as {"region": "eu", "client_id": "..."}',
         )
     for name, column in COLUMNS.items():
-        # Airflow lets a stored password be tested against the stored host only. A second host in
-        # the extra would get round that.
+        # Airflow tests a stored password only against the stored host. A second host in the extra
+        # would bypass that.
         if values.get(name):
             raise ConfigurationError(
-                f"The extra of the connection {connection.conn_id!r} holds {name}",
+                f"The extra of the connection {connection.conn_id!r} contains {name}",
                 hint=f"Put it into the connection's {column}",
             )
     return dict(values)
 
 
 def _address(connection: ConnectionLike) -> str:
-    """Put host, port and schema together; the result is checked where it is used."""
+    """Combine host, port and schema; the result is checked where it is used."""
     host = (connection.host or "").strip()
     schema = (connection.schema or "").strip().lower()
     if schema and schema not in _SCHEMES:
@@ -140,7 +140,7 @@ def _address(connection: ConnectionLike) -> str:
         if connection.port is not None:
             raise ConfigurationError(
                 f"The connection {connection.conn_id!r} has a port but no host",
-                hint="Give both for an address of your own, and none of them for a region",
+                hint="Give both for an address of your own, or neither for a region",
             )
         return ""
     if "://" not in host:
@@ -169,7 +169,7 @@ def _address(connection: ConnectionLike) -> str:
 
 
 def _bracketed(host: str) -> str:
-    """Return an IPv6 address as URLs want it; Airflow's URI reader takes its brackets off."""
+    """Return an IPv6 address in the form of URLs; Airflow's URI parser removes its brackets."""
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an Airflow Connection by its id, for commands and for Airflow's servers."""
+"""Loads an Airflow Connection by its id, for commands and for Airflow's servers."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["load"]
 
 
 def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
-    """Read a connection as Airflow's servers do: environment, secrets backends, database.
+    """Load a connection as Airflow's servers do: from environment, secrets backends or database.
 
     Args:
         name: Id of the connection.
-        team_name: Team for which it is read, where Airflow keeps teams apart.
+        team_name: Team for which to load it, if Airflow separates teams.
 
     Returns:
-        The configuration, and what makes Airflow's own token store.
+        The configuration, and a factory for Airflow's own token store.
 
     Raises:
-        ConfigurationError: There is no such connection, or it can't be used.
+        ConfigurationError: The connection does not exist or can't be used.
     """
     from airflow.models import Connection
 
     from vantage_orchestration.airflow.compat import AirflowNotFoundException
 
-    # Suppressed and not replaced, so that no exception of Airflow's is shown along with ours. In
-    # no variable, so that no traceback shows it.
+    # Suppressed, so that no exception of Airflow is shown along with ours. Not stored in a
+    # variable, so that no traceback shows it.
     with contextlib.suppress(AirflowNotFoundException):
         return config_of(Connection.get_connection_from_secrets(name, team_name)), VariableStore
     raise ConfigurationError(

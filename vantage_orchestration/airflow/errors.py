@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marks errors that no retry can cure, so that Airflow does not retry the task.
 
-A task with five retries and a wrong password would send it six times, and lock the account.
+A task with five retries and a wrong password would log in six times and lock the account.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ConnectionMissing", "translate"]
 
 
 class ConnectionMissing(AirflowNotFoundException, AirflowFailException):
-    """Airflow has no such connection. No retry makes one, so the task fails at once."""
+    """Airflow has no such connection. No retry can help, so the task fails at once."""
 
 
 def translate(error: VantageError) -> Exception:
@@ -25,10 +25,10 @@ def translate(error: VantageError) -> Exception:
         error: An error of this package.
 
     Returns:
-        The error itself if a retry can help or if it was translated before. Else an equal error
-        that is of the same class and an ``AirflowFailException`` as well: Airflow fails the task at
-        once, and ``except CredentialsRejected`` still catches it. Its pickle and its copies are of
-        the class of this package alone.
+        The error itself if a retry can help or if it was translated before. Otherwise an equal
+        error that is also an ``AirflowFailException``: Airflow fails the task at once, and
+        ``except CredentialsRejected`` still catches it. Its pickle and copies have only the class
+        of this package.
     """
     if error.retryable or isinstance(error, AirflowFailException):
         return error
@@ -37,7 +37,7 @@ def translate(error: VantageError) -> Exception:
 
 
 class _Final(VantageError):
-    """What such an error adds to the class it was made of."""
+    """The additions of a final error to its class."""
 
     _kind: ClassVar[type[VantageError]]
 
@@ -45,7 +45,7 @@ class _Final(VantageError):
         return self._kind(self.what, **self.details())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The class is made at run time, so no other process could find it by its name.
+        # The class is created at run time, so another process could not import it.
         return self.copy().__reduce__()
 
 
@@ -54,7 +54,7 @@ _final_classes: dict[type[VantageError], type[VantageError]] = {}
 
 def _final_class(kind: type[VantageError]) -> type[VantageError]:
     if kind not in _final_classes:
-        # Named like the class it was made of, which is the one a reader of a log can look up.
+        # Named like its base class, which a reader of a log can look up.
         _final_classes[kind] = type(
             kind.__name__,
             (_Final, kind, AirflowFailException),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection form below Airflow 3.2, which asks the hook class for it.
+"""The connection form for Airflow below 3.2, which reads it from the hook class.
 
 From 3.2 on, the form comes from the provider's metadata alone: with 3.2 as the lowest version this
 module may go. Airflow 3.0 asks only if wtforms is installed, as it is with the FAB provider.
@@ -20,9 +20,9 @@ HookClass = TypeVar("HookClass", bound=type)
 
 
 def with_form(hook: HookClass) -> HookClass:
-    """Give a hook class what Airflow 3.0 and 3.1 ask for.
+    """Add the methods that Airflow 3.0 and 3.1 call to a hook class.
 
-    Airflow looks into the class itself and passes over what it inherits.
+    Airflow looks only at the class itself and ignores inherited methods.
 
     Args:
         hook: The class.
@@ -46,7 +46,7 @@ def _behaviour() -> dict[str, Any]:
 
 
 def _widget(spec: Field) -> Any:
-    # The API server has stand-ins for these classes while it asks.
+    # The API server replaces these classes with stand-ins meanwhile.
     from wtforms import BooleanField, IntegerField, PasswordField, StringField
     from wtforms.validators import Optional, any_of
 

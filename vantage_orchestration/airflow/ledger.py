@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where Airflow's tasks keep the notes of their transactions.
+"""Where Airflow tasks keep the notes of their transactions.
 
-First below ``[abbyy_vantage] state_path``, as files. Then in Airflow's own task state store, where
-there is one (3.3 and later): it survives retries and deferral, and *Clear* for the time being.
+First as files below ``[abbyy_vantage] state_path``, then in Airflow's task state store if it exists
+(3.3 and later). That store survives retries, deferral, and currently *Clear*.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ __all__ = ["SECTION", "check_stores", "ledger_stores"]
 
 #: Section of airflow.cfg.
 SECTION: Final = "abbyy_vantage"
-#: Begin of the keys in the task state store. Renaming it loses what runs.
+#: Prefix of the keys in the task state store. Changing it loses running transactions.
 _PREFIX: Final = "abbyy_vantage."
-#: The service keeps a transaction for 14 days; a day more for clocks that differ.
+#: The service keeps a transaction for 14 days; one more because clocks differ.
 _RETENTION: Final = datetime.timedelta(days=15)
 
 
 def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[LedgerStore, ...]:
-    """Return the places where a task can keep notes, besides its output folder.
+    """Return the places for a task's notes, besides its output folder.
 
     Args:
         context: Context of the task.
         state_path: Path or URL of a folder; by default that of airflow.cfg.
 
     Raises:
-        ConfigurationError: The path is not acceptable.
+        ConfigurationError: The path is invalid.
     """
     stores: list[LedgerStore] = []
     path = state_path or conf.get(SECTION, "state_path", fallback="")
@@ -51,17 +51,17 @@ def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[L
 
 
 def check_stores(stores: tuple[LedgerStore, ...]) -> None:
-    """Refuse a task that can't keep notes.
+    """Refuse a task that has no place for notes.
 
     Raises:
-        ConfigurationError: There is no place for them.
+        ConfigurationError: There is no such place.
     """
     if not stores:
         error = ConfigurationError(
             "This task has no place where a later try finds the transactions that it starts",
             hint=f"Set state_path in the section [{SECTION}] of airflow.cfg, or"
-            f" AIRFLOW__{SECTION.upper()}__STATE_PATH, to a folder that all workers reach: a path,"
-            " or a URL such as s3://conn_id@bucket/folder",
+            f" AIRFLOW__{SECTION.upper()}__STATE_PATH, to a folder that all workers can access: a"
+            " path, or a URL such as s3://conn_id@bucket/folder",
         )
         raise translate(error)
 
@@ -70,7 +70,7 @@ class _TaskState:
     """The task state store as :class:`vantage_orchestration.processing.ledger.ValueStore`.
 
     Args:
-        store: ``context["task_state_store"]``. It is kept by run, task and map index.
+        store: ``context["task_state_store"]``. Airflow keeps it by run, task and map index.
     """
 
     def __init__(self, store: Any) -> None:

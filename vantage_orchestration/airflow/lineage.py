@@ -2,8 +2,8 @@
 """Lineage for OpenLineage: which files a task has read, and which folder it has written.
 
 Airflow's OpenLineage provider calls ``get_openlineage_facets_on_start`` and
-``get_openlineage_facets_on_complete`` of an operator, which return what :func:`datasets` makes.
-Without that provider nobody calls them, so it need not be installed.
+``get_openlineage_facets_on_complete`` of an operator, which return the result of :func:`datasets`.
+Without that provider they are not called, so it need not be installed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["dataset_name", "datasets"]
 
 
 def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage[Any, Any]:
-    """Return the datasets of a task. Call it from the methods named above only.
+    """Return the datasets of a task. Call it only from the methods named above.
 
     Args:
         inputs: URLs or local paths of the files; each counts once.
-        output: URL or local path of the folder with the results, None if there is none yet.
+        output: URL or local path of the folder with the results; None if there is none yet.
 
     Raises:
         ImportError: The provider ``apache-airflow-providers-openlineage`` is not installed.
@@ -43,8 +43,8 @@ def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage[Any, 
 def dataset_name(url: str) -> tuple[str, str]:
     """Return namespace and name of a file or folder by OpenLineage's naming conventions.
 
-    Local files are ``file`` and the absolute path, those of HDFS keep the leading slash as well;
-    in buckets the name is the key. No login and no query is in either.
+    Local files have the namespace ``file`` and the absolute path as name. HDFS names keep the
+    leading slash too; in buckets the name is the key. Credentials and queries are left out.
     """
     place = StorageUrl.of(url)
     if place.scheme == "file":

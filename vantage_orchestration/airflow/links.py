@@ -2,10 +2,10 @@
 """Extra link of a task instance to the page about its ABBYY Vantage transactions.
 
 The link leads to a page in Airflow's own API server (:mod:`vantage_orchestration.airflow.pages`)
-and is no credential. An XCom holds the ids of the transactions, another one the link. Users may
-write XComs, so the page takes the connection from what the task itself declares, its field
-``abbyy_vantage_conn_id``. A review link, which holds a token, is stored nowhere: the page asks
-ABBYY Vantage for one when somebody opens the review.
+and is not a credential. One XCom holds the ids of the transactions, another the link. Users may
+write XComs, so the page uses the connection that the task itself declares in its field
+``abbyy_vantage_conn_id``. A review link, which holds a token, is never stored: the page requests
+one from ABBYY Vantage when somebody opens the review.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ __all__ = [
     "recorded_ids",
 ]
 
-#: Key of the XCom that holds what :func:`recorded_ids` reads.
+#: Key of the XCom that :func:`recorded_ids` reads.
 RECORD_KEY: Final = "abbyy_vantage"
 #: Where the API server serves the pages.
 URL_PREFIX: Final = "/abbyy-vantage"
 
 
 class TaskInstanceLike(Protocol):
-    """What identifies a task instance; tasks, keys and rows of the database have it."""
+    """The identity of a task instance, as tasks, keys and database rows have it."""
 
     @property
     def dag_id(self) -> str: ...
@@ -54,10 +54,10 @@ class TaskInstanceLike(Protocol):
 
 
 def recorded_ids(value: Any) -> tuple[str, ...]:
-    """Read the transactions out of what an XCom holds, an object or its JSON text.
+    """Return the transaction ids in the value of an XCom, an object or its JSON text.
 
     Returns:
-        Their ids, each once; none if the XCom holds anything else.
+        The ids, each once; empty if the XCom contains anything else.
     """
     if isinstance(value, str):
         try:
@@ -71,7 +71,7 @@ def recorded_ids(value: Any) -> tuple[str, ...]:
 
 
 class VantageTransactionLink(BaseOperatorLink):
-    """Button of a task instance that leads to the page about its transactions.
+    """A task instance's button to the page about its transactions.
 
     For operators: ``operator_extra_links = (VantageTransactionLink(),)``, the connection's id as
     the template field ``abbyy_vantage_conn_id``, and a call of :func:`record_transactions` as soon
@@ -81,7 +81,7 @@ class VantageTransactionLink(BaseOperatorLink):
     name = "ABBYY Vantage transactions"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the link, or nothing if the task has noted no transactions.
+        """Return the link; empty if the task has recorded no transactions.
 
         Airflow calls this in the worker at the end of a try, and stores the result.
         """
@@ -90,11 +90,11 @@ class VantageTransactionLink(BaseOperatorLink):
 
 
 def record_transactions(context: Context, transaction_ids: Iterable[str]) -> None:
-    """Note the transactions of the running task, so that the link and its page show them.
+    """Record the transactions of the running task for the link and its page.
 
     Call it as soon as they are known: Airflow itself pushes links only when a process of the task
-    ends in an orderly way, and deletes all XComs of a task at the begin of its next try. A second
-    call replaces the first.
+    ends normally, and deletes all XComs of a task at the start of its next try. A second call
+    replaces the first.
 
     Args:
         context: Context of the running task.
@@ -115,16 +115,16 @@ def page_path(task: TaskInstanceLike) -> str:
 
 
 def page_url(task: TaskInstanceLike) -> str:
-    """Return the page's address by Airflow's setting ``[api] base_url``.
+    """Return the page's address below Airflow's ``[api] base_url``.
 
-    Where that is not set, the result is a path. Airflow's own pages understand it as well.
+    If that is not set, the result is a path, which works in Airflow's own pages as well.
     """
     base: str = conf.get("api", "base_url", fallback="") or ""
     return base.rstrip("/") + page_path(task)
 
 
 def _push(task: TaskInstanceLike, key: str, value: Any) -> None:
-    # By the base class, as Airflow pushes links: another XCom backend may store a mere reference,
+    # With the base class, as Airflow pushes links: another XCom backend may store a mere reference,
     # which the API server does not resolve.
     BaseXCom.set(
         key=key,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks secrets in Airflow's logs, without writing them there on the way."""
+"""Masks secrets in Airflow's logs without logging them on the way."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def amask(secret: Secret) -> None:
 
 
 def _is_supervised_in_process() -> bool:
-    """Tell whether this is ``dag.test()``: it logs each message to its supervisor at DEBUG, the
-    one with the secret too. Its supervisor is this process, so masking it here is enough."""
+    """Return whether this is ``dag.test()``. It logs each message to its supervisor at DEBUG,
+    including the secret; but its supervisor is this process, so masking here is enough."""
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     supervisor = getattr(runner, "SUPERVISOR_COMMS", None)
     return type(supervisor).__name__ == "InProcessSupervisorComms"

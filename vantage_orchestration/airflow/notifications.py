@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells people that ABBYY Vantage waits for one of them.
+"""Notifies people of waiting ABBYY Vantage reviews.
 
-Operators take ``review_notifiers``: functions that are called with the context, or notifiers of any
-provider (mail, Slack and so on), like Airflow's own ``on_failure_callback``. The context has one
-more member then, so in templates of notifiers there are::
+Operators accept ``review_notifiers``: functions that are called with the context, or notifiers of
+any provider (mail, Slack and so on), like Airflow's own ``on_failure_callback``. The context has
+one additional member, so templates of notifiers can use::
 
     {{ abbyy_vantage_review.page }}             page with a button for each review
     {{ abbyy_vantage_review.transaction_ids }}  ids of the transactions that wait
     {{ abbyy_vantage_review.deadline }}         when the task stops waiting (UTC), or None
 
-The page needs a login to Airflow. A review link of ABBYY Vantage itself holds a token, so nobody is
-sent one: whoever has it can open the review, and mails and channels are kept for long.
+The page requires a login to Airflow. The review link of ABBYY Vantage itself holds a token and is
+never sent: its holder can open the review, and mails and channels are stored for long.
 
-What a template puts into HTML, Markdown or a mail's header is not escaped there. So the ids, which
-come from the service, hold letters, digits and few other characters here.
+Templates do not escape values in HTML, Markdown or mail headers. So the ids, which come from the
+service, are limited here to letters, digits and a few other characters.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def notify_review(
     transaction_ids: Iterable[str],
     deadline: float | None = None,
 ) -> None:
-    """Call all notifiers, in their order. What one of them raises is logged, and no more.
+    """Call all notifiers in order. An error of a notifier is only logged.
 
-    Call :func:`vantage_orchestration.airflow.links.record_transactions` first: the page shows what
-    that has noted.
+    Call :func:`vantage_orchestration.airflow.links.record_transactions` first: the page shows the
+    recorded transactions.
 
     Args:
         context: Context of the running task; it is not changed.
@@ -70,10 +70,10 @@ def notify_review(
         "deadline": None if deadline is None else pendulum.from_timestamp(deadline, tz="UTC"),
     }
     for index, notifier in enumerate(notifiers):
-        # A notifier puts its fields into the context, and renders its own templates for good:
-        # each call gets copies, so that a second one speaks about the second review.
+        # A notifier puts its fields into the context and renders its own templates permanently.
+        # Each call gets copies, so that a second one reports the second review.
         theirs = cast("Context", {**context, CONTEXT_KEY: dict(review)})
         try:
             copy.copy(notifier)(theirs)
         except Exception:
-            log.exception("Review notifier %d failed; the task goes on", index)
+            log.exception("Review notifier %d failed; the task continues", index)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deletes the transactions of a task that somebody has ended, if its author asked for that.
+"""Finds out whether somebody ended a task, as opposed to a retry, for ``delete_on_kill``.
 
-Airflow calls ``on_kill`` also for a task that is cleared, or whose worker is shut down. Its next
-try goes on with the same transactions, so they must stay.
+Airflow also calls ``on_kill`` for a task that is cleared or whose worker is shut down. Its next try
+continues with the same transactions, so they must not be deleted.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any, Final
 
 __all__ = ["KILLED", "state_of_task"]
 
-#: States from which a task does not go on by itself. A cleared or retried task has another one,
-#: and its new try goes on with the same transactions.
+#: States that a task does not leave by itself. A cleared or retried task has another state, and its
+#: new try continues with the same transactions.
 KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_failed"})
 
 
 def state_of_task(task: Any) -> str | None:
-    """Return the state of a task in Airflow's database, None if it has none.
+    """Return the state of a task in Airflow's database; None if it has none.
 
-    It asks the supervisor and waits for the answer: never call it in an event loop's thread.
+    It calls the supervisor and waits for the answer: never call it in an event loop's thread.
 
     Args:
         task: Task instance.

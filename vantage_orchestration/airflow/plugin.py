@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow plugin that puts the pages about ABBYY Vantage transactions into the API server.
+"""Airflow plugin that adds the pages about ABBYY Vantage transactions to the API server.
 
-Airflow loads plugins in every process, workers and Dag processors among them. So this imports
-nothing of the pages; they are imported at the first request.
+Airflow loads plugins in every process, including workers and Dag processors. So the pages are
+imported only at the first request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def pages(
 
 
 def _load() -> Any:
-    # In a thread, since an import takes its time, and the API server serves others meanwhile.
+    # In a thread, since the import is slow and the API server must serve others meanwhile.
     from vantage_orchestration.airflow.pages.app import app
 
     return app
@@ -41,8 +41,8 @@ def _load() -> Any:
 class VantagePlugin(AirflowPlugin):
     """The plugin, entry point group ``airflow.plugins``.
 
-    The provider's metadata does not list it as well: with ``[core] lazy_discover_providers``
-    switched off, Airflow would load it twice and report the second time as an error.
+    The provider's metadata does not list it too: with ``[core] lazy_discover_providers`` off,
+    Airflow would load it twice and report the second time as an error.
     """
 
     name = "abbyy_vantage"

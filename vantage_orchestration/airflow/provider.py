@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow is told about this package. Imports neither Airflow nor anything heavy.
+"""The provider's metadata for Airflow. Imports neither Airflow nor anything heavy.
 
-The connection form is made from this alone (``GET /ui/connections/hook_meta``); the hook is not
-imported for it.
+Airflow builds the connection form from this alone (``GET /ui/connections/hook_meta``), without
+importing the hook.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Settings of ABBYY Vantage.",
                 "options": {
                     "state_path": {
-                        "description": "Folder in which tasks note the transactions that they have"
-                        " started, so that a later try does not pay for them again: a path that all"
-                        " workers share, or a URL of any store that ObjectStoragePath knows. Used"
-                        " where a task has no output folder. What is older than 15 days can be"
-                        " removed.",
+                        "description": "Folder in which tasks record the transactions that they"
+                        " have started, so that a later try does not pay for them again: a path"
+                        " that all workers share, or a URL of any store that ObjectStoragePath"
+                        " supports. Used by tasks without an output folder. Files older than 15"
+                        " days can be removed.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "s3://aws_default@bucket/abbyy-vantage-state",
@@ -102,8 +102,8 @@ def _modules(*names: str) -> list[dict[str, Any]]:
 
 
 def _form_field(spec: Field) -> dict[str, Any]:
-    # Airflow's form calls a field optional if null is one of its types.
-    # Where it is not, the form asks for it, and marks the folded part in which it is.
+    # Airflow's form treats a field as optional if null is one of its types. Otherwise it requires
+    # the field, and marks the collapsed section that contains it.
     kind = _TYPES[spec.kind]
     schema: dict[str, Any] = {"type": kind if spec.needed else [kind, "null"]}
     if spec.choices:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files by the names that Airflow users give: paths, globs, and URLs with a connection in them."""
+"""Files by the names that Airflow users give: paths, globs, and URLs that contain a connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def location_of(place: Any) -> Location:
         place: Path, URL such as ``s3://conn_id@bucket/key``, or an ``ObjectStoragePath``.
 
     Raises:
-        ConfigurationError: It is none of these, or no filesystem is installed for the URL.
+        ConfigurationError: It is none of these, or no filesystem for the URL is installed.
     """
     from airflow.sdk import ObjectStoragePath
 
@@ -32,7 +32,7 @@ def location_of(place: Any) -> Location:
     if isinstance(place, str) and place.strip():
         place = ObjectStoragePath(place)
     if not isinstance(place, (ObjectStoragePath, os.PathLike)):
-        raise translate(ConfigurationError(f"{place!r} is no path and no URL"))
+        raise translate(ConfigurationError(f"{place!r} is neither a path nor a URL"))
     with translating(translate):
         return Location.of(place)
 
@@ -41,7 +41,7 @@ def output_of(place: Any) -> Location:
     """Return a folder for results, as :func:`location_of` does.
 
     Raises:
-        ConfigurationError: It can't be one, see :func:`.processing.files.check_output`.
+        ConfigurationError: It can't be used as one, see :func:`.processing.files.check_output`.
     """
     from vantage_orchestration.processing.files import check_output
 
@@ -58,16 +58,16 @@ def inputs_of(
     on_empty: OnEmpty = "fail",
     output: Location | None = None,
 ) -> list[Location]:
-    """Return the files that are meant, sorted within each glob, each once.
+    """Return the files given by the inputs, each once, sorted within each glob.
 
     Args:
         inputs: A path, glob or URL, or several.
         sent_before: See :func:`vantage_orchestration.processing.files.files_of`.
-        on_empty: As ``sent_before``, as the next.
+        on_empty: See :func:`vantage_orchestration.processing.files.files_of`.
         output: Folder for the results, if there is one.
 
     Raises:
-        ConfigurationError: One is missing, is a folder, or fits no file. Nothing was sent.
+        ConfigurationError: An input is missing, is a folder, or matches no file. Nothing was sent.
     """
     from vantage_orchestration.processing.files import files_of
 
@@ -78,18 +78,19 @@ def inputs_of(
 
 
 def below(root: str, *parts: object) -> str:
-    """Return path or URL of what lies below a folder that is fixed in a DAG file.
+    """Return path or URL of something below a folder that is fixed in a DAG file.
 
-    Whoever may trigger a DAG chooses its params and the id of the run. For DAGs that build paths of
-    them: ``user_defined_macros={"inputs": functools.partial(below, "/data/in")}``, and then
-    ``{{ inputs(params.folder, "*.pdf") }}``.
+    Anyone who may trigger a DAG chooses its params and the id of the run. DAGs that build paths
+    from them can use ``user_defined_macros={"inputs": functools.partial(below, "/data/in")}``, and
+    then ``{{ inputs(params.folder, "*.pdf") }}``.
 
     Args:
         root: Folder, a path or URL.
-        parts: Relative paths below it; empty ones are left out.
+        parts: Relative paths below it; empty ones are ignored.
 
     Raises:
-        ConfigurationError: One is absolute, a URL, or leads elsewhere by ``..`` or by a link.
+        ConfigurationError: A part is absolute, a URL, or leads out of the folder by ``..`` or a
+            link.
     """
     from vantage_orchestration import local
 
@@ -98,13 +99,15 @@ def below(root: str, *parts: object) -> str:
     if any(piece in ("", ".", "..") or {"\\", "\0", "\n"} & set(piece) for piece in pieces):
         raise translate(
             ConfigurationError(
-                f"{'/'.join(texts)!r} is not the name of something below the folder of this DAG",
+                f"{'/'.join(texts)!r} is not a path below the folder of this DAG",
                 hint="Give a relative path without '..'",
             )
         )
     path = "/".join((root.rstrip("/"), *pieces))
     if "://" not in root and not local.is_below(os.path.realpath(path), os.path.realpath(root)):
         raise translate(
-            ConfigurationError(f"{'/'.join(texts)!r} is a link out of the folder of this DAG")
+            ConfigurationError(
+                f"{'/'.join(texts)!r} is a link that leads out of the folder of this DAG"
+            )
         )
     return path

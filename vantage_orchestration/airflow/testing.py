@@ -33,17 +33,17 @@ _PATH: Final = "/connections/test"
 _MASK: Final = "***"
 _LONGEST: Final = 1024 * 1024
 
-#: What the tester has sent; None where no test is asked for.
+#: The values sent by the tester; None if this is not a test.
 _sent: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar(
     "abbyy-vantage-tested", default=None
 )
 
 
 class NoteTests:
-    """Notes the values of a test of a connection, as ASGI middleware of Airflow's API server.
+    """ASGI middleware of Airflow's API server that records the values of a connection test.
 
     Args:
-        app: What answers.
+        app: The wrapped application.
     """
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
@@ -87,11 +87,11 @@ def refuse_elsewhere(config: VantageConfig) -> None:
     """Refuse a test that would send a stored secret elsewhere than the stored connection does.
 
     Args:
-        config: What is to be tested.
+        config: The configuration to test.
 
     Raises:
-        ConfigurationError: A secret is the stored one, and something that decides where it goes
-            is not. Nothing was sent.
+        ConfigurationError: A secret is the stored one, but a value that decides where it is sent is
+            not. Nothing was sent.
     """
     sent = _sent.get()
     if sent is None or not (used := _not_given(config, sent)):
@@ -109,14 +109,16 @@ def refuse_elsewhere(config: VantageConfig) -> None:
     before = dict.fromkeys(now) if stored is None else _way(stored)
     if changed := [name for name in now if now[name] != before[name]]:
         raise ConfigurationError(
-            f"The test would use the stored {', '.join(used)}, but not go where the stored"
-            f" connection goes: {', '.join(changed)} differ",
-            hint="Nothing was sent. Enter the secrets again, or save the connection and test then",
+            f"The test would send the stored {', '.join(used)} to another address than the stored"
+            f" connection: {', '.join(changed)} differ",
+            hint=(
+                "Nothing was sent. Enter the secrets again, or save the connection before the test"
+            ),
         )
 
 
 def _not_given(config: VantageConfig, sent: Mapping[str, Any]) -> list[str]:
-    """Return the secrets in use that the tester has not given in plain text."""
+    """Return the secrets in use that the tester has not entered in plain text."""
     given = {**_object(sent.get("extra") or "{}"), "password": sent.get("password")}
     secrets = {
         "password": config.credentials.password,
@@ -129,7 +131,7 @@ def _not_given(config: VantageConfig, sent: Mapping[str, Any]) -> list[str]:
 
 
 def _way(config: VantageConfig) -> dict[str, Any]:
-    """Return all that decides where secrets go, by the names of the fields."""
+    """Return all values that decide where secrets are sent, by the names of the fields."""
     return {
         "host or region": config.credentials.base_url,
         "tenant_id": config.credentials.tenant_id,

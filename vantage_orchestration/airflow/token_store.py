@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store that all hosts of an Airflow share: sealed entries as Airflow Variables."""
+"""The token store that all hosts of an Airflow share: sealed entries as Airflow Variables."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Begin of the key of each Variable. Airflow masks a Variable whose key has "token" in it.
+#: Prefix of each Variable's key. Airflow masks a Variable whose key contains "token".
 KEY_PREFIX: Final = "abbyy_vantage_token_"
 _DESCRIPTION: Final = (
-    "ABBYY Vantage: an encrypted access token, or the time of a refused login. Made by"
-    " vantage-orchestration, which makes a new one if this is deleted."
+    "ABBYY Vantage: an encrypted access token, or the time of a refused login. Created by"
+    " vantage-orchestration, which creates a new one if this is deleted."
 )
 #: Seconds to wait for Airflow's answer.
 _PATIENCE: Final = 10.0
-#: Seconds for which Airflow is not asked again after it gave no answer.
+#: Seconds for which Airflow is not called again after it gave no answer.
 _PAUSE: Final = 300.0
 
 
 class VariableStore:
-    """Keeps entries as Airflow Variables, for tasks, triggers and Airflow's own servers.
+    """Stores entries as Airflow Variables, for tasks, triggers and Airflow's own servers.
 
-    Processes of one host (that have the same user and cache folder) wait for each other's login by
-    the lock of the file store. Airflow has no lock between hosts: where two hosts find no token at
-    the same moment, each logs in once, and the later entry stays. Both tokens are valid.
+    Processes of one host (with the same user and cache folder) wait for each other's login by the
+    lock of the file store. Airflow has no lock between hosts: if two hosts find no token at the
+    same moment, each logs in once, and the later entry stays. Both tokens are valid.
 
-    Tasks and triggers reach the Variables through their supervisor, the API server and commands
-    such as ``airflow connections test`` through the database.
+    Tasks and triggers access the Variables through their supervisor; the API server and commands
+    such as ``airflow connections test`` use the database.
     """
 
     label = "Airflow Variable"
@@ -70,7 +70,7 @@ class VariableStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of this host, if there is one to be had; there is none between hosts.
+        """Hold the lock of this host if possible; there is none between hosts.
 
         See :class:`vantage_orchestration.token.stores.TokenStore`. It never raises.
         """
@@ -79,15 +79,15 @@ class VariableStore:
             try:
                 held = stack.enter_context(self._host.lock(name, timeout))
             except Exception as error:
-                # A worker may have no folder of its own. The Variable itself still works.
+                # A worker may have no writable folder. The Variable itself still works.
                 log.debug("There is no lock between processes: %s", type(error).__name__)
             yield held
 
     def _ask(self, function: Callable[..., T], *arguments: str) -> T:
-        """Call a function that asks Airflow, and wait for its answer for a limited time.
+        """Call a function that queries Airflow, and wait for its answer for a limited time.
 
-        A task's or trigger's requests may need the event loop. Whoever blocks it by waiting for a
-        token in a coroutine would wait for the answer for ever.
+        Requests of a task or trigger may need the event loop. A coroutine that blocks it to get a
+        token would otherwise wait for ever.
         """
         if time.monotonic() < self._pause_until:
             raise StoreError("Airflow gave no answer a while ago")
@@ -102,7 +102,7 @@ class VariableStore:
                 answer.set_result(result)
 
         threading.Thread(target=ask, name="abbyy-vantage-variable", daemon=True).start()
-        # Not by the exception of a timeout, which the function itself may raise as well.
+        # Not by a TimeoutError, which the function itself may raise as well.
         concurrent.futures.wait([answer], _PATIENCE)
         if not answer.done():
             self._pause_until = time.monotonic() + _PAUSE
@@ -113,7 +113,7 @@ class VariableStore:
 def _get(key: str) -> str | None:
     from vantage_orchestration.airflow.compat import SecretCache
 
-    # Dag processors keep Variables for a while. Another process may have set this one meanwhile.
+    # Dag processors cache Variables. Another process may have changed this one meanwhile.
     SecretCache.invalidate_variable(key)
     value: str | None
     if _has_supervisor():
@@ -134,7 +134,7 @@ def _delete(key: str) -> None:
 
 
 def _has_supervisor() -> bool:
-    """Tell whether this is a task, a trigger or a Dag processor, by Airflow's own rule."""
+    """Return whether this is a task, a trigger or a Dag processor, by Airflow's own rule."""
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     return hasattr(runner, "SUPERVISOR_COMMS")
 
@@ -146,7 +146,7 @@ def _task_variable() -> Any:
 
 
 def _server_variable() -> Any:
-    # airflow.sdk's can't write here, and reads the database in some of these processes only.
+    # The class of airflow.sdk can't write here, and reads the database only in some processes.
     from airflow.models import Variable
 
     return Variable

@@ -30,22 +30,21 @@ __all__ = ["WaitingMixin", "check_outcome", "deferrable_by_default"]
 
 
 def deferrable_by_default() -> bool:
-    """Return whether tasks defer where nobody said so.
+    """Return whether tasks defer by default.
 
-    They do: a transaction takes seconds to days, and an Airflow 3 has a triggerer unless somebody
-    took it away. There ``AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=False`` in the workers'
-    environment turns it off. The same option in ``airflow.cfg`` does not count, since Airflow
-    writes it into every new file, as false.
+    They do: a transaction takes seconds to days, and Airflow 3 normally has a triggerer. Without
+    one, set ``AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE=False`` in the workers' environment. The same
+    option in ``airflow.cfg`` is ignored, since Airflow writes it into every new file, as false.
     """
     value = os.environ.get("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "")
     return value.strip().lower() not in ("false", "f", "0")
 
 
 class WaitingMixin:
-    """What operators and sensors that wait for transactions have in common.
+    """Base of operators and sensors that wait for transactions.
 
     A subclass is an Airflow operator, has the attributes below, calls :meth:`_wait` at the end of
-    ``execute`` and goes on in :meth:`_ended`.
+    ``execute`` and continues in :meth:`_ended`.
     """
 
     skill: str | None
@@ -66,14 +65,14 @@ class WaitingMixin:
         def _skill_id(self) -> str: ...
 
     def _rules(self) -> WaitRules:
-        """Return the limits and the pace."""
+        """Return the limits and polling intervals."""
         return WaitRules.of(self.options)
 
     def _skill_if_known(self) -> str | None:
         return None if self.skill is None else self._skill_id()
 
     def _ended(self, context: Context, outcome: Outcome) -> Any:
-        """Do what comes after the waiting, and return the task's result."""
+        """Finish the task after the wait, and return its result."""
         raise NotImplementedError
 
     # -- how it waits
@@ -99,17 +98,17 @@ class WaitingMixin:
         return self._ended(context, outcome)
 
     def _next(self, context: Context, wait: Wait) -> Any:
-        """Return what to do next. If people are needed, they are told."""
+        """Return what to do next. If people are needed, notify them."""
         while isinstance(answer := wait.next(time.time()), PeopleNeeded):
             self._needs_person(context, answer)
             wait.notified(answer)
         return answer
 
     def _check_kill(self) -> None:
-        """Refuse to delete what Airflow does not tell the triggerer about.
+        """Refuse ``delete_on_kill`` where Airflow does not notify the triggerer.
 
         Raises:
-            ValueError: The Airflow that is installed can't.
+            ValueError: The installed Airflow lacks this.
         """
         if self.delete_on_kill and self._defers():
             require((3, 3), "delete_on_kill of a task that waits in the triggerer")
@@ -129,20 +128,21 @@ class WaitingMixin:
                 delete_on_kill=self.delete_on_kill,
             ),
             method_name="execute_complete",
-            # The trigger knows the limits. Airflow's own would fail the task without its code.
+            # The trigger knows the limits. Airflow's own timeout would fail the task without
+            # running its code.
             timeout=None,
         )
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Go on after the trigger has fired.
+        """Continue after the trigger has fired.
 
         Args:
             context: Context of the task.
             event: Payload of the trigger's event.
 
         Raises:
-            ProcessingError: It is not an event of the trigger of this version.
-            VantageError: The trigger could not ask ABBYY Vantage.
+            ProcessingError: It is not an event of this version's trigger.
+            VantageError: The trigger could not query ABBYY Vantage.
         """
         with translating(translate):
             try:
@@ -154,7 +154,9 @@ class WaitingMixin:
                 ) from None
             if event.get("status") == "error":
                 kind = ServiceUnavailable if event.get("retryable") else ProcessingError
-                raise kind(str(event.get("message") or "The trigger could not ask ABBYY Vantage"))
+                raise kind(
+                    str(event.get("message") or ("The trigger could not query ABBYY Vantage"))
+                )
         return self._go_on(context, wait)
 
     def _needs_person(self, context: Context, needed: PeopleNeeded) -> None:
@@ -166,6 +168,7 @@ class WaitingMixin:
 
 
 def check_outcome(outcome: Outcome, **options: Any) -> None:
-    """Raise, in Airflow's words, what :func:`vantage_orchestration.processing.outcome` finds."""
+    """Raise the errors of :func:`vantage_orchestration.processing.outcome` as Airflow
+    exceptions."""
     with translating(translate):
         core.check_outcome(outcome, **options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook: from an Airflow Connection to an authorised client of ABBYY Vantage."""
+"""The hook: provides an authorised client of ABBYY Vantage for an Airflow Connection."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class VantageHook(BaseHook):
         abbyy_vantage_conn_id: Id of a connection of the type ``abbyy_vantage``.
         logger_name: Name of the logger, as for every hook.
 
-    Making a hook reads nothing and sends nothing. The connection is read when the hook is first
-    used, and again after the server has rejected a token, so that a password that was changed
-    meanwhile is used. Password, client secret, proxy and every token are masked in the task's log.
+    Creating a hook reads and sends nothing. The connection is loaded when the hook is first used,
+    and again after the server has rejected a token, so that a changed password is used. Password,
+    client secret, proxy and every token are masked in the task's log.
 
-    Errors that a retry can't cure, a refused login above all, fail the task at once: see
+    Errors that no retry can cure, above all a refused login, fail the task at once: see
     :func:`vantage_orchestration.airflow.errors.translate`.
     """
 
@@ -80,8 +80,8 @@ class VantageHook(BaseHook):
     def get_conn(self) -> requests.Session:
         """Return an authorised ``requests.Session``.
 
-        Relative paths are taken below the API's address: ``get_conn().get("/skills")``. The token
-        goes to the configured server only and is renewed once if the server rejects it.
+        Relative paths are resolved below the API's address: ``get_conn().get("/skills")``. The
+        token is sent only to the configured server and renewed once if the server rejects it.
 
         Raises:
             AirflowNotFoundException: There is no such connection. The task is not retried.
@@ -90,25 +90,26 @@ class VantageHook(BaseHook):
         return self.client.session
 
     def get_token(self) -> AccessToken:
-        """Return a valid access token, one that is at hand or a new one.
+        """Return a valid access token, logging in if the process has none.
 
         Returns:
-            The token as an object that shows its end only and can't be pickled, so that it gets
-            neither into a log nor into an XCom by mistake. ``get_token().reveal()`` is the text,
-            for the ``Authorization`` header of a client of your own.
+            The token as an object. Its ``repr`` shows only when it expires, and it can't be
+            pickled, so that it does not get into a log or an XCom by mistake.
+            ``get_token().reveal()`` returns the text for the ``Authorization`` header of another
+            client.
 
         Raises:
-            AuthError: The login was refused (the task then fails for good), or did not succeed.
+            AuthError: The login was refused (the task then fails for good) or failed.
         """
         return self.client.get_token()
 
     async def aget_token(self) -> AccessToken:
         """Return a valid access token as :meth:`get_token` does, for triggers and async tasks.
 
-        The event loop is not blocked, and everything is masked before this returns.
+        The event loop is not blocked, and the token is masked before this returns.
 
         Raises:
-            AuthError: The login was refused, or did not succeed.
+            AuthError: The login was refused or failed.
         """
         from vantage_orchestration.token import token_source
 
@@ -125,8 +126,7 @@ class VantageHook(BaseHook):
         """Log in and list the skills, for the button *Test* and ``airflow connections test``.
 
         Returns:
-            Whether the login works, and what worked or went wrong. Nothing is tried twice but a
-            login endpoint that is out of order.
+            Whether the login works, and a message. Only an unavailable login endpoint is retried.
         """
         from vantage_orchestration.retrying import RetryPolicy
 
@@ -150,11 +150,11 @@ class VantageHook(BaseHook):
         try:
             skills = client.list_skills()
         except Forbidden as error:
-            return True, f"{text} The skills may not be listed: {error}"
+            return True, f"{text} It may not list skills: {error}"
         except AuthError:
             raise
         except VantageError as error:
-            return False, f"{text} The API does not work, though: {error}"
+            return False, f"{text} However, the API does not work: {error}"
         return True, f"{text} It may use {len(skills)} skills."
 
     def _make_client(self, **options: Any) -> VantageClient:
@@ -169,19 +169,19 @@ class VantageHook(BaseHook):
         )
 
     def _load_config(self) -> VantageConfig:
-        """Read the connection afresh; Airflow keeps no copy of it in workers and triggerers."""
+        """Load the connection; Airflow keeps no copy of it in workers and triggerers."""
         with translating(translate):
             conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
         try:
-            # In no variable, so that no traceback shows the connection.
+            # Not stored in a variable, so that no traceback shows the connection.
             config = config_of(self.get_connection(conn_id))
         except AirflowNotFoundException as error:
             raise ConnectionMissing(*error.args) from None
         for secret in config.secrets:
-            # Airflow masks a password by itself, the extra only if something reads it as JSON.
+            # Airflow masks passwords itself, but the extra only if it is read as JSON.
             mask(secret)
         return config
 
     def __getstate__(self) -> dict[str, Any]:
-        # Operators are copied with their attributes; a copy makes a client of its own.
+        # Operators are copied with their attributes; a copy creates its own client.
         return {**self.__dict__, "_client": None}

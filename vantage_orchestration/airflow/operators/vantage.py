@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: documents in, results out, and the steps of that one by one."""
+"""Operators: documents in, results out, and the single steps of that."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _DELETE_SECONDS = 4.0
 
 
 class _VantageOperator(ArgumentsMixin, BaseOperator):
-    """What the operators have in common."""
+    """Base of the operators."""
 
     operator_extra_links = (VantageTransactionLink(),)
     _lineage: tuple[list[str], str] | None = None
@@ -71,7 +71,7 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
     def get_openlineage_facets_on_complete(
         self, task_instance: Any
     ) -> OperatorLineage[Any, Any] | None:
-        """Return what was read and written, for Airflow's OpenLineage provider if installed."""
+        """Return inputs and outputs for Airflow's OpenLineage provider, if it is installed."""
         from vantage_orchestration.airflow.lineage import datasets
 
         return datasets(*self._lineage) if self._lineage is not None else None
@@ -83,7 +83,7 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         """Return the task's result, and emit it with the events of the task's asset outlets.
 
         Raises:
-            RulesBroken: A document breaks a rule, and the task is to fail then.
+            RulesBroken: A document breaks a rule, and the task is set to fail in that case.
         """
         return self._told(context, manifest, output, result_of(manifest, output))
 
@@ -100,16 +100,17 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
 
 
 class _SendingOperator(_VantageOperator):
-    """What the two operators that send files have in common."""
+    """Base of the two operators that send files."""
 
     durable: bool
 
     def _key(self, context: Context, state_path: Any = None) -> TaskKey:
-        """Return who asks, the same in each try, and different for other registration parameters.
+        """Return the key of the task: the same in each try, different for other registration
+        parameters.
 
-        Without the map index: if a file joins those that a task is mapped over and the run is
-        cleared, the indexes of all files behind it change. What an instance works on is part of
-        each transaction's key by the files' names and contents.
+        It does not contain the map index: if a file is added to those that a task is mapped over
+        and the run is cleared, the indexes of all following files change. Instead, each
+        transaction's key contains names and contents of its files.
         """
         from vantage_orchestration.airflow.context import key_of
 
@@ -118,10 +119,10 @@ class _SendingOperator(_VantageOperator):
         return key if self.durable else replace(key, since=None, stores=())
 
     def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
-        """Return where the task notes its transactions.
+        """Return the ledger of the task.
 
         Raises:
-            ConfigurationError: It is to go on with them and has no place for notes.
+            ConfigurationError: The task is durable and has no place for notes.
         """
         from vantage_orchestration.airflow.ledger import check_stores
         from vantage_orchestration.processing.ledger import Ledger, open_ledger
@@ -141,7 +142,7 @@ class _SendingOperator(_VantageOperator):
         )
 
     def _inputs(self, ledger: Ledger, output: Location | None = None) -> list[Location]:
-        """Return the files; those that an earlier try has sent may be gone since.
+        """Return the files; those that an earlier try has sent may be missing.
 
         Raises:
             AirflowSkipException: There are none, and nothing was sent before.
@@ -159,12 +160,12 @@ class _SendingOperator(_VantageOperator):
         return files
 
     def _check_work(self, parts: Sequence[Any]) -> None:
-        """Raise if there is nothing to do: all files went away before they were sent."""
+        """Raise if there is nothing to do because all files disappeared before they were sent."""
         if not parts:
-            raise translate(ConfigurationError("None of the inputs is there any more"))
+            raise translate(ConfigurationError("None of the inputs exists any more"))
 
     def _digest(self) -> str:
-        """Return a digest of the inputs as they were given."""
+        """Return a digest of the inputs as given."""
         return digest_of([str(each) for each in self._argument("inputs")])
 
     @property
@@ -175,20 +176,20 @@ class _SendingOperator(_VantageOperator):
 class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     """Processes documents: files in, a folder with results and a manifest out.
 
-    Each file is sent once, however often the task is tried, cleared or killed: a later try goes on
-    with the transactions that it finds. While ABBYY Vantage works, or a person reviews, the task is
-    deferred and takes no worker slot.
+    Each file is sent once, however often the task is retried, cleared or killed: a later try
+    continues with the transactions that it finds. While ABBYY Vantage works, or a person reviews,
+    the task is deferred and takes no worker slot.
 
     Args:
-        inputs: Path, glob or URL of any store that Airflow's ``ObjectStoragePath`` knows, or
-            several (templated). A Process skill gets up to 1000 files in a transaction; all others
-            get one transaction for each file, since they take a transaction for one document. If
+        inputs: Path, glob or URL of any store that Airflow's ``ObjectStoragePath`` supports, or
+            several (templated). A Process skill gets up to 1000 files in a transaction; other
+            skills get one transaction per file, since they treat a transaction as one document. If
             the list is empty the task is skipped.
         output_path: Folder for the results, a path or URL (templated). It belongs to this task
-            instance alone: for mapped tasks put ``{{ ti.map_index }}`` into it.
+            instance alone: for mapped tasks include ``{{ ti.map_index }}``.
         skill: Id or exact name of the skill (templated).
         abbyy_vantage_conn_id: Connection (templated).
-        durable: False sends everything anew with each try, and pays for it.
+        durable: With False each try sends, and pays for, everything again.
         delete_on_kill: Delete the transactions if somebody ends the task. Pages stay charged.
             Before Airflow 3.3 it needs ``deferrable=False``.
         deferrable: Wait in the triggerer, which is the default; see
@@ -201,9 +202,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         ``rule_errors``, ``duplicates``, ``in_review``, ``pending``, ``failed``.
 
     Raises:
-        ConfigurationError: An input or argument is not acceptable. Nothing was sent.
-        TransactionFailed: Documents could not be processed; the others' results have landed.
-        WaitTimeout: A limit was reached. A retry goes on.
+        ConfigurationError: An input or argument is invalid. Nothing was sent.
+        TransactionFailed: Documents could not be processed; the results of the others have landed.
+        WaitTimeout: A limit was reached. A retry continues.
     """
 
     option_group = Processing
@@ -280,7 +281,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         result: dict[str, Any] = self._wait(context, job.transaction_ids)
         return result
 
-    #: What ``on_kill`` needs to know of the running try.
+    #: What ``on_kill`` needs of the running try.
     _running: tuple[Any, Ledger] | None = None
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
@@ -306,7 +307,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         return self._result(context, manifest, output)
 
     def on_kill(self) -> None:
-        """Delete the transactions, if that was asked for and somebody has ended the task."""
+        """Delete the transactions, if ``delete_on_kill`` is set and somebody ended the task."""
         if not self.delete_on_kill or self._running is None:
             return
         task, ledger = self._running
@@ -323,15 +324,15 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
                         if entry.origin == self._origin
                     }
                     ids = [each for entry in own.values() for each in entry.transaction_ids]
-                    # First: the service takes minutes to delete them, and nobody who clears the
-                    # task meanwhile may go on with them.
+                    # First: deleting takes the service minutes, and a cleared task must not
+                    # continue with them meanwhile.
                     ledger.drop(own)
                     failures.extend(delete_transactions(self.hook.client, ids).values())
             except Exception as error:
                 failures.append(error)
 
         # Airflow calls this in a signal handler, which may have interrupted the very code that
-        # asks the supervisor: in its own thread it can be given up.
+        # calls the supervisor. A separate thread can be abandoned.
         thread = threading.Thread(target=delete, name="abbyy-vantage-delete", daemon=True)
         thread.start()
         thread.join(_DELETE_SECONDS)
@@ -346,20 +347,20 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
 
 
 class VantageSubmitOperator(_SendingOperator):
-    """Starts transactions and does not wait for them: see :class:`VantageTransactionsSensor`.
+    """Starts transactions without waiting for them: see :class:`VantageTransactionsSensor`.
 
     Args:
-        inputs: As for :class:`VantageProcessDocumentsOperator`, as all that follows.
+        inputs: As for :class:`VantageProcessDocumentsOperator`, like all following arguments.
         skill: Id or exact name of the skill (templated).
         abbyy_vantage_conn_id: Connection (templated).
-        durable: False sends everything anew with each try.
-        state_path: Folder where later tries find what was started, a path or URL that all workers
-            reach (templated). By default that of ``[abbyy_vantage] state_path`` in airflow.cfg.
-            Without it the task state store of Airflow 3.3 and later is what they have; before 3.3
-            the task is refused, unless it is not durable.
+        durable: With False each try sends everything again.
+        state_path: Folder in which later tries find the started transactions, a path or URL that
+            all workers can access (templated). By default that of ``[abbyy_vantage] state_path`` in
+            airflow.cfg. Without it the task state store of Airflow 3.3 and later is used; before
+            3.3 a durable task is refused.
 
     Returns:
-        The ids of the transactions, in the order of the inputs. Small, as XComs have to be.
+        The ids of the transactions, in the order of the inputs; small enough for an XCom.
     """
 
     option_group = Sending
@@ -425,21 +426,22 @@ class VantageSubmitOperator(_SendingOperator):
 
 
 class VantageDownloadResultsOperator(_VantageOperator):
-    """Brings the results of processed transactions into a folder.
+    """Downloads the results of processed transactions into a folder.
 
     Args:
         transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
             (templated). If there are none the task is skipped.
         output_path: Folder for the results, a path or URL (templated). Each transaction gets a
-            folder in it, named by its id; ``manifest.json`` says what is where.
+            subfolder named by its id; ``manifest.json`` lists the files.
         abbyy_vantage_conn_id: Connection (templated).
 
     Returns:
-        What :class:`VantageProcessDocumentsOperator` returns.
+        The same as :class:`VantageProcessDocumentsOperator`.
 
     Raises:
-        TransactionFailed: One of them failed; the others' results have landed.
-        WaitTimeout: One has not ended yet. Put a :class:`VantageTransactionsSensor` before.
+        TransactionFailed: One of them failed; the results of the others have landed.
+        WaitTimeout: One has not ended yet. Put a :class:`VantageTransactionsSensor` before this
+            task.
     """
 
     option_group = Collecting
@@ -485,38 +487,38 @@ class VantageDownloadResultsOperator(_VantageOperator):
 
 
 class VantageFetchCompletedOperator(_VantageOperator):
-    """Fetches what ABBYY Vantage has finished, wherever it came from; each transaction once.
+    """Fetches transactions that ended in ABBYY Vantage, whatever their origin, each once.
 
-    For Dags that start by :class:`.triggers.completed.VantageTransactionCompletedTrigger`, or by
-    the clock. It does not matter which event has started a run, or whether one was missed: a run
-    fetches all that the service lists as ended, that is wanted, and that no earlier run of this
-    task has fetched. What was fetched is noted when its results have landed. A later try of a run
-    goes on, and returns all that the run has fetched. If nothing is due, the task is skipped.
+    For Dags that :class:`.triggers.completed.VantageTransactionCompletedTrigger` or a schedule
+    starts. It does not matter which event started a run, or whether one was missed: a run fetches
+    all ended transactions that match the arguments and that no earlier run of this task has
+    fetched. A transaction is recorded when its results have landed. A later try of a run continues,
+    and returns all that the run has fetched. If nothing is due, the task is skipped.
 
-    Let one run of the Dag be active at a time (``max_active_runs=1``). If there are two, the later
+    Allow one active run of the Dag at a time (``max_active_runs=1``). If there are two, the later
     one is skipped.
 
     Args:
         output_path: Folder for the results of all runs of this task alone, a path or URL
-            (templated). Each transaction gets a folder in it, named by its id; each run gets a
-            ``manifest-...json`` that names what it has fetched.
-        skill: Id or exact name of the skill; None for all that the connection may use.
-        state_path: Folder for the notes of what was fetched, a path or URL (templated). It is the
-            same in each run, and the same as that of the trigger. By default ``output_path``.
+            (templated). Each transaction gets a subfolder named by its id; each run writes a
+            ``manifest-...json``.
+        skill: Id or exact name of the skill; None for all accessible skills.
+        state_path: Folder for the record of fetched transactions, a path or URL (templated). It
+            must be the same in each run and in the trigger. By default ``output_path``.
         abbyy_vantage_conn_id: Connection (templated).
-        consumer: Name under which this task notes what it has fetched, by default Dag and task.
+        consumer: Name under which this task records what it has fetched, by default Dag and task.
             Each name gets all transactions.
-        statuses: How the transactions have ended: ``Processed``, ``Failed``, ``Canceled``. The
-            manifest names those without results under ``failed``.
-        include_api: Also those that were sent through the API. As a rule, whoever sent them waits
-            for them.
-        since: Only transactions made since then, as ISO 8601 text. Without it all that the service
-            still lists are fetched, which are those of 14 days.
-        overlap: Seconds: what was made within them is read at each look. What is older is only
-            counted, until a number changes.
+        statuses: Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest
+            lists transactions without results under ``failed``.
+        include_api: Whether to include transactions that were sent through the API. Usually their
+            sender waits for them.
+        since: Only transactions created since then, as ISO 8601 text. Without it everything that
+            the service still lists is fetched, which is 14 days.
+        overlap: Seconds: transactions created within them are read at each poll. Older ones are
+            only counted, until a count changes.
 
     Returns:
-        What :class:`VantageProcessDocumentsOperator` returns.
+        The same as :class:`VantageProcessDocumentsOperator`.
 
     Raises:
         AirflowSkipException: Nothing is due.
@@ -594,18 +596,18 @@ class VantageFetchCompletedOperator(_VantageOperator):
 class VantageDeleteTransactionsOperator(_VantageOperator):
     """Deletes transactions in ABBYY Vantage, with their files and results.
 
-    The service carries it out within minutes. Pages that were charged stay charged.
+    The service deletes them within minutes. Charged pages stay charged.
 
     Args:
         transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
-            (templated). None at all is no error, so that it may stand behind a skipped task.
+            (templated). An empty list is not an error, so the task may follow a skipped one.
         abbyy_vantage_conn_id: Connection (templated).
 
     Returns:
-        The number of transactions. One that is gone already counts as deleted.
+        The number of transactions. A missing one counts as deleted.
 
     Raises:
-        VantageError: Some were not deleted; it names them. All others were.
+        VantageError: Some were not deleted; the error names them. All others were.
     """
 
     template_fields: Sequence[str] = ("transaction_ids", CONN_NAME_ATTR)

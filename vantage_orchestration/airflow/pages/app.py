@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of the pages, and who may use them.
+"""Routes of the pages, and access control.
 
-Reading a page takes the right to read the DAG's task instances. Opening a review also takes the
-right to answer the DAG's required actions: that is Airflow's own right for "a person decides
-something for a task", the link lets its holder change the documents, and whoever may only look at
-a run must not get it. Both are asked of Airflow's auth manager, with the cookie or bearer token
-that every part of the API server uses.
+Reading a page requires the right to read the DAG's task instances. Opening a review also requires
+the right to answer the DAG's required actions, which is Airflow's own right for decisions by a
+person: the link lets its holder change the documents, so users who may only view a run must not get
+it. Airflow's auth manager checks both, with the cookie or bearer token that every part of the API
+server uses.
 
 The connection is the one that the task itself declares. XComs, which hold the ids of the
 transactions, can be written by users; the rendered fields of a task can't.
 
-A review link is fetched when it is asked for and sent to the browser in a header, which nothing
-logs. It is not in any body, page, store or log. Airflow's audit log notes who asked for which.
+A review link is fetched on request and sent to the browser in a header, which is not logged. It is
+not in any body, page, store or log. Airflow's audit log records who requested which.
 
-The routes are coroutines, and what blocks runs elsewhere: Airflow's database in the API server's
-own threads, as for its other routes, and ABBYY Vantage in those of :mod:`.service`.
+The routes are coroutines. Blocking work runs elsewhere: Airflow's database in the API server's own
+threads, as for its other routes, and ABBYY Vantage in the threads of :mod:`.service`.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ _PAGE: Final = "/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}"
 _TITLES: Final = {
     401: ("Log in first", "This page is for users of this Airflow."),
     403: ("Not allowed", "You lack the right for this, or the request came from another site."),
-    404: ("Nothing here", "This task instance has noted no such ABBYY Vantage transaction."),
+    404: ("Nothing here", "This task instance has no such ABBYY Vantage transaction."),
     409: (
         "No review is waiting",
-        "The transaction does not wait for a person now: the review is over, or has not begun.",
+        "The transaction is not in review now: the review is over or has not begun.",
     ),
-    503: ("Too busy", "Too many people ask for such pages now. Try again in a few seconds."),
+    503: ("Too busy", "Too many of these pages are requested now. Try again in a few seconds."),
 }
 _UNKNOWN: Final = (
-    "The connection of this task is not known: the task does not declare it in its field"
+    "The connection of this task is unknown: the task does not declare it in its field"
     f" {CONN_NAME_ATTR}, or Airflow has not kept the rendered fields of this run"
 )
 
-# Its own description of itself would be of no use to anybody: the pages are no API.
+# No OpenAPI description: the pages are not an API.
 app = FastAPI(title="ABBYY Vantage", openapi_url=None, docs_url=None, redoc_url=None)
 
 
@@ -85,7 +85,7 @@ class TaskTransactions(NamedTuple):
 
     Attributes:
         transaction_ids: Its transactions; not empty.
-        connection: Its connection; None if it is not known.
+        connection: Its connection; None if unknown.
         may_review: Whether the reader may open a review.
     """
 
@@ -95,7 +95,7 @@ class TaskTransactions(NamedTuple):
 
 
 class Address:
-    """Which task instance a page is about, out of the page's path."""
+    """The task instance of a page, from the page's path."""
 
     def __init__(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
         self.dag_id = dag_id
@@ -110,12 +110,12 @@ class Address:
             user: Who asks.
 
         Raises:
-            HTTPException: The task instance has noted no transactions.
+            HTTPException: The task instance has recorded no transactions.
         """
         return await run_in_threadpool(self._look_up, user)
 
     def _look_up(self, user: Any) -> TaskTransactions:
-        # A session of its own, so that none is kept busy while ABBYY Vantage is asked.
+        # A short session of its own, so that none is open while ABBYY Vantage is called.
         with create_session(scoped=False) as session:
             stored = self._one(session, XComModel.value, XComModel, XComModel.key == RECORD_KEY)
             ids = recorded_ids(stored)
@@ -136,19 +136,20 @@ class Address:
         return TaskTransactions(ids, ConnectionKey(conn_id, team) if conn_id else None, may_review)
 
     def _declared(self, session: Session) -> str | None:
-        """Return the connection that the task declares, rendered; None if it is not known."""
+        """Return the rendered connection that the task declares; None if unknown."""
         fields = RenderedTaskInstanceFields
         rendered = self._one(session, fields.rendered_fields, fields)
         found = rendered.get(CONN_NAME_ATTR) if isinstance(rendered, dict) else None
         if found is None:
-            # Airflow keeps the rendered fields of some runs only. As the DAG file has it, then.
+            # Airflow keeps rendered fields for some runs only. Otherwise use the value in the DAG
+            # file.
             version = self._one(session, TaskInstance.dag_version_id, TaskInstance)
             query = select(SerializedDagModel).where(SerializedDagModel.dag_version_id == version)
             stored = session.scalar(query)
             task = stored.dag.task_dict.get(self.task_id) if stored is not None else None
             found = getattr(task, "partial_kwargs", {}).get(CONN_NAME_ATTR)
             found = found if found is not None else getattr(task, CONN_NAME_ATTR, None)
-        # What is still a template says nothing.
+        # A template that was not rendered is useless.
         return found if isinstance(found, str) and found and "{" not in found else None
 
     def _one(self, session: Session, column: Any, table: Any, *conditions: Any) -> Any:
@@ -167,17 +168,17 @@ AddressDep = Annotated[Address, Depends()]
 
 
 def _check_site(request: Request) -> None:
-    """Refuse a form that another site has sent.
+    """Refuse a form sent by another site.
 
-    The login cookie is ``SameSite=lax``, so a browser does not add it to such a form anyway; this
-    is the second line, and it also keeps out other hosts of the same domain.
+    The login cookie is ``SameSite=lax``, so a browser does not add it to such a form anyway. This
+    second check also excludes other hosts of the same domain.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         allowed = site == "same-origin"
     else:
-        # Browsers leave the header out where the connection is not encrypted, but always say
-        # where a form comes from. A program that sends neither has no cookie to be abused.
+        # Browsers omit the header on unencrypted connections, but always send the origin of a form.
+        # A program that sends neither has no cookie to abuse.
         origin = request.headers.get("origin")
         own = {request.headers.get("host", ""), _host(conf.get("api", "base_url", fallback=""))}
         allowed = origin is None or _host(origin) in own - {""}
@@ -186,7 +187,7 @@ def _check_site(request: Request) -> None:
 
 
 def _host(url: str | None) -> str:
-    """Return host and port of an address, empty if it has none."""
+    """Return host and port of an address; empty if it has none."""
     try:
         return urlsplit(url or "").netloc
     except ValueError:
@@ -204,7 +205,7 @@ async def show_transactions(
     user: GetUserDep,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> Response:
-    """Show the transactions of a task instance with their present status."""
+    """Show the transactions of a task instance with their current status."""
     noted = await address.look_up(user)
     ids = noted.transaction_ids
     if noted.connection is not None:
@@ -240,7 +241,7 @@ async def show_transactions(
     ],
 )
 async def open_review(address: AddressDep, user: GetUserDep, transaction_id: str) -> Response:
-    """Send the browser to a fresh review link of a transaction that waits for a person."""
+    """Redirect the browser to a fresh review link of a transaction in review."""
     noted = await address.look_up(user)
     if transaction_id not in noted.transaction_ids:
         raise HTTPException(404)
@@ -268,7 +269,7 @@ async def _too_busy(request: Request, error: Exception) -> Response:
     return _refuse(request, HTTPException(503, headers={"Retry-After": "5"}))
 
 
-# Of Starlette, which raises it for unknown paths; FastAPI's own is made of it.
+# Starlette raises it for unknown paths; FastAPI's own exception is a subclass.
 @app.exception_handler(StarletteHTTPException)
 async def _refused(request: Request, error: Exception) -> Response:
     return _refuse(request, error)
@@ -284,7 +285,7 @@ def _refuse(request: Request, error: Exception) -> Response:
     more = getattr(error, "headers", None) or {}
     title, text = _TITLES.get(status, ("This did not work", f"Status {status}."))
     link = None
-    # A form can't be sent again after the login; its page is above it.
+    # A form can't be sent again after the login.
     if status == 401 and request.method == "GET":
         back = _root(request) + page_path(Address(**request.path_params))
         link = (f"{_root(request)}/api/v2/auth/login?{urlencode({'next': back})}", "Log in")
@@ -293,7 +294,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _root(request: Request) -> str:
-    """Return the path below which the API server itself is reached."""
+    """Return the path below which the API server itself is served."""
     root: str = request.scope.get("root_path", "")
     return quote(root.removesuffix(URL_PREFIX), safe="/")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the pages look: small, without scripts and without anything from elsewhere."""
+"""HTML of the pages: small, without scripts and external resources."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the headers of every page.
 
     Args:
-        form_targets: Servers to which a form may lead by a redirect, besides this one. Browsers
-            apply the policy to redirects as well.
+        form_targets: Servers to which a form may redirect, besides this one. Browsers apply the
+            policy to redirects as well.
     """
     policy = {
         "default-src": "'none'",
@@ -59,7 +59,7 @@ def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
         "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
-        # Not no-referrer: with it a browser would send ``Origin: null`` along with the form.
+        # Not no-referrer: a browser would then send ``Origin: null`` with the form.
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
@@ -72,7 +72,7 @@ def overview(
     """Return the page about a task instance.
 
     Args:
-        facts: What the page is about, name to value.
+        facts: Properties of the task instance, name to value.
         found: The transactions.
         path: Path of this page, encoded.
         back: Path of Airflow's own page, encoded.
@@ -89,11 +89,11 @@ def overview(
 
 
 def message(title: str, text: str, *, link: tuple[str, str] | None = None) -> str:
-    """Return a page that says one thing.
+    """Return a page with one message.
 
     Args:
         title: Heading.
-        text: What is to be said.
+        text: The message.
         link: Path (encoded) and text of a link.
     """
     return _TEMPLATES.get_template("message.html").render(title=title, text=text, link=link)

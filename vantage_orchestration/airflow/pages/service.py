@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks ABBYY Vantage about transactions, from inside Airflow's API server.
+"""Queries ABBYY Vantage about transactions, from inside Airflow's API server.
 
-The API server has other things to do, so little is spent here, also while ABBYY Vantage hangs:
+The API server has other work, so the pages use little of it, even while ABBYY Vantage hangs:
 
-* requests run in a few threads of their own, not in those that serve all other pages;
-* nobody waits for longer than :data:`LIMIT`, for the connection, a token and all answers together;
-* who asks for the same at the same time, or a moment later, gets the same answer;
-* when too much is being asked for already, the answer is :class:`Busy`, at once.
+* requests run in a few separate threads, not in those that serve all other pages;
+* no reader waits longer than :data:`LIMIT`, for the connection, a token and all answers together;
+* readers who ask the same at the same time, or a moment later, get the same answer;
+* under overload the answer is :class:`Busy`, at once.
 
-Texts that readers of a page see name no user, host or other connection. What went wrong is in the
-log of the API server, under a reference that the reader can give.
+Texts for readers of a page name no user, host or other connection. The log of the API server has
+the details, under a reference that the reader can give.
 """
 
 from __future__ import annotations
@@ -59,33 +59,33 @@ T = TypeVar("T")
 
 #: Transactions on one page; each costs one request.
 PAGE_SIZE: Final = 25
-#: Seconds that a reader waits at the most.
+#: Longest wait of a reader in seconds.
 LIMIT: Final = 5.0
-#: Seconds for which an answer counts as new, and for which a server that hangs is left alone.
+#: Seconds for which an answer counts as fresh, and for which a hanging server is not called.
 FRESH, PAUSE = 2.0, 5.0
-#: Threads for all connections, and how many of them one connection may hold.
+#: Threads for all connections, and how many of them one connection may use.
 _THREADS, _AT_ONCE = 16, 4
-#: Requests that are under way or wait for a thread, at the most: 16 pages.
+#: Most requests that run or wait for a thread: 16 pages.
 _MOST: Final = 400
-#: Seconds: shorter than those of the connection, since somebody waits.
+#: Timeouts in seconds: shorter than those of the connection, since a reader waits.
 _CONNECT, _READ, _PATIENCE = 2.0, 3.0, 4.0
-#: One more try, if the first one has failed quickly.
+#: One retry, if the first try failed quickly.
 _RETRIES: Final = RetryPolicy(attempts=2, first_wait=0.2, max_wait=0.5, budget=1.5)
-#: Waiting reviews of the whole tenant that are looked through at the most, 1000 a request.
+#: Most reviews of the whole tenant that are read, 1000 per request.
 _MOST_REVIEWS: Final = 5000
 _HOST: Final = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
 
 
 class Busy(Exception):
-    """Too much is being asked for already. Nothing was sent."""
+    """Too many requests are running already. Nothing was sent."""
 
 
 class PageError(Exception):
-    """There is no answer. The text is made for the readers of a page.
+    """There is no answer. The text is for the readers of a page.
 
     Args:
-        text: What to tell them, as a sentence without a full stop.
-        for_all: Whether it will be the same for other transactions of the connection.
+        text: Message, as a sentence without a full stop.
+        for_all: Whether other transactions of the connection will fail the same way.
     """
 
     def __init__(self, text: str, *, for_all: bool = False) -> None:
@@ -93,12 +93,12 @@ class PageError(Exception):
         self.for_all = for_all
 
     def copy(self) -> PageError:
-        """Return an equal one without a traceback; several readers are told of the same."""
+        """Return an equal error without a traceback, for another reader."""
         return PageError(str(self), for_all=self.for_all)
 
 
 class ConnectionKey(NamedTuple):
-    """A connection, as a team of an Airflow that keeps teams apart reads it."""
+    """A connection, as read for a team if Airflow separates teams."""
 
     conn_id: str
     team_name: str | None = None
@@ -106,7 +106,7 @@ class ConnectionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A transaction as the page shows it; ``status`` is None if it could not be asked for."""
+    """A transaction as shown on the page; ``status`` is None if it could not be read."""
 
     transaction_id: str
     status: str | None
@@ -120,9 +120,9 @@ class Overview:
     Attributes:
         rows: Transactions of this page; those that wait for a person come first.
         page: Number of this page, from 1.
-        pages: How many there are.
-        trouble: Why some could not be asked for.
-        targets: Where a review may lead to, for the header ``Content-Security-Policy``.
+        pages: Number of pages.
+        trouble: Why some could not be read.
+        targets: Servers to which a review may lead, for the header ``Content-Security-Policy``.
     """
 
     rows: tuple[Row, ...]
@@ -133,12 +133,12 @@ class Overview:
 
 
 class TransactionService:
-    """Answers the questions of all readers of this process, on one event loop.
+    """Answers the queries of all readers of this process, on one event loop.
 
     Args:
-        open_client: Makes a client for a connection. It may block.
+        open_client: Creates a client for a connection. It may block.
         limit: See :data:`LIMIT`.
-        most: Requests under way or waiting for a thread, at the most.
+        most: Most requests that run or wait for a thread.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class TransactionService:
         self._most = most
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="abbyy-vantage-page")
         self._answers: dict[Hashable, tuple[float, Any]] = {}
-        #: Connections that are left alone for a while, written by threads too.
+        #: Connections that are not called for a while; threads write it too.
         self._down: dict[ConnectionKey, tuple[float, PageError]] = {}
         self._flights: dict[Hashable, asyncio.Future[Any]] = {}
         self._gates: dict[ConnectionKey, asyncio.Semaphore] = {}
@@ -161,15 +161,15 @@ class TransactionService:
     async def look(
         self, connection: ConnectionKey, transaction_ids: Sequence[str], page: int = 1
     ) -> Overview:
-        """Return the present status of one page of transactions.
+        """Return the current status of one page of transactions.
 
         Args:
             connection: Connection.
             transaction_ids: All transactions of the task instance.
-            page: Page wanted; the last one stands in for any behind it.
+            page: Number of the page; a number that is too high gives the last page.
 
         Raises:
-            Busy: Too much is being asked for already.
+            Busy: Too many requests are running already.
         """
         end = time.monotonic() + self._limit
         pages = max(1, -(-len(transaction_ids) // PAGE_SIZE))
@@ -181,7 +181,7 @@ class TransactionService:
             targets = _targets(client)
             waiting: frozenset[str] = frozenset()
             if pages > 1:
-                # Else what waits would be somewhere among hundreds of others.
+                # Otherwise waiting transactions would be hidden among hundreds of others.
                 asked = self._ask(connection, ("reviews",), partial(_waiting, client))
                 waiting = await self._answer(connection, asked, end)
         except PageError as trouble:
@@ -204,26 +204,26 @@ class TransactionService:
         return Overview(tuple(found), page, pages, next(iter(troubles), None), targets)
 
     async def review_link(self, connection: ConnectionKey, transaction_id: str) -> Secret | None:
-        """Return a fresh link to the review of a transaction, None if it waits for nobody now.
+        """Return a fresh link to the review of a transaction; None if it is not in review now.
 
         Args:
             connection: Connection.
             transaction_id: Transaction.
 
         Raises:
-            Busy: Too much is being asked for already.
+            Busy: Too many requests are running already.
             PageError: There is no answer, or the link leads to another server.
         """
         end = time.monotonic() + self._limit
         client = await self._client(connection, end)
         if len(self._flights) >= self._most:
             raise Busy
-        # Nobody else may get this link, and an earlier one may not be given again.
+        # No other reader may get this link, and an earlier link may not be reused.
         flight = self._ask(connection, object(), partial(_review_link, client, transaction_id))
         link: Secret | None = await self._answer(connection, flight, end)
         return link
 
-    # -- internals; all on the event loop but for what _call does
+    # -- internals; all on the event loop except _call
 
     async def _client(self, connection: ConnectionKey, end: float) -> VantageClient:
         flight = self._ask(connection, ("client",), partial(self._open_client, connection))
@@ -233,7 +233,7 @@ class TransactionService:
     def _ask(
         self, connection: ConnectionKey, what: Hashable, work: Callable[[], T]
     ) -> asyncio.Future[T]:
-        """Return the answer that is there or under way, or begin to ask for it."""
+        """Return the available or pending answer, or start a request."""
         key = (connection, what)
         if (known := self._fresh(key)) is not None:
             there: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -265,7 +265,7 @@ class TransactionService:
         return answer
 
     def _call(self, connection: ConnectionKey, work: Callable[[], T], end: float) -> T:
-        """Do one piece of work in a thread; what fails becomes a :class:`PageError`."""
+        """Do one piece of work in a thread; failures become a :class:`PageError`."""
         until, known = self._down.get(connection, (0.0, None))
         if known is not None and time.monotonic() < until:
             raise known.copy()
@@ -278,7 +278,7 @@ class TransactionService:
         except VantageError as error:
             trouble = _explained(connection, error)
         except Exception as error:
-            # Of a secrets backend, for example. Its text could hold anything.
+            # For example of a secrets backend. Its text could contain anything.
             what = f"{type(error).__module__}.{type(error).__name__}"
             trouble = _explained(connection, VantageError(f"The page failed with {what}"))
         if trouble.for_all:
@@ -286,7 +286,7 @@ class TransactionService:
         raise trouble.copy()
 
     async def _answer(self, connection: ConnectionKey, flight: asyncio.Future[T], end: float) -> T:
-        """Wait for an answer, but no longer than until ``end``."""
+        """Wait for an answer, but not beyond ``end``."""
         left = max(0.0, end - time.monotonic())
         done, _ = await asyncio.wait([flight], timeout=left)
         if done:
@@ -314,7 +314,7 @@ _LATE: Final = "ABBYY Vantage did not answer in time"
 
 
 def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
-    """Write what went wrong into the log, and return what readers are told of it."""
+    """Log what went wrong, and return the error for readers."""
     reference = secrets.token_hex(4)
     log.warning(
         "A page about ABBYY Vantage transactions failed (reference %s, connection %r): %s",
@@ -328,7 +328,7 @@ def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
     elif isinstance(error, (AuthError, ConfigurationError)):
         what = "The connection of this task can't be used"
     elif isinstance(error, ConnectionFailed):
-        what = "ABBYY Vantage can't be reached, or does not answer"
+        what = "ABBYY Vantage can't be reached or does not answer"
     elif error.status is not None:
         what = f"ABBYY Vantage answered with status {error.status}"
     else:
@@ -340,7 +340,7 @@ def _open_client(connection: ConnectionKey) -> VantageClient:
     """Return a client for a connection as Airflow's servers read it.
 
     Raises:
-        ConfigurationError: There is no such connection, or it can't be used.
+        ConfigurationError: The connection does not exist or can't be used.
     """
     config, store = load(*connection)
     http = replace(
@@ -366,7 +366,7 @@ def _row(client: VantageClient, transaction_id: str) -> Row:
 
 
 def _waiting(client: VantageClient) -> frozenset[str]:
-    """Return the ids of all transactions that wait for a person."""
+    """Return the ids of all transactions in review."""
     end = time.monotonic() + LIMIT
     found: set[str] = set()
     reviews = client.iter_active_transactions(stage_type=MANUAL_REVIEW)
@@ -391,18 +391,18 @@ def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
         transaction_id,
     )
     raise PageError(
-        "The link to this review is no web address of the connection's own server, so it is not"
-        " followed"
+        "The link to this review is not a web address of the connection's own server, so it is"
+        " not followed"
     )
 
 
 def _is_own(link: str, base: SplitResult) -> bool:
-    """Return whether a link leads to a connection's own server, or to a host below it.
+    """Return whether a link leads to the connection's own server, or to a host below it.
 
-    Nothing is documented about the host of review links. Hosts below that of the region or of the
-    base URL belong to the same owner, so they count as the same.
+    The host of review links is not documented. Hosts below that of the region or of the base URL
+    belong to the same owner, so they are accepted.
     """
-    # Browsers take a backslash for a slash, and pass over tabs and line breaks.
+    # Browsers treat a backslash as a slash, and ignore tabs and line breaks.
     if not (link.isascii() and link.isprintable()) or " " in link or "\\" in link:
         return False
     with suppress(ValueError):
@@ -422,7 +422,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def _targets(client: VantageClient) -> tuple[str, ...]:
-    """Return the servers to which :func:`_is_own` lets a review lead."""
+    """Return the servers that :func:`_is_own` accepts for a review."""
     base = urlsplit(client.config.credentials.base_url)
     own = f"{base.scheme}://{base.netloc}"
     if _has_hosts_below(base.hostname or ""):
@@ -431,5 +431,5 @@ def _targets(client: VantageClient) -> tuple[str, ...]:
 
 
 def _has_hosts_below(host: str) -> bool:
-    """Return whether it is a name and not an address."""
+    """Return whether it is a name and not an IP address."""
     return re.fullmatch(r"[0-9.]+|.*:.*|localhost", host) is None

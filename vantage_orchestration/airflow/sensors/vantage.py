@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sensor: waits until transactions have ended."""
+"""Sensor that waits until transactions have ended."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VantageTransactionsSensor"]
 
-#: Key in the task state store: the state of the wait, without what each look shows anew.
+#: Key in the task state store: the state of the wait, without what each poll shows.
 _STATE_KEY: Final = "abbyy_vantage.wait"
-#: The results of a transaction, and so the state, live 14 days.
+#: The results of a transaction, and so the state, are kept for 14 days.
 _RETENTION: Final = datetime.timedelta(days=15)
 
 
@@ -43,18 +43,18 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
     Args:
         transaction_ids: One or several, or what ``VantageSubmitOperator`` returned (templated). If
             there are none the sensor succeeds at once.
-        skill: Id or exact name of the skill of all of them, if it is known: looking takes fewer
+        skill: Id or exact name of the skill of all transactions, if known: polling then takes fewer
             requests (templated).
         abbyy_vantage_conn_id: Connection (templated).
-        delete_on_kill: Delete the transactions if somebody ends the task while it is deferred.
-            It needs Airflow 3.3.
+        delete_on_kill: Delete the transactions if somebody ends the task while it is deferred. It
+            needs Airflow 3.3.
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed.
         kwargs: Arguments of every sensor: ``timeout``, ``mode``, ``soft_fail``, ... The ``timeout``
-            does not run while all that is left waits for people. In the mode ``reschedule`` below
-            Airflow 3.3 both limits count from the first look on: nothing is kept there from look
-            to look.
+            stops while all open transactions wait for people. In the mode ``reschedule`` below
+            Airflow 3.3 both limits count from the first poll, because no state is kept between
+            polls.
 
     Returns:
         Transaction id to status: ``Processed``, or ``Processing`` with ``on_review="return"``.
@@ -124,12 +124,12 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         record_transactions(context, ids)
         if self._defers():
             return self._wait(context, ids)
-        # Airflow's own clock would run on while people are waited for; the wait has a limit.
+        # Airflow's own clock would keep running during reviews; the wait has its own limits.
         self.timeout = math.inf
         return super().execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once, in the modes ``poke`` and ``reschedule``."""
+        """Poll once, in the modes ``poke`` and ``reschedule``."""
         wait = self._wait_of(context)
         seen = self._watcher.observe(wait.open, skill_id=self._skill_if_known())
         wait.note(seen.values(), time.time())
@@ -143,12 +143,12 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
     def _watcher(self) -> Watcher:
         from vantage_orchestration.waiting import Watcher
 
-        # In the mode ``reschedule`` each look is another process, which remembers no other one.
+        # In the mode ``reschedule`` each poll is another process without memory.
         if self.reschedule:
             return Watcher(self.hook.client, settle=0.0)
         return Watcher(self.hook.client)
 
-    #: The wait, once this process has begun or read it.
+    #: The wait, once this process has started or loaded it.
     _wait_here: Wait | None = None
     _stored: dict[str, Any] | None = None
 
@@ -161,18 +161,19 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         return self._wait_here
 
     def _read(self, context: Context, ids: Sequence[str], now: float) -> dict[str, Any] | None:
-        """Return the state that the looks before have left; None at the first look."""
+        """Return the state that earlier polls have left; None at the first poll."""
         ti: Any = context["ti"]
         store: Any = context.get("task_state_store")
         if store is not None:
             self._stored = store.get(_STATE_KEY)
-            # A new try gives the service, and people, the whole time again.
+            # A new try gives the service and people the whole time again.
             ours = isinstance(self._stored, dict) and self._stored.get("try") == ti.try_number
             return {"statuses": {}, **(self._stored or {})} if ours else None
         if self.review_notifiers:
             raise translate(
                 ConfigurationError(
-                    "In the mode 'reschedule' this Airflow can't keep whether people were told",
+                    "In the mode 'reschedule' this Airflow can't store whether people were"
+                    " notified",
                     hint="Use deferrable=True, mode='poke', or Airflow 3.3 or later",
                 )
             )
@@ -202,7 +203,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         try:
             check_outcome(outcome, on_review=self.options.on_review, client=self.hook.client)
         except WaitTimeout as error:
-            # What every sensor raises then; it is not retried.
+            # As every sensor raises; it is not retried.
             message = str(error)
         else:
             return {each: status.value for each, status in outcome.statuses.items()}

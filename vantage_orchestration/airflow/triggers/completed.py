@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a Dag start when ABBYY Vantage has finished a transaction, wherever it came from.
+"""Starts a Dag when a transaction ended in ABBYY Vantage, whatever its origin.
 
-An asset event is a wake-up and never the message. Airflow keeps one place in its queue for each
-asset and Dag: of the events that come before a run is made, the run gets the first; those that
-come while it is made may go with it; and those that come while the Dag is paused start nothing. So
-the trigger goes on waking for as long as something is due, and a run fetches all that is due
+An asset event is a wake-up, never the message. Airflow queues one event per asset and Dag: of the
+events that arrive before a run is created, the run gets the first; those that arrive meanwhile may
+go with it; and those that arrive while the Dag is paused start nothing. So the trigger keeps waking
+the Dag while something is due, and a run fetches all that is due
 (:class:`vantage_orchestration.airflow.operators.vantage.VantageFetchCompletedOperator`). What is
-due follows from the service's list and from what the runs have noted, which the trigger reads as
-well. It keeps nothing itself, so two of it may work at the same time, and each may be killed.
+due follows from the service's list and the notes of the runs, which the trigger reads. It stores
+nothing itself, so two triggers may work at the same time, and each may be killed.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ __all__ = ["VantageTransactionCompletedTrigger"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds: longest pause while the login or the service does not work.
+#: Longest pause in seconds while the login or the service fails.
 _LONGEST_PAUSE: Final = 900.0
-#: Seconds: first pause after a refused login. Many of them in a row lock an account.
+#: First pause in seconds after a refused login. Many in a row lock an account.
 _REFUSED_PAUSE: Final = 60.0
-#: A page is tried again at once, everything else with the next look.
+#: A page is retried soon, everything else with the next poll.
 _RETRIES: Final = RetryPolicy(attempts=3, first_wait=1.0, max_wait=4.0, budget=15.0)
 _random = random.SystemRandom()
 
 
 class VantageTransactionCompletedTrigger(BaseEventTrigger):
-    """Wakes the Dags of an asset for as long as something that ABBYY Vantage has finished is due.
+    """Wakes the Dags of an asset while ended ABBYY Vantage transactions are due.
 
     For an ``AssetWatcher``: Dags that are scheduled by the asset start when documents that came in
-    by mail, scanner or phone are through, a manual review included. The service has no webhooks, so
-    its list of completed transactions is looked at again and again.
+    by mail, scanner or phone are processed, including a manual review. The service has no webhooks,
+    so the trigger polls its list of completed transactions.
 
     Args:
-        state_path: Folder in which the tasks that fetch note what they have fetched, a path or URL:
+        state_path: Folder in which the fetching tasks record what they have fetched, a path or URL:
             the ``state_path`` of each :class:`VantageFetchCompletedOperator`, or its
-            ``output_path`` if it has none. Workers and triggerers must reach it.
-        skill: Id or exact name of the skill, as those tasks have it; None for all.
+            ``output_path`` if it has none. Workers and triggerers must have access to it.
+        skill: Id or exact name of the skill, the same as in those tasks; None for all.
         conn_id: Connection of the type ``abbyy_vantage``.
-        poke_interval: Seconds between two looks, 1 at least.
-        overlap: Seconds: what was made within them is read at each look. What is older is only
-            counted, until a number changes.
+        poke_interval: Seconds between two polls, at least 1.
+        overlap: Seconds: transactions created within them are read at each poll. Older ones are
+            only counted, until a count changes.
 
-    Event: ``{"due": [...], "skill": ...}``, with the names of the tasks for which something is due.
-    It does not say what has ended: several events may become one run, and some are lost.
+    The event is ``{"due": [...], "skill": ...}``, with the names of the tasks for which something
+    is due. It does not say what has ended: several events may become one run, and some are lost.
 
-    It wakes at a look that finds something due, then with growing pauses, five looks at the most,
-    until each task that has fetched from this folder in the last days has fetched it; not while one
-    of them is at work. After that it wakes a few times more, ever more rarely, for a Dag that has
-    not run yet. Which transactions are wanted, say the tasks.
+    The trigger wakes the Dags at a poll that finds something due, then with growing pauses of at
+    most five polls, until each task that has fetched from this folder in the last days has fetched
+    it, but not while one of these tasks works. After that it wakes a few more times, ever more
+    rarely, for a Dag that has not run yet. The tasks decide which transactions they fetch.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         self.overlap = overlap
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the arguments; they are stored in plain text and hold no secret."""
+        """Return the arguments; they are stored in plain text and contain no secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -105,7 +105,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look again and again, and wake when something is due."""
+        """Poll, and yield an event when something is due."""
         patch_triggerer()
         poller, wakes = _CompletedPoller(self), WakeSchedule()
         try:
@@ -114,14 +114,14 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
                 if wakes.look(due):
                     payload = {"due": sorted(due or ()), "skill": self.skill}
                     yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
-                # Not in step with other watchers.
+                # Varied, so as not to be in step with other triggers.
                 await asyncio.sleep(poller.pause * _random.uniform(0.9, 1.1))
         finally:
             poller.close()
 
 
 class _CompletedPoller:
-    """Looks at the list of completed transactions, in worker threads."""
+    """Polls the list of completed transactions in worker threads."""
 
     def __init__(self, trigger: VantageTransactionCompletedTrigger) -> None:
         self._trigger = trigger
@@ -131,23 +131,23 @@ class _CompletedPoller:
         self.pause = trigger.poke_interval
 
     async def due(self) -> set[str] | None:
-        """Return the names of those for whom something is due; None if that is not known."""
+        """Return the names of the tasks for which something is due; None if unknown."""
         try:
             found = await asyncio.to_thread(self._due)
         except Exception as error:
-            # A watcher that ended would be started again at once, for ever. What other libraries
-            # say is not known to be free of secrets.
+            # A trigger that ends would be restarted at once, for ever. Messages of other libraries
+            # may contain secrets.
             clean = isinstance(error, (VantageError, AirflowNotFoundException))
             self.close()
             self.pause = self._pause_after(error)
             text = error if clean else type(error).__name__
-            log.warning("The next look at ABBYY Vantage is in %.0f s: %s", self.pause, text)
+            log.warning("The next poll of ABBYY Vantage is in %.0f s: %s", self.pause, text)
             return None
         self._failures, self.pause = 0, self._trigger.poke_interval
         return found
 
     def close(self) -> None:
-        """Close the client. A new one reads the connection again, which may have been mended."""
+        """Close the client. A new one loads the connection again, which may have been corrected."""
         client, self._client, self._inbox = self._client, None, None
         if client is not None:
             client.close()
@@ -163,7 +163,7 @@ class _CompletedPoller:
         return {each.name for each in waiting if each.waits()}
 
     def _open(self) -> Inbox:
-        """Make the client; the connection is read here, in the thread that will use it."""
+        """Create the client; the connection is loaded here, in the thread that will use it."""
         from vantage_orchestration.airflow.hooks.vantage import VantageHook
         from vantage_orchestration.airflow.storage import location_of
         from vantage_orchestration.completed.inbox import Inbox

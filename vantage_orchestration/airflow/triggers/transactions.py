@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger that waits for transactions while their task holds no worker."""
+"""The trigger that waits for transactions while their task occupies no worker."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ __all__ = ["QUIET_SECONDS", "VantageTransactionsTrigger"]
 
 #: Seconds to wait for deletions; Airflow gives ``on_kill`` 30.
 _DELETE_SECONDS: Final = 25.0
-#: Seconds in which a trigger does not fire. A task that is resumed before the scheduler has read
-#: that the worker which deferred it is gone is taken for one that was killed, and fails ("state
+#: Seconds in which a trigger does not fire. If a task is resumed before the scheduler has read that
+#: the deferring worker has exited, the scheduler takes it for killed and fails it ("state
 #: mismatch"). Public reports show schedulers that are up to 7 s late.
 QUIET_SECONDS = 10.0
 
 
 class VantageTransactionsTrigger(BaseTrigger):
-    """Waits until transactions have ended, need a person, or a limit is reached.
+    """Waits until transactions have ended, need a person, or reach a limit.
 
-    All triggers of a triggerer that use the same connection share one client and look at their
+    All triggers of a triggerer with the same connection share one client and poll their
     transactions together, see :class:`vantage_orchestration.waiting.SharedPoller`. No request is
     made on the event loop.
 
-    The arguments are stored in Airflow's database as plain text, and hold no secret.
+    The arguments are stored in Airflow's database as plain text and contain no secret.
 
     Args:
         wait: State of the wait: what :meth:`vantage_orchestration.waiting.Wait.to_json` returned.
         conn_id: Id of a connection of the type ``abbyy_vantage``.
-        skill_id: Skill of all of the transactions, if it is known: makes the list shorter.
-        delete_on_kill: Delete the transactions that have not ended when somebody ends the task:
-            marks it as failed, success or skipped. Not when it is cleared, since the new try goes
-            on with them. Deleting can't be undone, and charged pages stay charged.
+        skill_id: Skill of all transactions, if known: the list is shorter then.
+        delete_on_kill: Delete the open transactions when somebody ends the task, that is, marks it
+            as failed, success or skipped. A cleared task keeps them, since its new try continues
+            with them. Deleting can't be undone, and charged pages stay charged.
 
     It ends with one event, whose payload has
 
-    * ``status``: ``over``; ``review`` if people have to be told; or ``error``,
+    * ``status``: ``over``; ``review`` if people must be notified; or ``error``,
     * ``wait``: the state of the wait,
-    * ``message``: for ``error``, what to tell the user, else None,
-    * ``retryable``: for ``error``, whether a new try of the task can help.
+    * ``message``: for ``error`` the message, otherwise None,
+    * ``retryable``: for ``error``, whether a retry of the task can help.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         self._wait = Wait.from_json(wait, time.time())
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments that make an equal trigger."""
+        """Return the class, and arguments for an equal trigger."""
         return (
             f"{__name__}.{type(self).__qualname__}",
             {
@@ -100,25 +100,24 @@ class VantageTransactionsTrigger(BaseTrigger):
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
             event = self._failed(error)
-        # The worker that goes on reads the transactions again: not within a second of this look.
+        # The worker that continues reads the transactions again, but not within a second of this
+        # poll.
         await asyncio.sleep(max(reads.LEAST_PAUSE, QUIET_SECONDS - (loop.time() - begun)))
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Delete what has not ended, if that was asked for and the task does not go on.
+        """Delete the open transactions, if ``delete_on_kill`` is set and somebody ended the task.
 
-        Airflow calls this also for a cleared task, whose new try goes on with the transactions. So
-        the state of the task is asked for, and where it is not known for sure that somebody has
-        ended the task, nothing is deleted.
+        Airflow also calls this for a cleared task, whose new try continues with the transactions.
+        So the state of the task is read, and unless it is certain that somebody ended the task,
+        nothing is deleted.
         """
         left = self._wait.open
         if not self.delete_on_kill or not left:
             return
         state = await self._state_of_task()
         if state not in KILLED:
-            self.log.info(
-                "The task's state is %s: %d transactions are left alone", state, len(left)
-            )
+            self.log.info("The task's state is %s: %d transactions are kept", state, len(left))
             return
         self.log.info("The task's state is %s: deleting %d transactions", state, len(left))
         work = in_thread(lambda: self._delete(left), "abbyy-vantage-delete")
@@ -133,7 +132,7 @@ class VantageTransactionsTrigger(BaseTrigger):
     # -- internals
 
     def _connect(self) -> VantageClient:
-        """Make a client. Runs in a thread: reading the connection asks Airflow, and blocks."""
+        """Create a client. It runs in a thread: loading the connection calls Airflow and blocks."""
         return VantageHook(self.conn_id).client
 
     def _event(
@@ -147,32 +146,32 @@ class VantageTransactionsTrigger(BaseTrigger):
         }
 
     def _failed(self, error: Exception) -> dict[str, Any]:
-        """Return the event for an error. Texts of errors that are not known could hold anything."""
+        """Return the event for an error. Messages of unknown errors could contain anything."""
         retryable = True
         if isinstance(error, VantageError):
             message, retryable = str(error), error.retryable
         elif isinstance(error, AirflowNotFoundException):
-            # Airflow says the same where its API server gives no answer.
+            # Airflow reports the same if its API server gives no answer.
             message = f"Airflow has no connection {self.conn_id!r}, or can't read it at present"
         else:
-            message = f"Waiting has failed with {type(error).__name__}"
-        self.log.error("Waiting for transactions has failed: %s", message)
+            message = f"Waiting failed with {type(error).__name__}"
+        self.log.error("Waiting for transactions failed: %s", message)
         return self._event("error", message, retryable=retryable)
 
     async def _state_of_task(self) -> str | None:
-        """Return the state of the task in Airflow's database, or None if it can't be had."""
+        """Return the state of the task in Airflow's database; None if it can't be read."""
         task = self.task_instance
         if task is None:
             return None
         try:
-            # Asks the supervisor, which would need this event loop: not from its thread.
+            # Not from this thread: the call to the supervisor needs this event loop.
             return await in_thread(lambda: state_of_task(task), "abbyy-vantage-state")
         except Exception as error:
-            self.log.warning("The task's state is not known: %s", type(error).__name__)
+            self.log.warning("The task's state is unknown: %s", type(error).__name__)
             return None
 
     def _delete(self, ids: Sequence[str]) -> dict[str, VantageError]:
-        """Delete transactions and return what went wrong. Runs in a thread."""
+        """Delete transactions and return the failures. It runs in a thread."""
         from vantage_orchestration.processing.deleting import delete_transactions
 
         with self._connect() as client:
