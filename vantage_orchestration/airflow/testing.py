@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the button *Test* from sending a stored secret to an address of the tester's choice.
 
-Airflow fills in a stored secret where the form shows ``***`` or leaves a field out, and gives the
-hook the result under another id. It guards the host and the port, but not the proxy, certificates,
-paths and whatever else is in the extra. So the request's own values are noted on its way in, and
-the hook compares what it is to use with what is stored.
+Airflow fills in a stored secret where the form shows ``***`` or omits a field, and gives the hook
+the result under another id. It protects host and port, but not the proxy, certificates, paths and
+other values of the extra. So the values of the request are recorded on the way in, and the hook
+compares its configuration with the stored one.
 
-The page sends port 0 for a connection that has none. Airflow compares that with the stored null,
-takes it for another port, and answers "Bad Request". So a port 0 is left out on its way in.
+The page sends port 0 for a connection without a port. Airflow compares that with the stored null,
+takes it for another port, and answers "Bad Request". So port 0 is removed on the way in.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NoteTests:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass a request on; a test with its body noted, and without a port that is none."""
+        """Pass a request on; record the body of a test and remove port 0 from it."""
         if not (
             scope["type"] == "http"
             and scope["method"] == "POST"
