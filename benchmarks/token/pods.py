@@ -19,15 +19,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import Store
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import Clock
 from vantage_orchestration.token.request import Grant, renewal_margin
-from vantage_orchestration.token.stores import FileStore, TokenStore
+from vantage_orchestration.token.stores import FileStore
 
 DAY = 86400.0
 PODS = 10_000
@@ -62,24 +62,27 @@ class OrchestratorStore:
         self._now = now
         self._entries: dict[str, list[tuple[float, bytes]]] = {}
 
-    def load(self, name: str) -> bytes | None:
+    def read(self, name: str) -> bytes | None:
         """Return the last entry that can be seen by now."""
         seen = [item for item in self._entries.get(name, []) if item[0] <= self._now()]
         return max(seen)[1] if seen else None
 
-    def save(self, name: str, entry: bytes) -> None:
+    def write(self, name: str, entry: bytes) -> None:
         """Keep the entry; the login that it comes from takes its time."""
         last = self._entries.setdefault(name, [])
         last.append((self._now() + LOGIN, entry))
         del last[:-WAVE]
 
-    def forget(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Remove the entry."""
         self._entries.pop(name, None)
 
-    def lock(self, name: str, timeout: float) -> AbstractContextManager[bool]:
-        """Return a context without a lock."""
-        return nullcontext(True)
+    def create(self, name: str, entry: bytes) -> bool:
+        """Keep the entry if there is none."""
+        created = self.read(name) is None
+        if created:
+            self.write(name, entry)
+        return created
 
 
 class Fleet:
@@ -136,7 +139,7 @@ class Fleet:
             _CONFIG, store=self._store_of(number), log_in=self._log_in, clock=self._clock
         )
 
-    def _store_of(self, number: int) -> TokenStore | None:
+    def _store_of(self, number: int) -> Store | None:
         if self._store == "memory":
             return None
         if self._store == "orchestrator":

@@ -35,7 +35,7 @@ from vantage_orchestration.processing.collect import collect
 from vantage_orchestration.processing.document import process_document
 from vantage_orchestration.processing.job import Job, begin, download, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
-from vantage_orchestration.processing.ledger import FolderStore, Ledger
+from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.processing.outcome import check_outcome, check_rules, outcome_of
@@ -325,7 +325,7 @@ def test_what_is_no_list_is_not_taken_for_an_empty_one(client, sandbox, skill, i
 def test_a_duplicate_that_was_renamed_before_the_start_is_sent_once(
     client, sandbox, skill, invoice, output, tmp_path
 ):
-    ledger = Ledger([FolderStore(Location.of(tmp_path / "notes")).open("task")])
+    ledger = Ledger((FolderLedgers(Location.of(tmp_path / "notes")), "task"))
     sandbox.control.add_fault(operation="startTransaction", status=403)
     for name in ("invoice.pdf", "another.pdf"):
         file = invoice if name == "invoice.pdf" else invoice.rename(invoice.with_name(name))

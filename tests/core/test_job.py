@@ -32,7 +32,7 @@ from vantage_orchestration.processing.job import (
     submit_files,
 )
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
-from vantage_orchestration.processing.ledger import FolderStore, Ledger
+from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import check_outcome, outcome_of
 from vantage_orchestration.retrying import RetryPolicy
@@ -64,7 +64,7 @@ def output(tmp_path) -> Location:
 
 def notes(folder: Path | str) -> Ledger:
     """Return a ledger that survives the process."""
-    return Ledger([FolderStore(Location.of(folder)).open("task")])
+    return Ledger((FolderLedgers(Location.of(folder)), "task"))
 
 
 def again(scope: str = "task") -> TaskKey:

@@ -25,7 +25,7 @@ from vantage_orchestration.processing.job import (
     submit_files,
 )
 from vantage_orchestration.processing.keys import TaskKey
-from vantage_orchestration.processing.ledger import FOLDER, FolderStore, Ledger, open_ledger
+from vantage_orchestration.processing.ledger import FOLDER, FolderLedgers, Ledger, open_ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.storage import Location
 
@@ -67,7 +67,7 @@ class Task:
     def ledger(self) -> tuple[TaskKey, Ledger]:
         self._tries += 1
         since = pendulum.now("UTC") if self._tries > 1 else None
-        key = TaskKey(self.name, since, (FolderStore(self.state),))
+        key = TaskKey(self.name, since, (FolderLedgers(self.state),))
         skill_id, _ = self.settings
         return key, open_ledger(key, self.client, skill_id, inputs="o", output=self.output)
 

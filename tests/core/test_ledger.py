@@ -20,11 +20,11 @@ from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import (
     FOLDER,
     Change,
-    FolderStore,
+    FolderLedgers,
     Ledger,
     LedgerEntry,
     LedgerStore,
-    NumberedStore,
+    NumberedLedgers,
     open_ledger,
 )
 from vantage_orchestration.storage import Location
@@ -37,18 +37,19 @@ class Values:
     """A store of values as an orchestrator has it."""
 
     def __init__(self) -> None:
+        self.label = "values"
         self.values: dict[str, str] = {}
         self.trouble: Exception | None = None
 
-    def get(self, key: str) -> Any:
+    def read(self, name: str) -> bytes | None:
         if self.trouble is not None:
             raise self.trouble
-        text = self.values.get(key)
-        return None if text is None else json.loads(text)
+        text = self.values.get(name)
+        return None if text is None else text.encode()
 
-    def set(self, key: str, value: Any) -> None:
-        assert key not in self.values, "something is written over"
-        self.values[key] = json.dumps(value)
+    def write(self, name: str, value: bytes) -> None:
+        assert name not in self.values, "something is written over"
+        self.values[name] = value.decode()
 
 
 @pytest.fixture(autouse=True)
@@ -63,13 +64,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Ledge
     """Return the same place for each try."""
     if request.param == "values":
         values = Values()
-        return lambda attempt=1: NumberedStore(values, attempt)
+        return lambda attempt=1: NumberedLedgers(values, attempt)
     place = str(tmp_path / "state") if request.param == "local" else f"{request.param}://state/x"
-    return lambda attempt=1: FolderStore(Location.of(place))
+    return lambda attempt=1: FolderLedgers(Location.of(place))
 
 
 def ledger_in(*places: LedgerStore, name: str = "task") -> Ledger:
-    return Ledger([each.open(name) for each in places])
+    return Ledger(*((each, name) for each in places))
 
 
 def test_a_later_try_reads_what_an_earlier_one_has_noted(store):
@@ -115,16 +116,16 @@ def test_two_at_the_same_time_do_not_lose_notes(store):
 
 def test_one_place_is_enough(tmp_path):
     values = Values()
-    folder = FolderStore(Location.of(tmp_path / "state"))
-    ledger = ledger_in(folder, NumberedStore(values, 1))
+    folder = FolderLedgers(Location.of(tmp_path / "state"))
+    ledger = ledger_in(folder, NumberedLedgers(values, 1))
     ledger.add({"a": A, "b": B})
     values.values.clear()
-    later = ledger_in(folder, NumberedStore(values, 2))
+    later = ledger_in(folder, NumberedLedgers(values, 2))
     assert later.load() == {"a": A, "b": B}
     later.drop(["a"])
     # What one place says is dropped is dropped, whatever the other still has.
-    elsewhere = FolderStore(Location.of(tmp_path / "other"))
-    assert ledger_in(elsewhere, NumberedStore(values, 3)).load() == {}
+    elsewhere = FolderLedgers(Location.of(tmp_path / "other"))
+    assert ledger_in(elsewhere, NumberedLedgers(values, 3)).load() == {}
     assert ledger_in(folder, elsewhere).load() == {"b": B}
     assert Ledger().load() == {}
 
@@ -141,7 +142,7 @@ def test_many_files_are_noted_in_pieces(store):
 def test_pieces_are_not_too_large_for_an_orchestrator():
     values = Values()
     entries = {f"{n:064x}": LedgerEntry(f"{n:036}", 1.0, ("0" * 16,)) for n in range(2000)}
-    ledger_in(NumberedStore(values, 1)).add(entries)
+    ledger_in(NumberedLedgers(values, 1)).add(entries)
     assert max(map(len, values.values.values())) < 65_535
     assert len(values.values) < 10
 
@@ -160,7 +161,7 @@ def test_undone_work_is_another_order(store):
 
 @pytest.mark.parametrize("place", ["bucket", "renaming"])
 def test_a_read_that_fails_once_is_an_error_and_no_empty_ledger(place):
-    state = FolderStore(Location.of(f"{place}://state"))
+    state = FolderLedgers(Location.of(f"{place}://state"))
     ledger_in(state).add({"a": A})
     ledger_in(state).add({"b": B})
     # One listing, and each of the two files.
@@ -177,25 +178,25 @@ def test_a_read_that_fails_once_is_an_error_and_no_empty_ledger(place):
 @pytest.mark.parametrize("error", [PermissionError("no"), TimeoutError(), RuntimeError("5xx")])
 def test_values_that_cannot_be_read_are_not_missing(error):
     values = Values()
-    ledger_in(NumberedStore(values, 1)).add({"a": A})
+    ledger_in(NumberedLedgers(values, 1)).add({"a": A})
     values.trouble = error
     for use in (Ledger.load, lambda ledger: ledger.add({"b": B})):
         with pytest.raises(StateUnavailable, match=type(error).__name__):
-            use(ledger_in(NumberedStore(values, 2)))
+            use(ledger_in(NumberedLedgers(values, 2)))
     values.trouble = None
-    assert ledger_in(NumberedStore(values, 2)).load() == {"a": A}
+    assert ledger_in(NumberedLedgers(values, 2)).load() == {"a": A}
     values.trouble = FileNotFoundError("nothing of that name")
-    assert ledger_in(NumberedStore(values, 2)).load() == {}
+    assert ledger_in(NumberedLedgers(values, 2)).load() == {}
 
 
 def test_the_right_to_list_is_spoken_of():
     stores.BucketFileSystem.failing["ls"] = PermissionError("403")
     with pytest.raises(StateUnavailable, match="unless they may be listed"):
-        ledger_in(FolderStore(Location.of("bucket://state"))).load()
+        ledger_in(FolderLedgers(Location.of("bucket://state"))).load()
 
 
 def test_a_file_that_is_listed_and_not_found_is_no_missing_note(monkeypatch):
-    state = FolderStore(Location.of("bucket://state"))
+    state = FolderLedgers(Location.of("bucket://state"))
     ledger_in(state).add({"a": A})
     monkeypatch.setattr(Location, "read_bytes", _raise(FileNotFoundError("not here yet")))
     with pytest.raises(StateUnavailable, match="is listed and can't be found"):
@@ -223,20 +224,20 @@ def _raise(error: Exception) -> Callable[..., Any]:
 )
 def test_a_damaged_note_is_refused_and_stays(tmp_path, text, words):
     folder = Location.of(tmp_path)
-    ledger_in(FolderStore(folder)).add({"a": A})
+    ledger_in(FolderLedgers(folder)).add({"a": A})
     (file,) = folder.child("task").files()
     file.write_text(text)
     for use in (Ledger.load, lambda ledger: ledger.drop(["a"])):
         with pytest.raises(StateDamaged, match=words) as caught:
-            use(ledger_in(FolderStore(folder)))
+            use(ledger_in(FolderLedgers(folder)))
         assert not caught.value.retryable
     # A ledger that was not read only adds a note of its own.
-    ledger_in(FolderStore(folder)).add({"b": B})
+    ledger_in(FolderLedgers(folder)).add({"b": B})
     assert file.read_text() == text
     values = Values()
     values.values["task.1.0"] = text or '""'
     with pytest.raises((StateDamaged, StateUnavailable)):
-        ledger_in(NumberedStore(values, 2)).load()
+        ledger_in(NumberedLedgers(values, 2)).load()
     assert values.values["task.1.0"] == (text or '""')
 
 
@@ -245,7 +246,7 @@ def test_kill_minus_9_leaves_what_was_noted_before(tmp_path):
         """
         import sys
         import test_ledger as t
-        store = t.FolderStore(t.Location.of(sys.argv[1]))
+        store = t.FolderLedgers(t.Location.of(sys.argv[1]))
         ledger = t.ledger_in(store)
         for number in range(10_000):
             key = f"{sys.argv[2]}-{number}"
@@ -265,7 +266,7 @@ def test_kill_minus_9_leaves_what_was_noted_before(tmp_path):
             noted += [process.stdout.readline().strip() for _ in range(7 + seed)]
             process.kill()
             noted += process.stdout.read().split()
-    found = ledger_in(FolderStore(Location.of(tmp_path))).load()
+    found = ledger_in(FolderLedgers(Location.of(tmp_path))).load()
     # One more at a time may have been noted, and not been said to be.
     assert found.keys() >= set(noted)
     assert len(found) <= len(noted) + 4
@@ -273,7 +274,7 @@ def test_kill_minus_9_leaves_what_was_noted_before(tmp_path):
 
 
 def test_names_tell_tasks_apart(client, configure, tmp_path):
-    key = TaskKey("scope", stores=(FolderStore(Location.of(tmp_path / "state")),))
+    key = TaskKey("scope", stores=(FolderLedgers(Location.of(tmp_path / "state")),))
     output = Location.of(tmp_path / "out")
     given: dict[str, Any] = {"inputs": "these", "position": "3"}
     open_ledger(key, client, "Invoice", {"Note": "x"}, **given).add({"a": A})
@@ -305,7 +306,7 @@ def test_names_tell_tasks_apart(client, configure, tmp_path):
 
 def test_a_store_of_one_instance_takes_one_name(client):
     values = Values()
-    key = TaskKey("scope", stores=(NumberedStore(values, 1, of_one_instance=True),))
+    key = TaskKey("scope", stores=(NumberedLedgers(values, 1, of_one_instance=True),))
     open_ledger(key, client, "Invoice", inputs="these", position="3").add({"a": A})
     assert len(values.values) == 1
     assert open_ledger(key, client, "Invoice", inputs="others", position="4").load() == {"a": A}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import re
@@ -284,21 +283,18 @@ class Store:
         self.trouble: Exception | None = None
         self.read_only = False
 
-    def load(self, name):
+    def read(self, name):
         if self.trouble:
             raise self.trouble
         return self.entries.get(name)
 
-    def save(self, name, entry):
+    def write(self, name, entry):
         if self.trouble or self.read_only:
             raise self.trouble or OSError("read-only")
         self.entries[name] = entry
 
-    def forget(self, name):
+    def delete(self, name):
         self.entries.pop(name, None)
-
-    def lock(self, name, timeout):
-        return contextlib.nullcontext(True)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,12 @@ from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.request import Grant
-from vantage_orchestration.token.stores import FileStore, StoreError, default_folder
+from vantage_orchestration.token.stores import FileStore, default_folder
 from vantage_orchestration.token.vault import (
     Moment,
     Refusal,
     Seal,
+    Vault,
     read_entry,
     write_refusal,
     write_token,
@@ -282,11 +284,11 @@ class Unsteady(FileStore):
 
     failures = 0
 
-    def load(self, name):
+    def read(self, name):
         if self.failures:
             self.failures -= 1
             raise TimeoutError("the store did not answer")
-        return super().load(name)
+        return super().read(name)
 
 
 def unsteady(folder, time, logins, failures, **changes) -> TokenSource:
@@ -610,7 +612,7 @@ def test_an_entry_name_never_leaves_the_folder(folder):
     store = FileStore(folder)
     for name in ("../x", "a/b", "", "."):
         with pytest.raises(ValueError, match="hex digits"):
-            store.load(name)
+            store.read(name)
 
 
 def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, monkeypatch):
@@ -659,8 +661,58 @@ def test_the_lock_of_a_file_store_is_waited_for_no_longer_than_stated(folder):
         assert held
 
 
+class Shared:
+    """A store that hosts share, which has no lock."""
+
+    label = "shared"
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes | None:
+        return self.values.get(name)
+
+    def write(self, name: str, value: bytes) -> None:
+        self.values[name] = value
+
+    def create(self, name: str, value: bytes) -> bool:
+        return self.values.setdefault(name, value) is value
+
+    def delete(self, name: str) -> None:
+        self.values.pop(name, None)
+
+
+def test_processes_of_a_host_lock_what_hosts_share(folder, time, caplog):
+    store = Shared()
+    vaults = [
+        Vault(store, credentials(), time.clock, locks=FileStore(place))
+        for place in (folder, folder, __file__)
+    ]
+    with vaults[0].alone():
+        (lock,) = folder.glob("*.lock")
+        with FileStore(folder).lock(lock.stem, 0.0) as held:
+            assert not held
+        with vaults[2].alone():  # A host without a place for lock files.
+            pass
+    with vaults[1].alone(), FileStore(folder).lock(lock.stem, 0.0) as held:
+        assert not held
+    assert caplog.text == ""
+
+
+def test_one_of_several_processes_creates_an_entry(folder):
+    name, stores = "ab" * 32, [FileStore(folder) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: stores[n].create(name, b"%d" % n), range(8)))
+    assert made.count(True) == 1
+    assert stores[0].read(name) == b"%d" % made.index(True)
+    assert os.listdir(folder) == [f"{name}.entry"]
+    assert mode(folder / f"{name}.entry") == 0o600
+    stores[1].delete(name)
+    assert stores[2].create(name, b"again")
+
+
 def test_a_lock_that_can_not_be_had_is_said_as_such(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(StoreError), FileStore(blocked / "x").lock("ab" * 32, 1):
+    with pytest.raises(errors.StateUnavailable), FileStore(blocked / "x").lock("ab" * 32, 1):
         pass

@@ -375,19 +375,20 @@ def set_variable(key: str, value: str) -> None:
 
 def use_store(name: str) -> dict[str, Any]:
     """Use the store directly, in a process that has a database and no supervisor."""
-    from vantage_orchestration.airflow.token_store import VariableStore
+    from vantage_orchestration.airflow.variables import AirflowVariables
 
-    first, second = VariableStore(), VariableStore()
-    found: dict[str, Any] = {"before": first.load(name)}
-    first.save(name, b"\x00one")
-    found["one"] = (second.load(name) or b"").hex()
-    with first.lock(name, 5.0) as held:
-        found["held"] = held
-        second.save(name, b"\x00two")
-        found["two"] = (first.load(name) or b"").hex()
-    first.forget(name)
-    first.forget(name)
-    found["after"] = second.load(name)
+    first, second = AirflowVariables(), AirflowVariables()
+    found: dict[str, Any] = {"before": first.read(name)}
+    first.write(name, b"\x00one")
+    found["one"] = (second.read(name) or b"").hex()
+    found["created"] = [second.create(name, b"\x00not this")]
+    second.write(name, b"\x00two")
+    found["two"] = (first.read(name) or b"").hex()
+    first.delete(name)
+    first.delete(name)
+    found["after"] = second.read(name)
+    found["created"] += [first.create(name, b"\x00mine"), second.create(name, b"\x00other")]
+    first.delete(name)
     return found
 
 
@@ -446,9 +447,9 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
     from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
     from airflow.models.trigger import Trigger
 
-    from vantage_orchestration.airflow import token_store
+    from vantage_orchestration.airflow import variables
 
-    token_store._PATIENCE = patience
+    variables._PATIENCE = patience
 
     class Supervisor(TriggerRunnerSupervisor):
         def make_client(self) -> Client:

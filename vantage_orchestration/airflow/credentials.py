@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.airflow.connection import HOOK_NAME, config_of
-from vantage_orchestration.airflow.token_store import VariableStore
+from vantage_orchestration.airflow.variables import AirflowVariables
 from vantage_orchestration.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreF
     # Suppressed, so that no exception of Airflow is shown along with ours. Not stored in a
     # variable, so that no traceback shows it.
     with contextlib.suppress(AirflowNotFoundException):
-        return config_of(Connection.get_connection_from_secrets(name, team_name)), VariableStore
+        return config_of(Connection.get_connection_from_secrets(name, team_name)), AirflowVariables
     raise ConfigurationError(
         f"Airflow has no connection {name!r}",
         hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"

@@ -8,13 +8,14 @@ First as files below ``[abbyy_vantage] state_path``, then in Airflow's task stat
 from __future__ import annotations
 
 import datetime
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.airflow.compat import conf
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.storage import location_of
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.processing.ledger import FolderStore, LedgerStore, NumberedStore
+from vantage_orchestration.processing.ledger import FolderLedgers, LedgerStore, NumberedLedgers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,11 +43,11 @@ def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[L
     stores: list[LedgerStore] = []
     path = state_path or conf.get(SECTION, "state_path", fallback="")
     if path:
-        stores.append(FolderStore(location_of(path)))
+        stores.append(FolderLedgers(location_of(path)))
     state = context.get("task_state_store")
     if state is not None:
         attempt = context["ti"].try_number
-        stores.append(NumberedStore(_TaskState(state), attempt, of_one_instance=True))
+        stores.append(NumberedLedgers(TaskState(state), attempt, of_one_instance=True))
     return tuple(stores)
 
 
@@ -66,18 +67,24 @@ def check_stores(stores: tuple[LedgerStore, ...]) -> None:
         raise translate(error)
 
 
-class _TaskState:
-    """The task state store as :class:`vantage_orchestration.processing.ledger.ValueStore`.
+class TaskState:
+    """Airflow's task state store as :class:`vantage_orchestration.state.Values`.
 
     Args:
         store: ``context["task_state_store"]``. Airflow keeps it by run, task and map index.
     """
 
+    label = "Airflow's task state store"
+
     def __init__(self, store: Any) -> None:
         self._store = store
 
-    def get(self, key: str) -> Any:
-        return self._store.get(_PREFIX + key)
+    def read(self, name: str) -> bytes | None:
+        """Return a value; see :class:`vantage_orchestration.state.Values`."""
+        value = self._store.get(_PREFIX + name)
+        return None if value is None else json.dumps(value).encode()
 
-    def set(self, key: str, value: Any) -> None:
-        self._store.set(_PREFIX + key, value, retention=_RETENTION)
+    def write(self, name: str, value: bytes) -> None:
+        """Write a value; see :class:`vantage_orchestration.state.Values`."""
+        # As JSON data, which people can read in Airflow's web interface.
+        self._store.set(_PREFIX + name, json.loads(value), retention=_RETENTION)

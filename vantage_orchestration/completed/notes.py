@@ -6,18 +6,16 @@ A consumer is a task that takes each item once: an ended transaction or an event
     noted/<hour>.json           ids that are done with, and by which run; a file for each hour in
                                 which items were made
     runs/<hour>-<run>.json      what a run has taken, so that a later try of it gets the same
-    leases/<run>.json            the run that is at work now, until it ends or gives no sign of life
+    leases/<run>.json           the run that is at work now, until it ends or gives no sign of life
     consumer.json, list.json    small values
 
-Only "not found" means that nothing is there. An unreadable file raises an error and is never
-overwritten: taking a failure for emptiness would fetch everything a second time.
+They are read by the rule of :mod:`vantage_orchestration.state`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import random
 import threading
 import time
@@ -27,13 +25,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
-from vantage_orchestration.errors import ConfigurationError, Overtaken
-from vantage_orchestration.text import read_json
+from vantage_orchestration.errors import Overtaken, VantageError
+from vantage_orchestration.state import FolderStore, checked, read_value, write_value
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = ["Entry", "Lease", "Notes"]
+__all__ = ["Entry", "Notes", "Lease"]
 
 #: Hours after which nothing of that age can be listed.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
@@ -55,21 +53,22 @@ class Notes:
         folder: Folder of this consumer alone.
         clock: Returns seconds since 1970.
 
-    All methods raise :class:`ConfigurationError` if a file does not contain notes, and ``OSError``
-    if the store can't be read or written; a retry can help then.
+    All methods raise :class:`StateDamaged` if a file holds something else than notes,
+    :class:`StateUnavailable` if the store can't be read, and ``OSError`` if it can't be written. A
+    retry can help with the last two.
     """
 
     def __init__(self, folder: Location, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+        self._store = FolderStore(folder)
         self._clock = clock
 
     def read(self, name: str) -> Any | None:
-        """Return a small value; None if there is none."""
-        return _read(self._folder.child(f"{name}.json"))
+        """Return a small value, None if there is none."""
+        return _read(self._store, f"{name}.json")
 
     def write(self, name: str, value: Any) -> None:
         """Store a small value."""
-        _write(self._folder.child(f"{name}.json"), value)
+        _write(self._store, f"{name}.json", value)
 
     # -- what is done with
 
@@ -100,18 +99,20 @@ class Notes:
         """Remove notes that are older than anything the service can list."""
         limit = int(self._clock()) // HOUR - _FORGET_AFTER
         for kind in ("noted", "runs"):
-            for file in self._folder.child(kind).files("*.json"):
+            for name in self._store.names(kind):
                 # Hour 0 stands for items without a time.
-                hour = file.name.partition(".")[0].partition("-")[0]
+                hour = name.partition("/")[2].partition(".")[0].partition("-")[0]
                 if hour.isdecimal() and 0 < int(hour) < limit:
-                    file.remove()
+                    self._store.delete(name)
 
     # -- runs
 
     def taken(self, run: str) -> list[Entry]:
-        """Return what earlier tries of a run have taken, except what another run has done."""
-        files = self._folder.child("runs").files(f"*-{_digest(run)}.json")
-        found = [(str(name), int(hour)) for file in files for name, hour in _read(file) or ()]
+        """Return what earlier tries of a run have taken, and no other run is done with."""
+        own = [each for each in self._store.names("runs") if each.endswith(f"-{_digest(run)}.json")]
+        found = [
+            (str(name), int(hour)) for each in own for name, hour in _read(self._store, each) or ()
+        ]
         by = self._by(found)
         return [entry for entry in found if by[entry[0]] in (None, _digest(run))]
 
@@ -136,7 +137,7 @@ class Notes:
         Yields:
             The lease, or None if another run holds it.
         """
-        lease = Lease(self._folder.child("leases"), run, self._clock)
+        lease = Lease(self._store, run, self._clock)
         has_it = False
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -149,12 +150,12 @@ class Notes:
             with lease.kept() if has_it else contextlib.nullcontext():
                 yield lease if has_it else None
         finally:
-            with contextlib.suppress(OSError, ConfigurationError):
+            with contextlib.suppress(OSError, VantageError):
                 lease.end()
 
     def busy(self) -> bool:
         """Return whether a run is at work now."""
-        return any(each.until > self._clock() for each in _leases(self._folder.child("leases")))
+        return any(each.until > self._clock() for each in _leases(self._store))
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,9 @@ class _LeaseEntry:
 class Lease:
     """The lease of a run, see :meth:`Notes.lease`."""
 
-    def __init__(self, folder: Location, run: str, clock: Callable[[], float]) -> None:
-        self._folder = folder
-        self._file = folder.child(f"{_digest(run)}.json")
+    def __init__(self, store: FolderStore, run: str, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._name = f"leases/{_digest(run)}.json"
         self._clock = clock
         self._run = run
         self._holder = uuid.uuid4().hex
@@ -179,7 +180,7 @@ class Lease:
     def renew(self) -> None:
         """Renew the lease."""
         lease = _LeaseEntry(self._run, self._holder, self._clock() + _LEASE)
-        _write(self._file, vars(lease))
+        _write(self._store, self._name, vars(lease))
 
     def check(self) -> None:
         """Renew the lease, or raise if it was lost.
@@ -187,7 +188,7 @@ class Lease:
         Raises:
             Overtaken: A later try of this run, or another run, is at work.
         """
-        own = _read_lease(self._file)
+        own = _read_lease(self._store, self._name)
         lost = own is None or own.holder != self._holder
         # No other run begins while the lease is renewed.
         if lost or (own is not None and own.until <= self._clock() and self.others()):
@@ -210,7 +211,7 @@ class Lease:
 
         thread = threading.Thread(target=beat, name="abbyy-vantage-lease", daemon=True)
         # Connections of some stores can be used in one thread only.
-        if self._folder.concurrent:
+        if self._store.folder.concurrent:
             thread.start()
         try:
             yield
@@ -222,24 +223,24 @@ class Lease:
     def others(self) -> bool:
         """Return whether another run is at work."""
         now = self._clock()
-        return any(each.run != self._run and each.until > now for each in _leases(self._folder))
+        return any(each.run != self._run and each.until > now for each in _leases(self._store))
 
     def end(self) -> None:
         """Give the lease back."""
-        own = _read_lease(self._file)
+        own = _read_lease(self._store, self._name)
         if own is not None and own.holder == self._holder:
-            self._file.remove()
+            self._store.delete(self._name)
 
 
-def _leases(folder: Location) -> Iterator[_LeaseEntry]:
-    for file in folder.files("*.json"):
-        lease = _read_lease(file)
+def _leases(store: FolderStore) -> Iterator[_LeaseEntry]:
+    for name in store.names("leases"):
+        lease = _read_lease(store, name)
         if lease is not None:
             yield lease
 
 
-def _read_lease(file: Location) -> _LeaseEntry | None:
-    value = _read(file)
+def _read_lease(store: FolderStore, name: str) -> _LeaseEntry | None:
+    value = _read(store, name)
     return None if value is None else _LeaseEntry(**value)
 
 
@@ -247,24 +248,9 @@ def _digest(run: str) -> str:
     return hashlib.sha256(run.encode()).hexdigest()[:16]
 
 
-def _read(file: Location) -> Any | None:
-    # Another process may have written it since the store was last read.
-    file.fs.invalidate_cache()
-    try:
-        data = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        value = read_json(data)
-        if value["version"] != _VERSION:
-            raise ValueError("another version")
-        return value["value"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"The notes in {file} can't be read ({error})",
-            hint="Restore that file. If you remove it, what it names is fetched again",
-        ) from None
+def _read(store: FolderStore, name: str) -> Any | None:
+    return read_value(store, name, lambda data: checked(data, _VERSION)["value"])
 
 
-def _write(file: Location, value: Any) -> None:
-    file.write_text(json.dumps({"version": _VERSION, "value": value}) + "\n")
+def _write(store: FolderStore, name: str, value: Any) -> None:
+    write_value(store, name, {"version": _VERSION, "value": value})

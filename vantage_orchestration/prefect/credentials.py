@@ -187,9 +187,9 @@ class VantageCredentials(CredentialsBlock):
         return (name_of_block(self), *(Secret(str(value)) for value in self._values().values()))
 
     def _orchestrator_store(self) -> StoreFactory:
-        from vantage_orchestration.prefect.token_store import VariableStores
+        from vantage_orchestration.prefect.variables import VariablesOf
 
-        return VariableStores.of_here(self.store_path)
+        return VariablesOf.here()
 
     def _values(self) -> dict[str, Any]:
         return {name: _plain(getattr(self, name, None)) for name in _SPECS}

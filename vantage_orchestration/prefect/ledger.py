@@ -9,21 +9,17 @@ share a disk need a shared result storage, as they do for results.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from vantage_orchestration.processing.ledger import (
     FOLDER,
     Change,
-    FolderStore,
+    FolderLedgers,
     Ledger,
     LedgerStore,
-    Notes,
-    NumberedStore,
+    NumberedLedgers,
 )
-from vantage_orchestration.processing.state import parsed
 
 if TYPE_CHECKING:
     from prefect.results import ResultStore
@@ -51,32 +47,32 @@ class RunStore:
         self._results = results
         self._run = _name_of_run(run_id)
         self._attempt = attempt
-        self._unlisted: dict[str, None] = {}
+        self._used: dict[str, None] = {}
+        self._listed: set[str] = set()
+        self._inner: LedgerStore | None = None
 
-    def open(self, name: str) -> Notes:
+    def changes(self, name: str) -> list[Change]:
         """See :class:`vantage_orchestration.processing.ledger.LedgerStore`."""
-        self._unlisted[name] = None
-        return _ListedNotes(self, _store_in(self._results, self._attempt).open(name))
+        self._used[name] = None
+        return self._ledgers.changes(name)
 
-    def list_opened(self) -> None:
-        """Record the names of all ledgers opened here, before the first is written to."""
-        if self._unlisted:
-            store = _store_in(self._results, self._attempt)
-            store.open(self._run).append(Change(ledgers=tuple(self._unlisted)))
-            self._unlisted.clear()
+    def append(self, name: str, change: Change) -> None:
+        """See :class:`vantage_orchestration.processing.ledger.LedgerStore`.
 
+        The names of the ledgers are noted first, so that none is written to and not listed.
+        """
+        self._used[name] = None
+        new = tuple(each for each in self._used if each not in self._listed)
+        if new:
+            self._ledgers.append(self._run, Change(ledgers=new))
+            self._listed.update(new)
+        self._ledgers.append(name, change)
 
-class _ListedNotes:
-    def __init__(self, store: RunStore, notes: Notes) -> None:
-        self._store = store
-        self._notes = notes
-
-    def read(self) -> list[Change]:
-        return self._notes.read()
-
-    def append(self, change: Change) -> None:
-        self._store.list_opened()
-        self._notes.append(change)
+    @property
+    def _ledgers(self) -> LedgerStore:
+        if self._inner is None:
+            self._inner = _store_in(self._results, self._attempt)
+        return self._inner
 
 
 def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
@@ -91,9 +87,9 @@ def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
         StateUnavailable, StateDamaged: See :meth:`.ledger.Ledger.load`.
     """
     store = _store_in(results, attempt)
-    changes = store.open(_name_of_run(run_id)).read()
+    changes = store.changes(_name_of_run(run_id))
     names = dict.fromkeys(name for change in changes for name in change.ledgers)
-    return [Ledger([store.open(name)]) for name in names]
+    return [Ledger((store, name)) for name in names]
 
 
 def _name_of_run(run_id: str) -> str:
@@ -112,31 +108,32 @@ def _store_in(results: ResultStore, attempt: int) -> LedgerStore:
     if isinstance(storage, SMB):
         storage = storage.filesystem
     if isinstance(storage, LocalFileSystem):
-        return FolderStore(Location.of(storage.basepath or ".").child(FOLDER))
+        return FolderLedgers(Location.of(storage.basepath or ".").child(FOLDER))
     if isinstance(storage, RemoteFileSystem):
-        return FolderStore(Location.of(storage.basepath, **storage.settings).child(FOLDER))
-    return NumberedStore(_BlockValues(storage), attempt)
+        return FolderLedgers(Location.of(storage.basepath, **storage.settings).child(FOLDER))
+    return NumberedLedgers(StorageBlock(storage), attempt)
 
 
-class _BlockValues:
-    """Any other storage block, as :class:`vantage_orchestration.processing.ledger.ValueStore`."""
+class StorageBlock:
+    """Any other storage block of Prefect, as :class:`vantage_orchestration.state.Values`."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage
+        self.label = f"The storage block {type(storage).__name__}"
 
-    def get(self, key: str) -> Any:
+    def read(self, name: str) -> bytes | None:
+        """Return a value; see :class:`vantage_orchestration.state.Values`."""
         try:
-            # As Prefect calls it for results, even where an event loop is running.
-            data = self._storage.read_path(_PREFIX + key, _sync=True)
+            # As Prefect calls it for results, also where an event loop is running.
+            return cast(bytes, self._storage.read_path(_PREFIX + name, _sync=True))
         except Exception as error:
             if any(map(_says_missing, _chain(error))):
                 return None
             raise
-        return parsed(functools.partial(json.loads, data), f"The note {_PREFIX}{key}")
 
-    def set(self, key: str, value: Any) -> None:
-        content = json.dumps(value).encode()
-        self._storage.write_path(_PREFIX + key, content=content, _sync=True)
+    def write(self, name: str, value: bytes) -> None:
+        """Write a value; see :class:`vantage_orchestration.state.Values`."""
+        self._storage.write_path(_PREFIX + name, content=value, _sync=True)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

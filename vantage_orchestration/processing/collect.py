@@ -31,8 +31,8 @@ from vantage_orchestration.processing.manifest import (
     rule_error_of,
 )
 from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
-from vantage_orchestration.processing.state import reading
 from vantage_orchestration.results import check_types, with_results
+from vantage_orchestration.state import reading
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import is_part
 

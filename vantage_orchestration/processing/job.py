@@ -42,9 +42,9 @@ from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import skill_of
-from vantage_orchestration.processing.state import checked, read_json
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
 from vantage_orchestration.text import identifier

@@ -13,7 +13,6 @@ whatever the order in which the changes are read.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import secrets
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.processing.keys import TaskKey, digest_of
-from vantage_orchestration.processing.state import checked, parsed, read_json, reading
+from vantage_orchestration.state import FolderStore, Values, checked, read_value, write_value
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -33,13 +32,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FOLDER",
     "Change",
-    "FolderStore",
+    "FolderLedgers",
     "Ledger",
     "LedgerEntry",
     "LedgerStore",
-    "Notes",
-    "NumberedStore",
-    "ValueStore",
+    "NumberedLedgers",
     "open_ledger",
 ]
 
@@ -133,11 +130,17 @@ class Change:
         return cls(added, dropped, bool(data["undone"]), ledgers)
 
 
-class Notes(Protocol):
-    """Changes that are kept in one place under one name."""
+class LedgerStore(Protocol):
+    """A place where changes are noted, under the names of ledgers.
 
-    def read(self) -> list[Change]:
-        """Return all changes; none if there are no notes.
+    Attributes:
+        of_one_instance: Whether one instance of one task has it for itself.
+    """
+
+    of_one_instance: bool
+
+    def changes(self, name: str) -> list[Change]:
+        """Return all changes of a ledger; none if there is no ledger of that name.
 
         Raises:
             StateUnavailable: They can't be read now.
@@ -145,7 +148,7 @@ class Notes(Protocol):
         """
         ...
 
-    def append(self, change: Change) -> None:
+    def append(self, name: str, change: Change) -> None:
         """Add a change; it is kept when this returns.
 
         Raises:
@@ -154,29 +157,16 @@ class Notes(Protocol):
         ...
 
 
-class LedgerStore(Protocol):
-    """A place where notes are kept.
-
-    Attributes:
-        of_one_instance: Whether one instance of one task has it for itself.
-    """
-
-    of_one_instance: bool
-
-    def open(self, name: str) -> Notes:
-        """Return the notes of a name, which need not exist. Nothing is read yet."""
-        ...
-
-
 class Ledger:
     """The transactions of one task, which its next try reads.
 
     Args:
-        notes: Where they are noted: the same in each of them. Without any they are forgotten.
+        places: Where they are noted, and under which names: the same in each of them. Without any
+            they are forgotten.
     """
 
-    def __init__(self, notes: Sequence[Notes] = ()) -> None:
-        self._notes = tuple(notes)
+    def __init__(self, *places: tuple[LedgerStore, str]) -> None:
+        self._places = places
         self._seen: dict[str, LedgerEntry] = {}
         self._undone: int | None = None
 
@@ -187,7 +177,7 @@ class Ledger:
             StateUnavailable: Notes can't be read now.
             StateDamaged: Notes are damaged, or of another version.
         """
-        changes = [notes.read() for notes in self._notes]
+        changes = [store.changes(name) for store, name in self._places]
         self._undone = max((sum(each.undone for each in those) for those in changes), default=0)
         self._seen = _merged(list(itertools.chain.from_iterable(changes)))
         return dict(self._seen)
@@ -241,8 +231,8 @@ class Ledger:
             del self._seen[key]
 
     def _append(self, change: Change) -> None:
-        for notes in self._notes:
-            notes.append(change)
+        for store, name in self._places:
+            store.append(name, change)
 
 
 def _merged(changes: Sequence[Change]) -> dict[str, LedgerEntry]:
@@ -310,17 +300,16 @@ def open_ledger(
     if position:
         names.append(digest_of([*base, "position", position]))
     own = [digest_of(base)]
-    notes = [FolderStore(output.child(FOLDER)).open(own[0])] if output is not None else []
+    places: list[tuple[LedgerStore, str]] = []
+    if output is not None:
+        places.append((FolderLedgers(output.child(FOLDER)), own[0]))
     for store in key.stores:
-        notes += [store.open(name) for name in (own if store.of_one_instance else names)]
-    return Ledger(notes)
+        places += [(store, name) for name in (own if store.of_one_instance else names)]
+    return Ledger(*places)
 
 
-# ----------------------------------------------------------------- folders
-
-
-class FolderStore:
-    """Keeps notes as small files, a folder for each name, in any store that fsspec knows.
+class FolderLedgers:
+    """Notes changes as small files, a folder for each ledger, in any store that fsspec knows.
 
     Args:
         folder: The folder; made when it is first needed.
@@ -332,108 +321,61 @@ class FolderStore:
     of_one_instance = False
 
     def __init__(self, folder: Location) -> None:
-        self._folder = folder
+        self._values = FolderStore(folder)
 
-    def open(self, name: str) -> Notes:
+    def changes(self, name: str) -> list[Change]:
         """See :class:`LedgerStore`."""
-        return _FolderNotes(self._folder.child(name))
+        return [self._change(each) for each in self._values.names(name)]
 
-
-class _FolderNotes:
-    def __init__(self, folder: Location) -> None:
-        self._folder = folder
-
-    def read(self) -> list[Change]:
-        try:
-            with reading(self._folder):
-                files = self._folder.files("*.json")
-        except FileNotFoundError:
-            return []
-        return [self._piece(file) for file in files]
-
-    def _piece(self, file: Location) -> Change:
-        change = read_json(file, Change.read)
+    def _change(self, name: str) -> Change:
+        change = read_value(self._values, name, Change.read)
         if change is None:
-            raise StateUnavailable(f"{file} is listed and can't be found; the next try looks again")
+            raise StateUnavailable(f"{name} is listed and can't be found; the next try looks again")
         return change
 
-    def append(self, change: Change) -> None:
+    def append(self, name: str, change: Change) -> None:
+        """See :class:`LedgerStore`."""
         # A name that nobody else takes, and that sorts by time for people who look at the folder.
-        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}.json"
-        self._folder.child(name).write_text(json.dumps(change.to_json()))
+        own = f"{name}/{time.time_ns():020d}-{secrets.token_hex(4)}.json"
+        write_value(self._values, own, change.to_json())
 
 
-# ------------------------------------------------------------------ values
-
-
-class ValueStore(Protocol):
-    """A store of JSON values that can't list what it holds."""
-
-    def get(self, key: str) -> Any:
-        """Return a value; None, or FileNotFoundError, only if there is none.
-
-        Raises:
-            Exception: The store can't be asked.
-        """
-        ...
-
-    def set(self, key: str, value: Any) -> None:
-        """Store a value."""
-        ...
-
-
-class NumberedStore:
-    """Keeps notes as numbered values.
+class NumberedLedgers:
+    """Notes changes as numbered values, for places that can't list what they hold.
 
     Args:
-        values: The store.
+        values: The place.
         attempt: Number of this try, from 1. Each try counts for itself, so that one which was
             given up and still runs does not write over the notes of the next.
         of_one_instance: See :class:`LedgerStore`.
     """
 
-    def __init__(self, values: ValueStore, attempt: int, *, of_one_instance: bool = False) -> None:
+    def __init__(self, values: Values, attempt: int, *, of_one_instance: bool = False) -> None:
         self._values = values
         self._attempt = attempt
         self.of_one_instance = of_one_instance
+        self._next: dict[str, int] = {}
 
-    def open(self, name: str) -> Notes:
+    def changes(self, name: str) -> list[Change]:
         """See :class:`LedgerStore`."""
-        return _NumberedNotes(self._values, self._attempt, name)
-
-
-class _NumberedNotes:
-    def __init__(self, values: ValueStore, attempt: int, name: str) -> None:
-        self._values = values
-        self._attempt = attempt
-        self._name = name
-        self._next: int | None = None
-
-    def read(self) -> list[Change]:
         changes: list[Change] = []
         for attempt in range(1, self._attempt + 1):
-            found = list(self._of(attempt))
+            found = list(self._of(name, attempt))
             changes += found
-        self._next = len(found)
+        self._next[name] = len(found)
         return changes
 
-    def append(self, change: Change) -> None:
-        if self._next is None:
-            self._next = sum(1 for _ in self._of(self._attempt))
-        self._values.set(self._key(self._attempt, self._next), change.to_json())
-        self._next += 1
+    def append(self, name: str, change: Change) -> None:
+        """See :class:`LedgerStore`."""
+        if name not in self._next:
+            self._next[name] = sum(1 for _ in self._of(name, self._attempt))
+        number = self._next[name]
+        write_value(self._values, f"{name}.{self._attempt}.{number}", change.to_json())
+        self._next[name] += 1
 
-    def _of(self, attempt: int) -> Iterator[Change]:
+    def _of(self, name: str, attempt: int) -> Iterator[Change]:
         for number in itertools.count():
-            key = self._key(attempt, number)
-            try:
-                with reading(f"The note {key}"):
-                    value = self._values.get(key)
-            except FileNotFoundError:
+            change = read_value(self._values, f"{name}.{attempt}.{number}", Change.read)
+            if change is None:
                 return
-            if value is None:
-                return
-            yield parsed(functools.partial(Change.read, value), f"The note {key}")
-
-    def _key(self, attempt: int, number: int) -> str:
-        return f"{self._name}.{attempt}.{number}"
+            yield change

@@ -18,7 +18,7 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.names import MANIFEST
-from vantage_orchestration.processing.state import checked, read_json
+from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.storage import Location
 from vantage_orchestration.text import clean, identifier
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, StateUnavailable
 from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
-from vantage_orchestration.token.stores import StoreError, store_of
+from vantage_orchestration.token.stores import store_of
 from vantage_orchestration.token.vault import Refusal, Vault
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     config, orchestrator = load_credential(args.of)
     store = store_of(config, orchestrator)
     vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
-    place = f"{store.label} store"
+    place = f"{store.label if store is not None else 'memory'} store"
     try:
         folder = getattr(store, "folder", None)
         place += f" in {folder}" if folder is not None else ""
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
             _say(f"Nothing is stored any more for this credential ({place}).")
             return 0
         found = vault.load(jitter=0.0)
-    except StoreError as error:
+    except StateUnavailable as error:
         raise ConfigurationError(
-            f"The token store of this credential can't be read: {error}",
+            f"The token store of this credential can't be read: {error.what}",
             hint="The token lives in the memory of each process",
         ) from None
     if isinstance(found, AccessToken):

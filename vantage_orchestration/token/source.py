@@ -26,18 +26,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.errors import AuthUnavailable, Throttled, VantageError
+from vantage_orchestration.errors import (
+    AuthUnavailable,
+    StateUnavailable,
+    Throttled,
+    VantageError,
+)
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
+from vantage_orchestration.state import Store
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
-from vantage_orchestration.token.stores import (
-    MemoryStore,
-    StoreError,
-    StoreFactory,
-    TokenStore,
-    store_of,
-)
+from vantage_orchestration.token.stores import FileStore, StoreFactory, store_of
 from vantage_orchestration.token.vault import LOCK_PATIENCE, LONGEST_HOLD, Moment, Refusal, Vault
 
 __all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
@@ -82,6 +82,7 @@ class TokenSource:
     Args:
         config: Who logs in and how.
         store: Where the token rests for other processes; memory alone by default.
+        locks: See :class:`.vault.Vault`.
         log_in: Asks for a token once; returns the grant or an error. Over the network by default.
         clock: Steady and wall time.
         retries: Tries and waits on passing trouble. A refusal is never repeated.
@@ -91,19 +92,19 @@ class TokenSource:
         self,
         config: VantageConfig,
         *,
-        store: TokenStore | None = None,
+        store: Store | None = None,
+        locks: FileStore | None = None,
         log_in: LogIn | None = None,
         clock: Clock = SYSTEM_CLOCK,
         retries: RetryPolicy = TOKEN_RETRIES,
     ) -> None:
-        store = store or MemoryStore()
         self._config = config
         self._log_in = log_in or _network_log_in
         self._clock = clock
         self._now = clock.steady
         self._retries = retries
         self._trust = config.trust
-        self._vault = Vault(store, config.credentials, clock, trust=self._trust)
+        self._vault = Vault(store, config.credentials, clock, self._trust, locks)
         self._token: AccessToken | None = None
         self._rejected: AccessToken | None = None
         self._verdict: _Verdict | None = None
@@ -297,7 +298,7 @@ class TokenSource:
         """
         try:
             found = self._vault.load(self._jitter)
-        except StoreError:
+        except StateUnavailable:
             verdict = self._verdict
             if verdict is None:
                 return None
@@ -442,7 +443,11 @@ def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None
     with _registry_lock:
         source = _registry.get(key)
         if source is None:
-            source = TokenSource(config, store=store_of(config, orchestrator))
+            source = TokenSource(
+                config,
+                store=store_of(config, orchestrator),
+                locks=FileStore(config.tokens.store_path),
+            )
             _registry[key] = source
         return source
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a token rests between processes: the protocol of stores, the one that keeps nothing, and
-the one of this host, with sealed files that only their owner can read and a lock for each."""
+"""Where a token rests between processes: which store a configuration names, and the store of this
+host, with files that only their owner can read and a lock for each."""
 
 from __future__ import annotations
 
@@ -10,101 +10,22 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 from vantage_orchestration.config import VantageConfig
+from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.state import Store
 
-__all__ = [
-    "FileStore",
-    "MemoryStore",
-    "StoreError",
-    "StoreFactory",
-    "TokenStore",
-    "default_folder",
-    "store_of",
-]
+__all__ = ["FileStore", "StoreFactory", "default_folder", "store_of"]
 
 log = logging.getLogger(__name__)
 
 
-class StoreError(Exception):
-    """A store can't be used. The token comes without it."""
+StoreFactory = Callable[[], Store]
 
 
-class TokenStore(Protocol):
-    """Keeps sealed entries under opaque names.
-
-    What it keeps is encrypted and authenticated before it gets here, by
-    :class:`vantage_orchestration.token.vault.Seal`. So a store is trusted with no secrets.
-    """
-
-    #: What warnings call it.
-    label: str
-
-    def load(self, name: str) -> bytes | None:
-        """Return the entry, or None if there is none.
-
-        Args:
-            name: 64 hex digits.
-
-        Raises:
-            StoreError: The store can't be read.
-        """
-
-    def save(self, name: str, entry: bytes) -> None:
-        """Put the entry in place of what is there.
-
-        Raises:
-            StoreError: The store can't be written.
-        """
-
-    def forget(self, name: str) -> None:
-        """Remove the entry; one that is not there counts as removed.
-
-        Raises:
-            StoreError: The store can't be written.
-        """
-
-    def lock(self, name: str, timeout: float) -> AbstractContextManager[bool]:
-        """Return a context in which nobody else who uses this store holds the lock of ``name``.
-
-        Args:
-            name: 64 hex digits.
-            timeout: Seconds to wait for it. When they are over, the context begins all the same,
-                with False: a holder that hangs must not hold up everybody.
-
-        Raises:
-            StoreError: There is no lock to be had.
-        """
-
-
-class MemoryStore:
-    """Keeps nothing: tokens live in the memory of the process alone."""
-
-    label = "memory"
-
-    def load(self, name: str) -> bytes | None:
-        """Return None."""
-        return None
-
-    def save(self, name: str, entry: bytes) -> None:
-        """Do nothing."""
-
-    def forget(self, name: str) -> None:
-        """Do nothing."""
-
-    def lock(self, name: str, timeout: float) -> AbstractContextManager[bool]:
-        """Return a context without a lock."""
-        return nullcontext(True)
-
-
-StoreFactory = Callable[[], TokenStore]
-
-
-def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) -> TokenStore:
-    """Return the store that ``config`` names.
+def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) -> Store | None:
+    """Return the store that ``config`` names; None where tokens live in the process's memory alone.
 
     Args:
         config: The configuration.
@@ -119,7 +40,7 @@ def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) ->
         )
     if config.tokens.store == "file":
         return FileStore(config.tokens.store_path)
-    return MemoryStore()
+    return None
 
 
 _LONGEST_ENTRY = 256 * 1024
@@ -167,7 +88,7 @@ class FileStore:
         """Where the files are.
 
         Raises:
-            StoreError: There is something that can't be used in its place.
+            StateUnavailable: There is something that can't be used in its place.
         """
         # Found out late: a user without a home must not keep anybody from making a store.
         try:
@@ -178,15 +99,15 @@ class FileStore:
         except (OSError, RuntimeError) as error:
             raise _problem(error) from None
         if not stat.S_ISDIR(found.st_mode):
-            raise StoreError(f"{base} is not a folder")
+            raise StateUnavailable(f"{base} is not a folder")
         if not _is_open(found):
             return base
         if not _is_own(found) and not stat.S_IMODE(found.st_mode) & 0o022:
-            raise StoreError(f"{base} belongs to another user")
+            raise StateUnavailable(f"{base} belongs to another user")
         return base / f"{_PRIVATE}{os.geteuid() if hasattr(os, 'geteuid') else ''}"
 
-    def load(self, name: str) -> bytes | None:
-        """Return the entry; see :class:`TokenStore`."""
+    def read(self, name: str) -> bytes | None:
+        """Return a value; see :class:`vantage_orchestration.state.Store`."""
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             path = self._path(name, "entry", make=False)
@@ -198,29 +119,45 @@ class FileStore:
         with os.fdopen(handle, "rb") as stream:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
-                return None  # Somebody else put it there; it is replaced at the next save.
+                return None  # Somebody else put it there; it is replaced at the next write.
             data = stream.read(_LONGEST_ENTRY + 1)
         return data if len(data) <= _LONGEST_ENTRY else None
 
-    def save(self, name: str, entry: bytes) -> None:
-        """Write the entry; see :class:`TokenStore`."""
+    def write(self, name: str, value: bytes) -> None:
+        """Write a value; see :class:`vantage_orchestration.state.Store`."""
+        self._put(name, value, os.replace)
+
+    def create(self, name: str, value: bytes) -> bool:
+        """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
+
+        Of several processes that try at the same moment, exactly one succeeds.
+        """
+        try:
+            self._put(name, value, os.link)
+        except FileExistsError:
+            return False
+        return True
+
+    def _put(self, name: str, value: bytes, move: Callable[[str, Path], None]) -> None:
+        """Write a file of its own, and give it the entry's name by ``move``."""
         try:
             path = self._path(name, "entry", make=True)
             # mkstemp makes it with the mode 0600 whatever the umask, and never through a link.
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
             try:
                 with os.fdopen(handle, "wb") as stream:
-                    stream.write(entry)
-                os.replace(temporary, path)
-            except BaseException:
+                    stream.write(value)
+                move(temporary, path)
+            finally:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
-                raise
+        except FileExistsError:
+            raise
         except OSError as error:
             raise _problem(error) from None
 
-    def forget(self, name: str) -> None:
-        """Remove the entry; see :class:`TokenStore`."""
+    def delete(self, name: str) -> None:
+        """Remove a value; see :class:`vantage_orchestration.state.Store`."""
         try:
             os.unlink(self._path(name, "entry", make=False))
         except FileNotFoundError:
@@ -230,9 +167,19 @@ class FileStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock; see :class:`TokenStore`.
+        """Keep the other processes of this host from holding the lock of ``name``.
 
         The system gives it back when its holder ends, however it ends.
+
+        Args:
+            name: Name of a value, which need not exist.
+            timeout: Seconds to wait for it.
+
+        Yields:
+            Whether it is held. A holder that hangs must not hold up everybody.
+
+        Raises:
+            StateUnavailable: There is no lock to be had.
         """
         from filelock import FileLock, Timeout
 
@@ -262,11 +209,11 @@ class FileStore:
             _make_private(folder)
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode):
-            raise StoreError(f"{folder} is not a folder")
+            raise StateUnavailable(f"{folder} is not a folder")
         if not _is_own(found):
-            raise StoreError(f"{folder} belongs to another user")
+            raise StateUnavailable(f"{folder} belongs to another user")
         if _is_open(found):
-            raise StoreError(
+            raise StateUnavailable(
                 f"{folder} is open to other users; take their rights away, or remove it"
             )
         return folder / f"{name}.{kind}"
@@ -289,6 +236,6 @@ def _is_open(found: os.stat_result) -> bool:
     return os.name == "posix" and bool(stat.S_IMODE(found.st_mode) & 0o077)
 
 
-def _problem(error: Exception) -> StoreError:
+def _problem(error: Exception) -> StateUnavailable:
     reason = error.strerror if isinstance(error, OSError) else None
-    return StoreError(reason or type(error).__name__)
+    return StateUnavailable(reason or type(error).__name__)

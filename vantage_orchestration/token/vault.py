@@ -25,12 +25,13 @@ from typing import Any
 from vantage_orchestration import errors
 from vantage_orchestration.config import Trust
 from vantage_orchestration.credentials import Credentials
-from vantage_orchestration.errors import VantageError, frameless
+from vantage_orchestration.errors import StateUnavailable, VantageError, frameless
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import Store
 from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.request import LONGEST_LIFETIME, renewal_margin
-from vantage_orchestration.token.stores import MemoryStore, StoreError, TokenStore
+from vantage_orchestration.token.stores import FileStore
 
 __all__ = [
     "LOCK_PATIENCE",
@@ -56,20 +57,25 @@ class Vault:
     """Reads and writes the entry of one credential.
 
     Args:
-        store: The store.
+        store: The store; None where nothing is kept.
         credentials: The credential.
         clock: The clocks.
         trust: Under which trust it was obtained; each has an entry of its own.
+        locks: Where the processes of this host lock entries; by default the store, if it can.
+            Stores that hosts share have no lock: hosts that find no token at the same moment log in
+            once each, and the later entry stays.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        store: Store | None,
         credentials: Credentials,
         clock: Clock,
         trust: Trust | None = None,
+        locks: FileStore | None = None,
     ) -> None:
         self._store = store
+        self._locks = store if isinstance(store, FileStore) else locks
         self._trust = trust
         self._clock = clock
         self._seal: Seal | None = None
@@ -82,7 +88,7 @@ class Vault:
     @property
     def keeps_nothing(self) -> bool:
         """Whether there is no store behind this."""
-        return isinstance(self._store, MemoryStore)
+        return self._store is None
 
     def start_afresh(self) -> None:
         """Take a new mutex; a forked child has none of its parent's threads."""
@@ -92,12 +98,12 @@ class Vault:
         """Return what the store holds, or None if it holds nothing of use.
 
         Raises:
-            StoreError: There is no store, or what it holds can't be read.
+            StateUnavailable: There is no store, or what it holds can't be read.
         """
         opened = self._opened()
         found = None if opened is None else read_entry(opened, self._clock, jitter)
         if opened is not None and found is None:
-            raise StoreError("the entry is of no use")
+            raise StateUnavailable("the entry is of no use")
         return found
 
     def save_token(self, token: AccessToken, begun: Moment) -> None:
@@ -111,18 +117,20 @@ class Vault:
     def forget(self) -> None:
         """Remove the entry."""
         seal = self._ready()
-        if seal is not None:
+        if seal is not None and self._store is not None:
             with self._forgiving():
-                self._store.forget(seal.name)
+                self._store.delete(seal.name)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keep the others from logging in meanwhile; give up waiting after LOCK_PATIENCE."""
         seal = self._ready()
         with contextlib.ExitStack() as stack:
-            if seal is not None:
-                with self._forgiving():
-                    held = stack.enter_context(self._store.lock(seal.name, LOCK_PATIENCE))
+            if seal is not None and self._locks is not None:
+                # A worker may have no folder of its own. A store that hosts share works without.
+                warn = self._locks is self._store
+                with self._forgiving() if warn else contextlib.suppress(Exception):
+                    held = stack.enter_context(self._locks.lock(seal.name, LOCK_PATIENCE))
                     if not held:
                         log.warning(
                             "Another process has been logging in to ABBYY Vantage for %.0f s; not"
@@ -133,23 +141,23 @@ class Vault:
 
     def _opened(self) -> bytes | None:
         seal = self._ready()
-        if seal is not None:
+        if seal is not None and self._store is not None:
             with self._forgiving():
                 self._unread = True
-                entry = self._store.load(seal.name)
+                entry = self._store.read(seal.name)
                 self._unread = False
                 if entry is None:
                     return None
                 if (opened := seal.open(entry)) is not None:
                     return opened
-        raise StoreError(f"the {self._store.label} store can't be used")
+        raise StateUnavailable("the token store can't be used")
 
     def _save(self, data: bytes) -> bool:
         seal = self._ready()
         # What could not be read is not overwritten: it may be a refusal with a long time to go.
-        if seal is not None and not self._unread:
+        if seal is not None and self._store is not None and not self._unread:
             with self._forgiving():
-                self._store.save(seal.name, seal.close(data))
+                self._store.write(seal.name, seal.close(data))
                 return True
         return False
 
@@ -163,8 +171,8 @@ class Vault:
                     self._seal = Seal(credentials, self._trust)
                 except ImportError:
                     self._warn("the package cryptography is not installed")
-                except StoreError as error:
-                    self._warn(str(error))
+                except StateUnavailable as error:
+                    self._warn(error.what)
             return self._seal
 
     @contextlib.contextmanager
@@ -172,8 +180,8 @@ class Vault:
         trouble = None
         try:
             yield
-        except StoreError as error:
-            trouble = str(error)
+        except StateUnavailable as error:
+            trouble = error.what
         except Exception as error:  # A store of an orchestrator can fail in any way.
             trouble = type(error).__name__
         if trouble is not None:
@@ -185,7 +193,7 @@ class Vault:
             log.warning(
                 "The token of ABBYY Vantage is kept in this process alone, since its %s store"
                 " can't be used: %s",
-                self._store.label,
+                self._store.label if self._store is not None else "token",
                 trouble,
             )
 
@@ -369,7 +377,7 @@ class Seal:
 
     Raises:
         ImportError: The package ``cryptography`` is not installed.
-        StoreError: The client secret is too short to be safe at rest, or there is no scrypt.
+        StateUnavailable: The client secret is too short to be safe at rest, or there is no scrypt.
     """
 
     __slots__ = ("_key", "name")
@@ -381,7 +389,7 @@ class Seal:
 
         secret = credentials.client_secret.reveal()
         if len(secret) < SHORTEST_SECRET:
-            raise StoreError(
+            raise StateUnavailable(
                 f"the client secret has fewer than {SHORTEST_SECRET} characters and could be"
                 " guessed from a stored entry"
             )
@@ -400,7 +408,7 @@ class Seal:
                 _pack(secret, credentials.password.reveal(), *kind)
             )
         except (UnsupportedAlgorithm, MemoryError) as error:
-            raise StoreError(f"scrypt can't be used ({type(error).__name__})") from None
+            raise StateUnavailable(f"scrypt can't be used ({type(error).__name__})") from None
         #: Name of the entry, 64 hex digits.
         self.name = derived[:32].hex()
         self._key = derived[32:]

@@ -23,7 +23,7 @@ from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.form import with_form
 from vantage_orchestration.airflow.masking import amask, mask
 from vantage_orchestration.airflow.testing import refuse_elsewhere
-from vantage_orchestration.airflow.token_store import VariableStore
+from vantage_orchestration.airflow.variables import AirflowVariables
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
 from vantage_orchestration.secret import Secret
 
@@ -118,7 +118,7 @@ class VantageHook(BaseHook):
             config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
             for secret in config.secrets:
                 await amask(secret)
-            token = await token_source(config, VariableStore).aget()
+            token = await token_source(config, AirflowVariables).aget()
         await amask(Secret(token.reveal()))
         return token
 
@@ -164,7 +164,7 @@ class VantageHook(BaseHook):
             self._load_config,
             on_token=lambda token: mask(Secret(token)),
             translate=translate,
-            orchestrator_store=VariableStore,
+            orchestrator_store=AirflowVariables,
             **options,
         )
 

@@ -12,10 +12,10 @@ import pytest
 from leaks import find_leaks
 from test_airflow.installation import SERVER, Airflow, logins
 
-from vantage_orchestration.airflow import token_store
-from vantage_orchestration.airflow.token_store import KEY_PREFIX, VariableStore
+from vantage_orchestration.airflow import variables
+from vantage_orchestration.airflow.variables import KEY_PREFIX, AirflowVariables
+from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.token.stores import StoreError
 
 Connect = Callable[..., str]
 NAME = "0123456789abcdef" * 4
@@ -173,7 +173,7 @@ def test_in_a_process_with_a_database(airflow: Airflow, environment: dict[str, s
     assert found == {
         "before": None,
         "one": b"\0one".hex(),
-        "held": True,
+        "created": [False, True, False],
         "two": b"\0two".hex(),
         "after": None,
     }
@@ -192,25 +192,6 @@ def test_credential_by_name(airflow: Airflow, sandbox: SandboxServer, connect: C
     assert missing["context"] == "None"
 
 
-def test_lock_of_the_host() -> None:
-    first, second = VariableStore(), VariableStore()
-    with first.lock(NAME, 5.0) as held:
-        assert held
-        with second.lock(NAME, 0.0) as again:
-            assert not again
-        with second.lock(NAME[::-1], 5.0) as other:
-            assert other
-    with second.lock(NAME, 5.0) as again:
-        assert again
-
-
-def test_host_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with VariableStore().lock(NAME, 5.0) as held:
-        assert held
-
-
 def test_airflow_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
     asked: list[str] = []
@@ -220,13 +201,13 @@ def test_airflow_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         answer.wait()
         return None
 
-    monkeypatch.setattr(token_store, "_get", get)
-    monkeypatch.setattr(token_store, "_PATIENCE", 0.05)
-    store = VariableStore()
+    monkeypatch.setattr(variables, "_get", get)
+    monkeypatch.setattr(variables, "_PATIENCE", 0.05)
+    store = AirflowVariables()
     try:
         for _ in range(2):
-            with pytest.raises(StoreError, match="no answer"):
-                store.load(NAME)
+            with pytest.raises(StateUnavailable, match="no answer"):
+                store.read(NAME)
         assert asked == [KEY_PREFIX + NAME]
     finally:
         answer.set()
@@ -236,8 +217,8 @@ def test_errors_of_airflow_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(key: str, value: str) -> None:
         raise TimeoutError(key)
 
-    monkeypatch.setattr(token_store, "_set", fail)
-    store = VariableStore()
+    monkeypatch.setattr(variables, "_set", fail)
+    store = AirflowVariables()
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            store.save(NAME, b"entry")
+            store.write(NAME, b"entry")

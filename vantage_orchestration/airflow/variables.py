@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token store that all hosts of an Airflow share: sealed entries as Airflow Variables."""
+"""Small values that all hosts of an Airflow share, as Airflow Variables."""
 
 from __future__ import annotations
 
 import base64
 import concurrent.futures
-import contextlib
-import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from vantage_orchestration.token.stores import FileStore, StoreError
+from vantage_orchestration.errors import StateUnavailable
 
-__all__ = ["KEY_PREFIX", "VariableStore"]
-
-log = logging.getLogger(__name__)
+__all__ = ["KEY_PREFIX", "AirflowVariables"]
 
 T = TypeVar("T")
 
@@ -33,12 +29,8 @@ _PATIENCE: Final = 10.0
 _PAUSE: Final = 300.0
 
 
-class VariableStore:
-    """Stores entries as Airflow Variables, for tasks, triggers and Airflow's own servers.
-
-    Processes of one host (with the same user and cache folder) wait for each other's login by the
-    lock of the file store. Airflow has no lock between hosts: if two hosts find no token at the
-    same moment, each logs in once, and the later entry stays. Both tokens are valid.
+class AirflowVariables:
+    """Keeps values as Airflow Variables, for tasks, triggers and Airflow's own servers.
 
     Tasks and triggers access the Variables through their supervisor; the API server and commands
     such as ``airflow connections test`` use the database.
@@ -47,41 +39,37 @@ class VariableStore:
     label = "Airflow Variable"
 
     def __init__(self) -> None:
-        self._host = FileStore()
         self._pause_until = 0.0
 
-    def load(self, name: str) -> bytes | None:
-        """Return the entry; see :class:`vantage_orchestration.token.stores.TokenStore`."""
+    def read(self, name: str) -> bytes | None:
+        """Return a value; see :class:`vantage_orchestration.state.Store`."""
         text = self._ask(_get, KEY_PREFIX + name)
         if text is None:
             return None
         try:
             return base64.b64decode(text, validate=True)
         except (TypeError, ValueError):
-            return None  # Somebody has edited it; it is replaced at the next save.
+            return None  # Somebody has edited it; it is replaced at the next write.
 
-    def save(self, name: str, entry: bytes) -> None:
-        """Set the Variable; see :class:`vantage_orchestration.token.stores.TokenStore`."""
-        self._ask(_set, KEY_PREFIX + name, base64.b64encode(entry).decode("ascii"))
+    def write(self, name: str, value: bytes) -> None:
+        """Set the Variable; see :class:`vantage_orchestration.state.Store`."""
+        self._ask(_set, KEY_PREFIX + name, base64.b64encode(value).decode("ascii"))
 
-    def forget(self, name: str) -> None:
-        """Delete the Variable; see :class:`vantage_orchestration.token.stores.TokenStore`."""
-        self._ask(_delete, KEY_PREFIX + name)
+    def create(self, name: str, value: bytes) -> bool:
+        """Set the Variable if there is none; see :class:`vantage_orchestration.state.Store`.
 
-    @contextlib.contextmanager
-    def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of this host if possible; there is none between hosts.
-
-        See :class:`vantage_orchestration.token.stores.TokenStore`. It never raises.
+        Airflow can only set a Variable, whoever has set it before. So it is read once more after
+        that. Of two that overlap, the one that was set last stays; if the first one has looked in
+        between, both believe that they have made it.
         """
-        with contextlib.ExitStack() as stack:
-            held = True
-            try:
-                held = stack.enter_context(self._host.lock(name, timeout))
-            except Exception as error:
-                # A worker may have no writable folder. The Variable itself still works.
-                log.debug("There is no lock between processes: %s", type(error).__name__)
-            yield held
+        if self.read(name) is not None:
+            return False
+        self.write(name, value)
+        return self.read(name) == value
+
+    def delete(self, name: str) -> None:
+        """Delete the Variable; see :class:`vantage_orchestration.state.Store`."""
+        self._ask(_delete, KEY_PREFIX + name)
 
     def _ask(self, function: Callable[..., T], *arguments: str) -> T:
         """Call a function that queries Airflow, and wait for its answer for a limited time.
@@ -90,7 +78,7 @@ class VariableStore:
         token would otherwise wait for ever.
         """
         if time.monotonic() < self._pause_until:
-            raise StoreError("Airflow gave no answer a while ago")
+            raise StateUnavailable("Airflow gave no answer a while ago")
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def ask() -> None:
@@ -106,7 +94,7 @@ class VariableStore:
         concurrent.futures.wait([answer], _PATIENCE)
         if not answer.done():
             self._pause_until = time.monotonic() + _PAUSE
-            raise StoreError(f"Airflow gave no answer within {_PATIENCE:.0f} s")
+            raise StateUnavailable(f"Airflow gave no answer within {_PATIENCE:.0f} s")
         return answer.result()
 
 

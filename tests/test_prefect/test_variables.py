@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import contextvars
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,17 @@ from prefect.client.orchestration import get_client
 from prefect.context import get_settings_context
 
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.errors import ConfigurationError, CredentialsRejected
-from vantage_orchestration.prefect import VantageCredentials, entry, token_store
-from vantage_orchestration.prefect.token_store import VariableStore, VariableStores
+from vantage_orchestration.errors import (
+    ConfigurationError,
+    CredentialsRejected,
+    StateUnavailable,
+)
+from vantage_orchestration.prefect import VantageCredentials, entry, variables
+from vantage_orchestration.prefect.variables import PrefectVariables, VariablesOf
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import command, source
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
-from vantage_orchestration.token.stores import FileStore, StoreError
 from vantage_orchestration.token.vault import Moment, Vault
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -80,20 +85,20 @@ def sandbox() -> Iterator[SandboxServer]:
 
 
 @pytest.fixture
-def store() -> VariableStore:
+def store() -> PrefectVariables:
     """The store of the real server."""
-    return VariableStores.of_here()()
+    return VariablesOf.here()()
 
 
 def logins(sandbox: SandboxServer) -> int:
     return sandbox.control.count(path_regex="connect/token")
 
 
-def variables() -> dict[str, Any]:
+def stored() -> dict[str, Any]:
     """Return the Variables of this store: name to value."""
     with get_client(sync_client=True) as client:
         found = client.read_variables()
-    return {one.name: one.value for one in found if one.name.startswith(token_store.PREFIX)}
+    return {one.name: one.value for one in found if one.name.startswith(variables.PREFIX)}
 
 
 def overwrite(name: str, value: Any) -> None:
@@ -103,7 +108,7 @@ def overwrite(name: str, value: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def no_variables(prefect_server: Any) -> None:
-    for name in variables():
+    for name in stored():
         with get_client(sync_client=True) as client:
             client.delete_variable_by_name(name)
 
@@ -141,41 +146,39 @@ def run_workers(prefect_server: Any) -> Iterator[Callable[..., list[str]]]:
 # ------------------------------------------------------------ the store alone
 
 
-def test_entry_comes_back_is_overwritten_and_forgotten(store: VariableStore) -> None:
-    assert store.load(NAME) is None
-    store.forget(NAME)
-    store.save(NAME, b"\x00first\xff")
-    assert store.load(NAME) == b"\x00first\xff"
-    assert variables() == {
-        f"abbyy_vantage_token_{NAME}": base64.b64encode(b"\x00first\xff").decode()
-    }
-    store.save(NAME, b"second")
-    assert store.load(NAME) == b"second"
-    assert len(variables()) == 1
-    store.forget(NAME)
-    assert store.load(NAME) is None
-    assert variables() == {}
+def test_entry_comes_back_is_overwritten_and_forgotten(store: PrefectVariables) -> None:
+    assert store.read(NAME) is None
+    store.delete(NAME)
+    store.write(NAME, b"\x00first\xff")
+    assert store.read(NAME) == b"\x00first\xff"
+    assert stored() == {f"abbyy_vantage_token_{NAME}": base64.b64encode(b"\x00first\xff").decode()}
+    store.write(NAME, b"second")
+    assert store.read(NAME) == b"second"
+    assert len(stored()) == 1
+    store.delete(NAME)
+    assert store.read(NAME) is None
+    assert stored() == {}
 
 
 def test_longest_entry_is_what_the_server_takes(
-    store: VariableStore, monkeypatch: pytest.MonkeyPatch
+    store: PrefectVariables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest = os.urandom((5000 - 2) // 4 * 3)
-    store.save(NAME, longest)
-    assert store.load(NAME) == longest
+    store.write(NAME, longest)
+    assert store.read(NAME) == longest
     longer = longest + b"!"
-    with pytest.raises(StoreError, match=r"has 5002 characters, and Prefect allows 5000"):
-        store.save(NAME, longer)
+    with pytest.raises(StateUnavailable, match=r"takes 5002 characters, and Prefect allows 5000"):
+        store.write(NAME, longer)
     # Prefect does refuse it, and then its words, which quote the value, are not repeated.
-    monkeypatch.setattr(token_store, "LONGEST_VALUE", 10**6)
-    with pytest.raises(StoreError) as caught:
-        store.save(NAME, longer)
+    monkeypatch.setattr(variables, "LONGEST_VALUE", 10**6)
+    with pytest.raises(StateUnavailable) as caught:
+        store.write(NAME, longer)
     assert base64.b64encode(longer[:30]).decode() not in str(caught.value)
-    assert store.load(NAME) == longest
+    assert store.read(NAME) == longest
 
 
 def test_token_of_3500_characters_fits_and_a_longer_one_is_said_once(
-    store: VariableStore, account: dict[str, Any], caplog: pytest.LogCaptureFixture
+    store: PrefectVariables, account: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     credentials = VantageConfig.from_fields(account).credentials
 
@@ -203,86 +206,74 @@ def test_token_of_3500_characters_fits_and_a_longer_one_is_said_once(
 
 
 @pytest.mark.parametrize("value", ["", "no base64!", "ä", 7, {"token": 1}, None, ["x"]])
-def test_foreign_value_counts_as_none_or_as_another_s(store: VariableStore, value: Any) -> None:
-    store.save(NAME, b"mine")
-    overwrite(token_store.PREFIX + NAME, value)
-    assert not store.load(NAME)
-    store.save(NAME, b"mine again")
-    assert store.load(NAME) == b"mine again"
+def test_foreign_value_counts_as_none_or_as_another_s(store: PrefectVariables, value: Any) -> None:
+    store.write(NAME, b"mine")
+    overwrite(variables.PREFIX + NAME, value)
+    assert not store.read(NAME)
+    store.write(NAME, b"mine again")
+    assert store.read(NAME) == b"mine again"
 
 
 def test_two_that_create_it_at_once_both_succeed(
-    store: VariableStore, monkeypatch: pytest.MonkeyPatch
+    store: PrefectVariables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = token_store._update, []
+    real, calls = variables._update, []
 
-    def update(client: Any, change: Any) -> bool:
+    def update(client: Any, name: str, text: str) -> bool:
         if not calls:  # The other one comes between the look and the creation.
             calls.append(1)
-            VariableStores.of_here()().save(NAME, b"the other's")
+            VariablesOf.here()().write(NAME, b"the other's")
             return False
-        return real(client, change)
+        return real(client, name, text)
 
-    monkeypatch.setattr(token_store, "_update", update)
-    store.save(NAME, b"mine")
-    assert store.load(NAME) == b"mine"
-
-
-def test_lock_is_that_of_the_host(tmp_path: Path) -> None:
-    folder = tmp_path / "locks"
-    store = VariableStores.of_here(str(folder))()
-    with store.lock(NAME, 1.0) as held:
-        assert held
-        with FileStore(folder).lock(NAME, 0.0) as other:
-            assert not other
-        with store.lock(NAME, 0.0) as again:
-            assert not again
-    with FileStore(folder).lock(NAME, 0.0) as other:
-        assert other
+    monkeypatch.setattr(variables, "_update", update)
+    store.write(NAME, b"mine")
+    assert store.read(NAME) == b"mine"
 
 
-def test_without_a_place_for_lock_files_there_is_no_lock(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    store = VariableStores.of_here(str(tmp_path / "file"))()
-    with store.lock(NAME, 1.0) as held, store.lock(NAME, 1.0) as again:
-        assert held
-        assert again
+def test_one_of_several_hosts_creates_a_value(store: PrefectVariables) -> None:
+    begin = threading.Barrier(4)
 
+    def create(number: int) -> bool:
+        begin.wait(30)
+        return VariablesOf.here()().create(NAME, f"host {number}".encode())
 
-def test_error_of_the_body_leaves_the_lock_unchanged(tmp_path: Path) -> None:
-    store = VariableStores.of_here(str(tmp_path / "locks"))()
-    with pytest.raises(KeyError), store.lock(NAME, 1.0):
-        raise KeyError("of the body")
-    with store.lock(NAME, 0.0) as held:
-        assert held
+    with ThreadPoolExecutor(4) as pool:
+        context = contextvars.copy_context
+        made = [pool.submit(context().run, create, number) for number in range(4)]
+        won = [number for number, each in enumerate(made) if each.result()]
+    assert len(won) == 1
+    assert store.read(NAME) == f"host {won[0]}".encode()
+    store.delete(NAME)
+    assert store.create(NAME, b"again")
 
 
 # ------------------------------------------------------------ which server is meant
 
 
 def test_stores_of_one_server_are_equal_and_show_no_user() -> None:
-    assert repr(VariableStores.of_here("x")) == repr(VariableStores.of_here("x"))
-    assert VariableStores.of_here("x") == VariableStores.of_here("x")
-    here = VariableStores.of_here()
+    assert repr(VariablesOf.here()) == repr(VariablesOf.here())
+    assert VariablesOf.here() == VariablesOf.here()
+    here = VariablesOf.here()
     changes = {
         settings.PREFECT_API_URL: "http://someone:made-up-password@127.0.0.1:9/api",
         settings.PREFECT_API_KEY: "made-up-api-key",
     }
     with settings.temporary_settings(changes):
-        other = VariableStores.of_here()
+        other = VariablesOf.here()
     assert repr(other) != repr(here)
     assert "127.0.0.1:9/api" in repr(other)
     assert find_leaks(["made-up-password", "made-up-api-key"], {"repr": repr(other)}) == []
 
 
 def test_a_thread_without_settings_uses_the_server_of_the_caller(
-    store: VariableStore, prefect_server: Any
+    store: PrefectVariables, prefect_server: Any
 ) -> None:
     outcome: list[Any] = []
 
     def work() -> None:  # A new thread has an empty context: no server is set there.
         outcome.append(settings.PREFECT_API_URL.value())
-        store.save(NAME, b"from the thread")
+        store.write(NAME, b"from the thread")
         outcome.append(settings.PREFECT_API_URL.value())
 
     thread = threading.Thread(target=work)
@@ -290,7 +281,7 @@ def test_a_thread_without_settings_uses_the_server_of_the_caller(
     thread.join(60)
     assert len(outcome) == 2
     assert prefect_server.api_url not in outcome
-    assert list(variables()) == [token_store.PREFIX + NAME]
+    assert list(stored()) == [variables.PREFIX + NAME]
 
 
 def test_a_flow_s_task_uses_it(
@@ -311,7 +302,7 @@ def test_a_flow_s_task_uses_it(
         return first
 
     assert ask() > 0
-    assert len(variables()) == 1
+    assert len(stored()) == 1
     assert logins(sandbox) == 1
 
 
@@ -336,7 +327,7 @@ def test_two_processes_on_two_hosts_or_one_log_in_once_and_nothing_leaks(
     assert run_workers(name, 1) == [first]
     assert logins(sandbox) == 1
 
-    ((variable, sealed),) = variables().items()
+    ((variable, sealed),) = stored().items()
     tokens = [text for text in sandbox.control.issued_secrets() if text not in account.values()]
     assert any(text.endswith(first) for text in tokens)
     secrets = [*tokens, account["password"], account["client_secret"]]
@@ -361,7 +352,7 @@ def test_wrong_password_in_two_processes_makes_one_request(
     assert run_workers(name) == ["CredentialsRejected"] * 2
     assert run_workers(name, 1) == ["CredentialsRejected"]
     assert logins(sandbox) == 1
-    assert len(variables()) == 1
+    assert len(stored()) == 1
 
 
 def test_broken_value_is_replaced(
@@ -369,7 +360,7 @@ def test_broken_value_is_replaced(
 ) -> None:
     block = VantageCredentials(**account, store="orchestrator")
     first = block.get_token().reveal()
-    ((variable, sealed),) = variables().items()
+    ((variable, sealed),) = stored().items()
     for count, value in enumerate(["broken", sealed[:-8] + "AAAAAAA=", {"a": 1}], start=2):
         overwrite(variable, value)
         fresh_process()
@@ -463,10 +454,15 @@ def test_server_that_refuses_is_asked_once_each_time(
     server = troubled(status, **headers)
     url = f"http://127.0.0.1:{server.server_port}/api"
     with settings.temporary_settings({settings.PREFECT_API_URL: url}):
-        store = VariableStore(get_settings_context())
-        for act in (store.load, store.forget, lambda name: store.save(name, b"entry")):
+        store = PrefectVariables(get_settings_context())
+        for act in (
+            store.read,
+            store.delete,
+            lambda name: store.write(name, b"entry"),
+            lambda name: store.create(name, b"entry"),
+        ):
             asked = len(server.asked)
-            with pytest.raises(StoreError, match=f"the Prefect API answered {status}$"):
+            with pytest.raises(StateUnavailable, match=f"the Prefect API answered {status}$"):
                 act(NAME)
             assert len(server.asked) == asked + 1
 
@@ -478,15 +474,15 @@ def test_silent_server_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
         with settings.temporary_settings({settings.PREFECT_API_URL: url}):
-            store = VariableStore(get_settings_context(), clock=clock)
-        with pytest.raises(StoreError, match="ConnectError"):
-            store.load(NAME)
+            store = PrefectVariables(get_settings_context(), clock=clock)
+        with pytest.raises(StateUnavailable, match="ConnectError"):
+            store.read(NAME)
         now[0] += 29.0
-        with pytest.raises(StoreError, match="a moment ago"):
-            store.save(NAME, b"entry")
+        with pytest.raises(StateUnavailable, match="a moment ago"):
+            store.write(NAME, b"entry")
         now[0] += 2.0
-        with pytest.raises(StoreError, match="ConnectError"):
-            store.forget(NAME)
+        with pytest.raises(StateUnavailable, match="ConnectError"):
+            store.delete(NAME)
 
 
 # ------------------------------------------------------------ the entry point
@@ -500,8 +496,8 @@ def test_entry_point_reads_the_block_and_its_store(
     config, make = entry.load(name)
     assert config.credentials.username == account["username"]
     assert config.tokens.store == "orchestrator"
-    ((variable, _),) = variables().items()
-    assert make().load(variable.removeprefix(token_store.PREFIX))
+    ((variable, _),) = stored().items()
+    assert make().read(variable.removeprefix(variables.PREFIX))
 
 
 def test_command_shows_and_clears_the_variable(
@@ -518,7 +514,7 @@ def test_command_shows_and_clears_the_variable(
     assert "(Prefect Variable store): a token, valid until" in shown
     assert find_leaks([token], {"output": shown}) == []
     say("forget")
-    assert variables() == {}
+    assert stored() == {}
     assert say("status").endswith("(Prefect Variable store): nothing\n")
 
 

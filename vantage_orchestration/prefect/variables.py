@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small values that all hosts of a Prefect server share, as Prefect Variables."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from prefect.context import SettingsContext, get_settings_context
+
+from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
+
+if TYPE_CHECKING:
+    import httpx
+    from prefect.client.orchestration import SyncPrefectClient
+
+__all__ = ["LONGEST_VALUE", "PREFIX", "PrefectVariables", "VariablesOf"]
+
+#: Prefix of the Variables' names.
+PREFIX = "abbyy_vantage_token_"
+#: Longest value of a Variable in characters, counted as JSON.
+LONGEST_VALUE = 5000
+#: Seconds to wait for the Prefect API, and for a connection to it, which Prefect's client tries
+#: four times. A login takes less than Prefect's default of 60.
+_PATIENCE, _CONNECT = 10.0, 2.0
+#: Seconds for which an API that did not answer is not called again.
+_PAUSE = 30.0
+#: Statuses after which Prefect's client would wait and retry, even without end.
+_PASSING = frozenset({408, 429, 502, 503})
+
+
+class PrefectVariables:
+    """Keeps values as Prefect Variables, named :data:`PREFIX` and the value's name.
+
+    They are kept in base64. What Prefect takes is enough for tokens of up to about 3500 characters;
+    a longer one stays in the memory of its process.
+
+    Args:
+        settings: Says which Prefect server is meant. Needed since a login runs in a thread of its
+            own, which knows nothing of the run's settings.
+        clock: Steady time.
+    """
+
+    label = "Prefect Variable"
+
+    def __init__(self, settings: SettingsContext, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        # Copies, since a context of Prefect can be entered only once.
+        with settings.model_copy(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            self._settings = get_settings_context().model_copy()
+        self._now = clock.steady
+        self._silent_until = float("-inf")
+
+    def read(self, name: str) -> bytes | None:
+        """Return a value; see :class:`vantage_orchestration.state.Store`."""
+        with self._client() as client:
+            variable = client.read_variable_by_name(_variable(name))
+        if variable is None or not isinstance(variable.value, str):
+            return None
+        try:
+            return base64.b64decode(variable.value, validate=True)
+        except (binascii.Error, ValueError):
+            return None  # Somebody else wrote it; it is replaced at the next write.
+
+    def write(self, name: str, value: bytes) -> None:
+        """Write a value; see :class:`vantage_orchestration.state.Store`."""
+        text = _encoded(value)
+        with self._client() as client:
+            # Where it is created by another host in between, it is there to be changed then.
+            if not _update(client, name, text) and not _create(client, name, text):
+                _update(client, name, text)
+
+    def create(self, name: str, value: bytes) -> bool:
+        """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
+
+        Of several hosts that try at the same moment, exactly one succeeds.
+        """
+        with self._client() as client:
+            return _create(client, name, _encoded(value))
+
+    def delete(self, name: str) -> None:
+        """Remove a value; see :class:`vantage_orchestration.state.Store`."""
+        from prefect.exceptions import ObjectNotFound
+
+        with self._client() as client, contextlib.suppress(ObjectNotFound):
+            client.delete_variable_by_name(_variable(name))
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[SyncPrefectClient]:
+        """Give a client of the server that is meant. All its errors become StateUnavailable."""
+        import httpx
+        from prefect.client.orchestration import get_client
+
+        if self._now() < self._silent_until:
+            raise StateUnavailable("the Prefect API did not answer a moment ago")
+        # Settings of its own also keep get_client from giving the client of the run.
+        settings = {
+            "timeout": httpx.Timeout(_PATIENCE, connect=_CONNECT),
+            "event_hooks": {"response": [_refuse_to_wait]},
+        }
+        try:
+            with (
+                self._settings.model_copy(),
+                get_client(sync_client=True, httpx_settings=settings) as client,
+            ):
+                yield client
+        except StateUnavailable:
+            raise
+        except httpx.HTTPStatusError as error:
+            trouble = f"the Prefect API answered {error.response.status_code}"
+        except (httpx.TransportError, OSError) as error:
+            self._silent_until = self._now() + _PAUSE
+            trouble = f"the Prefect API did not answer ({type(error).__name__})"
+        except Exception as error:  # Its text could quote the value.
+            trouble = f"the Prefect API could not be used ({type(error).__name__})"
+        else:
+            return
+        raise StateUnavailable(trouble)
+
+
+@dataclass(frozen=True)
+class VariablesOf:
+    """Makes the store of one Prefect server.
+
+    Equal for equal servers, and so is its ``repr``, so that all blocks of a process share one token
+    source.
+
+    Args:
+        server: Address of the Prefect API, without a user's name.
+        settings: The settings of Prefect.
+    """
+
+    server: str
+    settings: SettingsContext = field(repr=False, compare=False)
+
+    @classmethod
+    def here(cls) -> VariablesOf:
+        """Return that of the Prefect server which the calling code means."""
+        from prefect.settings import PREFECT_API_URL
+
+        # Alone of the context: the store outlives the run, and must not keep it in memory.
+        return cls(_public(PREFECT_API_URL.value() or ""), get_settings_context())
+
+    def __call__(self) -> PrefectVariables:
+        """Return the store."""
+        return PrefectVariables(self.settings)
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name
+
+
+def _encoded(value: bytes) -> str:
+    text = base64.b64encode(value).decode("ascii")
+    length = len(text) + 2  # JSON puts it in quotes.
+    if length > LONGEST_VALUE:
+        raise StateUnavailable(
+            f"the sealed entry takes {length} characters, and Prefect allows {LONGEST_VALUE}"
+        )
+    return text
+
+
+def _update(client: SyncPrefectClient, name: str, text: str) -> bool:
+    """Change a Variable; return whether there is one."""
+    import httpx
+    from prefect.client.schemas.actions import VariableUpdate
+
+    try:
+        client.update_variable(VariableUpdate(name=_variable(name), value=text))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != 404:
+            raise
+        return False
+    return True
+
+
+def _create(client: SyncPrefectClient, name: str, text: str) -> bool:
+    """Create a Variable; return whether there was none."""
+    from prefect.client.schemas.actions import VariableCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    try:
+        client.create_variable(VariableCreate(name=_variable(name), value=text))
+    except ObjectAlreadyExists:
+        return False
+    return True
+
+
+def _refuse_to_wait(response: httpx.Response) -> None:
+    """Raise StateUnavailable at an answer after which Prefect's client would wait."""
+    if response.status_code in _PASSING:
+        raise StateUnavailable(f"the Prefect API answered {response.status_code}")
+
+
+def _public(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
