@@ -38,7 +38,7 @@ class Secret:
     _value: str
 
     def __init__(self, value: str | Secret = "") -> None:
-        object.__setattr__(self, "_value", value._value if isinstance(value, Secret) else value)
+        object.__setattr__(self, "_value", value.reveal() if isinstance(value, Secret) else value)
 
     def unbroken(self) -> Secret:
         """Return it without line breaks at its ends, which files and commands leave there."""

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from requests.utils import rewind_body
 
 from vantage_orchestration import errors
 from vantage_orchestration.config import VantageConfig
@@ -531,8 +530,7 @@ class VantageAuth(AuthBase):
         again.hooks = {"response": []}
         again.headers["Authorization"] = f"Bearer {renewed.reveal()}"
         if position is not None:
-            again._body_position = position  # type: ignore[attr-defined]
-            rewind_body(again)
+            again.body.seek(position)  # type: ignore[union-attr]
         second: requests.Response = response.connection.send(again, **kwargs)
         if second.status_code == 401:
             self.source.keep(renewed)

@@ -89,16 +89,16 @@ class Location:
         """
         if isinstance(place, Location):
             return place
+        from fsspec.core import strip_protocol, url_to_fs  # type: ignore[import-untyped]
+
         failure: Exception
         try:
             fs = getattr(place, "fs", None)
             if fs is not None:
-                return cls(fs, fs._strip_protocol(cast(_HasPath, place).path))
+                return cls(fs, strip_protocol(fs.unstrip_protocol(cast(_HasPath, place).path)))
             text = os.fsdecode(os.fspath(cast("str | os.PathLike[str]", place)))
             if not text.strip():
                 raise ConfigurationError("An empty text was given in place of a path or URL")
-            from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-
             return cls(*url_to_fs(text, **storage_options))
         except ConfigurationError:
             raise
@@ -158,7 +158,10 @@ class Location:
     @property
     def parent(self) -> Location:
         """The folder it is in."""
-        return Location(self.fs, self.fs._parent(self.path))
+        above = self.path.rstrip("/").rpartition("/")[0]
+        if self.is_local:
+            above = os.path.dirname(self.path.rstrip("/"))
+        return Location(self.fs, above or self.fs.root_marker)
 
     def child(self, *parts: str) -> Location:
         """Return what lies below.
@@ -302,7 +305,7 @@ class Location:
         """Write the file, so that it appears under its name complete or not at all.
 
         It is written to a part in the same folder, with a name of its own, and moved over what is
-        there. A part that a killed process leaves behind is removed by :meth:`sweep`.
+        there. A killed process leaves its part behind.
 
         Args:
             fill: Writes the content. Its stream can be read, seek and be cut in every store: if
@@ -317,10 +320,10 @@ class Location:
         """
         if self.is_local:
             return local.write_whole(self.path, self.root, fill)
-        part = self._part()
+        part = Location(self.fs, f"{self.parent.path.rstrip('/')}/{local.part_of(self.name)}")
         try:
-            result = part._fill_remote(fill)
-            part._move_over(self)
+            result = _fill(part, fill)
+            _move(part, self)
         except BaseException:
             # What went wrong first is to be seen, not what went wrong with the cleaning.
             with contextlib.suppress(Exception):
@@ -347,17 +350,6 @@ class Location:
         if self.is_local:
             local.remove_folder(self.path, self.root)
 
-    def sweep(self) -> int:
-        """Remove the parts that killed processes have left in this folder; return their number.
-
-        Only call it where nobody else is writing now.
-        """
-        self.fs.invalidate_cache()
-        parts = [entry for entry, kind in _entries(self) if kind == "file" and is_part(entry.name)]
-        for part in parts:
-            part.remove()
-        return len(parts)
-
     # -- internals
 
     @property
@@ -374,35 +366,6 @@ class Location:
         protocol = self.fs.protocol
         return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
 
-    def _part(self) -> Location:
-        folder, slash, name = self.path.rpartition("/")
-        return Location(self.fs, f"{folder}{slash}{local.part_of(name)}")
-
-    def _fill_remote(self, fill: Callable[[BinaryIO], T]) -> T:
-        protocol = self.fs.protocol
-        with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as local:
-            result = fill(cast(BinaryIO, local))
-            local.seek(0)
-            if _FLAT.isdisjoint((protocol,) if isinstance(protocol, str) else protocol):
-                self.fs.makedirs(self.fs._parent(self.path), exist_ok=True)
-            with self.fs.open(self.path, "wb") as remote:
-                shutil.copyfileobj(local, remote, _CHUNK)
-        return result
-
-    def _move_over(self, target: Location) -> None:
-        from fsspec import AbstractFileSystem
-
-        if type(self.fs).mv is AbstractFileSystem.mv:
-            # A store that can only copy. fsspec's own move would read names as patterns.
-            self.fs.cp_file(self.path, target.path)
-            self.remove()
-            return
-        with contextlib.suppress(FileExistsError):
-            self.fs.mv(self.path, target.path)
-        if self.exists():  # Some stores rename over nothing, and not all of them say so.
-            target.remove()
-            self.fs.mv(self.path, target.path)
-
 
 #: What names a file or folder.
 AnyPath = str | os.PathLike[str] | _HasPath | Location
@@ -413,15 +376,45 @@ def is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
+def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
+    """Fill a file of a store that is not local, by way of a temporary file."""
+    protocol = part.fs.protocol
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
+        result = fill(cast(BinaryIO, spool))
+        spool.seek(0)
+        if _FLAT.isdisjoint((protocol,) if isinstance(protocol, str) else protocol):
+            part.fs.makedirs(part.parent.path, exist_ok=True)
+        with part.fs.open(part.path, "wb") as remote:
+            shutil.copyfileobj(spool, remote, _CHUNK)
+    return result
+
+
+def _move(part: Location, target: Location) -> None:
+    """Give a complete file its name, over what is there."""
+    from fsspec import AbstractFileSystem
+
+    fs = part.fs
+    if type(fs).mv is AbstractFileSystem.mv:
+        # A store that can only copy. fsspec's own move would read names as patterns.
+        fs.cp_file(part.path, target.path)
+        part.remove()
+        return
+    with contextlib.suppress(FileExistsError):
+        fs.mv(part.path, target.path)
+    if part.exists():  # Some stores rename over nothing, and not all of them say so.
+        target.remove()
+        fs.mv(part.path, target.path)
+
+
 def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
     """Return whether ``find`` is fsspec's own, which leaves out folders that can't be read."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
 
-    kind = type(fs)
+    base, method = (AbstractFileSystem, "find")
     if isinstance(fs, AsyncFileSystem):
-        return bool(kind._find is AsyncFileSystem._find)
-    return bool(kind.find is AbstractFileSystem.find)
+        base, method = (AsyncFileSystem, "_find")  # What its find calls.
+    return all(method not in vars(kind) for kind in type(fs).__mro__ if kind not in base.__mro__)
 
 
 def _files_below(folder: Location) -> Iterator[Mapping[str, Any]]:

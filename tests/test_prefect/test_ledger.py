@@ -62,7 +62,7 @@ def results(request: pytest.FixtureRequest, tmp_path: Path) -> ResultStore:
 
 def ledger(results: ResultStore, *names: str, run: str = "run", attempt: int = 1) -> Ledger:
     store = RunStore(results, run, attempt)
-    return Ledger([store.open(name) for name in names])
+    return Ledger(*((store, name) for name in names))
 
 
 def test_a_later_try_reads_what_an_earlier_one_has_noted(results: ResultStore) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import contextlib
 import contextvars
@@ -34,7 +33,8 @@ from vantage_orchestration.errors import (
     CredentialsRejected,
     StateUnavailable,
 )
-from vantage_orchestration.prefect import VantageCredentials, entry, variables
+from vantage_orchestration.prefect import VantageCredentials, variables
+from vantage_orchestration.prefect.credentials import load_config
 from vantage_orchestration.prefect.variables import PrefectVariables, VariablesOf
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
@@ -462,7 +462,7 @@ def test_server_that_refuses_is_asked_once_each_time(
             lambda name: store.create(name, b"entry"),
         ):
             asked = len(server.asked)
-            with pytest.raises(StateUnavailable, match=f"the Prefect API answered {status}$"):
+            with pytest.raises(StateUnavailable, match=rf"the Prefect API answered {status}\.$"):
                 act(NAME)
             assert len(server.asked) == asked + 1
 
@@ -493,7 +493,7 @@ def test_entry_point_reads_the_block_and_its_store(
 ) -> None:
     name = save_block(store="orchestrator")
     VantageCredentials.load(name).get_token()
-    config, make = entry.load(name)
+    config, make = load_config(name)
     assert config.credentials.username == account["username"]
     assert config.tokens.store == "orchestrator"
     ((variable, _),) = stored().items()
@@ -520,17 +520,7 @@ def test_command_shows_and_clears_the_variable(
 
 def test_entry_point_says_that_there_is_no_such_block() -> None:
     with pytest.raises(ConfigurationError, match="'no-such-block' could not be read"):
-        entry.load("no-such-block")
-
-
-def test_entry_point_refuses_to_block_an_event_loop(save_block: Callable[..., str]) -> None:
-    name = save_block()
-
-    async def ask() -> None:
-        entry.load(name)
-
-    with pytest.raises(TypeError, match="from a coroutine"):
-        asyncio.run(ask())
+        load_config("no-such-block")
 
 
 def test_refusal_is_the_same_in_a_later_process(

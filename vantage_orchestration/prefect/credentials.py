@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from vantage_orchestration.token import AccessToken
     from vantage_orchestration.token.stores import StoreFactory
 
-__all__ = ["VantageCredentials", "load_credentials", "name_of_block", "reading_block"]
+__all__ = [
+    "VantageCredentials",
+    "load_config",
+    "load_credentials",
+    "name_of_block",
+    "reading_block",
+]
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +166,8 @@ class VantageCredentials(CredentialsBlock):
         """
         from vantage_orchestration.client import VantageClient
 
-        return VantageClient(self._loader(), orchestrator_store=self._orchestrator_store())
+        load, store = self.sources()
+        return VantageClient(load, orchestrator_store=store)
 
     @frameless
     def get_token(self) -> AccessToken:
@@ -181,15 +188,25 @@ class VantageCredentials(CredentialsBlock):
         return await self.get_client().aget_token()
 
     def poller_key(self) -> Hashable:
-        """Return a key that is equal for equal blocks; waits with the same key share their
-        requests."""
-        # Not a digest, which would allow guesses of a password.
-        return (name_of_block(self), *(Secret(str(value)) for value in self._values().values()))
+        """Return what is equal for equal blocks; those who wait with it share their requests."""
+        # No digest, against which guesses of a password could be tried.
+        return (self.saved_name, *(Secret(str(value)) for value in self._values().values()))
 
-    def _orchestrator_store(self) -> StoreFactory:
+    @property
+    def saved_name(self) -> str:
+        """Name of a saved block; empty for one that is not saved."""
+        name = self._block_document_name
+        return "" if name is None or self._is_anonymous else name
+
+    def sources(self) -> tuple[Callable[[], VantageConfig], StoreFactory]:
+        """Return what reads the credential afresh, and what makes the store of its Prefect server.
+
+        Raises:
+            ConfigurationError: The block can't be used as it is.
+        """
         from vantage_orchestration.prefect.variables import VariablesOf
 
-        return VariablesOf.here()
+        return self._loader(), VariablesOf.here()
 
     def _values(self) -> dict[str, Any]:
         return {name: _plain(getattr(self, name, None)) for name in _SPECS}
@@ -214,8 +231,8 @@ class VantageCredentials(CredentialsBlock):
         raise _failure(type(self), [((), text)])
 
     def _loader(self) -> Callable[[], VantageConfig]:
-        """Return a function that first returns this block's values, and then the stored ones."""
-        name = name_of_block(self)
+        """Return a function that gives this block's values first, and then the stored ones."""
+        name = self.saved_name
         origin = f"prefect:{name}" if name else None
         # Extra values of a stored block may be misspelt fields.
         others = {} if self.model_extra is None else dict(self.model_extra)
@@ -296,11 +313,34 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
 
 
 def name_of_block(credentials: VantageCredentials | str) -> str:
-    """Return the name of a saved block; empty for an unsaved one."""
-    if isinstance(credentials, str):
-        return credentials
-    name = credentials._block_document_name
-    return "" if name is None or credentials._is_anonymous else name
+    """Return the name of a saved block; empty for one that is not saved."""
+    return credentials if isinstance(credentials, str) else credentials.saved_name
+
+
+def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
+    """Return the credential of a saved block, and what makes the token store of its server.
+
+    Commands call it by an entry point, for ``--of prefect:NAME``.
+
+    Args:
+        name: Name of the block.
+
+    Raises:
+        ConfigurationError: There is no such block, it can't be used as it is, or the Prefect API
+            does not answer.
+    """
+    import httpx
+
+    try:
+        load, store = load_credentials(name).sources()
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        trouble = type(error).__name__
+    else:
+        return load(), store
+    raise ConfigurationError(
+        f"The block {name!r} could not be read from Prefect ({trouble})",
+        hint="Look at the block's name and at PREFECT_API_URL",
+    )
 
 
 @discreet

@@ -96,7 +96,7 @@ class AccessToken:
 
     def reveal(self) -> str:
         """Return the token itself. Do not store, log or return it."""
-        return self._value._value  # As Secret.reveal does, without the price of its call.
+        return self._value.reveal()
 
     def kept(self, until: float) -> AccessToken:
         """Return the same token with another ``kept_until``."""
@@ -118,7 +118,7 @@ class AccessToken:
 
     def is_same(self, other: AccessToken | str) -> bool:
         """Tell whether ``other`` is the same token."""
-        return self._value == (other._value if isinstance(other, AccessToken) else Secret(other))
+        return self._value == Secret(other.reveal() if isinstance(other, AccessToken) else other)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("an AccessToken can't be changed")

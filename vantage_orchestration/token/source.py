@@ -110,10 +110,10 @@ class TokenSource:
         self._verdict: _Verdict | None = None
         self._pause_until = 0.0
         self._logins = 0
-        self._start_afresh()
+        self.start_afresh()
         _sources.add(self)
 
-    def _start_afresh(self) -> None:
+    def start_afresh(self) -> None:
         """Forget what belongs to threads; a forked child has none of its parent's."""
         self._lock = threading.Lock()
         self._flight: _Outcome | None = None
@@ -471,7 +471,7 @@ def _after_fork() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
     for source in list(_sources):
-        source._start_afresh()
+        source.start_afresh()
 
 
 if hasattr(os, "register_at_fork"):

@@ -74,7 +74,7 @@ class VantageHook(BaseHook):
             ConfigurationError: The connection can't be used. Nothing was sent.
         """
         if self._client is None:
-            self._client = self._make_client()
+            self._client = self.new_client()
         return self._client
 
     def get_conn(self) -> requests.Session:
@@ -133,7 +133,7 @@ class VantageHook(BaseHook):
         once = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=30.0)
         try:
             refuse_elsewhere(self._load_config())
-            with self._make_client(retries=once) as client:
+            with self.new_client(retries=once) as client:
                 return self._try_out(client)
         except (VantageError, AirflowNotFoundException) as error:
             return False, str(error)
@@ -157,7 +157,12 @@ class VantageHook(BaseHook):
             return False, f"{text} However, the API does not work: {error}"
         return True, f"{text} It may use {len(skills)} skills."
 
-    def _make_client(self, **options: Any) -> VantageClient:
+    def new_client(self, **options: Any) -> VantageClient:
+        """Return a client of its own, for whoever closes it or needs other retries.
+
+        Args:
+            options: Further arguments of :class:`vantage_orchestration.client.VantageClient`.
+        """
         from vantage_orchestration.client import VantageClient
 
         return VantageClient(

@@ -170,7 +170,7 @@ class _CompletedPoller:
         from vantage_orchestration.processing.skills import skill_id_of
 
         trigger = self._trigger
-        self._client = VantageHook(trigger.conn_id)._make_client(retries=_RETRIES)
+        self._client = VantageHook(trigger.conn_id).new_client(retries=_RETRIES)
         skill = None if trigger.skill is None else skill_id_of(self._client, trigger.skill)
         state = location_of(trigger.state_path)
         self._inbox = Inbox(self._client, state, skill, overlap=trigger.overlap)
