@@ -31,7 +31,7 @@ from vantage_orchestration.state import FolderStore, checked, read_value, write_
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = ["Entry", "Notes", "Lease"]
+__all__ = ["Entry", "Lease", "Notes"]
 
 #: Hours after which nothing of that age can be listed.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
