@@ -4,6 +4,8 @@
 # Both install what they need into .venv first. After that they need no network.
 # make test-versions   try older and newer releases of Airflow and Prefect (VERSIONS="airflow-3.0.6 ...");
 #   this needs the package index the first time
+# make test-cluster   run it on several hosts that share nothing, and kill some of them (about 25
+#   minutes; CLUSTER=short, CLUSTER="prefect host_killed" and so on); its own environment
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 # make benchmark-airflow, make benchmark-prefect   measure the orchestrators' sides (40 and 15 minutes)
 # make benchmark-tables   measure tables of results (2 minutes)
@@ -12,6 +14,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-benchmark
+CLUSTER_VENV := .venv-cluster
 EXTRAS := airflow,prefect,sandbox,tables,dlt
 # Processes that run tests at the same time. Those of the orchestrators wait most of their time.
 WORKERS := 4
@@ -21,7 +24,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test test-versions lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
+.PHONY: demo test test-versions test-cluster lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
@@ -40,6 +43,9 @@ pytest: install
 
 test-versions: install
 	@$(BIN)/python tests/versions/run.py $(VERSIONS)
+
+test-cluster: $(CLUSTER_VENV)/.installed
+	@exec $(CLUSTER_VENV)/bin/python tests/cluster/run.py $(CLUSTER)
 
 install: $(VENV)/.installed
 
@@ -66,5 +72,12 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requir
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/token/requirements.txt --no-build-isolation --editable .
 	@touch $@
 
+$(CLUSTER_VENV)/.installed: pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -m venv --clear $(CLUSTER_VENV)
+	@$(CLUSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
+	@$(CLUSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --group cluster --editable '.[airflow,prefect,sandbox]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .venv-versions build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(CLUSTER_VENV) .venv-versions build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -26,6 +26,8 @@ class Postgres:
         self._folder = Path(tempfile.mkdtemp(prefix="vantage-postgres-"))
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._programs = Path()
+        self._options: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -38,28 +40,34 @@ class Postgres:
         assert spec is not None
         assert spec.origin is not None
         package = Path(spec.origin).parent
-        programs, options = package / "pginstall18" / "bin", {}
+        self._programs = package / "pginstall18" / "bin"
         if os.geteuid() == 0:
             # The programs find their libraries by their place.
             copy = self._folder / package.name
             shutil.copytree(package / "pginstall18", copy / "pginstall18", symlinks=True)
             shutil.copytree(package.with_suffix(".libs"), copy.with_suffix(".libs"))
-            programs, options = copy / "pginstall18" / "bin", _as_nobody(self._folder)
+            self._programs = copy / "pginstall18" / "bin"
+            self._options = _as_nobody(self._folder)
         data = self._folder / "data"
-        command = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-N"]
-        subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **options)
+        command = [self._programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-N"]
+        subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **self._options)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Start it with the data that it has; returns when it takes connections."""
+        data = self._folder / "data"
         self._process = subprocess.Popen(
             [
-                *(programs / "postgres", "-D", data, "-p", str(self.port), "-F"),
+                *(self._programs / "postgres", "-D", data, "-p", str(self.port), "-F"),
                 *("-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}"),
                 *("-c", "max_connections=300"),
             ],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=(self._folder / "log").open("wb"),
+            stderr=(self._folder / "log").open("ab"),
             start_new_session=True,
-            **options,
+            **self._options,
         )
         wait_until(self._answers, lambda: (self._folder / "log").read_text(), 60)
 
@@ -74,11 +82,16 @@ class Postgres:
             return False
         return True
 
-    def stop(self) -> None:
-        """Stop it, and remove what it has written."""
+    def break_off(self) -> None:
+        """End it at once, as a crash does; what was committed is kept."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
+            self._process = None
+
+    def stop(self) -> None:
+        """Stop it, and remove what it has written."""
+        self.break_off()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

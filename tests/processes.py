@@ -108,6 +108,10 @@ class Processes:
     def begin(self, name: str) -> None:
         """Start one component; returns at once."""
         self.check()
+        self.spawn(name)
+
+    def spawn(self, name: str) -> None:
+        """Start one component, whatever has become of the others."""
         component = self.components[name]
         self.outputs.mkdir(exist_ok=True)
         with (self.outputs / f"{name}.txt").open("ab") as output:
@@ -167,11 +171,19 @@ class Processes:
         except (psutil.Error, OSError):
             return False
 
+    def is_begun(self, name: str) -> bool:
+        """Return whether a component was started, and was not killed or ended since."""
+        return name in self._processes
+
     def check(self) -> None:
         """Raise if a component has ended by itself."""
         for name, process in list(self._processes.items()):
             if process.poll() is not None and self._processes.get(name) is process:
-                raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.told(name)}")
+                self.has_ended(name, process.returncode)
+
+    def has_ended(self, name: str, code: int) -> None:
+        """Raise, since a component has ended by itself."""
+        raise RuntimeError(f"{name} ended with {code}:\n{self.told(name)}")
 
     def told(self, name: str | None = None) -> str:
         """Return the last that a component, or each of them, has written."""

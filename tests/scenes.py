@@ -77,7 +77,7 @@ class Scene(ABC):
                 extra_lines=case.extra_lines if last else (),
             )
             if case.padding:
-                _pad(path, number, case.padding)
+                pad(path, number, case.padding)
         self.sandbox = SandboxServer(
             seed=seed,
             password=f"a made-up password & more %{seed}",
@@ -172,21 +172,7 @@ class Scene(ABC):
 
     def starts(self) -> dict[str, int]:
         """Return for each input how often the service has started a transaction with it."""
-        sent = {
-            (entry["transaction_id"], file["sha256"])
-            for entry in self.requests("addFiles")
-            for file in entry["files"]
-        }
-        begun = [
-            entry["transaction_id"]
-            for entry in self.requests("startTransaction")
-            # A request that was caught after the work has no reply, but was carried out.
-            if (entry["status"] or 0) // 100 == 2 or " after:" in (entry["fault"] or "")
-        ]
-        return {
-            name: sum((each, digest) in sent for each in begun)
-            for name, digest in self.digests().items()
-        }
+        return starts_of(self.control.journal(), self.digests())
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each input."""
@@ -337,6 +323,29 @@ class Matrix(Generic[SceneT]):
         self.pool.shutdown(cancel_futures=True)
 
 
+def starts_of(journal: Iterable[Mapping[str, Any]], digests: Mapping[str, str]) -> dict[str, int]:
+    """Return how often a sandbox has started a transaction with each of these files.
+
+    Args:
+        journal: Requests that the sandbox has seen.
+        digests: SHA-256 of each file by its name.
+    """
+    sent = {
+        (entry["transaction_id"], file["sha256"])
+        for entry in journal
+        if entry["operation"] == "addFiles"
+        for file in entry["files"]
+    }
+    begun = [
+        entry["transaction_id"]
+        for entry in journal
+        if entry["operation"] == "startTransaction"
+        # A request that was caught after the work has no reply, but was carried out.
+        and ((entry["status"] or 0) // 100 == 2 or " after:" in (entry["fault"] or ""))
+    ]
+    return {name: sum((each, digest) in sent for each in begun) for name, digest in digests.items()}
+
+
 def secrets_of(scenes: Iterable[Scene]) -> set[str]:
     """Return passwords, client secrets, tokens and review links of all sandboxes."""
     found: set[str] = set()
@@ -350,7 +359,7 @@ def secrets_of(scenes: Iterable[Scene]) -> set[str]:
     return found | issued
 
 
-def _pad(path: Path, number: int, size: int) -> None:
+def pad(path: Path, number: int, size: int) -> None:
     """Make a PDF larger, with what can't be compressed."""
     writer = PdfWriter(clone_from=path)
     writer.add_attachment("padding.bin", random.Random(number).randbytes(size))

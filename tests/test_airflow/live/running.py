@@ -166,8 +166,9 @@ class Running(Processes):
     def start(self) -> None:
         """Start everything; returns when all Dags can be run."""
         self.migrate()
-        for name in COMPONENTS:
-            self.begin(name)
+        for name in self.components:
+            if not self.is_begun(name):
+                self.begin(name)
         wait_until(self._log_in, "the API server")
         expected = len([path for path in self.dags.glob("*.py") if not path.name.startswith("_")])
         wait_until(

@@ -109,7 +109,7 @@ class Running(Processes):
     def start(self) -> None:
         """Start everything; returns when flows can be run."""
         self.begin("server")
-        wait_until(self._answers, lambda: f"the server:\n{self.told('server')}")
+        wait_until(self.answers, lambda: f"the server:\n{self.told('server')}")
         for pool in set(POOLS.values()):
             self.api("POST", "work_pools/", name=pool, type="process")
         for name in (STAYS, LOST):
@@ -150,7 +150,7 @@ class Running(Processes):
             found += page
         return found
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         with contextlib.suppress(requests.ConnectionError):
             return bool(self.api("GET", "health"))
         return False

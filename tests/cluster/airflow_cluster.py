@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow on several hosts: CeleryExecutor, PostgreSQL, Redis, two workers and two triggerers.
+
+A host is a home, a folder for temporary files, a cache, logs and Dag files that no other host has.
+All hosts have the database, the broker and the bucket in common, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from engines import BUCKET, KEY, Bucket, begin_engines, own, redis
+from postgres import Postgres
+from processes import Component, free_port, wait_until
+from test_airflow.live.running import TASK, Running
+
+HERE = Path(__file__).resolve().parent
+WORKERS = ("worker-1", "worker-2")
+TRIGGERERS = ("triggerer-1", "triggerer-2")
+#: Tasks that a worker runs at the same time.
+SLOTS = 4
+#: Seconds without a sign of life after which a task, or a triggerer, counts as lost.
+LOST_AFTER = 25
+#: A component that ends more often than that is not started again.
+RESTARTS = 10
+
+
+class AirflowCluster(Running):
+    """An Airflow on several hosts.
+
+    Args:
+        home: Empty folder for everything it writes.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.engine = Postgres()
+        self.bucket = Bucket()
+        self.broker_port = free_port()
+        #: Components that have ended by themselves and were started again, as a supervisor does.
+        self.restarted: list[str] = []
+        account = {"conn_type": "aws", "login": KEY, "password": KEY}
+        account["extra"] = {"endpoint_url": self.bucket.url, "region_name": "us-east-1"}
+        settings = {
+            "CELERY__BROKER_URL": f"redis://127.0.0.1:{self.broker_port}/0",
+            "CELERY__RESULT_BACKEND": f"db+postgresql:{self.engine.url}",
+            "CELERY__SYNC_PARALLELISM": "1",
+            "CELERY__WORKER_CONCURRENCY": str(SLOTS),
+            "CORE__EXECUTOR": "CeleryExecutor",
+            "CORE__HOSTNAME_CALLABLE": "host_name.name",
+            "CORE__PARALLELISM": "32",
+            "LOGGING__LOGGING_LEVEL": "INFO",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(LOST_AFTER),
+            # A task whose worker is gone before it ran it stays "queued" until then.
+            "SCHEDULER__TASK_QUEUED_TIMEOUT": str(LOST_AFTER),
+            "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
+            "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(LOST_AFTER),
+        }
+        path = os.pathsep.join((str(HERE), str(HERE.parent)))
+        environment = {
+            **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+            "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(account),
+            "CLUSTER_HOST": "center",
+            "C_FORCE_ROOT": "1",
+            "PYTHONPATH": path,
+        }
+        super().__init__(home, HERE / "dags", self.engine.url, environment)
+        central = dict(self.components)
+        listening = central.pop("triggerer").command
+        self.components = {
+            "redis": redis(self.home, self.broker_port),
+            "bucket": self.bucket.component,
+            **central,
+        }
+        airflow = [sys.executable, "-m", "airflow"]
+        for name in WORKERS:
+            command = ["celery", "worker", "--celery-hostname", name, "--skip-serve-logs"]
+            quiet = ["--without-gossip", "--without-mingle"]
+            self.components[name] = Component([*airflow, *command, *quiet], self._on(name))
+        for name in TRIGGERERS:
+            self.components[name] = Component(listening, self._on(name))
+
+    def _on(self, host: str) -> dict[str, str]:
+        """Return the environment of a process on a host, and lay its folders."""
+        own_environment = own(self.home, host)
+        folder = self.home / host
+        shutil.copytree(self.dags, folder / "dags", dirs_exist_ok=True)
+        bundles = self.environment["AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST"]
+        return {
+            **self.environment,
+            **own_environment,
+            "AIRFLOW_HOME": str(folder / "airflow"),
+            "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(folder / "logs"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles.replace(
+                str(self.dags), str(folder / "dags")
+            ),
+        }
+
+    def start(self) -> None:
+        """Start everything; returns when all Dags can be run on all workers."""
+        self.engine.start()
+        begin_engines(self, {"redis": self.broker_port, "bucket": self.bucket.port})
+        self.bucket.make()
+        super().start()
+
+    def stop(self) -> None:
+        """End all processes, and remove the database."""
+        super().stop()
+        self.engine.stop()
+
+    def has_ended(self, name: str, code: int) -> None:
+        """Start a component again, as systemd and Kubernetes do."""
+        if name in ("redis", "bucket") or self.restarted.count(name) >= RESTARTS:
+            super().has_ended(name, code)
+        self.restarted.append(name)
+        self.spawn(name)
+
+    # ------------------------------------------------------------------ runs
+
+    def run(self, dag_id: str, order: str) -> MappedRun:
+        """Start a run for an order; its connection has the name of the order."""
+        conf = {"order": order, "conn_id": order}
+        self.api("POST", f"dags/{dag_id}/dagRuns", dag_run_id=order, logical_date=None, conf=conf)
+        return MappedRun(self, dag_id, order)
+
+    def log(self, run_id: str) -> str:
+        """Return the errors of all tries of a run, on whichever host."""
+        lines = []
+        for path in sorted(self.home.glob(f"*/logs/*/run_id={run_id}/**/*.log*")):
+            for line in path.read_text(errors="replace").splitlines():
+                if '"level":"error"' in line.replace(" ", ""):
+                    lines.append(f"{path.relative_to(self.home)}: {line[:2000]}")
+        return "\n".join(lines[-12:])
+
+
+class MappedRun:
+    """A run of a Dag with one mapped task."""
+
+    def __init__(self, airflow: AirflowCluster, dag_id: str, run_id: str) -> None:
+        self.airflow = airflow
+        self.run_id = run_id
+        self._dag = dag_id
+
+    def tasks(self) -> list[dict[str, Any]]:
+        """Return all task instances."""
+        path = f"dags/{self._dag}/dagRuns/{self.run_id}/taskInstances"
+        return self.airflow.api("GET", path, limit=100)["task_instances"]
+
+    def on(self, host: str) -> set[str]:
+        """Return the map indexes of the tasks that a worker runs."""
+        return {
+            str(each["map_index"])
+            for each in self.tasks()
+            if each["hostname"] == host and each["state"] == "running"
+        }
+
+    def hosts(self) -> set[str]:
+        """Return the workers that have run one of its tasks."""
+        return {each["hostname"] for each in self.tasks() if each["hostname"]}
+
+    def states(self) -> dict[str, int]:
+        """Return how many tasks are in which state."""
+        states = [str(each["state"]) for each in self.tasks()]
+        return {state: states.count(state) for state in sorted(set(states))}
+
+    def when(self, *states: str, number: int, patience: float = 300) -> None:
+        """Wait until so many tasks are in one of these states."""
+        wait_until(
+            lambda: sum(self.states().get(state, 0) for state in states) >= number,
+            lambda: (
+                f"{self.run_id}: {self.states()}, not {number} {' or '.join(states)}\n"
+                f"{self.airflow.log(self.run_id)}\n{self.airflow.told()}"
+            ),
+            patience,
+        )
+
+    def end(self, number: int) -> None:
+        """Wait until all tasks have ended well."""
+        self.when("success", "failed", number=number, patience=400)
+        assert self.states() == {"success": number}, (
+            f"{self.states()}\n{self.airflow.log(self.run_id)}"
+        )
+
+    def clear(self) -> None:
+        """Clear all tasks, as the button *Clear* does."""
+        self.airflow.api(
+            "POST",
+            f"dags/{self._dag}/clearTaskInstances",
+            dag_run_id=self.run_id,
+            task_ids=[TASK],
+            dry_run=False,
+            only_failed=False,
+            reset_dag_runs=True,
+        )
+
+
+__all__ = ["BUCKET", "SLOTS", "TRIGGERERS", "WORKERS", "AirflowCluster", "MappedRun"]

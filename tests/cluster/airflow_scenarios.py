@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to an Airflow on several hosts, and what each document costs then."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow_cluster import TRIGGERERS, WORKERS, AirflowCluster, MappedRun
+from order import Order
+
+PARTS = 8
+#: More bytes than are on their way before a server has begun to read.
+PADDING = 3_000_000
+#: Seconds that database and broker are gone.
+OUTAGE = 12
+
+
+@contextlib.contextmanager
+def ordered(
+    airflow: AirflowCluster, name: str, parts: int, each: int, padding: int = 0, **account: Any
+) -> Iterator[Order]:
+    """Make an order, and a connection of the same name."""
+    order = Order(name, airflow.bucket, parts, each, padding)
+    try:
+        airflow.connect(name, order.sandbox, **account)
+        yield order
+    finally:
+        order.stop()
+
+
+def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
+    """Kill -9 a host, with the worker and all tasks on it, while they send files."""
+    with ordered(airflow, "host-killed", PARTS, each, PADDING) as order:
+        order.control.add_fault(operation="addFiles", times=0, delay=3.0)
+        run = airflow.run("eight", order.name)
+        order.wait(lambda: order.uploading() & run.on(WORKERS[0]), "files sent by the first host")
+        airflow.kill(WORKERS[0])
+        order.wait(order.broken_uploads, "uploads that were broken off")
+        broken, done = order.broken_uploads(), order.started()
+        order.control.clear_faults()
+        airflow.begin(WORKERS[0])
+        run.when("deferred", number=PARTS)
+        order.release()
+        run.end(PARTS)
+        seen = order.check()
+        return f"{seen}; {broken} uploads broken off, {done} transactions started before"
+
+
+def triggerer_killed(airflow: AirflowCluster) -> str:
+    """Kill -9 one of two triggerers while sixty tasks are deferred."""
+    with ordered(airflow, "triggerer-killed", 60, 1) as order:
+        run = airflow.run("sixty", order.name)
+        run.when("deferred", number=60, patience=500)
+        airflow.kill(TRIGGERERS[0])
+        order.release()
+        run.end(60)
+        airflow.begin(TRIGGERERS[0])
+        return order.check()
+
+
+def engines_gone(airflow: AirflowCluster, each: int = 8) -> str:
+    """Take the database and the broker away while tasks send files and others are deferred."""
+    with ordered(airflow, "engines-gone", PARTS, each) as order:
+        order.control.add_fault(operation="addFiles", times=0, delay=1.0)
+        run = airflow.run("eight", order.name)
+        run.when("deferred", number=2)
+        before = len(airflow.restarted)
+        airflow.kill("redis")
+        airflow.engine.break_off()
+        time.sleep(OUTAGE)  # The scenario, not a wait for something.
+        airflow.engine.go_on()
+        airflow.begin("redis")
+        order.control.clear_faults()
+        order.release()
+        run.end(PARTS)
+        restarted = sorted(set(airflow.restarted[before:])) or "nothing"
+        return f"{order.check()}; ended by itself and started again: {restarted}"
+
+
+def wrong_password(airflow: AirflowCluster) -> str:
+    """Let tasks on both hosts log in with a wrong password, with each store that hosts can have."""
+    seen = []
+    for store, most in (("file", len(WORKERS)), ("orchestrator", len(WORKERS))):
+        account = {"password": "wrong", "store": store}
+        with ordered(airflow, f"wrong-{store}", PARTS, 1, **account) as order:
+            run = airflow.run("eight", order.name)
+            run.when("failed", number=PARTS)
+            assert not order.control.transactions()
+            hosts = len(run.hosts())
+            assert order.logins() <= min(most, hosts), f"{store}: {order.logins()}, {hosts} hosts"
+            seen.append(f"store {store}: {order.logins()} logins of {PARTS} tasks on {hosts} hosts")
+    return "; ".join(seen)
+
+
+def revoked(airflow: AirflowCluster) -> str:
+    """Revoke all tokens while tasks are deferred; then clear the run once it has ended."""
+    with ordered(airflow, "revoked", PARTS, 4) as order:
+        run = airflow.run("eight", order.name)
+        run.when("deferred", number=PARTS)
+        before = order.logins()
+        order.control.revoke_tokens()
+        order.release()
+        run.end(PARTS)
+        after = order.logins() - before
+        hosts = len(WORKERS) + len(TRIGGERERS)
+        assert before <= hosts, f"{before} logins on {hosts} hosts"
+        assert after <= hosts, f"{after} logins more on {hosts} hosts"
+        seen = f"{order.check()}: {before} before, {after} after the revocation"
+        return f"{seen}; {_cleared(order, run)}"
+
+
+def _cleared(order: Order, run: MappedRun) -> str:
+    """Clear a run that has ended, and check that nothing is sent or fetched again."""
+    before = len(order.journal("addFiles")), len(order.journal("downloadResultFile"))
+    run.clear()
+    run.when("success", number=PARTS)
+    tries = [each["try_number"] for each in run.tasks()]
+    assert min(tries) >= 2, tries
+    order.check()
+    after = len(order.journal("addFiles")), len(order.journal("downloadResultFile"))
+    assert after == before, f"sent and fetched again: {before}, {after}"
+    return "cleared: nothing sent or fetched again"
+
+
+SCENARIOS: dict[str, Callable[[AirflowCluster], str]] = {
+    each.__name__: each
+    for each in (host_killed, triggerer_killed, engines_gone, wrong_password, revoked)
+}
+
+
+def short(airflow: AirflowCluster) -> str:
+    """Kill a host, with fewer documents."""
+    return host_killed(airflow, each=3)
+
+
+def make(folder: Path) -> AirflowCluster:
+    """Return an Airflow that has not been started."""
+    return AirflowCluster(folder)
