@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import requests
 from engines import BUCKET, KEY, Bucket, begin_engines, own, redis
 from postgres import Postgres
 from processes import Component, free_port, wait_until
@@ -119,6 +120,13 @@ class AirflowCluster(Running):
             super().has_ended(name, code)
         self.restarted.append(name)
         self.spawn(name)
+
+    def answers(self) -> bool:
+        """Return whether the API reaches the database."""
+        try:
+            return bool(self.api("GET", "monitor/health")["metadatabase"]["status"] == "healthy")
+        except (RuntimeError, requests.RequestException):
+            return False
 
     # ------------------------------------------------------------------ runs
 

@@ -76,6 +76,7 @@ def engines_gone(airflow: AirflowCluster, each: int = 8) -> str:
         time.sleep(OUTAGE)  # The scenario, not a wait for something.
         airflow.engine.go_on()
         airflow.begin("redis")
+        order.wait(airflow.answers, "the API to reach the database again")
         order.control.clear_faults()
         order.release()
         run.end(PARTS)

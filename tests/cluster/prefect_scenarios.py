@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a Prefect on several hosts, and what each document costs then."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from order import Order
+from prefect_cluster import DASK, WORKERS, PrefectCluster
+from test_prefect.live.running import Run
+
+PARTS = 8
+#: More bytes than are on their way before a server has begun to read.
+PADDING = 3_000_000
+#: Seconds that each file takes at least, so that there is time to kill somebody meanwhile.
+UPLOAD = 10.0
+#: Seconds that the database is gone.
+OUTAGE = 12
+
+
+@contextlib.contextmanager
+def ordered(
+    prefect: PrefectCluster, name: str, parts: int, each: int, padding: int = 0, **account: Any
+) -> Iterator[Order]:
+    """Make an order, and a block of the same name."""
+    order = Order(name, prefect.bucket, parts, each, padding)
+    try:
+        prefect.save_block(name, order.sandbox, **account)
+        yield order
+    finally:
+        order.stop()
+
+
+def folders(prefect: PrefectCluster, order: Order) -> list[Run]:
+    """Start a run for each folder of an order."""
+    return prefect.order(
+        "folder", *({"order": order.name, "part": part} for part in range(order.parts))
+    )
+
+
+def host_killed(prefect: PrefectCluster, each: int = 8) -> str:
+    """Kill -9 a host, with the worker and all flow runs on it, while they send files."""
+    with ordered(prefect, "host-killed", PARTS, each, PADDING) as order:
+        order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
+        runs = folders(prefect, order)
+        ids = {run.id: str(part) for part, run in enumerate(runs)}
+
+        def sending() -> set[str]:
+            return order.uploading() & {ids[each] for each in prefect.on(WORKERS[0])}
+
+        order.wait(sending, "files sent by the first host")
+        lost = prefect.on(WORKERS[0])
+        prefect.kill(WORKERS[0])
+        order.wait(order.broken_uploads, "uploads that were broken off")
+        broken, done = order.broken_uploads(), order.started()
+        order.control.clear_faults()
+        # Prefect does not notice. Somebody marks them, as an automation on heartbeats does.
+        for run in runs:
+            if run.id in lost:
+                run.set_state("CRASHED", "Crashed")
+                run.set_state("SCHEDULED", "AwaitingRetry")
+        prefect.begin(WORKERS[0])
+        order.wait(lambda: order.started() == order.count, "all to be started")
+        order.release()
+        prefect.end(runs)
+        seen = order.check()
+        return f"{seen}; {broken} uploads broken off, {done} transactions started before"
+
+
+def dask_killed(prefect: PrefectCluster) -> str:
+    """Kill -9 one of two Dask workers while mapped tasks send files."""
+    with ordered(prefect, "dask-killed", PARTS, 4, PADDING) as order:
+        order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
+        runs = prefect.order("on_dask", {"order": order.name, "parts": PARTS})
+        order.wait(lambda: len(order.uploading()) > 2, "files sent by both Dask workers")
+        prefect.kill(DASK[0])
+        order.wait(order.broken_uploads, "uploads that were broken off")
+        order.control.clear_faults()
+        prefect.begin(DASK[0])
+        order.release()
+        retried = prefect.end(runs, retry=True)
+        return f"{order.check()}; the flow was retried {retried} times"
+
+
+def engines_gone(prefect: PrefectCluster) -> str:
+    """Take the server's database away while some runs send files and others wait."""
+    with ordered(prefect, "engines-gone", PARTS, 8) as order:
+        order.control.add_fault(operation="addFiles", times=0, delay=1.0)
+        runs = folders(prefect, order)
+        order.wait(order.started, "the first transactions")
+        prefect.engine.break_off()
+        time.sleep(OUTAGE)  # The scenario, not a wait for something.
+        prefect.engine.go_on()
+        order.control.clear_faults()
+        order.release()
+        retried = prefect.end(runs, retry=True)
+        return f"{order.check()}; runs were retried {retried} times"
+
+
+def wrong_password(prefect: PrefectCluster) -> str:
+    """Let runs on both hosts log in with a wrong password, with each store that hosts can have."""
+    seen = []
+    for store, most in (("file", len(WORKERS)), ("orchestrator", len(WORKERS))):
+        account = {"password": "wrong", "store": store}
+        with ordered(prefect, f"wrong-{store}", PARTS, 1, **account) as order:
+            runs = folders(prefect, order)
+            for run in runs:
+                run.when("Failed")
+            assert not order.control.transactions()
+            assert order.logins() <= most, f"{store}: {order.logins()}"
+            seen.append(f"store {store}: {order.logins()} logins of {PARTS} runs")
+    return "; ".join(seen)
+
+
+def revoked(prefect: PrefectCluster) -> str:
+    """Revoke all tokens while runs wait; then retry the runs that have completed."""
+    with ordered(prefect, "revoked", PARTS, 4) as order:
+        runs = folders(prefect, order)
+        order.wait(lambda: order.started() == order.count, "all to be started")
+        before = order.logins()
+        order.control.revoke_tokens()
+        order.release()
+        prefect.end(runs)
+        after = order.logins() - before
+        assert before <= len(WORKERS), f"{before} logins"
+        assert after <= len(WORKERS), f"{after} logins more"
+        sent, fetched = len(order.journal("addFiles")), len(order.journal("downloadResultFile"))
+        for run in runs:
+            run.set_state("SCHEDULED", "AwaitingRetry")
+            run.goes_on(1)
+        prefect.end(runs)
+        assert len(order.journal("addFiles")) == sent
+        assert len(order.journal("downloadResultFile")) == fetched
+        seen = f"{order.check()}: {before} before, {after} after the revocation"
+        return f"{seen}; retried: nothing sent or fetched again"
+
+
+SCENARIOS: dict[str, Callable[[PrefectCluster], str]] = {
+    each.__name__: each
+    for each in (host_killed, dask_killed, engines_gone, wrong_password, revoked)
+}
+
+
+def short(prefect: PrefectCluster) -> str:
+    """Kill a host, with fewer documents."""
+    return host_killed(prefect, each=3)
+
+
+def make(folder: Path) -> PrefectCluster:
+    """Return a Prefect that has not been started."""
+    return PrefectCluster(folder)
