@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -29,11 +30,18 @@ def fill(before: Trials, running: Trials, host: Processes, sandbox: SandboxServe
         host: The orchestrator. It is ended in any case, also by Ctrl-C and SIGTERM.
         sandbox: A sandbox that runs.
 
+    With ``SLIM_ONLY`` in the environment, only the trials that it names are done.
+
     Returns:
         The exit status: 1 if something failed.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     cells: dict[str, str] = {}
+    only = os.environ.get("SLIM_ONLY", "").split()
+    before, running = (
+        {name: trial for name, trial in part.items() if not only or name in only}
+        for part in (before, running)
+    )
     try:
         for name, trial in before.items():
             cells[name] = _attempt(name, trial)

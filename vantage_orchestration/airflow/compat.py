@@ -31,6 +31,7 @@ __all__ = [
     "patch_triggerer",
     "require",
     "review_right",
+    "server_connection",
 ]
 
 #: Major and minor version of the Airflow that is installed.
@@ -108,6 +109,21 @@ async def aget_connection(conn_id: str) -> Any:
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(BaseHook.get_connection)(conn_id)
+
+
+def server_connection(conn_id: str, team: str | None = None) -> Any:
+    """Return a connection as Airflow's servers find it: environment, secrets backends, database.
+
+    Args:
+        conn_id: Its id.
+        team: Team for which it is read. Airflow takes one from 3.2 on.
+
+    Raises:
+        AirflowNotFoundException: There is none of that id.
+    """
+    from airflow.models import Connection
+
+    return Connection.get_connection_from_secrets(conn_id, *((team,) if team else ()))
 
 
 def patch_triggerer() -> None:

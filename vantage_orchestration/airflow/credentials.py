@@ -30,14 +30,12 @@ def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreF
     Raises:
         ConfigurationError: The connection does not exist or can't be used.
     """
-    from airflow.models import Connection
-
-    from vantage_orchestration.airflow.compat import AirflowNotFoundException
+    from vantage_orchestration.airflow.compat import AirflowNotFoundException, server_connection
 
     # Suppressed, so that no exception of Airflow is shown along with ours. Not stored in a
     # variable, so that no traceback shows it.
     with contextlib.suppress(AirflowNotFoundException):
-        return config_of(Connection.get_connection_from_secrets(name, team_name)), AirflowVariables
+        return config_of(server_connection(name, team_name)), AirflowVariables
     raise ConfigurationError(
         f"Airflow has no connection {name!r}",
         hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"

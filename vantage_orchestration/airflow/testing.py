@@ -96,15 +96,12 @@ def refuse_elsewhere(config: VantageConfig) -> None:
     sent = _sent.get()
     if sent is None or not (used := _not_given(config, sent)):
         return
-    from airflow.models import Connection
+    from vantage_orchestration.airflow.compat import AirflowNotFoundException, server_connection
 
-    from vantage_orchestration.airflow.compat import AirflowNotFoundException
-
-    team = (sent["team_name"],) if sent.get("team_name") else ()
     stored = None
     with contextlib.suppress(AirflowNotFoundException, ConfigurationError):
         conn_id = str(sent.get("connection_id"))
-        stored = config_of(Connection.get_connection_from_secrets(conn_id, *team))
+        stored = config_of(server_connection(conn_id, sent.get("team_name")))
     now = _way(config)
     before = dict.fromkeys(now) if stored is None else _way(stored)
     if changed := [name for name in now if now[name] != before[name]]:
