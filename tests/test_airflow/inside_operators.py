@@ -11,6 +11,7 @@ import asyncio
 import copy
 import json
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -289,3 +290,14 @@ def construct() -> dict[str, Any]:
         == names_of(Processing),
         "defers": defers,
     }
+
+
+def refused_below(version: list[int]) -> list[str]:
+    """Make what only later releases can do, as if this one were older; return the refusals."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from versions.airflow_slim import refusals
+
+    from vantage_orchestration.airflow import compat
+
+    compat.AIRFLOW = tuple(version)
+    return refusals()

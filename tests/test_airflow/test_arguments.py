@@ -104,3 +104,20 @@ def test_what_is_wrong_is_said_once(done: Done, task: str, text: str) -> None:
 def test_nothing_to_do_is_no_failure(done: Done, task: str, state: str, result: object) -> None:
     assert done.tasks[f"{task}[-1]"][0] == state, done.log(task)
     assert done.result(task) == result
+
+
+def test_what_an_older_airflow_cannot_do_is_refused_when_the_dag_is_parsed(
+    airflow: Airflow,
+) -> None:
+    told = airflow("inside_operators.refused_below", version=[3, 2])
+    assert all(each.endswith("needs Airflow 3.3 or later; this is 3.2") for each in told)
+    assert [each.partition(" needs ")[0] for each in told] == [
+        "A durable VantageSubmitOperator without a state_path, of its own or in the section"
+        " [abbyy_vantage] of airflow.cfg,",
+        "A deferrable task with delete_on_kill",
+        "A deferrable task with delete_on_kill",
+        "A sensor in the mode 'reschedule' with review_notifiers",
+    ]
+    assert airflow("inside_operators.refused_below", version=[3, 3]) == []
+    folder = {"AIRFLOW__ABBYY_VANTAGE__STATE_PATH": "/state"}
+    assert len(airflow("inside_operators.refused_below", folder, version=[3, 2])) == 3

@@ -11,7 +11,7 @@ import datetime
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.airflow.compat import conf
+from vantage_orchestration.airflow.compat import conf, require
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.storage import location_of
 from vantage_orchestration.errors import ConfigurationError
@@ -20,7 +20,7 @@ from vantage_orchestration.processing.ledger import FolderLedgers, LedgerStore, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SECTION", "check_stores", "ledger_stores"]
+__all__ = ["SECTION", "check_place", "check_stores", "ledger_stores"]
 
 #: Section of airflow.cfg.
 SECTION: Final = "abbyy_vantage"
@@ -49,6 +49,24 @@ def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[L
         attempt = context["ti"].try_number
         stores.append(NumberedLedgers(TaskState(state), attempt, of_one_instance=True))
     return tuple(stores)
+
+
+def check_place(state_path: Any) -> None:
+    """Refuse a task that will have no place for notes, while its DAG is parsed.
+
+    Args:
+        state_path: What the task names.
+
+    Raises:
+        ValueError: Neither the task nor airflow.cfg names a folder, and this Airflow has no task
+            state store.
+    """
+    if not (state_path or conf.get(SECTION, "state_path", fallback="")):
+        require(
+            (3, 3),
+            "A durable VantageSubmitOperator without a state_path, of its own or in the section"
+            f" [{SECTION}] of airflow.cfg,",
+        )
 
 
 def check_stores(stores: tuple[LedgerStore, ...]) -> None:

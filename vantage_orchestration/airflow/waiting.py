@@ -111,7 +111,7 @@ class WaitingMixin:
             ValueError: The installed Airflow lacks this.
         """
         if self.delete_on_kill and self._defers():
-            require((3, 3), "delete_on_kill of a task that waits in the triggerer")
+            require((3, 3), "A deferrable task with delete_on_kill")
 
     def _defers(self) -> bool:
         return deferrable_by_default() if self.deferrable is None else self.deferrable

@@ -17,6 +17,7 @@ from vantage_orchestration.airflow import (
     VantageTransactionCompletedTrigger,
     VantageTransactionsSensor,
 )
+from vantage_orchestration.airflow.compat import AIRFLOW
 
 FOLDER = os.environ["SLIM_FOLDER"]
 OUT = f"{FOLDER}/{{{{ dag.dag_id }}}}/{{{{ run_id }}}}"
@@ -91,8 +92,9 @@ with DAG("steps", schedule=None, **COMMON) as steps:
     )
     wait >> download
 
-with DAG("unplaced", schedule=None, **COMMON) as unplaced:
-    VantageSubmitOperator(task_id="process", **SENDING)
+if AIRFLOW >= (3, 3):  # Older ones refuse it.
+    with DAG("unplaced", schedule=None, **COMMON) as unplaced:
+        VantageSubmitOperator(task_id="process", **SENDING)
 
 with DAG("watcher", schedule=[MAIL], max_active_runs=1, **COMMON) as watcher:
     VantageFetchCompletedOperator(

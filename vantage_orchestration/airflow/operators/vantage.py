@@ -16,6 +16,7 @@ from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.ledger import check_place, check_stores
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
 from vantage_orchestration.airflow.storage import inputs_of, location_of, output_of
@@ -124,7 +125,6 @@ class _SendingOperator(_VantageOperator):
         Raises:
             ConfigurationError: The task is durable and has no place for notes.
         """
-        from vantage_orchestration.airflow.ledger import check_stores
         from vantage_orchestration.processing.ledger import Ledger, open_ledger
 
         if not self.durable:
@@ -403,6 +403,8 @@ class VantageSubmitOperator(_SendingOperator):
         self._keep(inputs=inputs, skill=skill)
         self.state_path = state_path
         self.durable = durable
+        if durable:
+            check_place(state_path)
 
     def execute(self, context: Context) -> list[str]:
         """Start the transactions."""

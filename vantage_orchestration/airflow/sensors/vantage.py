@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from vantage_orchestration.airflow.arguments import ArgumentsMixin
-from vantage_orchestration.airflow.compat import AirflowSensorTimeout
+from vantage_orchestration.airflow.compat import AirflowSensorTimeout, require
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
@@ -110,6 +110,8 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
         self._check_kill()
+        if review_notifiers and self.reschedule and not self._defers():
+            require((3, 3), "A sensor in the mode 'reschedule' with review_notifiers")
         self._service_timeout = float(self.timeout)
 
     def _rules(self) -> WaitRules:
