@@ -2,8 +2,9 @@
 # make demo   real documents through Airflow and Prefect, on the sandbox
 # make test   linters, type checker and all tests
 # Both install what they need into .venv first. After that they need no network.
-# make test-versions   try older and newer releases of Airflow and Prefect (VERSIONS="airflow-3.0.6 ...");
-#   this needs the package index the first time
+# make test-versions   try older and newer releases of Airflow and Prefect (VERSIONS="airflow-3.0.6 ...";
+#   VERSIONS=--resolve asks whether the requirements fit together on each Python); this needs the
+#   package index the first time
 # make test-cluster   run it on several hosts that share nothing, and kill some of them (about 25
 #   minutes; CLUSTER=short, CLUSTER="prefect host_killed" and so on); its own environment
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
@@ -20,8 +21,8 @@ EXTRAS := airflow,prefect,sandbox,tables,dlt
 WORKERS := 4
 
 # The first Python that this package and both orchestrators run on. Set PYTHON to choose another.
-CANDIDATES := python3 python3.11 python3.12 python3.13 python3.10
-SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python3.10
+SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
 .PHONY: demo test test-versions test-cluster lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
@@ -51,7 +52,7 @@ install: $(VENV)/.installed
 
 # The stamp is written last: an installation that was cut short is made anew.
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
-	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv and pip is needed (on Debian: python3-venv). Set PYTHON=/path/to/python3." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.14 with venv and pip is needed (on Debian: python3-venv). Set PYTHON=/path/to/python3." >&2; exit 1; }
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version); the first time takes a few minutes."
 	@rm -f $@
 	@$(PYTHON) -m venv --clear $(VENV)

@@ -80,8 +80,16 @@ def test_the_ranges_hold_the_versions_that_managed_services_run(metadata: Messag
         assert all(version in ranges[name] for version in versions), name
     python = SpecifierSet(metadata["Requires-Python"])
     named = [each for each in metadata.get_all("Classifier", []) if " :: 3." in each]
-    assert len(named) == 5
-    assert all(each.rpartition(" ")[2] in python for each in named)
+    minors = [each.rpartition(" ")[2] for each in named]
+    assert len(minors) == 5
+    assert all(each in python for each in minors)
+    lowest, highest = minors[0], minors[-1]
+    for name in ("README.md", "Makefile", "constraints.txt"):
+        told = set(re.findall(r"Python (3\.\d+) to (3\.\d+)", (ROOT / name).read_text()))
+        assert told == {(lowest, highest)}, name
+    suits = f"{tuple(map(int, lowest.split('.')))} <= sys.version_info[:2]"
+    suits += f" <= {tuple(map(int, highest.split('.')))}"
+    assert suits in (ROOT / "Makefile").read_text()
 
 
 def test_no_link_of_the_readme_breaks_on_an_index_page(metadata: Message) -> None:

@@ -131,6 +131,15 @@ def resolve() -> None:
             what = " ".join((f"[{names}]", *others, f"on Python {python}"))
             compiled(others, *extras(names), f"--python-version={python}", what=what)
             print(what, "resolves", flush=True)
+        what = f"constraints.txt on Python {python}"
+        options = (
+            "--group=test",
+            "--only-binary=:all:",
+            f"--constraint={ROOT / 'constraints.txt'}",
+        )
+        everything = extras("airflow,prefect,sandbox,tables,dlt")
+        compiled([], *everything, *options, f"--python-version={python}", what=what)
+        print(what, "resolves", flush=True)
 
 
 # --------------------------------------------------------------------------- environments
