@@ -117,7 +117,7 @@ def test_a_number_with_one_reading_is_read(text: str, value: str) -> None:
         ("19 %", "not a number"),
         ("1e5", "not a number"),
         ("NaN", "not a number"),
-        ("0.1234567891", "more than 9 digits behind"),
+        ("0.1234567891", "more than 9 digits after"),
         ("1" * 30, "more than 29 digits before"),
     ],
 )
