@@ -199,7 +199,7 @@ def test_a_file_that_is_listed_and_not_found_is_no_missing_note(monkeypatch):
     state = FolderLedgers(Location.of("bucket://state"))
     ledger_in(state).add({"a": A})
     monkeypatch.setattr(Location, "read_bytes", _raise(FileNotFoundError("not here yet")))
-    with pytest.raises(StateUnavailable, match="is listed and can't be found"):
+    with pytest.raises(StateUnavailable, match="is listed but can't be found"):
         ledger_in(state).load()
 
 
@@ -215,9 +215,9 @@ def _raise(error: Exception) -> Callable[..., Any]:
     [
         ("", "Expecting value"),
         ('{"version": 1, "added": {"a": ["id-1"', "Expecting"),
-        ("[]", "no version is named"),
-        ('{"added": {}}', "no version is named"),
-        (json.dumps({**Change().to_json(), "version": 2}), "its version is 2, and 1 is expected"),
+        ("[]", "it has no version"),
+        ('{"added": {}}', "it has no version"),
+        (json.dumps({**Change().to_json(), "version": 2}), "its version is 2; 1 is expected"),
         (json.dumps({**Change().to_json(), "added": {"a": ["id-1"]}}), "not enough values"),
         ('{"version": 1}', "added"),
     ],

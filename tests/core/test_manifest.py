@@ -198,7 +198,7 @@ def test_half_a_manifest_is_refused(tmp_path):
 def test_the_version_of_what_is_refused_is_named(tmp_path):
     folder = Location.of(tmp_path)
     folder.child("manifest.json").write_text(json.dumps(changed(version=2)))
-    with pytest.raises(StateDamaged, match="its version is 2, and 1 is expected"):
+    with pytest.raises(StateDamaged, match="its version is 2; 1 is expected"):
         TransactionManifest.load(folder)
 
 

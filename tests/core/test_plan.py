@@ -551,5 +551,5 @@ def test_a_unit_can_be_noted_and_read_back():
     with pytest.raises(ConfigurationError, match="not kept"):
         again.files[0].source.open()
     for broken in (None, [], {}, {**data, "files": [{}]}, {**data, "files": 7}):
-        with pytest.raises(ValueError, match="no unit"):
+        with pytest.raises(ValueError, match="not a unit"):
             Unit.from_json(broken)

@@ -104,7 +104,7 @@ def test_parameters_go_along(skill: VantageSkill, sandbox: SandboxServer, invoic
         ({"skill": "invoice"}, ["a b.pdf"], NotFound, "no published skill .* 'invoice'"),
         ({"skill": " "}, ["a b.pdf"], ConfigurationError, "skill is empty"),
         ({}, ["missing.pdf"], ConfigurationError, "There is no file"),
-        ({}, ["a b.pdf", "c.pdf"], ConfigurationError, "make 2 transactions, not 1"),
+        ({}, ["a b.pdf", "c.pdf"], ConfigurationError, "need 2 transactions, not 1"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_sent(

@@ -167,7 +167,7 @@ def test_nothing_to_do_gives_an_empty_result(case: Case) -> None:
             assert (result["transactions"], result["files"]) == (0, 0)
         glob = f"{case.folder}/none*.pdf"
         assert submit_documents(case.block, glob, "Invoice", on_empty="skip") == []
-        with pytest.raises(ConfigurationError, match="No file fits"):
+        with pytest.raises(ConfigurationError, match="No file matches"):
             submit_documents(case.block, glob, "Invoice")
 
     above()

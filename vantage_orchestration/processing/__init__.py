@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents through ABBYY Vantage, each once: plan, submit, wait, collect.
+"""Processes documents with ABBYY Vantage, each once: plan, submit, wait, collect.
 
-Data flows one way. :mod:`.plan` turns files into transactions to be, :mod:`.submit` starts each
-once and notes it in a :mod:`.ledger`, :mod:`vantage_orchestration.waiting` waits,
-:mod:`.collect` brings the results into a folder, and :mod:`.job` puts these together for
-orchestrators. :mod:`.document` is the short way for one file whose fields are wanted.
+Data flows one way. :mod:`.plan` groups files into transactions, :mod:`.submit` starts each once and
+records it in a :mod:`.ledger`, :mod:`vantage_orchestration.waiting` waits, :mod:`.collect`
+downloads the results into a folder, and :mod:`.job` combines these for orchestrators.
+:mod:`.document` is the short way to the fields of one file.
 
-The names below load what they need when they are first used.
+The names below are loaded on first use.
 """
 
 from __future__ import annotations

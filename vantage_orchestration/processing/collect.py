@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings the result files of a transaction into a folder, completely or not visibly at all."""
+"""Downloads the result files of a transaction into a folder, completely or not visibly at all."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ __all__ = ["collect", "landed"]
 
 log = logging.getLogger(__name__)
 
-#: Days before the service deletes results from which on a warning is logged.
+#: A warning is logged this many days before the service deletes results.
 _LAST_DAYS = 2
-#: Files that may be wrong, each by itself, before the others are not fetched either.
+#: Single bad files after which the rest is not fetched.
 _MOST_FAILURES = 3
 _CHUNK = 1024 * 1024
 _NUMBER = re.compile("[1-9][0-9]*")
@@ -69,40 +69,40 @@ def collect(
     created_at: DateTime | None = None,
     parallel: int = 4,
 ) -> TransactionManifest:
-    """Download the result files of a transaction, and write down what they are.
+    """Download the result files of a transaction and write their manifest.
 
-    The files of the first document land in ``target/1`` and so on, each whole under its name at
-    once. ``target/manifest.json`` comes last: where it is, everything it names is there. Whoever
-    collects again after a crash, or after nothing at all, arrives at the same bytes. What has
-    landed of the same transaction is not downloaded again: until there is a manifest,
-    ``landed.json`` names it. What is left of an earlier transaction or a killed try is removed.
+    The files of the first document land in ``target/1`` and so on, each only when complete.
+    ``target/manifest.json`` comes last: if it exists, everything it names exists. Collecting again,
+    after a crash or without one, gives the same bytes. Files that have landed are not downloaded
+    again: until the manifest exists, ``landed.json`` names them. Remains of an earlier transaction
+    or a killed try are removed.
 
-    The folder ``target`` should have no other purpose, and one process at a time may collect into
-    it: in its folders ``1``, ``2`` and so on, files that the manifest doesn't name are removed.
+    Use the folder ``target`` for nothing else, and collect into it with one process at a time: in
+    its folders ``1``, ``2`` and so on, files that the manifest does not name are removed.
 
     Args:
         client: Client.
         transaction: A transaction whose status is ``Processed``.
         target: Folder for the results of this transaction only.
-        sources: What was sent, for the manifest; else the service's word for it is taken.
+        sources: The files that were sent, for the manifest; by default as reported by the service.
         key: Key of the transaction, for the manifest.
         skill_id: Skill, for the manifest.
         result_types: Types to download, such as ``{"FieldsJson"}``; None downloads all.
-        page_count: Pages, for the manifest; what an earlier manifest says is kept, as are the
-            other details, if it is not known.
-        created_at: When the transaction was made. The service deletes it 14 days later, and a
+        page_count: Pages, for the manifest. If this or another detail is unknown, that of an
+            earlier manifest is kept.
+        created_at: When the transaction was created. The service deletes it 14 days later, and a
             warning is logged in the last 2 of them.
-        parallel: Downloads at the same time. A store that can't take several gets one.
+        parallel: Concurrent downloads. A store that does not allow several gets one.
 
     Returns:
-        What ``manifest.json`` says.
+        The content of ``manifest.json``.
 
     Raises:
-        ConfigurationError: The transaction has no results (yet), or an argument is wrong.
+        ConfigurationError: The transaction has no results yet, or an argument is wrong.
         ResultsMissing: A document has no result file of the wanted types. Nothing was fetched.
-        ProtocolError: A result file is not what its type says, or a document has no result at
-            all, also when asked again. No manifest is there then.
-        ConnectionFailed: A download broke off, also when repeated. No manifest is there then.
+        ProtocolError: A result file does not fit its type, or a document has no result at all, even
+            after retries. There is no manifest then.
+        ConnectionFailed: A download broke, even after retries. There is no manifest then.
         NotFound: The transaction was deleted.
         OSError: The folder can't be read or written.
     """
@@ -112,7 +112,9 @@ def collect(
             transaction_id=transaction.id,
         )
     if isinstance(result_types, str) or parallel < 1:
-        raise ConfigurationError("result_types is a collection of types, and parallel is 1 or more")
+        raise ConfigurationError(
+            "result_types must be a collection of types, and parallel 1 or more"
+        )
     transaction = with_results(client, transaction)
     check_types(transaction, result_types)
     if (before := TransactionManifest.load(target)) is not None and not same_id(
@@ -128,7 +130,7 @@ def collect(
     if missing:
         landing.begin(there[each.key] for each in wanted if each.key in there)
         if MANIFEST in sizes:
-            # It must not speak for files that are about to change.
+            # It must not describe files that are about to change.
             target.child(MANIFEST).remove()
         _fetch(client, transaction.id, missing, target, parallel, landing)
         there |= {_key(file): file for file in landing.files}
@@ -169,11 +171,10 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
         target: Its folder.
 
     Returns:
-        True if ``manifest.json`` and every file that the manifest names are there, with their
-        sizes.
+        Whether ``manifest.json`` and every file that it names exist, with the right sizes.
 
     Raises:
-        StateUnavailable: The folder can't be read now.
+        StateUnavailable: The folder can't be read at present.
     """
     try:
         with reading(target):
@@ -188,7 +189,7 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Download:
-    """A result file, and where it goes."""
+    """A result file and its target."""
 
     number: int
     file: ResultFile
@@ -207,8 +208,8 @@ def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Do
     wanted = []
     for number, document in enumerate(transaction.documents, 1):
         names = UniqueNames()
-        # Sorted, since the service does not define an order; and named before some are left out,
-        # so that a file has the same name whatever else is asked for.
+        # Sorted, since the service does not define an order; named before some are left out, so
+        # that a file has the same name whatever else is requested.
         for file in sorted(document.result_files, key=lambda each: (each.name, each.type, each.id)):
             path = f"{number}/{names.take(safe_name(file.name))}"
             if types is None or file.type in types:
@@ -223,7 +224,7 @@ def _sources(
 ) -> tuple[SourceEntry, ...]:
     if sources is None and before is not None:
         return before.sources
-    # Inputs may have gone since they were sent, or have other names; the service still knows those.
+    # Inputs may be missing since they were sent, or have other names; the service still knows them.
     sent = transaction.source_files
     here = {source.stored_name: source for source in sources or ()}
     if here.keys() >= {file.name for file in sent}:
@@ -235,7 +236,7 @@ def _sources(
 
 
 def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple[str, ...]]:
-    """Return which files each document was made from, where there are several of both."""
+    """Return the source files of each document, if there are several of both."""
     if len(transaction.documents) < 2 or len(transaction.source_files) < 2:
         return {}
     return {
@@ -257,7 +258,7 @@ def _fetch(
 ) -> None:
     """Download files and note each that has landed.
 
-    What is wrong with one file alone does not keep the others from landing.
+    A single bad file does not keep the others from landing.
     """
     failed: list[VantageError] = []
 
@@ -288,7 +289,7 @@ def _download(
             size += len(chunk)
         if size != received:
             raise ConnectionFailed(
-                f"Of {wanted.file.name!r} {received} bytes arrived and {size} were written",
+                f"{received} bytes of {wanted.file.name!r} arrived, but {size} were written",
                 transaction_id=transaction_id,
             )
         return size, digest.hexdigest()
@@ -303,7 +304,7 @@ def _download(
 def _clear(target: Location, sizes: Mapping[str, int], named: Collection[str]) -> None:
     """Remove what killed tries and earlier transactions have left."""
     emptied = set()
-    # A store that takes no notice of case keeps a file under its old name.
+    # A store that ignores case keeps a file under its old name.
     kept = {folded(path) for path in named}
     for path in sizes:
         folder, _, name = path.rpartition("/")

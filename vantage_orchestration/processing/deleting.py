@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["check_deleted", "delete_transactions"]
 
 _THREADS: Final = 8
-#: Transactions that an error names; more are counted.
+#: Transactions named in an error; the rest is counted.
 _NAMED: Final = 5
 
 
 def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, VantageError]:
-    """Delete transactions, several at a time, and return what went wrong, by id."""
+    """Delete transactions, several at a time, and return the failures by id."""
     failures: dict[str, VantageError] = {}
 
     def delete(name: str) -> None:
@@ -34,15 +34,15 @@ def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, 
 
 
 def check_deleted(failures: Mapping[str, VantageError], total: int) -> None:
-    """Raise what went wrong when transactions were deleted, all in one error.
+    """Raise the failures of a deletion, all in one error.
 
     Args:
-        failures: What :func:`delete_transactions` returned.
-        total: How many there were.
+        failures: Result of :func:`delete_transactions`.
+        total: Number of transactions.
 
     Raises:
-        VantageError: Some were not deleted. It is of the class of one of their errors: of one that
-            a retry can cure, if there is any.
+        VantageError: Some were not deleted. Its class is that of one of the failures, if possible
+            of one that a retry can cure.
     """
     if not failures:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One document through ABBYY Vantage: find or start its transaction, wait, fetch its fields."""
+"""Processes one document: finds or starts its transaction, waits, fetches its fields."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DocumentResult:
-    """What came back for one file.
+    """The result of one file.
 
     Attributes:
         file: Path or name of the file.
-        sha256: Hex digest of what was sent.
+        sha256: Hex digest of the sent content.
         transaction_id: Transaction.
-        documents: Fields of each document that was found in the file.
+        documents: Fields of each document found in the file.
     """
 
     file: str
@@ -60,7 +60,7 @@ class DocumentResult:
     documents: tuple[DocumentFields, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one plain dictionary for each document, fit for JSON Lines and XCom."""
+        """Return one plain dictionary per document, suitable for JSON Lines and XCom."""
         return [
             {"file": self.file, "sha256": self.sha256, **document.row(self.transaction_id)}
             for document in self.documents
@@ -83,17 +83,17 @@ def submit_one(
 
     Args:
         client: Client.
-        file: Path, URL or place of the file.
+        file: Path, URL or location of the file.
         skill_id: Skill that processes it.
-        key: What makes this task the same in each try.
-        ledger: Where its id is noted before the start; by default in the places of the key.
-        registration_parameters: Up to 9 of your own; one more is ours.
+        key: Key of the task, the same in each try.
+        ledger: Records its id before the start; by default in the places of the key.
+        registration_parameters: Up to 9 of your own; this package adds one.
         skill_parameters: Up to 10.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Raises:
-        ConfigurationError: The file or a parameter is not acceptable. Nothing was sent.
-        DocumentMismatch: The server holds something else than was sent. Nothing was started.
+        ConfigurationError: The file or a parameter is invalid. Nothing was sent.
+        DocumentMismatch: The server does not hold what was sent. Nothing was started.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     registration_parameters = pairs("registration_parameters", registration_parameters)
@@ -129,9 +129,9 @@ def wait_for_transaction(
         client: Client.
         transaction_id: Transaction.
         timeout: Seconds to wait while the service works.
-        review_timeout: Seconds to wait while a person has to review the document. 0 does not wait
-            for people: a worker that waits for days is a worker lost.
-        sleep: Waits seconds.
+        review_timeout: Seconds to wait for a person's review. 0 does not wait for people: a waiting
+            worker may be blocked for days.
+        sleep: Waits the given seconds.
         clock: Returns seconds since the epoch.
 
     Returns:
@@ -140,10 +140,10 @@ def wait_for_transaction(
     Raises:
         TransactionFailed: It ended as Failed.
         TransactionCanceled: It was cancelled.
-        WaitTimeout: Time is over. The transaction goes on, and a new try finds it.
+        WaitTimeout: The time is up. The transaction keeps running, and a new try finds it.
         NotFound: It was deleted.
     """
-    # It holds a worker's slot, so look often.
+    # It occupies a worker's slot, so poll often.
     rules = WaitRules(timeout, review_timeout, poke_interval=1.0, max_poke_interval=10.0)
     outcome = wait_here(client, Wait([transaction_id], rules, clock()), sleep=sleep, clock=clock)
     if outcome.timed_out is not None:
@@ -158,15 +158,15 @@ def _raise_if_unsuccessful(transaction: Transaction) -> None:
     if transaction.status is Status.FAILED:
         error = TransactionFailed(
             f"ABBYY Vantage could not process {transaction.file_names}",
-            hint="Its pages may have been charged, so it is not sent again by itself. Check the"
-            " file and the skill, then clear or run the task again",
+            hint="Its pages may have been charged, so it is not sent again automatically. Check"
+            " the file and the skill, then clear or run the task again",
             transaction_id=transaction.id,
             server_message=transaction.error,
         )
     elif transaction.status is Status.CANCELED:
         error = TransactionCanceled(
             f"The transaction of {transaction.file_names} was cancelled in ABBYY Vantage",
-            hint="Clear or run the task again to send the document anew",
+            hint="Clear or run the task again to send the document again",
             transaction_id=transaction.id,
         )
     if error is not None:
@@ -185,15 +185,15 @@ def process_document(
     registration_parameters: Mapping[str, str] | None = None,
     skill_parameters: Mapping[str, str] | None = None,
 ) -> DocumentResult:
-    """Send one file and return its fields; tried again, go on where the last try ended.
+    """Send one file and return its fields; a retry continues where the last try ended.
 
     Args:
         client: Client.
         file: Path of the file.
         skill: Id or exact name of the skill that processes it.
-        key: What makes this task the same in each try, and where it notes its transaction.
+        key: Key of the task, the same in each try, with the places for its notes.
         timeout: Seconds to wait while the service works.
-        review_timeout: Seconds to wait, besides, for a person's review.
+        review_timeout: Additional seconds to wait for a person's review.
         registration_parameters: Up to 9 of your own.
         skill_parameters: Up to 10.
 
@@ -222,27 +222,27 @@ def process_document(
 def document_result(
     client: VantageClient, file: AnyPath, submitted: Submitted, transaction: Transaction
 ) -> DocumentResult:
-    """Fetch the fields of a file that was processed.
+    """Fetch the fields of a processed file.
 
     Args:
         client: Client.
-        file: The file as it was given.
-        submitted: What :func:`submit_one` returned.
+        file: The file as given.
+        submitted: Result of :func:`submit_one`.
         transaction: The transaction, with status ``Processed``.
 
     Raises:
         DocumentMismatch: The transaction holds another file than the one that was sent.
-        ProtocolError: A result file is not what its type says.
+        ProtocolError: A result file does not fit its type.
     """
     (sent,) = submitted.unit.files
     names = {source.name for source in transaction.source_files}
     if names and names != {sent.name}:
         raise DocumentMismatch(
             f"The transaction was made from {named(sorted(names))}, not from {sent.name!r}",
-            hint="None of its results was taken. The next try asks again",
+            hint="Its results were ignored. The next try reads it again",
             transaction_id=transaction.id,
         )
     fields = fetch_fields(client, transaction)
-    # A URL without the login and the query that may be in it.
+    # A URL without credentials and query.
     shown = sent.path if "://" in str(file) else str(file)
     return DocumentResult(shown, sent.sha256, transaction.id, fields)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the input files that are meant: by path, URL or glob."""
+"""Finds the input files: by path, URL or glob."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GLOB = frozenset("*?[")
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The files of a folder, of which there may be none. Its name may hold the signs of a glob.
+    """The files of a folder, which may be empty. Its name may contain glob characters.
 
     Attributes:
         place: Path or URL of the folder.
@@ -45,28 +45,28 @@ def files_of(
     on_empty: OnEmpty = "fail",
     output: Location | None = None,
 ) -> list[Location]:
-    """Return the files that are meant, sorted within each glob, each once.
+    """Return the files given by the inputs, each once, sorted within each glob.
 
-    Results are never taken for documents: a glob passes over the output folder, and over the
-    folders into which other jobs have brought results.
+    Results are never treated as documents: globs ignore the output folder and folders with results
+    of other jobs.
 
     Args:
         inputs: A path, glob or URL, or several; or a :class:`Folder`. A text with line breaks
-            holds a path in each line, unless there is a file of that name. A folder whose name
-            holds the signs of a glob is taken as it is if it is there.
-        locate: Makes a place of one of them.
-        sent_before: Whether an earlier try has sent files, which may be gone since. Then it is no
-            error if one is missing, which is returned, or if a glob fits no file: what was sent is
-            known by the notes of that try, see :func:`.plan.plan`.
-        on_empty: ``skip`` takes a glob that fits no file for an empty list.
+            contains one path per line, unless a file has that name. An existing folder whose name
+            contains glob characters is used as it is.
+        locate: Converts an input into a location.
+        sent_before: Whether an earlier try has sent files, which may be missing now. Then a missing
+            file is returned, and a glob without matches is not an error: the notes of that try name
+            the sent files, see :func:`.plan.plan`.
+        on_empty: ``skip`` treats a glob without matches as an empty list.
         output: Folder for the results, if there is one.
 
     Returns:
-        The files; none for an empty list, or for None.
+        The files; empty for an empty list or None.
 
     Raises:
-        ConfigurationError: One is missing, is a folder, lies in the output folder, or fits no file.
-            Nothing was sent.
+        ConfigurationError: An input is missing, is a folder, is in the output folder, or matches no
+            file. Nothing was sent.
     """
     found: dict[str, Location] = {}
     search = _Search(output, sent_before, sent_before or on_empty == "skip")
@@ -84,13 +84,13 @@ def files_of(
 
 
 def check_output(output: Location) -> None:
-    """Refuse a folder for results that can't be one, before anything is sent.
+    """Refuse an unusable folder for results before anything is sent.
 
     Args:
-        output: The folder, which need not exist. Only of a local one is anything known beforehand.
+        output: The folder, which need not exist. Only local folders can be checked.
 
     Raises:
-        ConfigurationError: It is a file, lies below one, or may not be written.
+        ConfigurationError: It is a file, is below one, or is not writable.
     """
     if not output.is_local:
         return
@@ -99,19 +99,19 @@ def check_output(output: Location) -> None:
         place = os.path.dirname(place)
     problem = None
     if not os.path.isdir(place):
-        problem = "is a file" if place == output.path else f"can't be made: {place!r} is a file"
+        problem = "is a file" if place == output.path else f"can't be created: {place!r} is a file"
     elif not os.access(place, os.W_OK | os.X_OK):
         problem = f"can't be written: {place!r} is read-only for this user"
     if problem:
         raise ConfigurationError(
             f"The output folder {output.url!r} {problem}",
-            hint="Nothing was sent. Give a folder of its own, which may not exist yet",
+            hint="Nothing was sent. Give a separate folder, which need not exist yet",
         )
 
 
 @dataclass(slots=True)
 class _Search:
-    """Finds files, and leaves out what is a result."""
+    """Finds files and ignores results."""
 
     output: Location | None
     sent_before: bool
@@ -121,7 +121,7 @@ class _Search:
     _own: str | None = None
 
     def fitting(self, place: Location) -> list[Location]:
-        # First as it is: the name of a file may hold the signs of a glob.
+        # First literally: the name of a file may contain glob characters.
         info = place.info()
         if info is not None and info.get("type") == "directory":
             raise ConfigurationError(
@@ -136,9 +136,9 @@ class _Search:
         if first is None:
             raise ConfigurationError(
                 f"There is no file {place.url!r}",
-                hint="Several files are given as a list, or one in each line of a text",
+                hint="Give several files as a list, or as a text with one per line",
             )
-        # A folder that is there wins over what its name would mean as a pattern.
+        # An existing folder takes precedence over its name as a pattern.
         while first < len(parts) - 1 and parts[first].strip("*"):
             if not Location(place.fs, "/".join(parts[: first + 1])).is_dir():
                 break
@@ -146,11 +146,11 @@ class _Search:
         folder = Location(place.fs, "/".join(parts[:first]) or "/")
         files = self.below(folder, "/".join(parts[first:]))
         if not files and not self.may_be_empty:
-            raise ConfigurationError(f"No file fits {place.url!r}")
+            raise ConfigurationError(f"No file matches {place.url!r}")
         return files
 
     def below(self, folder: Location, pattern: str) -> list[Location]:
-        """Return the files below a folder that fit a pattern and are no results."""
+        """Return the files below a folder that match a pattern and are not results."""
         if self._is_own(folder):
             raise self._in_output(folder)
         return [
@@ -172,7 +172,7 @@ class _Search:
         return real == own or real.startswith(own.rstrip("/") + "/") or place.real == own
 
     def _is_result(self, file: Location, folder: Location) -> bool:
-        """Return whether a file lies in a folder of results below the folder that is searched."""
+        """Return whether a file is in a folder of results below the searched folder."""
         above = folder.path.rstrip("/")
         names = file.path[len(above) :].strip("/").split("/")[:-1]
         for number in range(1, len(names) + 1):
@@ -186,14 +186,14 @@ class _Search:
     @staticmethod
     def _in_output(place: Location) -> ConfigurationError:
         return ConfigurationError(
-            f"The input {place.url!r} lies in the output folder",
-            hint="Nothing was sent. Give inputs and results folders of their own: results would be"
-            " taken for documents by the next run",
+            f"The input {place.url!r} is in the output folder",
+            hint="Nothing was sent. Use separate folders for inputs and results: the next run"
+            " would send results as documents",
         )
 
 
 def _has_results(folder: Location) -> bool:
-    """Return whether a job has brought results into a folder, or keeps notes there."""
+    """Return whether a folder contains the results or notes of a job."""
     names = folder.names()
     if FOLDER in names:
         return True

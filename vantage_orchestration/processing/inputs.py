@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at input files: whether they can be sent, what they are called, and what is in them."""
+"""Inspects input files: whether they can be sent, their names and their contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Found", "Gone", "Refused", "Seen", "inspect_inputs", "listed"]
 _CHUNK = 1024 * 1024
 #: Files that are read at the same time.
 _READERS = 8
-#: Files that an error names; more are counted.
+#: Files named in an error; the rest is counted.
 _NAMED = 10
 
 
@@ -30,7 +30,7 @@ class Found:
     Attributes:
         original: Name of the input.
         path: Its path or URL.
-        base: Its name in the service, before it is made unlike others.
+        base: Its name in the service, before it is made unique.
         sha256: Hex digest of its content.
         source: The file to send.
     """
@@ -44,12 +44,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """An input that isn't there.
+    """A missing input.
 
     Attributes:
         path: Its path or URL.
         base: Its name in the service.
-        vanished: Whether it was there a moment ago.
+        vanished: Whether it existed a moment ago.
     """
 
     path: str
@@ -63,32 +63,32 @@ class Refused:
 
     Attributes:
         reason: Why.
-        passing: Whether that may change by itself.
+        passing: Whether the reason may disappear by itself.
     """
 
     reason: str
     passing: bool = False
 
 
-#: What became of an input.
+#: The state of an input.
 Seen = Found | Gone | Refused
 
 
 def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
-    """Read every file once, in pieces, several at a time where the store allows it.
+    """Read every file once, in pieces, several at a time if the store allows it.
 
     Returns:
-        What became of each, in order.
+        The state of each, in order.
 
     Raises:
-        FileChanged: A file was changed while it was read.
-        OSError: A file can't be read now.
+        FileChanged: A file changed while it was read.
+        OSError: A file can't be read at present.
     """
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
     seen = in_parallel(_inspect, sources, 1 if alone else _READERS)
     return [
-        # A place was found in a folder; a path may be one that somebody has mistyped.
+        # A location was found in a folder; a path may be mistyped.
         each
         if isinstance(given, (Location, SourceFile)) or not isinstance(each, Gone)
         else replace(each, vanished=False)
@@ -115,7 +115,7 @@ def _inspect(source: SourceFile | Location) -> Seen:
 
 def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
     if source.size > LONGEST_UPLOAD:
-        return Refused(f"{path!r} has {source.size} bytes; ABBYY Vantage takes {LONGEST_UPLOAD}")
+        return Refused(f"{path!r} has {source.size} bytes; ABBYY Vantage accepts {LONGEST_UPLOAD}")
     try:
         stream = source.open()
     except ConfigurationError as error:
@@ -126,13 +126,15 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
         size, sha256 = _digest(stream)
     if source.size not in (-1, size):
         raise FileChanged(
-            f"The file {path!r} was changed while it was read",
+            f"The file {path!r} changed while it was read",
             hint="Nothing was sent. Wait until it is complete; the next try sends it",
         )
     if size == 0:
         return Refused(f"{path!r} is empty", passing=True)
     if size > LONGEST_UPLOAD:
-        return Refused(f"{path!r} has more than the {LONGEST_UPLOAD} bytes of ABBYY Vantage")
+        return Refused(
+            f"{path!r} has more than the {LONGEST_UPLOAD} bytes that ABBYY Vantage accepts"
+        )
     original = _printable(source.name)
     together = {"SourceFileName": _fitted(original), **details, **source.registration_parameters}
     try:
@@ -144,7 +146,7 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
 
 
 def _digest(stream: BinaryIO) -> tuple[int, str]:
-    """Return size and hex SHA-256; stop where it is too large anyway."""
+    """Return size and hex SHA-256; stop at a file that is too large."""
     digest, size = hashlib.sha256(), 0
     while size <= LONGEST_UPLOAD and (chunk := stream.read(_CHUNK)):
         digest.update(chunk)
@@ -153,22 +155,23 @@ def _digest(stream: BinaryIO) -> tuple[int, str]:
 
 
 def _printable(text: str) -> str:
-    """Replace what can't be written as UTF-8: parts of names that the system couldn't decode."""
+    """Replace characters that can't be written as UTF-8: parts of names that the system could not
+    decode."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _service_name(name: str) -> str:
-    """Return the name that the service shows, without what a header does not carry unchanged."""
+    """Return the name that the service shows, without characters that a header would change."""
     text = stored_name(_printable(name)).strip()
     return "".join("_" if ord(char) < 32 or char in '"\x7f' else char for char in text) or "_"
 
 
 def _fitted(text: str) -> str:
-    """Shorten a value to what a registration parameter takes; the end says more."""
+    """Shorten a value to the limit of a registration parameter; its end is the significant part."""
     return text if len(text) <= LONGEST_VALUE else "…" + text[1 - LONGEST_VALUE :]
 
 
 def listed(texts: Sequence[str]) -> str:
-    """Put what is wrong with several inputs into one text, not too long."""
+    """Join the problems of several inputs into one text of limited length."""
     more = len(texts) - _NAMED
     return "; ".join(texts[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

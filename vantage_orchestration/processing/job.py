@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job: files in, a folder with results and a manifest out. What both orchestrators run.
+"""A job: files in, a folder with results and a manifest out. Both orchestrators run it.
 
-It is done in two parts, since the worker may be given back while ABBYY Vantage works:
-:func:`begin` starts the transactions, :func:`finish` collects what has ended. Between them the
-output folder holds ``submitted.json``; after them it holds ``manifest.json``, and a folder for each
-transaction.
+It has two parts, since the worker may be released while ABBYY Vantage works: :func:`begin` starts
+the transactions, :func:`finish` collects those that have ended. In between the output folder
+contains ``submitted.json``; at the end it contains ``manifest.json`` and a folder per transaction.
 """
 
 from __future__ import annotations
@@ -80,9 +79,9 @@ class Part:
         transaction_id: Its id.
         key: Its key.
         folder: Name of the folder for its results.
-        created: When it was made, in seconds since the epoch.
-        sources: What was sent, as far as it is still known.
-        landed: Whether its results have landed with an earlier try.
+        created: When it was created, in seconds since the epoch.
+        sources: The files that were sent, as far as still known.
+        landed: Whether its results have landed in an earlier try.
     """
 
     transaction_id: str
@@ -104,7 +103,7 @@ class Job:
     """A job whose transactions have been started.
 
     Attributes:
-        token: Tells this job from others that write into the same folder.
+        token: Distinguishes this job from others that write into the same folder.
         parts: Its transactions.
     """
 
@@ -130,8 +129,8 @@ class Job:
         """Read the ``submitted.json`` of a folder; None if there is none.
 
         Raises:
-            StateUnavailable: It can't be read now.
-            StateDamaged: It is something else, or of another version.
+            StateUnavailable: It can't be read at present.
+            StateDamaged: It is damaged or of another version.
         """
         return read_json(output.child(SUBMITTED), cls._read)
 
@@ -148,11 +147,11 @@ class Job:
 
 
 def job_token(scope: str, piece: str = "") -> str:
-    """Return what tells a job from others.
+    """Return an identifier of a job.
 
     Args:
-        scope: Names the task in its run.
-        piece: Tells instances of the same task apart: a map index.
+        scope: Identifies the task in its run.
+        piece: Distinguishes instances of the same task: a map index.
     """
     return f"{hashlib.sha256(scope.encode()).hexdigest()[:24]}.{piece}"
 
@@ -178,17 +177,17 @@ def submit_files(
     Args:
         client: Client.
         inputs: Files, globs already resolved.
-        key: What makes this task the same in each try.
+        key: Key of the task, the same in each try.
         skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
-        options: What to do.
-        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
-        ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
-        most: How many transactions may be made; None for any number.
+        options: Options of the job.
+        origin: Digest of the inputs as given, see :class:`.ledger.LedgerEntry`.
+        ledger: Records ids before the start, see :func:`.ledger.open_ledger`.
+        most: Highest number of transactions; None for any number.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Raises:
-        ConfigurationError: A file or parameter is not acceptable, or more transactions would be
-            needed. Nothing was sent.
+        ConfigurationError: A file or parameter is invalid, or more transactions would be needed.
+            Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     ledger = ledger or Ledger()
@@ -196,8 +195,8 @@ def submit_files(
     units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger)
     if most is not None and len(units) > most:
         raise ConfigurationError(
-            f"The files make {len(units)} transactions, not {most}",
-            hint="Only a Process skill takes several files in one transaction",
+            f"The files need {len(units)} transactions, not {most}",
+            hint="Only a Process skill accepts several files in one transaction",
         )
     if options.max_pages is not None:
         check_pages(units.values(), options.max_pages)
@@ -220,26 +219,26 @@ def begin(
     ledger: Ledger | None = None,
     resend_failed: bool = False,
 ) -> Job:
-    """Start the transactions of a job, each once, and note them in the output folder.
+    """Start the transactions of a job, each once, and record them in the output folder.
 
     Args:
         client: Client.
         inputs: Files, globs already resolved.
-        output: Folder for the results; made if need be. It belongs to this job alone.
-        key: What makes this task the same in each try.
+        output: Folder for the results; created if missing. It belongs to this job alone.
+        key: Key of the task, the same in each try.
         skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
-        options: What to do.
+        options: Options of the job.
         token: See :func:`job_token`.
-        origin: Digest of the inputs as they were given, see :class:`.ledger.LedgerEntry`.
-        ledger: Where ids are noted before the start, see :func:`.ledger.open_ledger`.
+        origin: Digest of the inputs as given, see :class:`.ledger.LedgerEntry`.
+        ledger: Records ids before the start, see :func:`.ledger.open_ledger`.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Returns:
-        The job. Of files whose results have landed with an earlier try nothing is sent, also if
-        their transactions were deleted since.
+        The job. Files whose results have landed in an earlier try are not sent, even if their
+        transactions were deleted since.
 
     Raises:
-        ConfigurationError: A file, parameter or the output is not acceptable. Nothing was sent.
+        ConfigurationError: A file, a parameter or the output is invalid. Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     check_output(output)
@@ -248,8 +247,8 @@ def begin(
     before = _Landed(output)
     units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger, before)
     _check_owner(output, token, units.keys())
-    # An output that can't be written is better found out before pages are charged than after. What
-    # is there stays: an earlier try may still be collecting, and must not find a job of nothing.
+    # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
+    # still be collecting, and must not find an empty job.
     earlier = Job.load(output)
     (earlier if earlier is not None and earlier.token == token else Job(token)).write(output)
     there = before.of(units, units.values())
@@ -263,7 +262,8 @@ def begin(
         )
         for each, entry in there.items()
     }
-    # What has failed since is told by :func:`finish`, and only then sent anew by whoever asks.
+    # Failed transactions are reported by :func:`finish` first, and only then sent again if the task
+    # is retried.
     for each in _submit(
         client, missing, key, skill_id, options, origin, ledger, resend_failed=resend_failed
     ):
@@ -310,11 +310,11 @@ def _planned(
     ledger: Ledger,
     landed: _Landed | None = None,
 ) -> dict[str, Unit]:
-    """Return the units by their keys; what earlier tries have sent stays together as it was."""
+    """Return the units by their keys. Files that earlier tries sent together stay together."""
     if options.max_files is not None and len(inputs) > options.max_files:
         raise ConfigurationError(
             f"There are {len(inputs)} files, and max_files is {options.max_files}",
-            hint="Nothing was sent. Narrow the inputs, or raise the limit",
+            hint="Nothing was sent. Give fewer inputs, or raise the limit",
         )
     process_skill = _is_process_skill(client, skill_id, options)
     while True:
@@ -326,8 +326,8 @@ def _planned(
             duplicates=options.duplicates,
             known=[entries[key].files for key in keys],
         )
-        # Nothing of it is left, and the task was given other inputs: it is not its work. That
-        # happens if a cleared run is mapped over more files than before.
+        # None of its files is left, and the task was given other inputs, so it belongs to another
+        # task. That happens if a cleared run is mapped over more files than before.
         units = tuple(
             unit
             for unit in units
@@ -344,7 +344,7 @@ def _planned(
         ]
         if not lost:
             break
-        # Its files can't be completed. What is left of them is planned anew.
+        # The unit can't be completed. Its remaining files are planned again.
         ledger.drop(lost)
     new = [unit for unit in units if unit.known is None]
     return {**known, **keyed_units(new, skill_id, scope, options.skill_parameters)}
@@ -354,11 +354,12 @@ def _is_process_skill(client: VantageClient, skill_id: str, options: Options) ->
     try:
         skill = skill_of(client, skill_id)
     except Forbidden:
-        # One who may not look at a skill may still use it. One file each is right for all skills.
+        # A user who may not read a skill may still use it. One file per transaction is right for
+        # all skills.
         return False
     if skill.type == "Classification" and options.result_types:
         raise ConfigurationError(
-            f"The skill {skill.name!r} is a Classification skill, which makes no result files",
+            f"The skill {skill.name!r} is a Classification skill, which creates no result files",
             hint="Nothing was sent. Leave result_types out; the manifest names the class of each"
             " document",
         )
@@ -376,7 +377,7 @@ def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool
             return False
         return also_failed or not status.is_failure
 
-    # All are looked at, so that none of those that can't be completed is left behind.
+    # Check all of them, so that none that can't be completed is left behind.
     started = [was(each) for each in entry.transaction_ids]
     return any(started)
 
@@ -385,7 +386,7 @@ def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
     """Refuse a folder into which another instance of the same task writes.
 
     Raises:
-        ConfigurationError: It is another one's.
+        ConfigurationError: It belongs to another instance.
     """
     task, _, piece = token.rpartition(".")
     owners: list[tuple[str | None, set[str | None]]] = []
@@ -395,7 +396,7 @@ def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
         owners.append((job.token, {part.key for part in job.parts}))
     for owner, theirs in owners:
         its_task, _, its_piece = (owner or "").rpartition(".")
-        # An instance with the same work is this one, before other files have joined the run.
+        # An instance with the same work is this one, before other files were added to the run.
         if its_task == task and its_piece != piece and not (theirs and theirs <= set(keys)):
             raise ConfigurationError(
                 f"Two mapped instances of the task write into the same folder {output}",
@@ -404,7 +405,7 @@ def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
 
 
 class _Landed:
-    """Results that earlier tries have brought into the folder of a job."""
+    """Results that earlier tries have left in the folder of a job."""
 
     def __init__(self, output: Location) -> None:
         self._output = output
@@ -418,16 +419,16 @@ class _Landed:
     def of(
         self, wanted: Mapping[str, Unit], planned: Iterable[Unit]
     ) -> dict[str, TransactionManifest]:
-        """Return what is there by its key, each with its folder.
+        """Return the existing results by key, each with its folder.
 
         Args:
             wanted: Units by their keys.
-            planned: All units of the plan. The folder of one of them is none of another's.
+            planned: All units of the plan. A unit's folder belongs to no other unit.
         """
         names = {folded(unit.name) for unit in planned}
         found = {}
         for key, unit in wanted.items():
-            # Its name was another one before a file of the same name joined.
+            # Its name was different before a file of the same name was added.
             folders = [unit.name]
             if (before := self._folders.get(key)) and folded(before) not in names:
                 folders.append(before)
@@ -463,24 +464,24 @@ def finish(
         options: As for :func:`begin`.
         token: As for :func:`begin`.
         in_review: Ids that wait for a person.
-        ledger: As for :func:`begin`. Transactions that failed are forgotten, so that the next try
-            makes them anew.
-        processed: Transactions by their ids that were seen as processed a moment ago, see
-            :class:`.outcome.Outcome`. They are not asked for again.
+        ledger: As for :func:`begin`. Failed transactions are removed from it, so that the next try
+            creates them again.
+        processed: Transactions by id that were seen as processed a moment ago, see
+            :class:`.outcome.Outcome`. They are not read again.
 
     Returns:
-        The manifest, which also names what failed and what has not ended.
+        The manifest, which also names failed and unfinished transactions.
 
     Raises:
-        JobLost: The folder does not hold this job any more.
-        VantageError: A result could not be fetched. The next try goes on.
+        JobLost: The folder no longer holds this job.
+        VantageError: A result could not be fetched. The next try continues.
     """
     job = Job.load(output)
     if job is None or job.token != token:
         raise JobLost(
-            f"The folder {output} does not hold the job that this task has begun",
-            hint="Another task or run writes into it, or somebody has cleared it. Give each run a"
-            " folder of its own; the next try goes on with the transactions",
+            f"The folder {output} no longer holds the job that this task has begun",
+            hint="Another task or run writes into it, or somebody cleared it. Give each run its"
+            " own folder; the next try continues with the transactions",
         )
     manifest = _collect(
         client,
@@ -513,10 +514,10 @@ def download(
         client: Client.
         transaction_ids: Transactions, see :func:`vantage_orchestration.arguments.transaction_ids`.
         output: Folder for the results.
-        options: What to do.
+        options: Options of the job.
 
     Returns:
-        The manifest, which also names what failed and what has not ended.
+        The manifest, which also names failed and unfinished transactions.
 
     Raises:
         VantageError: A result could not be fetched.
@@ -556,7 +557,7 @@ def _collect(
         if (transaction := seen.get(part.transaction_id.lower())) is not None:
             return transaction
         try:
-            # What has landed may well have been deleted since.
+            # A landed transaction may have been deleted since.
             looks = 1 if part.landed else LOOKS
             return client.get_transaction(part.transaction_id, looks=looks)
         except NotFound:
@@ -565,7 +566,7 @@ def _collect(
     def fetch(part: Part) -> TransactionManifest:
         transaction, folder = states[part.transaction_id], output.child(part.folder)
         if transaction is None:
-            # It has landed before, and was deleted since.
+            # It landed earlier and was deleted since.
             return replace(there[part.transaction_id], folder=part.folder)
         row = rows.get(part.transaction_id.lower())
         entry = collect(
@@ -609,13 +610,13 @@ def _collect(
     manifest = complete(client, manifest, output, options, skill_id)
     manifest.write(output)
     if options.delete_after:
-        # Only now: a try that was killed before can still fetch everything.
+        # Only now, so that a try after a kill can still fetch everything.
         in_parallel(delete, entries, writers)
     return manifest
 
 
 def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
-    """Return the manifest of a transaction if all of its results are there."""
+    """Return the manifest of a transaction if all its results exist."""
     manifest = TransactionManifest.load(folder)
     if manifest is None or not same_id(manifest.transaction_id, transaction_id):
         return None
@@ -643,7 +644,7 @@ def _unfinished(
 def _rows(
     client: VantageClient, parts: Sequence[Part], skill_id: str | None
 ) -> Mapping[str, ListedTransaction]:
-    """Return the lists' word on pages and times. Results count without it."""
+    """Return the list entries with pages and times. Results are valid without them."""
     import pendulum
 
     ids = [part.transaction_id for part in parts]
@@ -655,5 +656,5 @@ def _rows(
             client, ids, skill_id=skill_id, since=pendulum.from_timestamp(oldest)
         )
     except VantageError as error:
-        log.warning("The numbers of pages are not known: %s", error)
+        log.warning("The numbers of pages are unknown: %s", error)
         return {}

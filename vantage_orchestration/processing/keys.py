@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The key by which a transaction is found again.
+"""The key by which a later try finds a transaction.
 
 The service has no idempotency keys, and a document that is sent twice is charged twice. So each
-transaction carries a key of ours as a registration parameter. It is made of who asks and of what is
-asked, never of the number of the try, so that whoever tries again arrives at the same key.
+transaction carries a key of this package as a registration parameter. It is derived from the task
+and its work, never from the number of the try, so that each try computes the same key.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_PARAMETER", "TaskKey", "digest_of", "keyed", "unit_key"]
 
-#: Registration parameter that holds our key.
+#: Registration parameter with our key.
 KEY_PARAMETER = "orchestration.key"
 
 
 @dataclass(frozen=True, slots=True)
 class TaskKey:
-    """What makes a task the same task when it is tried again.
+    """Identifies a task across its tries.
 
     Args:
-        scope: Names the task within its run: ids of pipeline, run and task. The same in each try,
-            and different between any two tasks.
-        since: When the run began, if an earlier try may have made a transaction; None on the first
-            try, when there is nothing to look for in the service's lists.
-        stores: Where the task notes its transactions, see :mod:`.ledger`.
+        scope: Identifies the task within its run: ids of pipeline, run and task. The same in each
+            try, and different for any two tasks.
+        since: When the run began, if an earlier try may have created a transaction; None on the
+            first try, which need not search the service's lists.
+        stores: Places for the task's notes, see :mod:`.ledger`.
     """
 
     scope: str
@@ -50,7 +50,7 @@ def digest_of(value: Any) -> str:
     """Return a digest of arguments, the same in each try: 32 hex digits.
 
     Args:
-        value: What JSON can write; all else by its text.
+        value: JSON data; other values count by their text.
     """
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -67,10 +67,9 @@ def unit_key(
     Args:
         scope: Scope of the task, see :class:`TaskKey`.
         skill_id: Skill.
-        files: Name and hex SHA-256 of each file in it: a file that was changed meanwhile is another
-            document.
-        skill_parameters: They change what comes back. Registration parameters do not, and may hold
-            a time or a number of the try, so they are no part of it.
+        files: Name and hex SHA-256 of each file: a changed file is another document.
+        skill_parameters: They change the results. Registration parameters do not, and may contain a
+            time or a number of the try, so they are not part of the key.
     """
     digest = hashlib.sha256()
     settings = [text for pair in sorted((skill_parameters or {}).items()) for text in pair]
@@ -83,10 +82,11 @@ def unit_key(
 
 
 def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[str, str]:
-    """Return registration parameters with our key among them.
+    """Return registration parameters including our key.
 
     Raises:
-        ConfigurationError: There are more than 9 besides, one breaks a limit, or one is ours.
+        ConfigurationError: There are more than 9 others, one breaks a limit, or one has the name of
+            ours.
     """
     if registration_parameters and KEY_PARAMETER in registration_parameters:
         raise ConfigurationError(
@@ -95,8 +95,8 @@ def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[s
     given = registration_parameters or {}
     if len(given) >= MOST_PARAMETERS:
         raise ConfigurationError(
-            f"{len(given)} registration parameters were given; {MOST_PARAMETERS - 1} can be,"
-            " besides the one by which this package finds its transactions again"
+            f"{len(given)} registration parameters were given; {MOST_PARAMETERS - 1} are allowed,"
+            " besides the one by which this package finds its transactions"
         )
     together = {**given, KEY_PARAMETER: key}
     parameters(together)

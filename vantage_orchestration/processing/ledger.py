@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task notes the transactions it has made, before it starts them.
+"""Records the transactions of a task before they are started.
 
-A transaction that is started costs money, and the service's lists may show it minutes later. So the
-next try of a task has to find it by notes of the task's own. They are kept under names that are the
-same in each try, in every place that there is: the output folder, a state folder, what the
-orchestrator itself keeps for the task. One place that still has them is enough.
+A started transaction costs money, and the service's lists may show it minutes later. So the next
+try of a task must find it in the task's own notes. They are stored under names that are the same in
+each try, in all available places: the output folder, a state folder, the orchestrator's state of
+the task. One place that still has them is enough.
 
-Changes are added and never written over. A kill leaves all earlier ones as they are, and two tries
-at the same time do not lose each other's. A transaction that one change drops is gone for good,
+Changes are appended, never overwritten. A kill leaves all earlier changes intact, and two
+concurrent tries do not lose each other's. A transaction that one change drops is gone for good,
 whatever the order in which the changes are read.
 """
 
@@ -40,7 +40,7 @@ __all__ = [
     "open_ledger",
 ]
 
-#: Folder for ledgers in an output folder. Renaming it loses what runs.
+#: Folder for ledgers in an output folder. Changing it loses running transactions.
 FOLDER: Final = ".abbyy-vantage"
 _VERSION: Final = 1
 #: Characters of one change. Airflow warns above 65,535 bytes.
@@ -51,17 +51,17 @@ _SHORT: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A transaction that was made.
+    """A recorded transaction.
 
     Attributes:
         transaction_id: Its id.
-        created: When it was made, in seconds since the epoch, by the clock of the machine.
+        created: When it was created, in seconds since the epoch, by the local clock.
         files: Short digests of its files (:attr:`.plan.PlannedFile.short`), so that a later try
-            puts the same files together.
-        origin: Short digest of the inputs as the task was given them, globs not resolved. If none
-            of the files is there any more, it tells files that went away from a task that was
-            given other work.
-        others: Ids of transactions with the same key, which another try made at the same time.
+            groups the same files.
+        origin: Short digest of the inputs as given to the task, globs not resolved. If none of the
+            files exists any more, it shows whether the files disappeared or the task was given
+            other work.
+        others: Ids of transactions with the same key, created by another try at the same time.
     """
 
     transaction_id: str
@@ -72,19 +72,19 @@ class LedgerEntry:
 
     @property
     def transaction_ids(self) -> tuple[str, ...]:
-        """All ids, the newest first."""
+        """All ids, newest first."""
         return (self.transaction_id, *self.others)
 
     def to_json(self) -> list[Any]:
-        """Return it as JSON data, small: an orchestrator's state is not made for much."""
+        """Return it as compact JSON data: an orchestrator's state is not made for large values."""
         return [self.transaction_id, round(self.created), "".join(self.files), self.origin]
 
     @classmethod
     def read(cls, data: Any) -> LedgerEntry:
-        """Read what :meth:`to_json` returned.
+        """Read the result of :meth:`to_json`.
 
         Raises:
-            TypeError, ValueError: It is something else.
+            TypeError, ValueError: It is not such data.
         """
         transaction_id, created, files, origin = data
         shorts = tuple(files[at : at + _SHORT] for at in range(0, len(files), _SHORT))
@@ -93,12 +93,12 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is added to notes at once.
+    """A change that is appended to notes.
 
     Attributes:
         added: Entries by the keys of their transactions.
-        dropped: Ids of transactions with which no try goes on.
-        undone: Whether they were deleted because nobody wanted the work any more.
+        dropped: Ids of transactions with which no try continues.
+        undone: Whether they were deleted because the work was no longer wanted.
         ledgers: Names of further notes, for notes that list others.
     """
 
@@ -119,10 +119,10 @@ class Change:
 
     @classmethod
     def read(cls, data: Any) -> Change:
-        """Read what :meth:`to_json` returned.
+        """Read the result of :meth:`to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: It is something else, or of another version.
+            KeyError, TypeError, ValueError: It is not such data, or of another version.
         """
         data = checked(data, _VERSION)
         added = {str(key): LedgerEntry.read(entry) for key, entry in data["added"].items()}
@@ -143,8 +143,8 @@ class LedgerStore(Protocol):
         """Return all changes of a ledger; none if there is no ledger of that name.
 
         Raises:
-            StateUnavailable: They can't be read now.
-            StateDamaged: One is damaged, or of another version.
+            StateUnavailable: They can't be read at present.
+            StateDamaged: One is damaged or of another version.
         """
         ...
 
@@ -152,7 +152,7 @@ class LedgerStore(Protocol):
         """Add a change; it is kept when this returns.
 
         Raises:
-            Exception: It could not be kept. What it notes must not be started then.
+            Exception: It could not be stored. Its transactions must not be started then.
         """
         ...
 
@@ -171,11 +171,11 @@ class Ledger:
         self._undone: int | None = None
 
     def load(self) -> dict[str, LedgerEntry]:
-        """Return what this try and earlier ones have noted, by the transactions' keys.
+        """Return the entries of this try and earlier ones, by the transactions' keys.
 
         Raises:
-            StateUnavailable: Notes can't be read now.
-            StateDamaged: Notes are damaged, or of another version.
+            StateUnavailable: Notes can't be read at present.
+            StateDamaged: Notes are damaged or of another version.
         """
         changes = [store.changes(name) for store, name in self._places]
         self._undone = max((sum(each.undone for each in those) for those in changes), default=0)
@@ -183,26 +183,26 @@ class Ledger:
         return dict(self._seen)
 
     def add(self, entries: Mapping[str, LedgerEntry]) -> None:
-        """Note transactions; when this returns, they are kept.
+        """Record transactions; they are stored when this returns.
 
         Raises:
-            Exception: They could not be noted. They must not be started.
+            Exception: They could not be stored. They must not be started.
         """
         for change in _pieces(entries):
             self._append(change)
         self._seen |= entries
 
     def drop(self, keys: Collection[str]) -> None:
-        """Forget transactions, so that the next try makes these anew."""
+        """Forget transactions, so that the next try creates them again."""
         if any(key not in self._seen for key in keys):
             self.load()
         self._drop([key for key in keys if key in self._seen], undone=False)
 
     def undo(self, transaction_ids: Collection[str]) -> None:
-        """Forget transactions that were deleted because nobody wants the work any more.
+        """Forget transactions that were deleted because the work is no longer wanted.
 
-        The service lists them for minutes yet. So their task becomes another one, whose keys find
-        none of them; see :meth:`renewed`.
+        The service still lists them for minutes. So their task gets another key, which finds none
+        of them; see :meth:`renewed`.
         """
         wanted = {each.lower() for each in transaction_ids}
         keys = [
@@ -214,7 +214,7 @@ class Ledger:
         self._undone = (self._undone or 0) + bool(keys)
 
     def renewed(self, key: TaskKey) -> TaskKey:
-        """Return the key of the task, another one each time its work was undone.
+        """Return the key of the task, which changes each time its work is undone.
 
         Raises:
             StateUnavailable, StateDamaged: As :meth:`load`.
@@ -250,7 +250,7 @@ def _merged(changes: Sequence[Change]) -> dict[str, LedgerEntry]:
 
 
 def _pieces(entries: Mapping[str, LedgerEntry]) -> Iterator[Change]:
-    """Yield entries in pieces that are not too large for any store."""
+    """Yield entries in pieces small enough for every store."""
     piece: dict[str, LedgerEntry] = {}
     size = 0
     for key, entry in entries.items():
@@ -277,17 +277,16 @@ def open_ledger(
     """Return the ledger of a task.
 
     Args:
-        key: Key of the task, with the places where it keeps notes.
-        client: Client. Another account may belong to another tenant, where what was noted may not
-            even be asked for; so it has another ledger.
+        key: Key of the task, with the places for its notes.
+        client: Client. Another account may belong to another tenant, which has no access to the
+            recorded transactions; so it has another ledger.
         skill_id: Skill.
-        skill_parameters: They change what comes back.
-        inputs: Digest of the inputs as they were given.
-        position: Tells instances of the task, or calls of it, apart. Notes are found by the inputs
-            or by the position: a later try may have other inputs, or another position, but hardly
-            both.
-        output: Folder for the results, if there is one. Notes are kept in it as well, for
-            whoever writes into it.
+        skill_parameters: They change the results.
+        inputs: Digest of the inputs as given.
+        position: Distinguishes instances or calls of the task. Notes are found by the inputs or the
+            position: a later try may have other inputs or another position, but hardly both.
+        output: Folder for the results, if there is one. It gets notes too, for whatever task writes
+            into it.
     """
     account = client.config.credentials
     base: list[Any] = [
@@ -312,10 +311,10 @@ class FolderLedgers:
     """Notes changes as small files, a folder for each ledger, in any store that fsspec knows.
 
     Args:
-        folder: The folder; made when it is first needed.
+        folder: The folder; created when first needed.
 
-    Nothing in it is ever removed. What is older than 15 days is of no use, since the service
-    deletes transactions after 14.
+    Nothing in it is ever removed. Files older than 15 days are useless, since the service deletes
+    transactions after 14.
     """
 
     of_one_instance = False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that say what came back: ``manifest.json`` of a transaction, and that of a whole job.
+"""Manifests describe results: the ``manifest.json`` of a transaction, and that of a whole job.
 
-They hold names, digests, classes and rule errors, never field values, review links or tokens. The
-same results give the same bytes: nothing in them depends on when or by which try they were fetched.
+They contain names, digests, classes and rule errors, never field values, review links or tokens.
+The same results give the same bytes: nothing depends on when or by which try they were fetched.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Version of the form of both kinds of manifest. A reader refuses others.
+#: Version of both kinds of manifest. A reader refuses others.
 VERSION = 1
-#: Names of the class of documents that have none, and of transactions with documents of several.
+#: Class names for documents without a class, and for transactions with documents of several
+#: classes.
 UNCLASSIFIED, SEVERAL = "unclassified", "several classes"
 _PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
 
@@ -57,9 +58,9 @@ class SourceEntry:
     """A file that was sent.
 
     Attributes:
-        name: Its name at home.
+        name: Its original name.
         stored_name: Its name in the service.
-        path: Path or URL at home; None if it is not known any more, as the two below.
+        path: Original path or URL; None if no longer known, as the next two.
         size: Size in bytes.
         sha256: Hex digest of the content.
         duplicates: Paths of files with equal content that were not sent.
@@ -81,7 +82,7 @@ class SourceEntry:
 
     @classmethod
     def read(cls, data: Any) -> SourceEntry:
-        """Read what was written."""
+        """Read an entry of a manifest."""
         return cls(**{**data, "duplicates": tuple(data["duplicates"])})
 
 
@@ -94,7 +95,7 @@ class FileEntry:
         path: Path from the folder of the transaction, such as ``1/Invoice.json``.
         type: Type in the service, such as ``FieldsJson``.
         size: Size in bytes.
-        sha256: Hex digest of what was received.
+        sha256: Hex digest of the received content.
     """
 
     name: str
@@ -105,32 +106,31 @@ class FileEntry:
 
     @classmethod
     def read(cls, data: Any) -> FileEntry:
-        """Read what was written.
+        """Read an entry of a manifest.
 
         Raises:
-            ValueError: It would lead out of the folder, or is something else.
+            ValueError: Its path leads out of the folder, or it is not such an entry.
         """
         entry = cls(**data)
-        # Files are removed by what a manifest says, and anybody may have written it.
+        # Files are removed according to a manifest, and anybody may have written it.
         if not isinstance(entry.path, str) or not _PATH.fullmatch(entry.path):
-            raise ValueError("a path leads elsewhere")
+            raise ValueError("a path leads out of the folder")
         if type(entry.size) is not int or entry.size < 0:
-            raise ValueError("a size is no number of bytes")
+            raise ValueError("a size is not a number of bytes")
         return entry
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentEntry:
-    """A document that the service found.
+    """A document found by the service.
 
     Attributes:
         document_id: Its UUID in the transaction.
         classification: Its class: ``id``, ``name``, ``confidence`` (0 to 100), ``is_confident``.
             None if no Classification skill was applied.
-        rule_errors: Rules that do not hold: ``type``, ``message``, ``rule_id``, ``field_id``.
+        rule_errors: Broken rules: ``type``, ``message``, ``rule_id``, ``field_id``.
         files: Its result files, by name.
-        sources: Names in the service of the files that it was made from, if that had to be asked
-            for, since the transaction has several.
+        sources: Names in the service of its source files, if the transaction has several.
     """
 
     document_id: str
@@ -141,7 +141,7 @@ class DocumentEntry:
 
     @property
     def class_name(self) -> str | None:
-        """Name of its class, or the class's id where it has no name."""
+        """Name of its class; the class's id if it has no name."""
         known = self.classification or {}
         return known.get("name") or known.get("id")
 
@@ -157,7 +157,7 @@ class DocumentEntry:
 
     @classmethod
     def read(cls, data: Any) -> DocumentEntry:
-        """Read what was written."""
+        """Read an entry of a manifest."""
         return cls(
             data["document_id"],
             data["class"],
@@ -169,19 +169,19 @@ class DocumentEntry:
 
 @dataclass(frozen=True, slots=True)
 class TransactionManifest:
-    """What came back from one transaction, and where it lies.
+    """The results of one transaction and their location.
 
     Attributes:
         transaction_id: Its UUID.
         skill_id: Skill that processed it, if known.
         status: Its status, ``Processed``.
-        created_at: When it was made, if known.
-        pages: Pages, which are what is charged, if known.
+        created_at: When it was created, if known.
+        pages: Number of charged pages, if known.
         sources: The files that were sent.
         documents: The documents, in the service's order. The files of the first are in the folder
             ``1`` and so on.
-        folder: In the manifest of a job: its folder, relative to that manifest. Else empty.
-        key: Key by which a later try finds the transaction again, if it has one.
+        folder: In the manifest of a job: its folder, relative to that manifest. Otherwise empty.
+        key: Key by which a later try finds the transaction, if it has one.
     """
 
     transaction_id: str
@@ -196,7 +196,7 @@ class TransactionManifest:
 
     @property
     def expires_at(self) -> DateTime | None:
-        """When the service deletes the transaction: 14 days after it was made (section 5)."""
+        """When the service deletes the transaction: 14 days after its creation (section 5)."""
         return None if self.created_at is None else self.created_at.add(days=RETENTION_DAYS)
 
     @property
@@ -222,7 +222,7 @@ class TransactionManifest:
 
     @classmethod
     def from_json(cls, data: Any) -> TransactionManifest:
-        """Read what :meth:`to_json` returned.
+        """Read the result of :meth:`to_json`.
 
         Raises:
             ValueError: It is something else, or of another version.
@@ -244,7 +244,7 @@ class TransactionManifest:
         )
 
     def write(self, folder: Location) -> Location:
-        """Write ``manifest.json`` into a folder; return where it is."""
+        """Write ``manifest.json`` into a folder; return its location."""
         return _write(folder, self.to_json())
 
     @classmethod
@@ -260,13 +260,13 @@ class TransactionManifest:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedEntry:
-    """A transaction without results: it has not ended yet, or failed.
+    """A transaction without results: it has not ended, or it failed.
 
     Attributes:
         transaction_id: Its UUID.
-        status: Last status seen, such as ``Processing`` or ``Failed``.
-        in_review: Whether a person has to review it.
-        error: Why it failed, in the service's words.
+        status: Last known status, such as ``Processing`` or ``Failed``.
+        in_review: Whether a person must review it.
+        error: Why it failed, as reported by the service.
         sources: The files that were sent.
     """
 
@@ -284,18 +284,18 @@ class UnfinishedEntry:
 
     @classmethod
     def read(cls, data: Any) -> UnfinishedEntry:
-        """Read what was written."""
+        """Read an entry of a manifest."""
         sources = tuple(SourceEntry.read(item) for item in data["sources"])
         return cls(**{**data, "sources": sources})
 
 
 @dataclass(frozen=True, slots=True)
 class FindingEntry:
-    """Something that is wrong with a document, by the quality gate of the task.
+    """A finding of the quality gate.
 
     Attributes:
         transaction_id: The document's transaction.
-        document_index: Its place in the transaction, from 1.
+        document_index: Its position in the transaction, from 1.
         field: Path of the field; empty for the whole document.
         reason: What is wrong.
     """
@@ -330,25 +330,25 @@ class TableEntry:
 
     @classmethod
     def read(cls, data: Any) -> TableEntry:
-        """Read what was written."""
+        """Read an entry of a manifest."""
         return cls(**{**data, "columns": dict(data["columns"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What became of all transactions of a job.
+    """The results of all transactions of a job.
 
     Attributes:
-        skill_id: Skill that processed them, if all have the same and it is known.
-        job: Tells the job from others that write into the same folder, if that matters.
-        transactions: Those whose results have landed, each with its ``folder``.
-        pending: Those that still run or wait for a review.
-        failed: Those that failed, were cancelled or are gone.
-        skills: The skill with its fields, and behind it the Document skills of a Process skill.
+        skill_id: Skill that processed them, if known and the same for all.
+        job: Identifies the job among others that write into the same folder, if that matters.
+        transactions: Transactions whose results have landed, each with its ``folder``.
+        pending: Transactions that still run or wait for a review.
+        failed: Transactions that failed, were cancelled or are gone.
+        skills: The skill with its fields, followed by the Document skills of a Process skill.
         written_tables: The tables that were written, if any.
-        findings: What is wrong with documents, by the quality gate.
+        findings: Findings of the quality gate.
         quarantined: Addresses of the copies of documents that failed or are not good enough.
-        folder: The folder it was opened in.
+        folder: The folder in which it was opened.
     """
 
     skill_id: str | None
@@ -381,7 +381,7 @@ class Manifest:
         if manifest is None:
             raise ConfigurationError(
                 f"There is no {MANIFEST} in {folder}",
-                hint="Give the output folder of a job that has ended, or its manifest",
+                hint="Give the output folder of a finished job, or its manifest",
             )
         return replace(manifest, folder=folder)
 
@@ -393,18 +393,19 @@ class Manifest:
     def tables(
         self, skill: str | None = None, *, values: ValueFormat | None = None
     ) -> dict[str, pa.Table]:
-        """Return the results as Arrow tables, by their names: ``documents``, ``fields`` and so on.
+        """Return the results as Arrow tables by name: ``documents``, ``fields`` and so on.
 
-        pandas (``table.to_pandas()``), polars (``pl.from_arrow(table)``) and DuckDB take them as
-        they are. They need the extra ``tables``.
+        pandas (``table.to_pandas()``), polars (``pl.from_arrow(table)``) and DuckDB accept them
+        directly. They need the extra ``tables``.
 
         Args:
-            skill: Name of the skill, where a Process skill has applied several.
-            values: How dates and numbers are written. By default as when the tables were written.
+            skill: Name of the skill, if a Process skill applied several.
+            values: Format of dates and numbers. By default the one used when the tables were
+                written.
 
         Raises:
-            ConfigurationError: pyarrow is not installed, or ``skill`` is to be given.
-            OSError: A file can't be had now.
+            ConfigurationError: pyarrow is not installed, or ``skill`` is required.
+            OSError: A file can't be read at present.
         """
         import pyarrow as pa
 
@@ -424,8 +425,8 @@ class Manifest:
         """Yield the rows of a table as dictionaries.
 
         Args:
-            table: Name of the table, such as ``documents.Items``. A table that no document has
-                filled has no rows.
+            table: Name of the table, such as ``documents.Items``. A table that no document filled
+                has no rows.
             skill: See :meth:`tables`.
             values: See :meth:`tables`.
 
@@ -439,7 +440,7 @@ class Manifest:
 
     @property
     def opened_in(self) -> Location:
-        """The folder it was opened in.
+        """The folder in which it was opened.
 
         Raises:
             ConfigurationError: It was not opened with :meth:`open`.
@@ -459,7 +460,8 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Totals; ``transactions`` counts those with results, ``pages`` those that are known."""
+        """Totals; ``transactions`` counts those with results, ``pages`` adds up known page
+        numbers."""
         documents = [document for each in self.transactions for document in each.documents]
         sources = [source for each in self.transactions for source in each.sources]
         sources += [source for each in (*self.pending, *self.failed) for source in each.sources]
@@ -479,7 +481,7 @@ class Manifest:
 
     @property
     def by_class(self) -> dict[str, int]:
-        """Number of documents of each class; what has no class counts as ``unclassified``."""
+        """Number of documents per class; documents without a class count as ``unclassified``."""
         names = [
             document.class_name or UNCLASSIFIED
             for each in self.transactions
@@ -489,7 +491,7 @@ class Manifest:
 
     @property
     def pages_by_class(self) -> dict[str, int]:
-        """Number of pages of each class, where the transaction holds documents of one class."""
+        """Number of pages per class, for transactions with documents of one class."""
         found: dict[str, int] = {}
         for each in self.transactions:
             names = {document.class_name or UNCLASSIFIED for document in each.documents}
@@ -517,7 +519,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Any) -> Manifest:
-        """Read what :meth:`to_json` returned.
+        """Read the result of :meth:`to_json`.
 
         Raises:
             ValueError: It is something else, or of another version.
@@ -539,7 +541,8 @@ class Manifest:
         )
 
     def write(self, folder: Location, name: str = MANIFEST) -> Location:
-        """Write ``manifest.json``, or a file of another name, into a folder; return where it is."""
+        """Write the manifest into a folder, as ``manifest.json`` or under another name; return its
+        location."""
         return _write(folder, self.to_json(), name)
 
     @classmethod
@@ -574,7 +577,7 @@ def class_of(classification: Classification | None) -> dict[str, Any] | None:
 
 
 def rule_error_of(error: BusinessRuleError) -> dict[str, Any]:
-    """Describe a rule that does not hold."""
+    """Describe a broken rule."""
     return {
         "type": error.error_type,
         "message": error.message,
@@ -613,7 +616,7 @@ def _parsed(data: Any, read: Callable[[Any], T]) -> T:
     try:
         return read(checked(data, VERSION))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this is no manifest: {error}") from error
+        raise ValueError(f"this is not a manifest: {error}") from error
 
 
 def _write(folder: Location, data: Mapping[str, Any], name: str = MANIFEST) -> Location:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the files to send: recognises what earlier tries have sent, and finds equal files."""
+"""Chooses the files to send: recognises files that earlier tries have sent, and finds equal
+files."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ __all__ = ["Chosen", "Duplicates", "Groups", "choose", "tag_in", "tag_of_name"]
 
 Duplicates = Literal["skip", "send", "fail"]
 
-#: Files of the same name and content that are looked for when one of them is gone.
+#: Files of the same name and content to look for if one of them is missing.
 _MOST_EQUAL = 20
-#: Hex digits of a short digest: some for the name, the rest for the content.
+#: Hex digits of a short digest: those of the name, then those of the content.
 _NAME_DIGITS, _CONTENT_DIGITS = 4, 12
 
 
@@ -28,9 +29,9 @@ class Chosen:
 
     Attributes:
         found: The file.
-        base: Its name in the service, before it is made unlike others in its unit.
-        short: What it is recognised by.
-        group: Index of the known group that it belongs to; None if it is new.
+        base: Its name in the service, before it is made unique in its unit.
+        short: Short digest by which it is recognised.
+        group: Index of its known group; None if it is new.
         duplicates: Paths of files with equal content that are not sent.
     """
 
@@ -42,12 +43,12 @@ class Chosen:
 
 
 def tag_of_name(base: str) -> str:
-    """Return what a name contributes to ``short``."""
+    """Return the part of ``short`` for a name."""
     return hashlib.sha256(base.encode()).hexdigest()[:_NAME_DIGITS]
 
 
 def tag_in(short: str) -> str:
-    """Return what the name has contributed to ``short``."""
+    """Return the part of ``short`` that stands for the name."""
     return short[:_NAME_DIGITS]
 
 
@@ -56,7 +57,7 @@ def _short(base: str, sha256: str) -> str:
 
 
 class Groups:
-    """The groups of earlier tries. Each of their files is claimed by one input at the most.
+    """The groups of earlier tries. At most one input claims each of their files.
 
     Args:
         known: Groups of ``short``; see :func:`vantage_orchestration.processing.plan.plan`.
@@ -74,7 +75,7 @@ class Groups:
                     self._by_content.setdefault(short[_NAME_DIGITS:], []).append(short)
 
     def claim(self, found: Found, base: str) -> Chosen:
-        """Choose a file, as the one that was sent under this name or else as a new one."""
+        """Choose a file, as the one sent under this name or as a new one."""
         short = _short(base, found.sha256)
         return Chosen(found, base, short, self._free.pop(short, None))
 
@@ -91,7 +92,7 @@ class Groups:
         return None
 
     def had(self, base: str) -> bool:
-        """Tell, once for each, whether a file of that name was sent that is not there now."""
+        """Return, once for each, whether a file of that name was sent that is missing now."""
         numbered = (suffixed(base, f"_{number}") for number in range(2, _MOST_EQUAL + 1))
         tags = {tag_of_name(name) for name in (base, *numbered)}
         for short, index in self._free.items():
@@ -107,8 +108,8 @@ class Groups:
         """Yield each group that is not empty.
 
         Yields:
-            Its index; its files in order, as the ``short`` alone where they are missing; and the
-            name of one that is missing, if an input of that name is.
+            Its index; its files in order, with only ``short`` for missing ones; and the name of a
+            missing file, if an input has that name.
         """
         files: dict[int | None, dict[str, Chosen]] = {}
         for each in chosen:
@@ -122,12 +123,12 @@ class Groups:
 
 
 def choose(found: Sequence[Found], duplicates: Duplicates, groups: Groups) -> list[Chosen]:
-    """Choose the files that are to be sent, or were, in order.
+    """Choose the files to send, or already sent, in order.
 
     Args:
         found: Files that can be sent.
-        duplicates: What to do with those of equal content: ``skip``, ``send`` or ``fail``.
-        groups: What earlier tries have sent; the chosen are claimed.
+        duplicates: What to do with files of equal content: ``skip``, ``send`` or ``fail``.
+        groups: Files sent by earlier tries; chosen files are claimed.
 
     Raises:
         ConfigurationError: There are equal files, and ``duplicates`` is ``fail``.
@@ -143,7 +144,7 @@ def choose(found: Sequence[Found], duplicates: Duplicates, groups: Groups) -> li
 
 
 def _each(found: Iterable[Found], groups: Groups) -> list[Chosen]:
-    """Choose every file. Equal ones of the same name get numbers, which tell them apart later."""
+    """Choose every file. Equal files of the same name get numbers, which distinguish them later."""
     used: set[tuple[str, str]] = set()
     chosen: list[Chosen] = []
     for each in found:
@@ -157,7 +158,7 @@ def _each(found: Iterable[Found], groups: Groups) -> list[Chosen]:
 
 
 def _alike(found: Sequence[Found]) -> list[list[Found]]:
-    """Return the files by content, in the order of the first of each."""
+    """Group the files by content, in the order of the first of each group."""
     by_content: dict[str, list[Found]] = {}
     for each in found:
         by_content.setdefault(each.sha256, []).append(each)
@@ -169,12 +170,12 @@ def _refuse_equal(alike: Iterable[Sequence[Found]]) -> None:
     if equal:
         raise ConfigurationError(
             f"Some inputs have the same content: {listed(equal)}",
-            hint="Nothing was sent. Leave one of each out, or say what to do with duplicates",
+            hint="Nothing was sent. Leave out one of each, or set duplicates to skip or send",
         )
 
 
 def _one_of_each(alike: Iterable[Sequence[Found]], groups: Groups) -> list[Chosen]:
-    """Choose one file of each content: those that were sent already, else the first."""
+    """Choose one file of each content: one that was already sent, otherwise the first."""
     chosen: list[Chosen] = []
     for same in alike:
         those = [sent for each in same if (sent := groups.sent(each)) is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the pages of files before anything is started, since pages are what is charged."""
+"""Counts the pages of files before anything is started, since pages are charged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["check_pages"]
 
 
 def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
-    """Refuse to start more pages than a task may.
+    """Refuse to start more pages than the limit of a task.
 
     Args:
-        units: What is to be started. Files that an earlier try has put away do not count.
-        most: Pages that the run may have altogether.
-        known: Pages of the run that were charged before.
+        units: Units to start. Files that an earlier try has processed do not count.
+        most: Highest number of pages of the run.
+        known: Pages of the run that were already charged.
 
     Raises:
         ConfigurationError: There are more, or pypdf is not installed. Nothing was sent.
@@ -32,7 +32,7 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
         raise ConfigurationError(
             f"The {len(files)} files have {pages} pages{before}, more than the {most} that"
             " max_pages allows",
-            hint="Nothing was sent. Set max_pages to more, or process fewer files at a time",
+            hint="Nothing was sent. Raise max_pages, or process fewer files at a time",
         )
 
 

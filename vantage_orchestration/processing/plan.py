@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns input files into units: what becomes one ABBYY Vantage transaction each.
+"""Groups input files into units, each of which becomes one ABBYY Vantage transaction.
 
-A document that is sent twice is charged twice, so two things matter here.
+A document that is sent twice is charged twice. So two rules apply:
 
 * Files with equal content are found before anything is sent.
-* A later try plans again, when files may have appeared, changed, been renamed or gone. Which files
-  went into one transaction is not up to what lies in a folder now, but to what earlier tries have
-  noted: each of their groups becomes a unit again, whatever else there is.
+* A later try plans again, when files may have appeared, changed, been renamed or disappeared. Not
+  the present content of a folder but the notes of earlier tries determine which files belong to one
+  transaction: each of their groups becomes a unit again.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class PlannedFile:
     """One file to send.
 
     Attributes:
-        name: Name in the service: needs no replacement there, and no other file in the unit has it.
+        name: Name in the service: needs no replacement there, and is unique in the unit.
         original_name: Name of the input.
         path: Path or URL of the input.
         size: Size in bytes.
         sha256: Hex digest of the content.
-        short: 16 hex digits by which a later try recognises the file: 4 of the SHA-256 of its
-            name, then 12 of the SHA-256 of its content. No other file in the plan has the same.
+        short: 16 hex digits by which a later try recognises the file: 4 of the SHA-256 of its name,
+            then 12 of the SHA-256 of its content. No other file in the plan has the same.
         source: The file to send, with name, path and your own registration parameters.
         duplicates: Paths of inputs with equal content, which are not sent.
     """
@@ -70,7 +70,7 @@ class PlannedFile:
     duplicates: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what describes the file, without its content, as JSON data."""
+        """Return the description of the file, without its content, as JSON data."""
         return {
             "name": self.name,
             "original_name": self.original_name,
@@ -83,7 +83,7 @@ class PlannedFile:
 
     @classmethod
     def from_json(cls, data: Any) -> PlannedFile:
-        """Read what :meth:`to_json` returned. The content can't be had from it."""
+        """Read the result of :meth:`to_json`. The content is not available from it."""
         name, size = str(data["name"]), int(data["size"])
 
         def unavailable() -> BinaryIO:
@@ -103,21 +103,20 @@ class PlannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What becomes one transaction, or became one in an earlier try.
+    """The files of one transaction, new or of an earlier try.
 
     Attributes:
-        name: Name of a folder for its results: fit for every store, and unlike that of any other
-            unit of the plan, also where case does not matter. For one file its name, for several
-            their number and a digest. Units of one file whose names are the same get a digest too.
-        files: The files, in the order in which they are sent. Empty if all files of a known group
-            are gone.
+        name: Name of a folder for its results: valid in every store, and unique in the plan even if
+            case is ignored. For one file it is its name, for several their number and a digest.
+            Units of one file with the same name get a digest too.
+        files: The files, in the order of sending. Empty if all files of a known group are missing.
         missing: ``short`` of files that an earlier try sent with this unit and that are no longer
-            among the inputs, or were changed. If its transaction was started, nothing of them is
-            needed any more: wait for it and collect. If it was never started it can't be
-            completed: give it up and plan again without its group.
-        known: Index of the group in ``known`` that this unit goes on with; None for a new unit.
-            That is what leads back to its transaction. A key computed from names and contents
-            does too, but only while nothing is missing or renamed.
+            among the inputs, or were changed. If its transaction was started, they are not needed:
+            wait for it and collect. If it was never started, it can't be completed: give it up and
+            plan again without its group.
+        known: Index of its group in ``known``; None for a new unit. The group leads back to its
+            transaction. A key computed from names and contents does too, but only while no file is
+            missing or renamed.
     """
 
     name: str
@@ -140,16 +139,16 @@ class Unit:
 
     @classmethod
     def from_json(cls, data: Any) -> Unit:
-        """Read what :meth:`to_json` returned: enough to collect results, but not to send.
+        """Read the result of :meth:`to_json`: enough to collect results, but not to send.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: It is not such data.
         """
         try:
             files = tuple(PlannedFile.from_json(file) for file in data["files"])
             return cls(str(data["name"]), files, tuple(str(each) for each in data["missing"]))
         except (KeyError, TypeError) as error:
-            raise ValueError("this is no unit") from error
+            raise ValueError("this is not a unit") from error
 
 
 def plan(
@@ -161,24 +160,24 @@ def plan(
 ) -> tuple[Unit, ...]:
     """Group files into units, each the content of one transaction.
 
-    Each file is read once, in pieces, several at a time where the store allows it. The same inputs
+    Each file is read once, in pieces, several at a time if the store allows it. The same inputs
     give the same plan; so does each group in ``known``, whatever the other inputs are.
 
     Args:
-        inputs: Files, in the order in which they are to be sent.
-        process_skill: Whether the skill takes many files (up to 1000, and 2 GB together); all
-            others take one (contract, section 5).
-        duplicates: What to do with files of equal content, anywhere in the plan. ``skip`` sends
-            one and names the others in its ``duplicates``; a file that was sent by an earlier try
-            stays the one, also under a new name. ``send`` sends each. ``fail`` sends none.
+        inputs: Files, in the order of sending.
+        process_skill: Whether the skill accepts many files (up to 1000, and 2 GB together); other
+            skills accept one (contract, section 5).
+        duplicates: What to do with files of equal content, anywhere in the plan. ``skip`` sends one
+            and names the others in its ``duplicates``; if an earlier try sent one of them, that one
+            is kept, even under a new name. ``send`` sends each. ``fail`` sends none.
         known: Groups of :attr:`PlannedFile.short` that earlier tries have sent as one unit. Files
-            that belong to a group are put into that unit again: in the group's order if it has one
-            (a tuple or list), else in that of the inputs. The rest is packed into new units. A file
-            that was changed belongs to no group.
+            of a group form that unit again: in the group's order if it has one (a tuple or list),
+            otherwise in that of the inputs. The rest is packed into new units. A changed file
+            belongs to no group.
 
     Returns:
-        The units: first one for each group in ``known`` (but empty ones), then the new ones. None
-        at all if there are no inputs and no groups.
+        The units: first one for each non-empty group in ``known``, then the new ones. Empty if
+        there are no inputs and no groups.
 
     Raises:
         ConfigurationError: An input is missing (and no earlier try has sent a file of its name), a
@@ -186,11 +185,11 @@ def plan(
             ``duplicates`` is ``fail``. All such inputs are named. Nothing was sent.
         FileNotReady: An input is empty, or has vanished since its folder was listed. Nothing was
             sent.
-        FileChanged: A file was changed while it was read.
-        OSError: A file can't be read now.
+        FileChanged: A file changed while it was read.
+        OSError: A file can't be read at present.
     """
     if duplicates not in ("skip", "send", "fail"):
-        raise ConfigurationError("The argument duplicates is 'skip', 'send' or 'fail'")
+        raise ConfigurationError("The argument duplicates must be 'skip', 'send' or 'fail'")
     seen = inspect_inputs(list(inputs))
     groups = Groups(known)
     chosen = choose([each for each in seen if isinstance(each, Found)], duplicates, groups)
@@ -202,15 +201,18 @@ def plan(
         what = f"Not every input can be sent: {listed(problems)}"
         if all(each.passing for each in refused) and all(each.vanished for each in gone):
             raise FileNotReady(
-                what, hint="Nothing was sent. A file may still be being written: try again later"
+                what,
+                hint=(
+                    "Nothing was sent. Another program may still be writing a file: try again later"
+                ),
             )
-        raise ConfigurationError(what, hint="Nothing was sent. Leave out what can't be sent")
+        raise ConfigurationError(
+            what, hint=("Nothing was sent. Leave out the inputs that can't be sent")
+        )
     new = [each for each in chosen if each.group is None]
     loads = [_Load(slots, index, gone) for index, slots, gone in groups.rejoined(chosen)]
     if missing := sum(len(load.missing) for load in loads):
-        log.warning(
-            "Of the files that earlier tries have sent, %d are gone or were changed", missing
-        )
+        log.warning("%d files that earlier tries have sent are missing or were changed", missing)
     loads += [_Load(files) for files in (_packed(new) if process_skill else [[f] for f in new])]
     names = _folder_names(loads)
     return tuple(load.unit(name) for load, name in zip(loads, names, strict=True))
@@ -221,7 +223,7 @@ def plan(
 
 @dataclass(slots=True)
 class _Load:
-    """A unit without a name: its files, and the short digests of those that are missing."""
+    """A unit without a name: its files, and the short digests of missing ones."""
 
     slots: Sequence[Chosen | str]
     known: int | None = None
@@ -256,7 +258,7 @@ class _Load:
             if isinstance(each, Chosen):
                 planned.append(_planned(each, names.take(each.base)))
             elif base := bases.get(tag_in(each)):
-                # The missing file had this name, and so the next one has a number, now as then.
+                # The missing file had this name, so the next one gets a number, as before.
                 names.take(base)
         return Unit(folder, tuple(planned), tuple(self.missing), self.known)
 
@@ -295,7 +297,7 @@ def _folder_names(loads: Sequence[_Load]) -> list[str]:
     for name in wanted:
         counts[folded(name)] = counts.get(folded(name), 0) + 1
     names = UniqueNames(MANIFEST, SUBMITTED)
-    # Not by numbers, which would depend on the order: each keeps its folder in every try.
+    # Not numbers, which would depend on the order: each unit keeps its folder in every try.
     return [
         names.take(name if counts[folded(name)] == 1 else suffixed(name, f"-{load.digest[:12]}"))
         for load, name in zip(loads, wanted, strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a skill by its id or its name."""
+"""Finds a skill by its id or name."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 __all__ = ["forget_skills", "skill_id_of", "skill_of", "unknown_skill"]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: Seconds for which a process remembers the id of a name.
+#: Seconds for which a process caches the id of a name.
 _KEPT: Final = 600.0
-#: Skills that an error names.
+#: Skills named in an error.
 _NAMED: Final = 5
 _found: dict[tuple[str, ...], tuple[str, float]] = {}
 
 
 @translated
 def skill_id_of(client: VantageClient, skill: str) -> str:
-    """Return the id of a skill. A process asks once in ten minutes for the same skill.
+    """Return the id of a skill. The result is cached for ten minutes.
 
     Args:
         client: Client.
-        skill: Id, or exact name. An id that is a UUID is taken as it is, without a request. So is
-            every other one where the caller may use skills, but not list them.
+        skill: Id or exact name. A UUID is used as it is, without a request. So is any other value
+            if the caller may use skills but not list them.
 
     Raises:
         ConfigurationError: It is empty, or several skills have this name.
-        NotFound: No published skill that the caller may use has this id or name.
+        NotFound: No published skill accessible to the caller has this id or name.
     """
     wanted = arguments.text("skill", skill)
     if _UUID.fullmatch(wanted):
@@ -79,8 +79,8 @@ def skill_of(client: VantageClient, skill_id: str) -> Skill:
     """Return a skill.
 
     Raises:
-        NotFound: There is no such published skill; the error names those that come near.
-        Forbidden: The caller may not look at it. It may still be used.
+        NotFound: There is no such published skill; the error names similar ones.
+        Forbidden: The caller may not read it. It may still be used.
     """
     try:
         return client.get_skill(skill_id)
@@ -90,7 +90,7 @@ def skill_of(client: VantageClient, skill_id: str) -> Skill:
 
 
 def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotFound:
-    """Return the error for a skill that the service does not know, with those that come near."""
+    """Return the error for an unknown skill, with similar ones."""
     forget_skills(skill_id)
     try:
         found = _missing(client.list_skills(), skill_id)
@@ -100,7 +100,8 @@ def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotF
 
 
 def forget_skills(skill_id: str | None = None) -> None:
-    """Forget the ids of names, or the names of one id, so that the service is asked again."""
+    """Forget cached ids of all names, or those with one id, so that the service is queried
+    again."""
     for key, (found, _) in list(_found.items()):
         if skill_id in (None, found):
             _found.pop(key, None)
@@ -109,7 +110,7 @@ def forget_skills(skill_id: str | None = None) -> None:
 def _missing(skills: Sequence[Skill], wanted: str) -> NotFound:
     from difflib import get_close_matches
 
-    # By name and by id, whatever their case; an id says little, so its name stands beside it.
+    # By name and by id, ignoring case; an id is shown together with its name.
     shown = {
         text.lower(): f"{each.name!r} ({each.id})"
         for each in skills

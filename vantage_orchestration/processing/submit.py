@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the transactions of a job, each once.
 
-The order makes it safe (contract, sections 5 and 6): create, which is free; note the id; add the
-files; look whether they are there; start, after which pages are charged. A try that ended anywhere
-in between is gone on with: a transaction that is New gets the files that it lacks, one that runs is
-waited for, one that was processed is collected. ``launch`` is not used: where its reply is lost,
-nobody knows whether to repeat it.
+The order makes it safe (contract, sections 5 and 6): create, which is free; record the id; add the
+files; check that they arrived; start, after which pages are charged. A later try continues from any
+point: a New transaction gets its missing files, a running one is waited for, a processed one is
+collected. ``launch`` is not used: if its reply is lost, nobody knows whether to repeat it.
 """
 
 from __future__ import annotations
@@ -49,24 +48,23 @@ __all__ = ["Submitted", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
-#: Transactions that are made before their ids are noted together.
+#: Transactions to create before their ids are recorded together.
 _CHUNK = 100
-#: Seconds for which the server has to say more often that a transaction does not exist.
+#: Seconds after creation during which a 404 must be repeated more often before it is believed.
 _SETTLED = 60.0
 _MORE_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A transaction that runs, or has ended.
+    """A started transaction.
 
     Attributes:
-        unit: What was sent.
+        unit: The files that were sent.
         key: Its key.
         transaction_id: Its id.
-        created: When it was made, in seconds since the epoch; if it was found in the lists, when
-            it was found.
-        resumed: Whether an earlier try had made it.
+        created: When it was created, or found in the lists, in seconds since the epoch.
+        resumed: Whether an earlier try created it.
     """
 
     unit: Unit
@@ -85,7 +83,7 @@ def keyed_units(
     """Return units by their keys; arguments as for :func:`.keys.unit_key`.
 
     Raises:
-        ConfigurationError: Two of them would be made of the same files.
+        ConfigurationError: Two of them have the same files.
     """
     by_key = {
         unit_key(
@@ -95,8 +93,8 @@ def keyed_units(
     }
     if len(by_key) != len(units):
         raise ConfigurationError(
-            "Two transactions would be made of the same files",
-            hint="Leave out the files that are given twice",
+            "Two transactions would have the same files",
+            hint="Leave out files that were given twice",
         )
     return by_key
 
@@ -115,32 +113,34 @@ def submit(
     origin: str = "",
     resend_failed: bool = True,
 ) -> tuple[Submitted, ...]:
-    """Start a transaction for each unit, or find the one that an earlier try has made.
+    """Start a transaction for each unit, or find the one that an earlier try created.
 
     Args:
         client: Client.
         units: Key to unit, see :func:`keyed_units`.
         skill_id: Skill that processes them.
-        since: When the run began, if an earlier try may have made transactions, else None.
-        ledger: Where ids are noted before the start.
-        registration_parameters: Up to 9 of your own; one more is ours.
+        since: When the run began, if an earlier try may have created transactions; otherwise None.
+        ledger: Records ids before the start.
+        registration_parameters: Up to 9 of your own; this package adds one.
         skill_parameters: Up to 10.
-        parallel: Requests at the same time.
+        parallel: Concurrent requests.
         origin: See :class:`.ledger.LedgerEntry`.
-        resend_failed: Whether what is noted, but has failed or was cancelled, is made anew. Else
-            it is returned as it is, for a caller that tells of failures and forgets them then.
+        resend_failed: Whether to create recorded transactions again that failed or were cancelled.
+            Otherwise they are returned as they are, for a caller that reports failures and then
+            forgets them.
 
     Returns:
         One entry for each unit, in their order.
 
     Raises:
-        ConfigurationError: A parameter is not acceptable. Nothing was sent.
-        FileChanged: A file is not what it was when the job was planned. It was not started.
-        DocumentMismatch: The server holds something else than was sent. It was not started.
-        VantageError: A request failed. What was started is noted, and found by the next try.
+        ConfigurationError: A parameter is invalid. Nothing was sent.
+        FileChanged: A file changed since the job was planned. It was not started.
+        DocumentMismatch: The server does not hold what was sent. It was not started.
+        VantageError: A request failed. Started transactions are recorded, and the next try finds
+            them.
     """
     if parallel < 1:
-        raise ConfigurationError("At least one request at the same time is needed (parallel)")
+        raise ConfigurationError("parallel must be at least 1")
     parameters(skill_parameters or {}, limited=False)
     keyed(registration_parameters, "0" * 64)
     job = _Job(
@@ -160,7 +160,7 @@ def submit(
     for at in range(0, len(missing), _CHUNK):
         chunk = missing[at : at + _CHUNK]
         made = dict(zip(chunk, _create(job, units, chunk), strict=True))
-        # Noted before anything is started: from here on no try can start it a second time.
+        # Recorded before anything is started: from here on no try can start a second one.
         job.ledger.add(made)
         _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
         entries |= made
@@ -196,13 +196,13 @@ def _known(
     since: DateTime | None,
     resend_failed: bool,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
-    """Return the transactions that can be gone on with."""
+    """Return the transactions to continue with."""
     noted = {each: entry for each, entry in job.ledger.load().items() if each in units}
     known = _alive(job, noted, also_failed=not resend_failed)
     _give_up_foreign(job, units, known)
     gone = noted.keys() - known.keys()
     if since is not None:
-        # What is noted but failed is listed as well, and passed over there too.
+        # Failed transactions are listed as well, and ignored there too.
         ids = find_transactions(
             job.client, units.keys() - known.keys(), skill_id=job.skill_id, since=since
         )
@@ -219,7 +219,7 @@ def _known(
         job.ledger.drop(gone)
     for entry, transaction in known.values():
         log.info(
-            "Going on with transaction %s of an earlier try (%s)",
+            "Continuing with transaction %s of an earlier try (%s)",
             entry.transaction_id,
             transaction.status,
         )
@@ -229,10 +229,10 @@ def _known(
 def _give_up_foreign(
     job: _Job, units: Mapping[str, Unit], known: dict[str, tuple[LedgerEntry, Transaction]]
 ) -> None:
-    """Take out, and delete, what was not started and holds a file that is not sent now.
+    """Remove and delete unstarted transactions with a file that is not sent now.
 
-    An earlier try has sent it under another name, for example, and of equal files another one is
-    chosen now.
+    For example, an earlier try sent the file under another name, and another one of several equal
+    files is chosen now.
     """
     for key, (entry, state) in list(known.items()):
         names = {file.name for file in units[key].files}
@@ -251,7 +251,7 @@ def _alive(
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
     def look(entry: LedgerEntry) -> Transaction | None:
         states = [_state(job.client, entry, each) for each in entry.transaction_ids]
-        # Of several, go on with the one whose pages are charged.
+        # Of several, continue with the one whose pages are charged.
         best = min((each for each in states if each is not None), key=_rank, default=None)
         if best is None or (best.status.is_failure and not also_failed):
             return None
@@ -266,8 +266,8 @@ def _alive(
 
 
 def _state(client: VantageClient, entry: LedgerEntry, transaction_id: str) -> Transaction | None:
-    # Not every machine of a service knows at once of what was made a moment ago, and what is taken
-    # for gone is sent, and charged, again.
+    # Not all machines of the service know of a new transaction at once, and one that is taken for
+    # gone is sent, and charged, again.
     looks = _MORE_LOOKS if time.time() - entry.created < _SETTLED else LOOKS
     try:
         return client.get_transaction(transaction_id, looks=looks)
@@ -302,7 +302,7 @@ def _create(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> list[L
 
 
 class _Sending:
-    """The upload of one unit. Whoever adds its last file starts it."""
+    """The upload of one unit. The thread that adds its last file starts it."""
 
     def __init__(
         self, key: str, unit: Unit, transaction_id: str, state: Transaction | None = None
@@ -325,7 +325,7 @@ class _Sending:
         client.delete_transaction(self.transaction_id)
 
     def one_arrived(self) -> bool:
-        """Count a file; tell whether it was the last."""
+        """Count a file; return whether it was the last."""
         with self._lock:
             self._left -= 1
             return self._left <= 0
@@ -344,21 +344,20 @@ def _send(job: _Job, sendings: Sequence[_Sending]) -> None:
         in_parallel(send, steps, job.parallel)
     finally:
         if given_up := [sending.key for sending in sendings if sending.given_up]:
-            # The service takes minutes to delete them, and no other try may go on with them
-            # meanwhile.
+            # Deleting takes the service minutes, and no other try may continue with them meanwhile.
             job.ledger.drop(given_up)
 
 
 def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
     source, sent = _hashed(file.source)
-    # The name is the planned one, which is unique and needs no replacement by the service.
+    # The planned name is unique and needs no replacement by the service.
     source = replace(source, name=file.name)
     try:
         job.client.add_files(sending.transaction_id, [source], first_index=index)
     except (BadRequest, Conflict) as error:
-        # A killed try's upload may arrive late, after the look at what is there; or another try is
-        # at work still, and was faster. The key stands for names and contents, so it is the same
-        # file. A server that does not list files before the start has only its refusal to say so.
+        # An upload of a killed try may arrive late, or another try that still works was faster. The
+        # key stands for names and contents, so it is the same file. A server that does not list
+        # files before the start can only show this by its refusal.
         state = job.client.get_transaction(sending.transaction_id)
         names = {each.name for each in state.source_files}
         hidden = sending.resumed and not names
@@ -367,17 +366,17 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
             raise
         return
     if sent() != file.sha256:
-        # It must not be found by a later try either.
+        # A later try must not find it either.
         sending.give_up(job.client)
         raise FileChanged(
-            f"The file {file.original_name!r} was changed while it was read",
+            f"The file {file.original_name!r} changed while it was read",
             hint="It was not processed. Wait until it is complete; the next try sends it",
             transaction_id=sending.transaction_id,
         )
 
 
 def _hashed(source: SourceFile) -> tuple[SourceFile, Any]:
-    """Return the source and a function that tells the SHA-256 of what was read last."""
+    """Return the source and a function that returns the SHA-256 of what was last read."""
     digests: list[Any] = []
 
     def open_hashed() -> BinaryIO:
@@ -388,7 +387,7 @@ def _hashed(source: SourceFile) -> tuple[SourceFile, Any]:
 
 
 class _HashingReader:
-    """A file that is read from its start to its end, once, with a digest of what was read."""
+    """Computes a digest of a file that is read once from start to end."""
 
     def __init__(self, stream: BinaryIO, digest: Any) -> None:
         self._stream = stream
@@ -406,27 +405,27 @@ class _HashingReader:
 def _mismatch(
     job: _Job, sending: _Sending, names: Sequence[str], says: str | None = None
 ) -> DocumentMismatch:
-    """Give up a transaction that can't be started; the next try must not find it again."""
+    """Give up a transaction that can't be started, so that the next try does not find it."""
     sending.give_up(job.client)
     sent = [file.name for file in sending.unit.files]
     strange = named([each for each in names if each not in sent])
     return DocumentMismatch(
         f"The transaction holds {len(names)} files, not the {len(sent)} that were sent:"
         f" {named(sent)}" + (f"; nobody sent {strange}" if strange else ""),
-        hint="It was not started, and is deleted; the next try makes a new one",
+        hint="It was not started and is deleted; the next try creates a new one",
         transaction_id=sending.transaction_id,
         server_message=says,
     )
 
 
 def _start(job: _Job, sending: _Sending) -> None:
-    """Look before the start, which can't be taken back, whether the files are there, once each."""
+    """Check before the start, which is final, that the files are there, once each."""
     wanted = sorted(file.name for file in sending.unit.files)
     state = job.client.get_transaction(sending.transaction_id)
     if state.status is not Status.NEW:
         return  # Two tries at the same time: the other was faster.
     names = sorted(file.name for file in state.source_files)
-    # A server that does not list the files before the start says nothing about them.
+    # Some servers do not list the files before the start.
     if names and names != wanted:
         raise _mismatch(job, sending, names)
     try:
@@ -436,7 +435,7 @@ def _start(job: _Job, sending: _Sending) -> None:
             return  # The other was faster by less than this look took.
         if names:
             raise
-        # Perhaps it has none of the files, whoever has answered when they were sent.
+        # Perhaps it has none of the files, and a proxy answered when they were sent.
         raise _mismatch(job, sending, names, error.server_message) from None
     log.info(
         "Started transaction %s for %s%s",
