@@ -252,7 +252,7 @@ def test_large_files_are_not_read_to_their_end(monkeypatch):
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_file_that_changes_while_it_is_read_is_for_a_later_try(size):
     changing = SourceFile("a.pdf", size, lambda: io.BytesIO(b"abc"))
-    with pytest.raises(FileChanged, match=r"'a.pdf' was changed") as caught:
+    with pytest.raises(FileChanged, match=r"'a.pdf' changed") as caught:
         plan([changing], process_skill=False)
     assert caught.value.retryable
 
@@ -405,7 +405,7 @@ def test_a_file_that_was_changed_is_another_one(caplog):
         (first.files[1].name, first.files[1].sha256)
     ]
     assert (new.known, names([new])) == (None, [["a.pdf"]])
-    assert "1 are gone or were changed" in caplog.text
+    assert "1 files that earlier tries have sent are missing or were changed" in caplog.text
 
 
 def test_inputs_that_have_gone_since_they_were_sent_do_not_block(tmp_path):
