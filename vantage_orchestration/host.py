@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lowest releases of the orchestrators, refused in words before a missing name fails."""
+"""The lowest supported releases of the orchestrators; older ones are refused with a clear
+message."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a process: small values under names, and the files that earlier tries have left.
+"""State that outlives a process: small values under names, and files of earlier tries.
 
-One rule for tokens, ledgers, cursors, manifests and ``submitted.json``: only "not found" means that
-nothing is there. Any other error is raised as one that a retry may cure, and what can't be read is
-never overwritten. A try that takes trouble for emptiness would send its documents, and pay for
-them, once more.
+One rule holds for tokens, ledgers, cursors, manifests and ``submitted.json``: only "not found"
+means that nothing is there. Any other error is raised as one that a retry may cure, and an
+unreadable value is never overwritten. A try that takes a failure for emptiness would send, and pay
+for, its documents again.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Values(Protocol):
     """Small values under names, in a place that outlives the process.
 
     Attributes:
-        label: What messages call the place.
+        label: Name of the place in messages.
     """
 
     label: str
 
     def read(self, name: str) -> bytes | None:
-        """Return a value, or None only if there is none.
+        """Return a value; None only if there is none.
 
         Raises:
-            Exception: The place can't be asked now.
+            Exception: The place can't be read at present.
         """
 
     def write(self, name: str, value: bytes) -> None:
-        """Put a value in place of what is there; it is kept when this returns.
+        """Write or replace a value; it is stored when this returns.
 
         Raises:
-            Exception: It could not be kept.
+            Exception: It could not be stored.
         """
 
 
@@ -67,14 +67,14 @@ class Store(Values, Protocol):
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; return whether this call wrote it.
 
-        Of several that try at the same moment, one succeeds, as far as the place can promise that.
+        If several try at the same moment, one succeeds, as far as the place can guarantee that.
 
         Raises:
-            Exception: The place can't be asked now.
+            Exception: The place can't be used at present.
         """
 
     def delete(self, name: str) -> None:
-        """Remove a value; one that is not there counts as removed.
+        """Remove a value; a missing one counts as removed.
 
         Raises:
             Exception: It could not be removed.
@@ -82,11 +82,11 @@ class Store(Values, Protocol):
 
 
 class FolderStore:
-    """Keeps values as files of a folder, in any store that fsspec knows.
+    """Stores values as files of a folder, in any store that fsspec supports.
 
     Args:
-        folder: The folder; made when it is first needed. Names are relative paths in it, with
-            ``.json`` at their ends.
+        folder: The folder; created when first needed. Names are relative paths in it that end in
+            ``.json``.
     """
 
     def __init__(self, folder: Location) -> None:
@@ -94,7 +94,7 @@ class FolderStore:
         self.label = folder.url
 
     def read(self, name: str) -> bytes | None:
-        """Return a value, or None only if there is none. See :class:`Values`."""
+        """See :class:`Values`."""
         file = self.folder.child(name)
         try:
             with reading(file):
@@ -103,18 +103,18 @@ class FolderStore:
             return None
 
     def write(self, name: str, value: bytes) -> None:
-        """Write a value; it appears complete or not at all. See :class:`Values`."""
+        """Write a value; it appears only when complete. See :class:`Values`."""
         self.folder.child(name).write(lambda stream: stream.write(value))
 
     def delete(self, name: str) -> None:
-        """Remove a value; one that is not there counts as removed."""
+        """Remove a value; a missing one counts as removed."""
         self.folder.child(name).remove()
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the values in a subfolder, sorted.
 
         Raises:
-            StateUnavailable: They can't be listed now.
+            StateUnavailable: They can't be listed at present.
         """
         try:
             with reading(self.folder.child(folder)):
@@ -125,16 +125,16 @@ class FolderStore:
 
 
 def read_value(values: Values, name: str, parse: Callable[[Any], T]) -> T | None:
-    """Return a value that was written as JSON; None only if there is none.
+    """Return a JSON value; None only if there is none.
 
     Args:
-        values: Where it is.
+        values: Its place.
         name: Its name.
         parse: See :func:`read_json`.
 
     Raises:
-        StateUnavailable: It can't be read now.
-        StateDamaged: It is something else.
+        StateUnavailable: It can't be read at present.
+        StateDamaged: Its content is invalid.
     """
     place = f"{values.label}/{name}"
     try:
@@ -155,15 +155,15 @@ def read_json(location: Location, parse: Callable[[Any], T]) -> T | None:
 
     Args:
         location: The file.
-        parse: Makes the result of the JSON data; raises ValueError, or what access to a missing
-            member raises, if the data is something else.
+        parse: Converts the JSON data; raises ValueError, or the error of accessing a missing
+            member, if the data is invalid.
 
     Returns:
-        What ``parse`` returns; None if there is no such file.
+        The result of ``parse``; None if the file does not exist.
 
     Raises:
-        StateUnavailable: The file can't be read now.
-        StateDamaged: Its content is something else.
+        StateUnavailable: The file can't be read at present.
+        StateDamaged: Its content is invalid.
     """
     try:
         with reading(location):
@@ -175,14 +175,14 @@ def read_json(location: Location, parse: Callable[[Any], T]) -> T | None:
 
 @contextmanager
 def reading(place: object) -> Iterator[None]:
-    """Turn whatever a store raises, but for "not found", into an error that a retry can cure.
+    """Convert every error of a store except "not found" into one that a retry can cure.
 
     Args:
         place: What is read, for the message.
 
     Raises:
-        FileNotFoundError: There is nothing of that name.
-        StateUnavailable: It can't be read now.
+        FileNotFoundError: Nothing has that name.
+        StateUnavailable: It can't be read at present.
     """
     try:
         yield
@@ -195,7 +195,9 @@ def reading(place: object) -> Iterator[None]:
     except Exception as error:
         hint = "Nothing was overwritten. The next try reads it again"
         if isinstance(error, PermissionError):
-            hint += ". Some stores say 'forbidden' of a missing file too, unless they may be listed"
+            hint += (
+                ". Some stores report a missing file as forbidden, too, unless they may be listed"
+            )
         text = clean(str(error))
         raise StateUnavailable(
             f"{place} can't be read: {type(error).__name__}{f': {text}' if text else ''}",
@@ -204,7 +206,7 @@ def reading(place: object) -> Iterator[None]:
 
 
 def parsed(parse: Callable[[], T], place: object) -> T:
-    """Return what ``parse`` returns.
+    """Return the result of ``parse``.
 
     Args:
         parse: See :func:`read_json`.
@@ -219,24 +221,24 @@ def parsed(parse: Callable[[], T], place: object) -> T:
         failure = StateDamaged(
             f"{place} was not written by this version of the package, or is damaged:"
             f" {clean(str(error)) or type(error).__name__}",
-            hint="Nothing was overwritten. Look at it, then update the package, restore it or move"
+            hint="Nothing was overwritten. Check it, then update the package, restore it or move"
             " it away. Without it documents may be sent and charged, or results fetched, again",
         )
     raise failure
 
 
 def checked(data: Any, version: int) -> Mapping[str, Any]:
-    """Return data that names its version.
+    """Return data after a check of its version.
 
     Args:
         data: JSON data.
-        version: The version that is expected.
+        version: The expected version.
 
     Raises:
         ValueError: It has another version, or none.
     """
     if not isinstance(data, Mapping) or "version" not in data:
-        raise ValueError("no version is named")
+        raise ValueError("it has no version")
     if data["version"] != version:
-        raise ValueError(f"its version is {data['version']!r}, and {version} is expected")
+        raise ValueError(f"its version is {data['version']!r}; {version} is expected")
     return data

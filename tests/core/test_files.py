@@ -128,7 +128,8 @@ def test_a_pattern_that_fits_nothing(root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("file", "is a file"), ("file/out", "can't be created"), ("file/a/b", "created")]
+    ("name", "text"),
+    [("file", "is a file"), ("file/out", "can't be created"), ("file/a/b", "created")],
 )
 def test_an_output_that_can_not_be_one_is_refused_before_anything_is_sent(
     sandbox: SandboxServer, tmp_path: Path, name: str, text: str

@@ -131,16 +131,16 @@ class Change:
 
 
 class LedgerStore(Protocol):
-    """A place where changes are noted, under the names of ledgers.
+    """A place for the changes of ledgers, by the names of the ledgers.
 
     Attributes:
-        of_one_instance: Whether one instance of one task has it for itself.
+        of_one_instance: Whether it belongs to one instance of one task.
     """
 
     of_one_instance: bool
 
     def changes(self, name: str) -> list[Change]:
-        """Return all changes of a ledger; none if there is no ledger of that name.
+        """Return all changes of a ledger; empty if no ledger has that name.
 
         Raises:
             StateUnavailable: They can't be read at present.
@@ -149,7 +149,7 @@ class LedgerStore(Protocol):
         ...
 
     def append(self, name: str, change: Change) -> None:
-        """Add a change; it is kept when this returns.
+        """Append a change; it is stored when this returns.
 
         Raises:
             Exception: It could not be stored. Its transactions must not be started then.
@@ -161,8 +161,8 @@ class Ledger:
     """The transactions of one task, which its next try reads.
 
     Args:
-        places: Where they are noted, and under which names: the same in each of them. Without any
-            they are forgotten.
+        places: Places with the names of the ledger, all with the same content. Without any, the
+            transactions are forgotten.
     """
 
     def __init__(self, *places: tuple[LedgerStore, str]) -> None:
@@ -308,7 +308,7 @@ def open_ledger(
 
 
 class FolderLedgers:
-    """Notes changes as small files, a folder for each ledger, in any store that fsspec knows.
+    """Stores changes as small files, a folder for each ledger, in any store that fsspec supports.
 
     Args:
         folder: The folder; created when first needed.
@@ -329,23 +329,25 @@ class FolderLedgers:
     def _change(self, name: str) -> Change:
         change = read_value(self._values, name, Change.read)
         if change is None:
-            raise StateUnavailable(f"{name} is listed and can't be found; the next try looks again")
+            raise StateUnavailable(
+                f"{name} is listed but can't be found; the next try reads it again"
+            )
         return change
 
     def append(self, name: str, change: Change) -> None:
         """See :class:`LedgerStore`."""
-        # A name that nobody else takes, and that sorts by time for people who look at the folder.
+        # A unique name that sorts by time for people who read the folder.
         own = f"{name}/{time.time_ns():020d}-{secrets.token_hex(4)}.json"
         write_value(self._values, own, change.to_json())
 
 
 class NumberedLedgers:
-    """Notes changes as numbered values, for places that can't list what they hold.
+    """Stores changes as numbered values, for places that can't list their content.
 
     Args:
         values: The place.
-        attempt: Number of this try, from 1. Each try counts for itself, so that one which was
-            given up and still runs does not write over the notes of the next.
+        attempt: Number of this try, from 1. Each try counts separately, so that an abandoned try
+            that still runs does not overwrite the notes of the next.
         of_one_instance: See :class:`LedgerStore`.
     """
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a token rests between processes: which store a configuration names, and the store of this
-host, with files that only their owner can read and a lock for each."""
+"""Stores for tokens between processes: the choice by configuration, and the store of this host,
+with files that only their owner can read and a lock for each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ StoreFactory = Callable[[], Store]
 
 
 def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) -> Store | None:
-    """Return the store that ``config`` names; None where tokens live in the process's memory alone.
+    """Return the store named in ``config``; None if tokens stay in the process's memory.
 
     Args:
         config: The configuration.
-        orchestrator: Makes the orchestrator's own store, where there is an orchestrator.
+        orchestrator: Creates the orchestrator's own store, if there is an orchestrator.
     """
     if config.tokens.store == "orchestrator":
         if orchestrator is not None:
@@ -44,16 +44,16 @@ def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) ->
 
 
 _LONGEST_ENTRY = 256 * 1024
-#: Name of the private folder in one that others may enter; the user's number follows.
+#: Name of the private folder in a shared one; the user's number follows.
 _PRIVATE = "vantage-orchestration-"
-#: Seconds between two looks at a lock that somebody else holds.
+#: Seconds between two tries to take a lock that somebody else holds.
 _POLL = 0.02
 
 
 def default_folder() -> Path:
-    """Return the folder of the file store: in the user's runtime folder, else in the cache folder.
+    """Return the folder of the file store: in the user's runtime folder, or in the cache folder.
 
-    The runtime folder (Linux: ``XDG_RUNTIME_DIR``) lives in memory and is gone after a restart. A
+    The runtime folder (Linux: ``XDG_RUNTIME_DIR``) is in memory and is empty after a restart. A
     service often has none.
     """
     import platformdirs
@@ -66,13 +66,13 @@ def default_folder() -> Path:
 
 
 class FileStore:
-    """Keeps entries as files of a folder.
+    """Stores entries as files of a folder.
 
     Args:
-        folder: The folder, made when it is first needed, with the mode 0700, as are its parents.
-            One that others may enter, such as a shared folder or a mounted volume, is left as it
-            is: the files are in a private folder below it. A ``~`` at its begin is the home
-            folder. Empty for :func:`default_folder`.
+        folder: The folder, created with its parents when first needed, with the mode 0700. A folder
+            that others may enter, such as a shared folder or a mounted volume, is left as it is:
+            the files are in a private folder below it. A leading ``~`` is the home folder. Empty
+            for :func:`default_folder`.
 
     Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock files
     stay: removing one that somebody waits for would give two holders.
@@ -85,12 +85,12 @@ class FileStore:
 
     @property
     def folder(self) -> Path:
-        """Where the files are.
+        """The folder of the files.
 
         Raises:
-            StateUnavailable: There is something that can't be used in its place.
+            StateUnavailable: Something unusable is in its place.
         """
-        # Found out late: a user without a home must not keep anybody from making a store.
+        # Checked late: creating a store must not fail for a user without a home.
         try:
             base = Path(self._given).expanduser() if self._given else default_folder()
             found = os.lstat(base)
@@ -130,7 +130,7 @@ class FileStore:
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
 
-        Of several processes that try at the same moment, exactly one succeeds.
+        If several processes try at the same moment, exactly one succeeds.
         """
         try:
             self._put(name, value, os.link)
@@ -139,10 +139,10 @@ class FileStore:
         return True
 
     def _put(self, name: str, value: bytes, move: Callable[[str, Path], None]) -> None:
-        """Write a file of its own, and give it the entry's name by ``move``."""
+        """Write a temporary file, and give it the entry's name with ``move``."""
         try:
             path = self._path(name, "entry", make=True)
-            # mkstemp makes it with the mode 0600 whatever the umask, and never through a link.
+            # mkstemp creates it with the mode 0600 whatever the umask, and never through a link.
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
             try:
                 with os.fdopen(handle, "wb") as stream:
@@ -167,24 +167,24 @@ class FileStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Keep the other processes of this host from holding the lock of ``name``.
+        """Hold the lock of ``name`` against the other processes of this host.
 
-        The system gives it back when its holder ends, however it ends.
+        The system releases it when its holder ends, however it ends.
 
         Args:
             name: Name of a value, which need not exist.
             timeout: Seconds to wait for it.
 
         Yields:
-            Whether it is held. A holder that hangs must not hold up everybody.
+            Whether it is held. A hanging holder must not block everybody.
 
         Raises:
-            StateUnavailable: There is no lock to be had.
+            StateUnavailable: The lock can't be used.
         """
         from filelock import FileLock, Timeout
 
         try:
-            # A new object for each use: filelock counts what one object locks again as one.
+            # A new object for each use: filelock counts repeated locks of one object as one.
             lock = FileLock(self._path(name, "lock", make=True), mode=0o600, thread_local=False)
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
@@ -201,9 +201,9 @@ class FileStore:
                 lock.release()
 
     def _path(self, name: str, kind: str, *, make: bool) -> Path:
-        """Return the path of an entry or lock, in a folder that nobody else can enter."""
+        """Return the path of an entry or lock, in a folder that no other user can enter."""
         if not name.isalnum():  # Names are hex digits; nothing else may become part of a path.
-            raise ValueError("the name of an entry has other characters than hex digits")
+            raise ValueError("the name of an entry must consist of hex digits")
         folder = self.folder
         if make:
             _make_private(folder)
@@ -220,7 +220,7 @@ class FileStore:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and the missing ones above it, each for this user alone."""
+    """Create a folder and its missing parents, each for this user alone."""
     if not folder.parent.exists():
         _make_private(folder.parent)
     with contextlib.suppress(FileExistsError):
@@ -232,7 +232,7 @@ def _is_own(found: os.stat_result) -> bool:
 
 
 def _is_open(found: os.stat_result) -> bool:
-    """Tell whether others than the owner have rights. Windows has no such bits."""
+    """Return whether other users have rights. Windows has no such bits."""
     return os.name == "posix" and bool(stat.S_IMODE(found.st_mode) & 0o077)
 
 
