@@ -649,3 +649,11 @@ def call_api(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
             reply = client.request(call["method"], call["path"], json=call.get("json"))
             replies.append({"status": reply.status_code, "json": reply.json()})
         return replies
+
+
+def uris_of(conn_types: list[str]) -> list[str]:
+    """Write connections of these types as URIs, as Airflow's servers do at each lookup."""
+    from airflow import plugins_manager
+
+    plugins_manager.ensure_plugins_loaded()
+    return [Connection(conn_id="a", conn_type=each).get_uri() for each in conn_types]

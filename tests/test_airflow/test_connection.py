@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from leaks import find_leaks, find_leaks_in_frames
+from test_airflow.installation import Airflow
 
 from vantage_orchestration.airflow.connection import config_of
 from vantage_orchestration.errors import ConfigurationError
@@ -159,3 +160,12 @@ def test_no_frame_shows_what_a_refused_connection_holds(
     secrets = [PASSWORD, SECRET, "proxy-word"]
     assert find_leaks_in_frames(secrets, caught.value) == []
     assert find_leaks(secrets, {"error": str(caught.value)}) == []
+
+
+def test_airflow_does_not_warn_of_the_type_at_each_lookup(airflow: Airflow) -> None:
+    before = len(airflow.output.read_text())
+    uris = airflow("uris_of", conn_types=["abbyy_vantage", "another_type"])
+    assert uris == ["abbyy-vantage://", "another-type://"]
+    told = airflow.output.read_text()[before:]
+    assert "(type: another_type) shall not contain" in told
+    assert "(type: abbyy_vantage)" not in told

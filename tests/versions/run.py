@@ -56,9 +56,11 @@ RELEASES: dict[str, Release | None] = {
     "airflow-3.2.2": Release(("3.10", "3.14"), "2026-07-01"),
     # The pair that all tests run with, in the environment of this process.
     "airflow-3.3.2": None,
-    "prefect-3.4.25": Release(("3.10", "3.13"), None, ("fastapi==0.136.3", "importlib-metadata")),
+    "prefect-3.4.25": Release(
+        ("3.10", "3.13"), None, ("fastapi==0.136.3", "importlib-metadata", "sqlalchemy<2.1")
+    ),
     "prefect-3.7.7": None,
-    "prefect-3.9.1": Release(("3.11", "3.14")),
+    "prefect-3.9.1": Release(("3.11", "3.14"), None, ("sqlalchemy<2.1",)),
 }
 #: What the trials and the installation need.
 TOOLS = ("fpdf2", "psutil", "pytest", "setuptools>=77")

@@ -14,6 +14,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from vantage_orchestration.airflow.links import URL_PREFIX
+from vantage_orchestration.airflow.quiet import quieten
 from vantage_orchestration.airflow.testing import NoteTests
 
 __all__ = ["VantagePlugin", "pages"]
@@ -52,3 +53,8 @@ class VantagePlugin(AirflowPlugin):
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012 - declared like this by Airflow
         {"name": "ABBYY Vantage: tests of connections", "middleware": NoteTests}
     ]
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        """Prepare each process that loads plugins."""
+        quieten()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a warning about this package's connection type out of Airflow's logs.
+
+Airflow warns that a connection type must not contain an underscore whenever it writes a connection
+as a URI, and its servers do that at each lookup. The URI itself is right: Airflow replaces the
+underscore by a hyphen. So the warning tells nobody anything, and fills the triggerer's log.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import Any
+
+from vantage_orchestration.airflow.connection import CONN_TYPE
+
+__all__ = ["quieten"]
+
+#: A logger that writes nothing.
+_NOBODY = logging.getLogger(f"{__name__}.nobody")
+_NOBODY.disabled = True
+
+
+def quieten() -> None:
+    """Keep the warning out of this process's logs; those about other types stay."""
+    # Below 3.2, where workers and triggers write connections as URIs too.
+    logging.getLogger("airflow.sdk.definitions.connection").addFilter(_is_another)
+    # Of the servers. Other processes have not loaded it, and must not for this.
+    kind: Any = getattr(sys.modules.get("airflow.models.connection"), "Connection", None)
+    if kind is None or hasattr(kind.get_uri, "__wrapped__"):
+        return
+    get_uri = kind.get_uri
+
+    # From 3.1 on, its logger takes no filters.
+    @functools.wraps(get_uri)
+    def quietly(connection: Any) -> Any:
+        if connection.conn_type != CONN_TYPE:
+            return get_uri(connection)
+        own = vars(connection)
+        log, own["_log"] = own.get("_log"), _NOBODY
+        try:
+            return get_uri(connection)
+        finally:
+            own["_log"] = log
+
+    kind.get_uri = quietly
+
+
+def _is_another(record: logging.LogRecord) -> bool:
+    return record.args != (CONN_TYPE,)
