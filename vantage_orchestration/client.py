@@ -42,6 +42,7 @@ from vantage_orchestration.retrying import LOOKS, call
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.session import ApiSession, may_repeat, may_repeat_unsent
 from vantage_orchestration.status import Status
+from vantage_orchestration.text import utc_text
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
 
 __all__ = ["VantageClient"]
@@ -267,7 +268,7 @@ class VantageClient(ApiSession):
             offset: Items to skip.
             filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of creation;
                 pendulum or other date-times with a time zone), ``parameters`` and
-                ``file_parameters`` (all must match). The encoding of these two is uncertain
+                ``file_parameters`` (all must match; None as a value stands for any value). The encoding of these two is uncertain
                 (contract, section 9), so check what comes back; ``parameter_encoding`` is ``json``
                 (the manual's example, and the default) or ``indexed`` (usual for the server's
                 framework).
@@ -620,16 +621,21 @@ def _parameter_members(
     return members
 
 
-def _as_json(name: str, values: Mapping[str, str]) -> dict[str, Any]:
-    return {name: [json.dumps({"key": key, "value": text}) for key, text in values.items()]}
+def _as_json(name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
+    return {name: [json.dumps(members) for members in _members(values)]}
 
 
-def _as_indexed(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+def _as_indexed(name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         f"{name}[{place}].{member}": text
-        for place, pair in enumerate(values.items())
-        for member, text in zip(("key", "value"), pair, strict=True)
+        for place, members in enumerate(_members(values))
+        for member, text in members.items()
     }
+
+
+def _members(values: Mapping[str, str | None]) -> Iterator[dict[str, str]]:
+    for key, text in values.items():
+        yield {"key": key} if text is None else {"key": key, "value": text}
 
 
 _PARAMETER_ENCODINGS = {"json": _as_json, "indexed": _as_indexed}
@@ -640,8 +646,7 @@ def _utc(name: str, value: Any) -> str:
 
     if getattr(value, "tzinfo", None) is None:
         raise ConfigurationError(f"The {name} has no time zone", hint="Give a pendulum DateTime")
-    instant = pendulum.instance(value).in_timezone("UTC")
-    return str(instant.format("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]"))
+    return utc_text(pendulum.instance(value))
 
 
 def _all_pages(

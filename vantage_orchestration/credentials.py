@@ -175,6 +175,11 @@ class Credentials:
         return urlsplit(self.base_url).netloc
 
     @property
+    def account(self) -> tuple[str, str, str, str]:
+        """Who asks which server: what may be remembered of the service belongs to this."""
+        return (self.api_url, self.tenant_id, self.username, self.client_id)
+
+    @property
     def secrets(self) -> tuple[Secret, ...]:
         """The parts that must not be shown."""
         return (self.password, self.client_secret)

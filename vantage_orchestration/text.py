@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.masking import masked
 from vantage_orchestration.secret import MASK, Secret
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
 
 __all__ = ["clean", "counted", "identifier", "message_of", "named", "one_line", "read_json"]
 
@@ -99,6 +102,11 @@ def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
     text = _PAIR.sub(rf"\g<name>\g<sep>{MASK}", text)
     text = _JWT.sub(MASK, text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def utc_text(moment: DateTime) -> str:
+    """Return a moment as the service's filters take it: UTC, in milliseconds."""
+    return str(moment.in_timezone("UTC").format("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]"))
 
 
 def counted(number: int, one: str, many: str) -> str:

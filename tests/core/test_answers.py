@@ -36,9 +36,9 @@ from vantage_orchestration.processing.document import process_document
 from vantage_orchestration.processing.job import Job, begin, download, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
-from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.processing.outcome import check_outcome, check_rules, outcome_of
+from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
 from vantage_orchestration.retrying import LOOKS, RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
@@ -455,9 +455,7 @@ def test_ids_are_equal_however_they_are_spelled(client, sandbox, skill, invoice,
     folder.child("manifest.json").write_text(json.dumps({**noted, "transaction_id": name.upper()}))
     assert download(client, [name], output.child("again"), Options()).counts["files"] == 2
     assert sandbox.control.count("GET", "/download$") == before
-    rows = listed_as_completed(
-        client, [name.upper()], skill_id=None, since=pendulum.now("UTC").subtract(hours=1)
-    )
+    rows = listed_as_completed(client, {name.upper(): Made()}, skill_id=None)
     assert [row.id for row in rows.values()] == [name]
     listed = ListedTransaction.read({"transactionId": name.upper(), "status": "Processed"})
     assert listed.id == name

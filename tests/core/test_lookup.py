@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pendulum
 import pytest
+from core.conftest import QUICK
 from pdfs import make_invoice
 
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.processing.key_filter import forget_proofs
 from vantage_orchestration.processing.keys import KEY_PARAMETER, unit_key
-from vantage_orchestration.processing.lookup import find_transactions, listed_as_completed
+from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
 
 
 @pytest.fixture
@@ -129,7 +136,7 @@ def test_pages_come_from_the_list_of_completed_ones(client, sandbox, skill, tmp_
         for n in (1, 3)
     ]
     assert all(client.get_transaction(each).ended for each in ids)
-    found = listed_as_completed(client, ids, skill_id=skill, since=pendulum.now("UTC"))
+    found = listed_as_completed(client, dict.fromkeys(ids, Made()), skill_id=skill)
     assert [found[each].page_count for each in ids] == [1, 3]
 
 
@@ -138,3 +145,139 @@ def test_the_key_can_not_be_shifted():
     assert unit_key("a", "b", [("n", "d")]) != unit_key("a", "b", [("nd", "")])
     assert unit_key("a", "b", [("n", "d"), ("m", "e")]) != unit_key("a", "b", [("n", "d")])
     assert unit_key("a", "b", [("p", "q")]) != unit_key("a", "b", [], {"p": "q"})
+
+
+# ------------------------------------------------- among other people's transactions
+
+
+def requests_of(sandbox, work):
+    """Return what ``work`` returned and how many requests it took."""
+    before = sandbox.control.count("GET", "/api/")
+    return work(), sandbox.control.count("GET", "/api/") - before
+
+
+#: How the server reads filters, what the others' transactions carry, and the most requests.
+NEVER_SENT = {
+    "understood": ("both", {"source": "PublicAPI"}, 6),
+    "indexed": ("indexed", {"source": "PublicAPI"}, 7),
+    "by another parameter": ("json", {"parameters": {"Batch": "7"}}, 6),
+    "nothing to try it with": ("both", {}, 12),
+    "ignored": ("none", {"source": "PublicAPI"}, 14),
+    "misread": ("misread", {"source": "PublicAPI"}, 14),
+    "refused": ("refused", {"source": "PublicAPI"}, 14),
+}
+
+
+@pytest.mark.parametrize("case", NEVER_SENT)
+def test_a_key_that_was_never_sent_costs_the_same_whatever_others_have(
+    client, sandbox, skill, invoice, case
+):
+    understood, others, most = NEVER_SENT[case]
+    sandbox.control.set(parameter_filter=understood)
+    _, alone = requests_of(sandbox, lambda: find(client, skill, "mine"))
+    assert alone <= 6
+    sandbox.control.add_others(5000, "Invoice", seconds=60.0, **others)
+    forget_proofs()
+    found, first = requests_of(sandbox, lambda: find(client, skill, "mine"))
+    assert found == {}
+    assert first <= most
+    for n in range(3):
+        found, further = requests_of(sandbox, lambda n=n: find(client, skill, f"mine {n}"))
+        assert found == {}
+        assert further <= 4
+    mine = made(client, skill, "late", invoice)
+    assert find(client, skill, "late", "mine") == {"late": mine}
+
+
+@pytest.mark.parametrize("understood", ["both", "indexed", "none", "misread"])
+def test_tasks_that_ask_at_the_same_time_share_what_they_read(
+    client, configure, sandbox, skill, invoice, understood
+):
+    sandbox.control.set(parameter_filter=understood, processing_polls=10**6)
+    sandbox.control.add_others(3000, "Invoice")
+    mine = made(client, skill, "key 7", invoice)
+
+    def look(n):
+        with VantageClient(configure(), retries=QUICK) as other:
+            return find(other, skill, f"key {n}")
+
+    found, requests = requests_of(sandbox, lambda: in_parallel(look, range(20), 20))
+    assert found == [{"key 7": mine} if n == 7 else {} for n in range(20)]
+    assert requests <= 20 * 12, "far fewer than if each had read all pages"
+    pages = sandbox.control.journal("GET", "/transactions/completed$")
+    assert sum(page["query"].get("Offset", ["0"]) != ["0"] for page in pages) <= 10
+
+
+@pytest.mark.parametrize("change", ["made", "deleted", "late"])
+def test_what_changes_after_the_lists_were_read_is_seen(client, sandbox, skill, invoice, change):
+    sandbox.control.set(parameter_filter="misread", processing_polls=10**6)
+    sandbox.control.add_others(5, "Invoice", seconds=60.0)
+    first = made(client, skill, "first", invoice)
+    if change == "late":
+        sandbox.control.set(list_lag=30.0)
+        assert find(client, skill, "first", "second") == {}
+        sandbox.control.advance(31)
+        assert find(client, skill, "first", "second") == {"first": first}
+        return
+    assert find(client, skill, "first", "second") == {"first": first}
+    if change == "made":
+        second = made(client, skill, "second", invoice)
+        assert find(client, skill, "first", "second") == {"first": first, "second": second}
+    else:
+        sandbox.control.set(delete_polls=0)
+        client.delete_transaction(first)
+        assert find(client, skill, "first", "second") == {}
+
+
+def test_a_server_that_stops_filtering_is_found_out(client, sandbox, skill, invoice):
+    sandbox.control.set(processing_polls=10**6)
+    mine = made(client, skill, "mine", invoice)
+    assert find(client, skill, "nobody's") == {}  # Which has shown that it filters.
+    sandbox.control.set(parameter_filter="none")
+    assert find(client, skill, "mine", "other") == {"mine": mine}
+    sandbox.control.set(parameter_filter="refused")
+    assert find(client, skill, "mine", "other") == {"mine": mine}
+
+
+# -------------------------------------------------------------- page numbers
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest", "mixed"])
+@pytest.mark.parametrize("understood", ["both", "indexed", "none", "misread", "refused"])
+def test_page_numbers_are_found_among_any_number_of_others(
+    client, sandbox, skill, tmp_path, order, understood
+):
+    sandbox.control.set(processing_polls=0, parameter_filter=understood, list_order=order)
+    sandbox.control.add_others(6000, "Invoice", source="PublicAPI", seconds=14 * 86400.0)
+    known = {}
+    for n in range(5):
+        file = make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}", pages=1 + n % 2)
+        known[made(client, skill, f"key {n}", file)] = Made(f"key {n}", time.time())
+    assert all(client.get_transaction(each).ended for each in known)
+    for few in (1, 5):
+        some = dict(list(known.items())[:few])
+        found, requests = requests_of(
+            sandbox, lambda some=some: listed_as_completed(client, some, skill_id=skill)
+        )
+        assert [found[each].page_count for each in some] == [1, 2, 1, 2, 1][:few]
+        assert requests <= 2
+
+
+def test_page_numbers_are_found_although_clocks_differ(client, sandbox, skill, invoice):
+    sandbox.control.set(processing_polls=0)
+    sandbox.control.add_others(3000, "Invoice", seconds=86400.0)
+    sandbox.control.advance(4 * 3600)
+    known = {
+        made(client, skill, f"key {n}", invoice): Made(f"key {n}", time.time()) for n in range(5)
+    }
+    assert all(client.get_transaction(each).ended for each in known)
+    found, requests = requests_of(
+        sandbox, lambda: listed_as_completed(client, known, skill_id=skill)
+    )
+    assert found.keys() == known.keys()
+    assert requests <= 4
+    # Nothing is known of them but their ids.
+    plain = dict.fromkeys(known, Made())
+    assert listed_as_completed(client, plain, skill_id=None).keys() == known.keys()
+    one = dict.fromkeys(list(known)[:1], Made())
+    assert requests_of(sandbox, lambda: listed_as_completed(client, one, skill_id=None))[1] == 2

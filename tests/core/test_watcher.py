@@ -674,3 +674,41 @@ def test_parallel_work_returns_results_in_order_and_knows_its_run(threads: int) 
     run.set("mine")
     found = in_parallel(lambda number: (number * number, run.get()), range(50), threads)
     assert found == [(number * number, "mine") for number in range(50)]
+
+
+def test_a_round_costs_the_same_whatever_others_have(world: World) -> None:
+    """Only what was made since the oldest of ours is listed, in the first round too."""
+    world.control.add_others(4000, "Invoice", ended=False, seconds=6 * 3600.0)
+    ids = world.running(30)
+    since = world.control.count()
+    for _ in range(2):
+        assert statuses(world.look(ids)) == {"Processing": 30}
+    lists = world.control.journal("GET", LIST, since)
+    assert len(lists) == 2
+    assert world.control.count("GET", SINGLE) == 0
+    # From the second one on the server's own word is known, whatever is made meanwhile.
+    world.control.add_others(4000, "Invoice", ended=False, seconds=0.0)
+    world.look(ids)
+    assert all(entry["query"].get("StartDate") for entry in lists)
+
+
+def test_old_transactions_are_found_on_the_list_all_the_same(world: World) -> None:
+    ids = world.running(30)
+    world.control.advance(900)  # They still run for the server, whose clock is ahead now.
+    world.control.add_others(2500, "Invoice", ended=False, seconds=800.0)
+    more = world.running(5)
+    for _ in range(3):
+        assert statuses(world.look([*ids, *more])) == {"Processing": 35}
+    assert world.control.count("GET", SINGLE) == 0
+
+
+def test_a_clock_that_is_far_ahead_hides_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = world.running(30)
+    monkeypatch.setattr(active_list, "_RECENT", -3600.0)
+    assert world.look(ids) == {}  # The list was asked for a time that has not come yet.
+    for _ in range(2):
+        assert statuses(world.look(ids, 60.0)) == {"Processing": 30}
+    assert world.control.count("GET", SINGLE) == 0
+    assert world.control.count("GET", LIST) == 3

@@ -30,7 +30,6 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.files import check_output
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
-from vantage_orchestration.processing.lookup import listed_as_completed
 from vantage_orchestration.processing.manifest import (
     Manifest,
     SourceEntry,
@@ -38,6 +37,7 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
+from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import skill_of
@@ -645,16 +645,9 @@ def _rows(
     client: VantageClient, parts: Sequence[Part], skill_id: str | None
 ) -> Mapping[str, ListedTransaction]:
     """Return the list entries with pages and times. Results are valid without them."""
-    import pendulum
-
-    ids = [part.transaction_id for part in parts]
-    if not ids:
-        return {}
-    oldest = min(part.created for part in parts)
+    made = {part.transaction_id: Made(part.key, part.created) for part in parts}
     try:
-        return listed_as_completed(
-            client, ids, skill_id=skill_id, since=pendulum.from_timestamp(oldest)
-        )
+        return listed_as_completed(client, made, skill_id=skill_id)
     except VantageError as error:
         log.warning("The numbers of pages are unknown: %s", error)
         return {}

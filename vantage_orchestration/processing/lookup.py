@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds transactions in the lists of active and completed ones (contract, section 3.2).
+"""Finds transactions by their keys in the lists of active and completed ones (contract, 3.2).
+
+What it costs does not depend on how many transactions others have: a key is asked for by a filter,
+once the server has shown that it understands it (:mod:`.key_filter`). Where it does not, the lists
+are read once for all tasks of a host (:mod:`.shared_lists`).
 
 What can't be excluded: the lists are an index, and an index may lag. A transaction that was made a
 moment before a crash, and whose id was not noted anywhere, may not be listed yet when the next try
@@ -8,45 +12,46 @@ looks. The ledger (:mod:`vantage_orchestration.processing.ledger`) comes first f
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.errors import BadRequest, NotFound, translated
 from vantage_orchestration.limits import RETENTION_DAYS
+from vantage_orchestration.processing.key_filter import (
+    ENCODINGS,
+    GUESS,
+    Proof,
+    disprove,
+    is_known,
+    proof_of,
+)
 from vantage_orchestration.processing.keys import KEY_PARAMETER
+from vantage_orchestration.processing.shared_lists import Row, read_lists, shared_rows
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from pendulum import DateTime
 
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["find_transactions", "listed_as_completed"]
+__all__ = ["find_transactions"]
 
 log = logging.getLogger(__name__)
 
-#: Up to so many keys are asked for one by one; for more, one look at all is cheaper.
-_FEW = 3
-_MOST_LOOKED_AT = 5000
-_ENCODINGS = ("json", "indexed")
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    id: str
-    processed: bool
-    created_at: DateTime | None
+#: Up to so many keys are asked for one by one. For more, all transactions of this package are
+#: listed, if the server can do that.
+_FEW: Final = 3
+#: Beyond so many, both lists are read instead.
+_MANY: Final = 100
 
 
 @translated
 def find_transactions(
     client: VantageClient, keys: Collection[str], *, skill_id: str, since: DateTime
 ) -> dict[str, str]:
-    """Return the transactions with these keys that can be gone on with.
+    """Return the transactions with these keys that an earlier try has made.
 
     Those that failed or were cancelled do not count. Transactions that were made but not started
     are found if the service lists them among the active ones; whether it does is not documented.
@@ -59,55 +64,42 @@ def find_transactions(
 
     Returns:
         Key to transaction id; a key of which nothing was found is missing.
-
-    A key is first asked for by a filter, in both of the encodings that the server may want. It is
-    compared here as well, and a filter that finds nothing is not believed: a server that misreads
-    it would hide the transaction, which would then be charged twice (contract, section 9).
     """
     wanted = set(keys)
     if not wanted:
         return {}
-    window = {"skill_id": skill_id, "start_date": _window(since)}
-    found: dict[str, str] = {}
-    if len(wanted) <= _FEW:
-        for key in sorted(wanted):
-            for encoding in _ENCODINGS:
-                filters = {"parameters": {KEY_PARAMETER: key}, "parameter_encoding": encoding}
-                try:
-                    found |= _search(client, {key}, {**window, **filters})
-                except BadRequest:
-                    log.debug("The server does not take the filter in the encoding %s", encoding)
-                if key in found:
-                    break
-    if rest := wanted - found.keys():
-        found |= _search(client, rest, window)
-    return found
+    rows = _rows(client, wanted, skill_id, _window(since))
+    candidates: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.key in wanted:
+            # What ended between the two lists is seen twice: the later look counts.
+            candidates.setdefault(row.key, {})[row.id] = row
+    return {
+        key: chosen
+        for key, those in candidates.items()
+        if (chosen := _choose(client, [row for row in those.values() if not row.failed]))
+    }
 
 
-@translated
-def listed_as_completed(
-    client: VantageClient, ids: Collection[str], *, skill_id: str | None, since: DateTime
-) -> dict[str, ListedTransaction]:
-    """Return what the list of completed transactions says of some of them: pages, time of making.
-
-    Args:
-        client: Client.
-        ids: Transactions.
-        skill_id: Their skill, if all have the same.
-        since: When the oldest was made.
-
-    Returns:
-        Id in lower case to entry. What is not listed (yet) is missing, and so is what lies behind
-        the first 5000 entries: these details are not worth reading a large tenant's whole list.
-    """
-    wanted, found = {each.lower() for each in ids}, {}
-    items = client.iter_completed_transactions(skill_id=skill_id, start_date=_window(since))
-    for item in itertools.islice(items, _MOST_LOOKED_AT):
-        if (name := item.id.lower()) in wanted:
-            found[name] = item
-            if len(found) == len(wanted):
-                break
-    return found
+def _rows(client: VantageClient, keys: set[str], skill_id: str, start: DateTime) -> Sequence[Row]:
+    """Return what is listed with these keys, and perhaps with others of this package."""
+    filtered = partial(_filtered, client, keys, skill_id=skill_id, start_date=start)
+    few, rows, encodings = len(keys) <= _FEW, None, ENCODINGS
+    if not is_known(client):
+        rows = filtered(GUESS)
+        if rows is None:
+            encodings = ENCODINGS[1:]
+        found = {row.key for row in rows or ()}
+        if found and (not few or found == keys):
+            return rows or ()  # No other proof is needed that this filter finds what is listed.
+    if proof := proof_of(client, start, encodings):
+        guessed = rows is not None and proof.encoding == GUESS.encoding
+        if not guessed or not (few or proof.any_value):
+            rows = filtered(proof)
+        if rows is not None:
+            return rows
+        disprove(client)
+    return shared_rows(client, skill_id, start)
 
 
 def _window(since: DateTime) -> DateTime:
@@ -118,40 +110,37 @@ def _window(since: DateTime) -> DateTime:
     return max(min(since, now).subtract(days=1), now.subtract(days=RETENTION_DAYS + 1))
 
 
-def _search(client: VantageClient, keys: set[str], filters: dict[str, Any]) -> dict[str, str]:
-    candidates: dict[str, dict[str, _Candidate]] = {}
-    for key, candidate in _candidates(client, keys, filters):
-        # What ended between the two lists is seen twice: the later look counts.
-        candidates.setdefault(key, {})[candidate.id] = candidate
-    return {
-        key: chosen
-        for key, those in candidates.items()
-        if (chosen := _choose(client, list(those.values()))) is not None
-    }
+def _filtered(
+    client: VantageClient, keys: set[str], proof: Proof, **window: Any
+) -> list[Row] | None:
+    """Return what the server's filter lets through; None if it turns out not to filter."""
+    wanted: list[str | None] = list(keys)
+    if len(keys) > _FEW:
+        if proof.any_value:
+            wanted = [None]
+        elif len(keys) > _MANY:
+            return None
+    rows = []
+    try:
+        for key in wanted:
+            for item in read_lists(client, **window, **proof.by_key(key)):
+                found = item.parameters.get(KEY_PARAMETER)
+                if not found or key not in (None, found):
+                    return None
+                rows.append(Row.of(item))
+    except BadRequest:
+        return None
+    return rows
 
 
-def _candidates(
-    client: VantageClient, keys: set[str], filters: dict[str, Any]
-) -> Iterator[tuple[str, _Candidate]]:
-    # In this order: what ends between the two calls is seen by the second.
-    for item in client.iter_active_transactions(**filters):
-        key = item.parameters.get(KEY_PARAMETER)
-        if key in keys:
-            yield str(key), _Candidate(item.id, False, item.created_at)
-    for item in client.iter_completed_transactions(**filters):
-        key = item.parameters.get(KEY_PARAMETER)
-        if key in keys and not (item.status and item.status.is_failure):
-            yield str(key), _Candidate(item.id, True, item.created_at)
-
-
-def _choose(client: VantageClient, candidates: list[_Candidate]) -> str | None:
+def _choose(client: VantageClient, candidates: list[Row]) -> str | None:
     """Choose among transactions with the same key: one that was charged before one that was not.
 
     There are several if the reply to a creation was lost and the creation repeated.
     """
-    if len(candidates) == 1:
-        return candidates[0].id
-    candidates.sort(key=lambda each: (not each.processed, str(each.created_at or ""), each.id))
+    if len(candidates) < 2:
+        return candidates[0].id if candidates else None
+    candidates.sort(key=lambda each: (not each.processed, each.created, each.id))
     if candidates[0].processed:
         return candidates[0].id
     first_new = None

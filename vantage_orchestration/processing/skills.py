@@ -48,8 +48,7 @@ def skill_id_of(client: VantageClient, skill: str) -> str:
     wanted = arguments.text("skill", skill)
     if _UUID.fullmatch(wanted):
         return wanted
-    account = client.config.credentials
-    key = (account.api_url, account.tenant_id, account.username, account.client_id, wanted)
+    key = (*client.config.credentials.account, wanted)
     known, since = _found.get(key, ("", 0.0))
     if known and time.monotonic() - since < _KEPT:
         return known

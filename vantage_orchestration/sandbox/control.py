@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .inbox import receive
+from .inbox import add_others, receive
 from .problems import Problem
 from .state import SandboxState
 from .transactions import Transaction
@@ -50,6 +50,7 @@ def control_routes(state: SandboxState, host: str = "") -> list[BaseRoute]:
         ("POST", "/sandbox/accounts/unlock", control.unlock),
         ("GET", "/sandbox/transactions", control.transactions),
         ("POST", "/sandbox/transactions", control.receive),
+        ("POST", "/sandbox/transactions/others", control.others),
         ("POST", "/sandbox/transactions/{transactionId}/review", control.finish_review),
         ("GET", "/sandbox/settings", control.settings),
         ("POST", "/sandbox/settings", control.change),
@@ -156,6 +157,10 @@ class _Control:
 
     async def receive(self, request: Request) -> Any:
         return {"ids": receive(self._state, await _object(request))}
+
+    async def others(self, request: Request) -> Any:
+        add_others(self._state, await _object(request))
+        return {}
 
     async def finish_review(self, request: Request) -> Any:
         status = (await _object(request)).get("status", "Processed")

@@ -158,6 +158,36 @@ class SandboxControl:
         found: list[str] = self._call("POST", "transactions", json=order)["ids"]
         return found
 
+    def add_others(
+        self,
+        count: int,
+        skill: str,
+        *,
+        ended: bool = True,
+        seconds: float = 0.0,
+        parameters: Mapping[str, str] | None = None,
+        source: str = "Mail",
+    ) -> None:
+        """Add transactions of other people, which are listed and can't be read.
+
+        Args:
+            count: How many.
+            skill: Id or name of the skill.
+            ended: Whether they were processed; else they run for ever.
+            seconds: Time over which they were made, up to now, at equal distances.
+            parameters: Their registration parameters.
+            source: Where they came in; ``PublicAPI`` adds the service's own parameter.
+        """
+        order = {
+            "count": count,
+            "skill": skill,
+            "ended": ended,
+            "seconds": seconds,
+            "parameters": dict(parameters or {}),
+            "source": source,
+        }
+        self._call("POST", "transactions/others", json=order)
+
     def finish_review(self, transaction_id: str, status: str = "Processed") -> None:
         """End a manual review.
 

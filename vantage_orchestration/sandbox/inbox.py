@@ -23,7 +23,7 @@ from .uploads import Upload, UploadedFile, stored_name
 
 _MOST = 100_000
 _MEMBERS = frozenset({"skill", "files", "source", "parameters", "count"})
-_SOURCE = "SourceType"
+_MAIL = "Mail"
 
 
 def small_pdf() -> bytes:
@@ -68,7 +68,7 @@ def receive(state: SandboxState, order: Mapping[str, Any]) -> list[str]:
     unknown = set(order) - _MEMBERS
     if unknown:
         raise ValueError(f"not known: {', '.join(sorted(unknown))}")
-    count, source = order.get("count", 1), order.get("source", "Mail")
+    count, source = order.get("count", 1), order.get("source", _MAIL)
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:
         raise ValueError(f"count must be a whole number from 1 to {_MOST}")
     if not isinstance(source, str) or not source or source == PUBLIC_API:
@@ -89,6 +89,43 @@ def receive(state: SandboxState, order: Mapping[str, Any]) -> list[str]:
             upload.discard()
             raise
     return made
+
+
+_OTHERS = frozenset({"skill", "count", "ended", "seconds", "parameters", "source"})
+
+
+def add_others(state: SandboxState, order: Mapping[str, Any]) -> None:
+    """Add transactions of other people that are in the lists, and have no files.
+
+    Args:
+        state: State of the sandbox.
+        order: ``skill`` (id or name), ``count``, ``ended`` (true), ``seconds`` (0; time over which
+            they were made), ``parameters`` (an object) and ``source`` (``Mail``).
+
+    Raises:
+        ValueError: A member is wrong.
+        TypeError: A member is of the wrong type.
+        Problem: The skill can't be used.
+    """
+    unknown = set(order) - _OTHERS
+    if unknown:
+        raise ValueError(f"not known: {', '.join(sorted(unknown))}")
+    count = order.get("count")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:
+        raise ValueError(f"count must be a whole number from 1 to {_MOST}")
+    pairs = (order.get("parameters") or {}).items()
+    model = bodies.read_launch(
+        {"registrationParameters": [{"key": key, "value": value} for key, value in pairs]}
+    )
+    state.transactions.add_others(
+        state.accounts.shown()["tenant_id"],
+        _skill_id(state, str(order.get("skill", ""))),
+        count,
+        ended=bool(order.get("ended", True)),
+        seconds=float(order.get("seconds", 0.0)),
+        parameters=model.registration,
+        source=str(order.get("source", _MAIL)),
+    )
 
 
 def _skill_id(state: SandboxState, wanted: str) -> str:

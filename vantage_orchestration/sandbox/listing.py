@@ -152,14 +152,15 @@ class ListFilter:
     offset: int
     limit: int
     list_new: bool
+    order: str
 
     def fits(self, item: Transaction) -> bool:
         """Whether the filters other than stage and status let a transaction pass."""
         return (
-            (self.skill_id is None or item.skill.id == self.skill_id)
-            and (self.skill_version is None or item.skill.version == self.skill_version)
-            and (self.start is None or item.created >= self.start)
+            (self.start is None or item.created >= self.start)
             and item.created <= self.end
+            and (self.skill_id is None or item.skill.id == self.skill_id)
+            and (self.skill_version is None or item.skill.version == self.skill_version)
             and _has_all(item.listed_parameters, self.transaction_parameters)
             and _has_all(item.file_parameters, self.document_parameters)
         )
@@ -209,6 +210,7 @@ def read_filter(
         query.number("Offset", 0, 0, 2**31 - 1) or 0,
         limit,
         settings.list_new,
+        settings.list_order,
     )
 
 
@@ -227,6 +229,10 @@ def page(items: Iterable[Transaction], filters: ListFilter, at: float) -> str:
         for item in items
         if (phase := item.phase(at)) is not None and filters.shows(phase)
     ]
+    if filters.order == "mixed":
+        found.sort(key=lambda pair: pair[0].id)
+    else:
+        found.sort(key=lambda pair: pair[0].created_at, reverse=filters.order == "newest")
     shown = found[filters.offset : filters.offset + filters.limit]
     entries = ",".join(_entry_text(item, phase) for item, phase in shown)
     return f'{{"items":[{entries}],"totalItemCount":{len(found)}}}'

@@ -20,6 +20,9 @@ RESULT_TYPES = ("Json", "FieldsJson", "OcrJson", "Text")
 #: Encodings of parameter filters in list queries that a service might understand.
 PARAMETER_FILTERS = ("both", "json", "indexed", "none", "misread", "refused")
 
+#: Orders in which a service might list transactions; nothing is documented.
+LIST_ORDERS = ("oldest", "newest", "mixed")
+
 #: Settings that belong to the start of a server and can't be changed on a running one.
 _FIXED = frozenset({"seed", "username", "password", "client_id", "client_secret", "tenant_id"})
 
@@ -65,6 +68,8 @@ class SandboxSettings:
             ``Automatic``. The contract leaves open whether the service does.
         list_lag: Seconds the two lists lag behind: they show every transaction in the state it
             had so long ago. One that has been deleted is gone from them at once all the same.
+        list_order: Order of the two lists: ``oldest`` or ``newest`` first, or ``mixed``, which
+            follows nothing but the ids.
         parameter_filter: Which encoding of the two parameter filters the lists understand: a
             repeated name with JSON text (``json``), members with an index (``indexed``), either
             (``both``) or none of them (``none``); what isn't understood is left out of account.
@@ -99,6 +104,7 @@ class SandboxSettings:
     omit_nulls: bool = False
     list_new: bool = False
     list_lag: float = 0.0
+    list_order: str = "oldest"
     parameter_filter: str = "both"
 
     def __post_init__(self) -> None:
@@ -116,6 +122,8 @@ class SandboxSettings:
             raise SettingsError(f"outcome must be one of {', '.join(OUTCOMES)}")
         if self.parameter_filter not in PARAMETER_FILTERS:
             raise SettingsError(f"parameter_filter must be one of {', '.join(PARAMETER_FILTERS)}")
+        if self.list_order not in LIST_ORDERS:
+            raise SettingsError(f"list_order must be one of {', '.join(LIST_ORDERS)}")
         for name in ("username", "password", "client_id", "client_secret"):
             if not getattr(self, name):
                 raise SettingsError(f"{name} must not be empty")

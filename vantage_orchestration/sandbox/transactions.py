@@ -275,6 +275,49 @@ class Transactions:
             raise Problem(status, problem.detail, problem.errors) from problem
         return made
 
+    def add_others(
+        self,
+        tenant_id: str,
+        skill_id: str,
+        count: int,
+        *,
+        ended: bool,
+        seconds: float,
+        parameters: tuple[Parameter, ...],
+        source: str,
+    ) -> None:
+        """Add transactions of other people, which are listed and nothing else.
+
+        Args:
+            tenant_id: Tenant they belong to.
+            skill_id: Skill.
+            count: How many.
+            ended: Whether they were processed; else they run for ever.
+            seconds: Time over which they were made, up to now, at equal distances.
+            parameters: Their registration parameters.
+            source: Where they came in.
+        """
+        skill, phase = self.skill_for(skill_id), PROCESSED if ended else PROCESSING
+        now, at = self._clock.now(), self._clock.monotonic()
+        made = {}
+        for number in range(count):
+            age = seconds * (count - number) / count
+            other = Transaction(
+                self._ids.new("transaction"),
+                tenant_id,
+                skill,
+                now.subtract(seconds=age),
+                at - age,
+                parameters,
+                (),
+                status=phase,
+                source=source,
+                phases=[(at - age, phase)],
+            )
+            made[other.id] = other
+        # The lists begin with the oldest.
+        self._all = {**made, **self._all}
+
     def check_open(self, transaction: Transaction) -> None:
         """Refuse changes to a transaction that has been started.
 
@@ -557,14 +600,19 @@ class Transactions:
     def _sweep(self) -> None:
         """Carry out due deletions: asked for, or by age."""
         settings, now = self._settings(), self._clock.monotonic()
-        for item in list(self._all.values()):
-            asked = (
+        oldest = now - settings.retention_days * 86400
+        due = [
+            item
+            for item in self._all.values()
+            if item.created_at <= oldest
+            or (
                 item.deleted_at is not None
                 and item.delete_looks >= settings.delete_polls
                 and now - item.deleted_at >= settings.delete_seconds
             )
-            if asked or now - item.created_at >= settings.retention_days * 86400:
-                self._remove(item)
+        ]
+        for item in due:
+            self._remove(item)
 
     def _remove(self, transaction: Transaction) -> None:
         self._all.pop(transaction.id, None)

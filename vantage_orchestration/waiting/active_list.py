@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import items_of_page
 from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.text import utc_text
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.reply import Reply
 
-_Stage = tuple[str, str | None]
+#: Id, stage and time of making, as the server writes it; empty if it does not say.
+_Item = tuple[str, str | None, str]
 
 __all__ = ["NO_LISTING", "ActiveList", "Listing"]
 
@@ -27,6 +29,12 @@ _SHORTEST_PAGE: Final = 50
 _PAGE_BYTES: Final = 1_000_000
 #: Seconds after which the known length of a list expires.
 _KNOWN_FOR: Final = 600.0
+#: Seconds: transactions that were not on the list yet are sought among those made since then.
+_RECENT: Final = 600.0
+#: That many that it does not show are asked for singly, once, before all of it is read.
+_FEW: Final = 16
+#: Stands for the time of making of a transaction that the whole list does not show.
+_NOT_LISTED: Final = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,10 @@ class ActiveList:
     """Reads ``GET /transactions/active``, 1000 items per page, and remembers the length of the
     list.
 
+    Other people's transactions cost little: only what was made since the oldest of ours is listed.
+    When that was is learnt from the list itself. Of those that it has not shown yet, it is taken
+    that they were made a few minutes ago.
+
     Args:
         client: Client. Nothing is retried here: the next round tries again.
         clock: Returns monotonic seconds.
@@ -58,15 +70,21 @@ class ActiveList:
     def __init__(self, client: VantageClient, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
-        self._totals: dict[str | None, tuple[int, float]] = {}
+        self._totals: dict[tuple[str | None, bool], tuple[int, float]] = {}
+        self._names: Set[str] = frozenset()
+        self._made: dict[str, str] = {}
+        self._lost: Set[str] = frozenset()
         self._size = LONGEST_PAGE
 
-    def read(self, wanted: Set[str], skill_id: str | None) -> Listing:
+    def read(
+        self, wanted: Set[str], skill_id: str | None, others: Set[str] = frozenset()
+    ) -> Listing:
         """Read the list if that takes fewer requests than reading each transaction.
 
         Args:
             wanted: Ids in lower case that are probably listed.
             skill_id: Only transactions of this skill.
+            others: Further ids, which are looked for as well if the list is read.
 
         Returns:
             The part that was read. The list changes meanwhile: if it gets shorter between two
@@ -76,16 +94,54 @@ class ActiveList:
         Raises:
             VantageError: A page could not be read.
         """
-        if self._pages(skill_id) >= len(wanted):
+        if self._pages(skill_id, bounded=True) >= len(wanted):
             return NO_LISTING
+        self._names = names = wanted | others
+        self._made = {name: made for name, made in self._made.items() if name in names}
+        new = names - self._made.keys()
+        # What was lost may be older than was taken for granted.
+        recent = bool(new) and not self._lost & new
+        start = None if new and not recent else self._start(recent=recent)
+        self._lost = new & wanted
+        listing = self._read(wanted, skill_id, start)
+        lost = new - listing.stages.keys()
+        if recent and listing.complete and len(lost & wanted) > self._dear(skill_id):
+            recent, listing = False, self._read(wanted, skill_id, None)
+        if listing.complete and not recent:
+            self._made |= dict.fromkeys(lost - self._made.keys(), _NOT_LISTED)
+        self._lost = (new & wanted) - self._made.keys()
+        return listing
+
+    def _dear(self, skill_id: str | None) -> int:
+        """Return how many single requests are dearer than to read the whole list at once."""
+        return max(_FEW, self._pages(skill_id, bounded=False))
+
+    def _start(self, *, recent: bool) -> str | None:
+        """Return from which time of making on the list is to be read; None for all of it."""
+        import pendulum
+
+        if "" in (times := set(self._made.values()) - {_NOT_LISTED}):
+            return None  # The server does not say.
+        try:
+            starts = [pendulum.parse(min(times)).subtract(seconds=1)] if times else []  # type: ignore[union-attr]
+        except ValueError:
+            return None
+        if recent:
+            starts.append(pendulum.now("UTC").subtract(seconds=_RECENT))
+        return utc_text(min(starts)) if starts else None
+
+    def _read(self, wanted: Set[str], skill_id: str | None, start: str | None) -> Listing:
         stages: dict[str, str | None] = {}
         missing, read = len(wanted), 0
-        for page in Pages(lambda offset: self._read_page(skill_id, offset), lambda item: item[0]):
-            missing -= len(wanted & (dict(page.items).keys() - stages.keys()))
-            stages.update(page.items)
+        pages = Pages(lambda offset: self._read_page(skill_id, start, offset), lambda item: item[0])
+        for page in pages:
+            found = {name: stage for name, stage, _ in page.items}
+            missing -= len(wanted & (found.keys() - stages.keys()))
+            stages.update(found)
+            self._made |= {name: made for name, _, made in page.items if name in self._names}
             read += len(page.items)
             total = read if page.total is None else page.total
-            self._totals[skill_id] = (total, self._clock())
+            self._totals[skill_id, start is not None] = (total, self._clock())
             if page.total is not None and read >= total:
                 break  # If that is a wrong number, the rest is asked for singly.
             # A further page may cost more than it saves: never read the list of a whole tenant for
@@ -94,24 +150,26 @@ class ActiveList:
                 return Listing(stages, complete=False)
         return Listing(stages, complete=True)
 
-    def _pages(self, skill_id: str | None) -> int:
-        """Return how many requests the whole list takes. For an unknown list assume one page."""
+    def _pages(self, skill_id: str | None, *, bounded: bool) -> int:
+        """Return how many requests a list takes; an unknown one is told by one page."""
         now = self._clock()
         self._totals = {
             key: (total, since)
             for key, (total, since) in self._totals.items()
             if now - since < _KNOWN_FOR
         }
-        total, _ = self._totals.get(skill_id, (0, now))
+        total, _ = self._totals.get((skill_id, bounded), (0, now))
         return max(1, math.ceil(total / self._size))
 
-    def _read_page(self, skill_id: str | None, offset: int) -> Chunk[_Stage]:
+    def _read_page(self, skill_id: str | None, start: str | None, offset: int) -> Chunk[_Item]:
         limit = self._size
         params: dict[str, Any] = {"Limit": limit, "Offset": offset}
         if skill_id is not None:
             params["SkillId"] = skill_id
+        if start is not None:
+            params["StartDate"] = start
 
-        def take(reply: Reply) -> Chunk[_Stage]:
+        def take(reply: Reply) -> Chunk[_Item]:
             items, total = reply.json(_read)
             self._fit(reply.size, len(items))
             return Chunk(items, total, limit)
@@ -125,14 +183,17 @@ class ActiveList:
             self._size = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
 
-def _read(data: Any) -> tuple[Sequence[_Stage], int | None]:
-    """Return id and stage of each item of a page, and the length of the list if given."""
+def _read(data: Any) -> tuple[Sequence[_Item], int | None]:
+    """Return what is needed of each item of a page, and the length of the list if it is there."""
 
-    # models.Page would parse dates and parameters of 1000 items, which costs more than all the
-    # rest.
-    def pair(item: Any) -> _Stage:
+    # Not by models.Page: dates and parameters of 1000 items would cost more than all the rest.
+    def pick(item: Any) -> _Item:
         name = item.get("transactionId") or item["id"]
-        stage = item.get("stage")
-        return name.lower(), stage if isinstance(stage, str) else None
+        stage, made = item.get("stage"), item.get("createTimeUtc")
+        return (
+            name.lower(),
+            stage if isinstance(stage, str) else None,
+            made if isinstance(made, str) else "",
+        )
 
-    return items_of_page(data, pair)
+    return items_of_page(data, pick)

@@ -278,7 +278,7 @@ class Watcher:
         skill_id: str | None,
     ) -> None:
         wanted = {key for key, one in due.items() if one.may_be_listed}
-        listing = self._read_list(this, wanted, skill_id, len(due))
+        listing = self._read_list(this, wanted, skill_id, due.keys() | also.keys(), len(due))
         everything = {**due, **also}
         asked = {}
         for key, one in everything.items():
@@ -325,12 +325,17 @@ class Watcher:
     # -- internals: the list
 
     def _read_list(
-        self, this: _Round, wanted: Set[str], skill_id: str | None, count: int
+        self,
+        this: _Round,
+        wanted: Set[str],
+        skill_id: str | None,
+        everything: Set[str],
+        count: int,
     ) -> Listing:
         if not wanted or this.now < self._list_off_until:
             return NO_LISTING
         try:
-            listing = self._list.read(wanted, skill_id)
+            listing = self._list.read(wanted, skill_id, everything)
         except VantageError as error:
             if not isinstance(error, ApiError) and not error.retryable:
                 raise

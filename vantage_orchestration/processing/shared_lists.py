@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the lists of transactions once for all tasks of a host that look for their keys.
+
+For servers whose filter can't be relied on. Whoever asks first reads both lists, notes what carries
+one of our keys, and counts everything. Whoever asks within the next minutes asks how many are
+listed from that time. If the number is still the same, nothing was listed late or deleted, and what
+was made since is read alone: four short requests. If not, both lists are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from vantage_orchestration.processing.keys import KEY_PARAMETER
+from vantage_orchestration.token.stores import FileStore, StoreError
+
+if TYPE_CHECKING:
+    from pendulum import DateTime
+
+    from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction
+
+__all__ = ["Row", "read_lists", "shared_rows"]
+
+log = logging.getLogger(__name__)
+
+_VERSION: Final = 1
+#: Seconds for which what was read is built upon.
+_KEPT: Final = 600.0
+#: Seconds to wait for another process that reads the lists.
+_PATIENCE: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a list says of one transaction of this package.
+
+    Attributes:
+        id: Transaction.
+        key: Its key.
+        processed: Whether it was processed.
+        failed: Whether it failed or was cancelled.
+        created: When it was made, as text that sorts; empty if the server does not say.
+    """
+
+    id: str
+    key: str
+    processed: bool
+    failed: bool
+    created: str
+
+    @classmethod
+    def of(cls, item: ListedTransaction) -> Row:
+        """Return the row of a transaction that carries one of our keys."""
+        status = item.status
+        return cls(
+            item.id,
+            item.parameters[KEY_PARAMETER],
+            bool(status and status.is_success),
+            bool(status and status.is_failure),
+            str(item.created_at or ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What both lists have said.
+
+    Attributes:
+        at: When reading began, in seconds since the epoch.
+        start: From which time of making on, likewise.
+        newest: Latest time of making of all that was listed, by the server's clock, likewise; None
+            if nothing was listed.
+        total: Number of transactions that were listed.
+        rows: Those of this package.
+    """
+
+    at: float
+    start: float
+    newest: float | None
+    total: int
+    rows: tuple[Row, ...]
+
+    def serves(self, start: float, now: float) -> bool:
+        return 0 <= now - self.at < _KEPT and self.start <= start
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"version": _VERSION, **asdict(self)}).encode()
+
+    @classmethod
+    def of(cls, data: bytes) -> _Reading | None:
+        try:
+            members = json.loads(data)
+            if members.pop("version") != _VERSION:
+                return None
+            rows = tuple(Row(**row) for row in members.pop("rows"))
+            return cls(rows=rows, **members)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+
+def read_lists(client: VantageClient, **filters: Any) -> Iterator[ListedTransaction]:
+    """Yield what is active, then what has ended; filters as for the client's lists.
+
+    In this order, what ends between the two is seen by the second.
+    """
+    yield from client.iter_active_transactions(**filters)
+    yield from client.iter_completed_transactions(**filters)
+
+
+def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequence[Row]:
+    """Return all listed transactions of this package, without trusting any filter by their keys.
+
+    Args:
+        client: Client.
+        skill_id: Skill.
+        start: Only those made since then.
+    """
+    asked = time.time()
+    place = FileStore(client.config.tokens.store_path)
+    identity = json.dumps([*client.config.credentials.account, skill_id, "lists"])
+    name = hashlib.sha256(identity.encode()).hexdigest()
+
+    def built_upon() -> Sequence[Row] | None:
+        found = _load(place, name)
+        if found is None or not found.serves(start.timestamp(), time.time()):
+            return None
+        return found.rows if found.at >= asked else _with_new(client, skill_id, found)
+
+    if (rows := built_upon()) is not None:
+        return rows
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(place.lock(name, _PATIENCE))
+        except StoreError as error:
+            log.debug("The lists are read for this task alone: %s", error)
+        # Another task may have read them meanwhile.
+        if (rows := built_upon()) is not None:
+            return rows
+        made = _read(client, skill_id, start)
+        try:
+            place.save(name, made.to_bytes())
+        except StoreError as error:
+            log.debug("What the lists say is not kept: %s", error)
+    return made.rows
+
+
+def _load(place: FileStore, name: str) -> _Reading | None:
+    try:
+        data = place.load(name)
+    except StoreError:
+        return None
+    return None if data is None else _Reading.of(data)
+
+
+def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:
+    at, newest = time.time(), None
+    ids: set[str] = set()
+    # What ended between the two lists is seen twice: the later look counts.
+    rows: dict[str, Row] = {}
+    for item in read_lists(client, skill_id=skill_id, start_date=start):
+        ids.add(item.id)
+        if item.created_at is not None:
+            newest = max(newest or 0.0, item.created_at.timestamp())
+        if item.parameters.get(KEY_PARAMETER):
+            rows[item.id] = Row.of(item)
+    return _Reading(at, start.timestamp(), newest, len(ids), tuple(rows.values()))
+
+
+def _with_new(client: VantageClient, skill_id: str, before: _Reading) -> Sequence[Row] | None:
+    """Return what was read and what is new since; None if it has to be read anew."""
+    import pendulum
+
+    if before.newest is None:
+        return None
+    # In whole milliseconds, as times are sent: nothing of the last one may be left out.
+    cut, end = (round_(before.newest * 1000) / 1000 for round_ in (math.floor, math.ceil))
+    window: dict[str, Any] = {
+        "skill_id": skill_id,
+        "start_date": pendulum.from_timestamp(before.start),
+        "end_date": pendulum.from_timestamp(end),
+    }
+    active = client.list_active_transactions(limit=1, **window).total
+    if active + client.list_completed_transactions(limit=1, **window).total != before.total:
+        return None
+    new = _read(client, skill_id, pendulum.from_timestamp(cut))
+    return (*before.rows, *new.rows)
