@@ -496,7 +496,7 @@ class ListedTransaction:
             _status(status) if status else None,
             one_line(stage) if isinstance(stage, str) else None,
             _text(data.get("stageName")),
-            _instant(data.get("createTimeUtc")),
+            instant(data.get("createTimeUtc")),
             _pairs(data.get("transactionParameters")),
             items(
                 data.get("fileParameters"),
@@ -526,14 +526,15 @@ class Page:
         return cls(found, len(found) if total is None else total)
 
 
-def _instant(data: Any) -> DateTime | None:
+def instant(data: Any) -> DateTime | None:
+    """Return the date-time that a text stands for, in UTC if it names no zone; None for none."""
     if not isinstance(data, str):
         return None
     import pendulum
     from pendulum.parsing.exceptions import ParserError
 
     try:
-        instant = pendulum.parse(data, tz="UTC")
+        found = pendulum.parse(data, tz="UTC")
     except (ParserError, ValueError):
         return None
-    return instant if isinstance(instant, pendulum.DateTime) else None
+    return found if isinstance(found, pendulum.DateTime) else None

@@ -20,7 +20,12 @@ from vantage_orchestration.options import Options
 from vantage_orchestration.processing import TaskKey, process_document
 from vantage_orchestration.processing.job import begin, submit_files
 from vantage_orchestration.processing.outcome import check_outcome
-from vantage_orchestration.processing.skills import skill_id_of
+from vantage_orchestration.processing.skills import (
+    forget_skills,
+    skill_id_of,
+    skill_of,
+    unknown_skill,
+)
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
@@ -60,6 +65,30 @@ def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:
         for wrong in (None, "", "None", 4.5, ["Invoice"]):
             with pytest.raises(ConfigurationError, match="skill"):
                 skill_id_of(client, wrong)
+
+
+def test_the_processes_of_a_host_ask_once_for_a_skill(
+    sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    uuid = sandbox.control.skill_id("Invoice")
+
+    def process(account: str) -> None:
+        forget_skills()  # What another process would not know either.
+        with VantageClient(config_of(sandbox, username=account)) as client:
+            assert skill_id_of(client, "Invoice") == uuid
+            assert skill_of(client, uuid).type == "Document"
+
+    before = sandbox.control.count("GET", "/skills")
+    main = sandbox.credentials["username"]
+    for _ in range(3):
+        process(main)
+    assert sandbox.control.count("GET", "/skills") - before == 2
+    # A name that has another id now, since the skill was made anew, is asked for again.
+    with VantageClient(config_of(sandbox)) as client:
+        unknown_skill(client, uuid, NotFound("gone"))
+    asked = sandbox.control.count("GET", "/skills")
+    process(main)
+    assert sandbox.control.count("GET", "/skills") - asked == 2
 
 
 def test_an_unknown_id_is_answered_with_those_that_come_near(

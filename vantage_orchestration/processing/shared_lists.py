@@ -9,18 +9,14 @@ was made since is read alone: four short requests. If not, both lists are read a
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.processing.host_notes import HostNote
 from vantage_orchestration.processing.keys import KEY_PARAMETER
-from vantage_orchestration.token.stores import FileStore, StoreError
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -30,13 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "read_lists", "shared_rows"]
 
-log = logging.getLogger(__name__)
-
-_VERSION: Final = 1
 #: Seconds for which what was read is built upon.
 _KEPT: Final = 600.0
-#: Seconds to wait for another process that reads the lists.
-_PATIENCE: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +80,9 @@ class _Reading:
     total: int
     rows: tuple[Row, ...]
 
-    def serves(self, start: float, now: float) -> bool:
-        return 0 <= now - self.at < _KEPT and self.start <= start
-
-    def to_bytes(self) -> bytes:
-        return json.dumps({"version": _VERSION, **asdict(self)}).encode()
-
     @classmethod
-    def of(cls, data: bytes) -> _Reading | None:
-        try:
-            members = json.loads(data)
-            if members.pop("version") != _VERSION:
-                return None
-            rows = tuple(Row(**row) for row in members.pop("rows"))
-            return cls(rows=rows, **members)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return None
+    def of(cls, data: Any) -> _Reading:
+        return cls(**{**data, "rows": tuple(Row(**row) for row in data["rows"])})
 
 
 def read_lists(client: VantageClient, **filters: Any) -> Iterator[ListedTransaction]:
@@ -125,40 +103,23 @@ def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequen
         start: Only those made since then.
     """
     asked = time.time()
-    place = FileStore(client.config.tokens.store_path)
-    identity = json.dumps([*client.config.credentials.account, skill_id, "lists"])
-    name = hashlib.sha256(identity.encode()).hexdigest()
+    note = HostNote(client, "lists", skill_id, kept=_KEPT)
 
     def built_upon() -> Sequence[Row] | None:
-        found = _load(place, name)
-        if found is None or not found.serves(start.timestamp(), time.time()):
+        found = note.read(_Reading.of)
+        if found is None or found.start > start.timestamp():
             return None
         return found.rows if found.at >= asked else _with_new(client, skill_id, found)
 
     if (rows := built_upon()) is not None:
         return rows
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(place.lock(name, _PATIENCE))
-        except StoreError as error:
-            log.debug("The lists are read for this task alone: %s", error)
+    with note.alone():
         # Another task may have read them meanwhile.
         if (rows := built_upon()) is not None:
             return rows
         made = _read(client, skill_id, start)
-        try:
-            place.save(name, made.to_bytes())
-        except StoreError as error:
-            log.debug("What the lists say is not kept: %s", error)
+        note.write(asdict(made))
     return made.rows
-
-
-def _load(place: FileStore, name: str) -> _Reading | None:
-    try:
-        data = place.load(name)
-    except StoreError:
-        return None
-    return None if data is None else _Reading.of(data)
 
 
 def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import (
@@ -15,26 +15,28 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
+from vantage_orchestration.models import Skill
+from vantage_orchestration.processing.host_notes import HostNote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import Skill
 
 __all__ = ["forget_skills", "skill_id_of", "skill_of", "unknown_skill"]
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: Seconds for which a process caches the id of a name.
+#: Seconds for which what was found out about a skill is believed.
 _KEPT: Final = 600.0
 #: Skills named in an error.
 _NAMED: Final = 5
-_found: dict[tuple[str, ...], tuple[str, float]] = {}
+#: By account, kind of fact and skill.
+_found: dict[tuple[str, ...], tuple[Any, float]] = {}
 
 
 @translated
 def skill_id_of(client: VantageClient, skill: str) -> str:
-    """Return the id of a skill. The result is cached for ten minutes.
+    """Return the id of a skill. A host asks once in ten minutes for the same skill.
 
     Args:
         client: Client.
@@ -48,17 +50,31 @@ def skill_id_of(client: VantageClient, skill: str) -> str:
     wanted = arguments.text("skill", skill)
     if _UUID.fullmatch(wanted):
         return wanted
-    key = (*client.config.credentials.account, wanted)
-    known, since = _found.get(key, ("", 0.0))
-    if known and time.monotonic() - since < _KEPT:
-        return known
     try:
-        skills = client.list_skills()
+        found = _once(client, "id", wanted, lambda: _match(client.list_skills(), wanted))
     except Forbidden:
         return wanted
-    found = _match(skills, wanted)
+    return str(found)
+
+
+def _once(client: VantageClient, kind: str, skill: str, find: Callable[[], Any]) -> Any:
+    """Return JSON data about a skill, which the processes of a host find out once for all."""
+    key = (*client.config.credentials.account, kind, skill)
+    found, since = _found.get(key, (None, 0.0))
+    if found is not None and time.monotonic() - since < _KEPT:
+        return found
+    note = HostNote(client, kind, skill, kept=_KEPT)
+    if (found := note.read(_as_it_is)) is None:
+        with note.alone():
+            if (found := note.read(_as_it_is)) is None:
+                found = find()
+                note.write(found)
     _found[key] = (found, time.monotonic())
     return found
+
+
+def _as_it_is(data: Any) -> Any:
+    return data
 
 
 def _match(skills: Sequence[Skill], wanted: str) -> str:
@@ -75,35 +91,37 @@ def _match(skills: Sequence[Skill], wanted: str) -> str:
 
 
 def skill_of(client: VantageClient, skill_id: str) -> Skill:
-    """Return a skill.
+    """Return a skill. A host asks once in ten minutes for the same skill.
 
     Raises:
         NotFound: There is no such published skill; the error names similar ones.
         Forbidden: The caller may not read it. It may still be used.
     """
     try:
-        return client.get_skill(skill_id)
+        return Skill.read(
+            _once(client, "skill", skill_id, lambda: client.get_skill(skill_id).to_json())
+        )
     except NotFound as error:
         failure = unknown_skill(client, skill_id, error)
     raise failure
 
 
 def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotFound:
-    """Return the error for an unknown skill, with similar ones."""
-    forget_skills(skill_id)
+    """Return the error for a skill that the service does not know, with those that come near."""
+    for key, (found, _) in list(_found.items()):
+        if skill_id in (found, key[-1]):
+            HostNote(client, *key[-2:], kept=_KEPT).forget()
+            _found.pop(key, None)
     try:
-        found = _missing(client.list_skills(), skill_id)
+        missing = _missing(client.list_skills(), skill_id)
     except VantageError:
         return error
-    return NotFound(found.what, **{**error.details(), "hint": found.hint})
+    return NotFound(missing.what, **{**error.details(), "hint": missing.hint})
 
 
-def forget_skills(skill_id: str | None = None) -> None:
-    """Forget cached ids of all names, or those with one id, so that the service is queried
-    again."""
-    for key, (found, _) in list(_found.items()):
-        if skill_id in (None, found):
-            _found.pop(key, None)
+def forget_skills() -> None:
+    """Forget what this process knows of skills."""
+    _found.clear()
 
 
 def _missing(skills: Sequence[Skill], wanted: str) -> NotFound:

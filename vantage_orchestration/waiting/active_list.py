@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.limits import LONGEST_PAGE
-from vantage_orchestration.models import items_of_page
+from vantage_orchestration.models import instant, items_of_page
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.text import utc_text
 
@@ -122,12 +122,12 @@ class ActiveList:
 
         if "" in (times := set(self._made.values()) - {_NOT_LISTED}):
             return None  # The server does not say.
-        try:
-            starts = [pendulum.parse(min(times)).subtract(seconds=1)] if times else []  # type: ignore[union-attr]
-        except ValueError:
-            return None
-        if recent:
-            starts.append(pendulum.now("UTC").subtract(seconds=_RECENT))
+        starts = [pendulum.now("UTC").subtract(seconds=_RECENT)] if recent else []
+        if times:
+            oldest = instant(min(times))
+            if oldest is None:
+                return None
+            starts.append(oldest.subtract(seconds=1))
         return utc_text(min(starts)) if starts else None
 
     def _read(self, wanted: Set[str], skill_id: str | None, start: str | None) -> Listing:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about the service that the processes of a host share for some minutes.
+
+Each lies in a small file beside the tokens of the file store, which nobody but its owner can read.
+It holds no secret. Where there is no such folder, each process finds out for itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from vantage_orchestration.token.stores import FileStore, StoreError
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+
+__all__ = ["HostNote"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_VERSION: Final = 1
+#: Seconds to wait for another process that finds the same out.
+_PATIENCE: Final = 300.0
+
+
+class HostNote:
+    """One fact.
+
+    Args:
+        client: Client; each account has notes of its own.
+        about: What it is about.
+        kept: Seconds for which it is believed.
+    """
+
+    def __init__(self, client: VantageClient, *about: str, kept: float) -> None:
+        identity = json.dumps([_VERSION, *client.config.credentials.account, *about])
+        self._name = hashlib.sha256(identity.encode()).hexdigest()
+        self._place = FileStore(client.config.tokens.store_path)
+        self._kept = kept
+
+    def read(self, parse: Callable[[Any], T]) -> T | None:
+        """Return what ``parse`` makes of the note; None if there is none that is new enough."""
+        try:
+            data = self._place.load(self._name)
+            note = None if data is None else json.loads(data)
+            if note is None or not 0 <= time.time() - note["at"] < self._kept:
+                return None
+            return parse(note["data"])
+        except (StoreError, AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    def write(self, data: Any) -> None:
+        """Write a note: JSON data without a secret."""
+        try:
+            note = json.dumps({"at": time.time(), "data": data})
+            self._place.save(self._name, note.encode())
+        except StoreError as error:
+            log.debug("What was found out is not kept for other processes: %s", error)
+
+    def forget(self) -> None:
+        """Remove the note."""
+        with contextlib.suppress(StoreError):
+            self._place.forget(self._name)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others of this host from finding the same out meanwhile, as far as possible."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._place.lock(self._name, _PATIENCE))
+            except StoreError as error:
+                log.debug("There is no lock between processes: %s", error)
+            yield
