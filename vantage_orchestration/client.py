@@ -268,10 +268,10 @@ class VantageClient(ApiSession):
             offset: Items to skip.
             filters: ``skill_id``, ``skill_version``, ``start_date`` and ``end_date`` (of creation;
                 pendulum or other date-times with a time zone), ``parameters`` and
-                ``file_parameters`` (all must match; None as a value stands for any value). The encoding of these two is uncertain
-                (contract, section 9), so check what comes back; ``parameter_encoding`` is ``json``
-                (the manual's example, and the default) or ``indexed`` (usual for the server's
-                framework).
+                ``file_parameters`` (all must match; the value None matches any value). The encoding
+                of these two is uncertain (contract, section 9), so check what comes back;
+                ``parameter_encoding`` is ``json`` (the manual's example, and the default) or
+                ``indexed`` (usual for the server's framework).
         """
         query = {"StageType": stage_type, "StageName": stage_name}
         return self._list("active", query, limit, offset, filters)

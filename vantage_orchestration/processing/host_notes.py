@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from vantage_orchestration.token.stores import FileStore, StoreError
+from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.token.stores import FileStore
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -49,26 +50,26 @@ class HostNote:
     def read(self, parse: Callable[[Any], T]) -> T | None:
         """Return what ``parse`` makes of the note; None if there is none that is new enough."""
         try:
-            data = self._place.load(self._name)
+            data = self._place.read(self._name)
             note = None if data is None else json.loads(data)
             if note is None or not 0 <= time.time() - note["at"] < self._kept:
                 return None
             return parse(note["data"])
-        except (StoreError, AttributeError, KeyError, TypeError, ValueError):
+        except (StateUnavailable, AttributeError, KeyError, TypeError, ValueError):
             return None
 
     def write(self, data: Any) -> None:
         """Write a note: JSON data without a secret."""
         try:
             note = json.dumps({"at": time.time(), "data": data})
-            self._place.save(self._name, note.encode())
-        except StoreError as error:
+            self._place.write(self._name, note.encode())
+        except StateUnavailable as error:
             log.debug("What was found out is not kept for other processes: %s", error)
 
     def forget(self) -> None:
         """Remove the note."""
-        with contextlib.suppress(StoreError):
-            self._place.forget(self._name)
+        with contextlib.suppress(StateUnavailable):
+            self._place.delete(self._name)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -76,6 +77,6 @@ class HostNote:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._place.lock(self._name, _PATIENCE))
-            except StoreError as error:
+            except StateUnavailable as error:
                 log.debug("There is no lock between processes: %s", error)
             yield
