@@ -21,7 +21,7 @@ from typing import Any, Final
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import clean
 
-__all__ = ["items", "pairs", "place", "text", "transaction_ids"]
+__all__ = ["CLASS", "items", "output", "pairs", "place", "text", "transaction_ids"]
 
 #: A transaction id is a UUID (contract, section 3.2).
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -31,6 +31,10 @@ _BRACKETS: Final = ("[]", "()", "{}")
 #: A Python object that Jinja has turned into text, such as ``LazyXComSequence([2 items])``.
 _RENDERED: Final = re.compile(r"[\[({]?<?[A-Za-z_][\w.]*( object at 0x|\().*[)>][\])}]?", re.DOTALL)
 _NONE: Final = "None"
+#: Stands for the class of each document in the path of an output.
+CLASS: Final = "{class}"
+#: What looks like a placeholder in it. The signs of Jinja are two braces.
+_PLACEHOLDER: Final = re.compile(r"(?<!\{)\{[^{}/]*\}(?!\})")
 _AS_OBJECT: Final = (
     "Pass a task's .output, or set render_template_as_native_obj=True on the DAG, so that the"
     " argument stays what it is"
@@ -145,6 +149,26 @@ def place(name: str, value: Any) -> Any:
     elif not (isinstance(value, (os.PathLike, bytes)) or _is_place(value)):
         raise _refused(name, value, "a path or URL is expected")
     return value
+
+
+def output(name: str, value: Any) -> Any:
+    """Return what names a folder for results, as :func:`place` does.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: A path, a URL or a path object. It may have the placeholder ``{class}`` in it.
+
+    Raises:
+        ConfigurationError: It is empty, missing or something else, or has another placeholder.
+    """
+    found = place(name, value)
+    for each in _PLACEHOLDER.findall(str(found)):
+        if each != CLASS:
+            raise ConfigurationError(
+                f"The {name} {str(found)!r} has the placeholder {each}",
+                hint=f"Nothing was sent. The only one is {CLASS}, the class of each document",
+            )
+    return found
 
 
 def pairs(name: str, value: Any) -> dict[str, str]:

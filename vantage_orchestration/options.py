@@ -45,7 +45,6 @@ __all__ = [
     "Document",
     "Fetching",
     "Flow",
-    "Judging",
     "Limits",
     "Options",
     "Parameters",
@@ -132,30 +131,25 @@ class Timed(Limits, total=False):
     timeout: Seconds
 
 
-class Judging(TypedDict, total=False):
-    """Options of what makes tables of results, and says which are good enough."""
+class Fetching(Parallel, total=False):
+    """Options of what fetches results, makes tables of them, and judges them."""
 
+    result_types: Texts
     tables: TableFormat | None
     date_format: str | list[str] | None
     day_first: bool | None
     decimal: Literal[".", ","] | None
     min_confidence: float | dict[str, float] | None
     required_fields: Texts
+    fail_on_rule_errors: bool
     on_low_quality: OnLowQuality
-    on_failed: OnFailed
     quarantine_path: str | None
 
 
-class Fetching(Parallel, total=False):
-    """Options of what fetches results that may belong to others."""
-
-    result_types: Texts
-    fail_on_rule_errors: bool
-
-
-class Collecting(Fetching, Judging, total=False):
+class Collecting(Fetching, total=False):
     """Options of what fetches results of its own transactions."""
 
+    on_failed: OnFailed
     delete_after: bool
 
 

@@ -21,6 +21,8 @@ from vantage_orchestration.completed import fetching
 from vantage_orchestration.completed.fetching import Fetched, fetch_due
 from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.inbox import Consumer, Inbox
+from vantage_orchestration.options import Options
+from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 
@@ -63,7 +65,8 @@ class Case:
         wanted = options.pop("wanted", {})
         output = options.pop("output", self.output)
         consumer = self.consumer(name, **wanted)
-        return fetch_due(self.client, consumer, output, run=run, label="run", **options)
+        chosen = Options(**options)
+        return fetch_due(self.client, consumer, output, run=run, label="run", options=chosen)
 
     def got(self, run: str, name: str = "dag.fetch", **options: Any) -> list[str]:
         """Return the ids that a run has fetched; all of their results have landed."""
@@ -238,6 +241,29 @@ def test_killed_at_every_step(local: Case, monkeypatch: pytest.MonkeyPatch) -> N
             break
         steps += 1
     assert steps > 15
+
+
+def test_each_run_has_tables_and_findings_of_its_own(local: Case) -> None:
+    """Of several skills, each with the types of its own fields."""
+    local.inbox = Inbox(local.client, local.output, None, clock=local.now)
+    settings = {"tables": "parquet", "required_fields": ["Nothing"], "on_low_quality": "flag"}
+    totals = []
+    for run, skills in (("1", ["Invoice", "Receipt"]), ("2", ["Invoice"])):
+        ids = {skill: local.control.receive_many(2, skill) for skill in skills}
+        place = local.fetch(run, **settings).place
+        opened = Manifest.open(str(place))
+        for skill in skills:
+            rows = list(opened.rows(skill=skill))
+            assert {row["transaction_id"] for row in rows} == set(ids[skill])
+            assert {row["skill"] for row in rows} == {skill}
+        columns = {(each.skill, each.name): each.columns for each in opened.written_tables}
+        for skill in skills:
+            assert columns[skill, "documents"][f"{skill} Date"] == "date32[day]"
+        assert opened.pages_by_skill == dict.fromkeys(skills, 2)
+        assert opened.counts["low_quality"] == 2 * len(skills)
+        totals.append({each.path for each in opened.written_tables})
+    assert not totals[0] & totals[1], "the second run leaves the tables of the first"
+    assert len(local.output.child("tables").files("*/Invoice/documents.parquet")) == 2
 
 
 def test_two_runs_at_once(local: Case) -> None:

@@ -19,7 +19,7 @@ from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
 from vantage_orchestration.tables import AppliedSkills, ValueFormat, write_tables
 
-PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process"})
+PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process", "skills": [{"id": INVOICE.id}]})
 
 
 def manifest_of(results: Results, *, written: str | None = None, **more: Any) -> Path:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from pdfs import make_invoice
+from pypdf import PdfWriter
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, LowQuality, TransactionFailed
 from vantage_orchestration.options import Options
-from vantage_orchestration.processing.files import files_of
+from vantage_orchestration.processing.files import check_quarantine, files_of
 from vantage_orchestration.processing.job import begin, download, finish, submit_files
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
@@ -105,6 +106,11 @@ def test_several_documents_of_a_transaction_know_their_files(
     assert {row["skill"] for row in rows} == {"Invoice"}
     assert result_of(manifest, output)["by_class"] == {"Invoice": 3}
     assert result_of(manifest, output)["pages_by_class"] == {"Invoice": 6}
+    names = {each.id: each.name for each in client.list_skills()}
+    assert result_of(manifest, output)["pages_by_skill"] == {names[PROCESS]: 6}
+    ids = [entry.transaction_id for entry in manifest.transactions]
+    fetched = download(client, ids, output.child("again"), Options())
+    assert fetched.pages_by_skill == {names[PROCESS]: 6}
 
 
 LOW = {"min_confidence": {"Invoice Number": 97}, "required_fields": ["No such field"]}
@@ -208,6 +214,64 @@ def test_too_many_pages_are_refused_before_anything_is_sent(
     with pytest.raises(ConfigurationError, match="1 files have 1 pages and 6 of earlier tries"):
         run(client, folder, output, skill, max_pages=6)
     assert len(sandbox.control.transactions()) == 3
+
+
+def test_pages_that_can_not_be_counted_are_told_and_count_as_one(
+    client: VantageClient, skill: str, folder: Path, output: Location, caplog: Any
+) -> None:
+    writer = PdfWriter(clone_from=folder / "3.pdf")
+    writer.encrypt("a password", algorithm="AES-256")
+    writer.write(folder / "3.pdf")
+    (folder / "2.pdf").write_bytes((folder / "2.pdf").read_bytes()[:200])
+    (folder / "scan.tiff").write_bytes(b"II*\0 a scan")
+    files = Location.of(folder).files("*")
+    with pytest.raises(ConfigurationError, match="4 files have 4 pages"):
+        begin(client, files, output, TaskKey("t"), skill, Options(max_pages=3), token="t.-1")
+    assert "The pages of '2.pdf', '3.pdf' can't be counted" in caplog.text
+    begin(client, files, output, TaskKey("t"), skill, Options(max_pages=4), token="t.-1")
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("in", "holds the input"),
+        ("in/", "holds the input"),
+        (".", "holds the input"),
+        ("link", "holds the input"),
+        ("out", "is the output folder"),
+        ("out/aside", "is the output folder .* or lies in it"),
+        ("in/1.pdf", "is a file"),
+        ("in/below", None),
+        ("in2", None),
+    ],
+)
+def test_a_quarantine_in_the_way_of_others_is_refused(
+    client: VantageClient,
+    sandbox: Any,
+    skill: str,
+    folder: Path,
+    output: Location,
+    place: str,
+    problem: str | None,
+) -> None:
+    (folder.parent / "link").symlink_to(folder)
+    chosen = Options(quarantine_path=f"{folder.parent}/{place}")
+    files = Location.of(folder).files("**/*.pdf")
+    if problem is None:
+        begin(client, files, output, TaskKey("t"), skill, chosen, token="t.-1")
+        return
+    with pytest.raises(ConfigurationError, match=problem):
+        begin(client, files, output, TaskKey("t"), skill, chosen, token="t.-1")
+    assert sandbox.control.transactions() == []
+
+
+def test_what_is_fetched_or_lies_in_a_store_has_no_quarantine_in_the_output(
+    client: VantageClient,
+) -> None:
+    chosen = Options(quarantine_path="memory://results/out/aside")
+    with pytest.raises(ConfigurationError, match="lies in it"):
+        download(client, [], Location.of("memory://results/out"), chosen)
+    check_quarantine("memory://results/out2", Location.of("memory://results/out"))
 
 
 def test_results_that_are_downloaded_get_tables_too(

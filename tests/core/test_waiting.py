@@ -271,7 +271,11 @@ def test_state_is_json_and_holds_nothing_else() -> None:
         "deadline": BEGIN + 3600,
         "left": None,
         "timed_out": None,
+        "files": {},
     }
+    wait.files["a"] = "'a.pdf'"
+    state = json.loads(json.dumps(wait.to_json()))
+    assert state["files"] == {"a": "'a.pdf'"}
     assert Wait.from_json(state, BEGIN + 7).to_json() == state
 
 
@@ -500,8 +504,9 @@ class TestDrivers:
         name = world.running(0, review=True)
         world.clock.at[100] = lambda: world.control.finish_review(name)
         world.wait(way, name)
-        assert f"Transaction {name}: Processing, waiting for manual review" in caplog.text
-        assert f"Transaction {name}: Processed" in caplog.text
+        one = f"Transaction {name} ('scan.pdf')"
+        assert f"{one}: Processing, waiting for manual review" in caplog.text
+        assert f"{one}: Processed" in caplog.text
         secrets = world.control.issued_secrets()
         assert len(secrets) > 1
         assert not [each for each in secrets if each in caplog.text]

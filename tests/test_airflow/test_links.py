@@ -166,7 +166,8 @@ def case(
 
 def rows_of(page: requests.Response) -> list[tuple[str, str, bool]]:
     """Return id, status and whether there is a button, of each row."""
-    found = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(.*?)</td></tr>", page.text)
+    row = r"<tr><td>(?:[^<]*<br>)?<code>([^<]*)</code></td><td>([^<]*).*<td>(.*?)</td></tr>"
+    found = re.findall(row, page.text)
     return [(each, status, "<button>" in review) for each, status, review in found]
 
 
@@ -296,8 +297,13 @@ def test_page(case: Case) -> None:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}'" in policy
     assert "accessToken" not in page.text
+    # It loads itself again until nothing changes any more.
+    assert '<meta http-equiv="refresh" content="20">' in page.text
+    (name,) = [f["name"] for f in case.sandbox.control.transaction(waiting)["files"]]
+    assert f"<td>&#39;{name}&#39;<br><code>{waiting}</code></td>" in page.text
     case.sandbox.control.finish_review(waiting)
     case.until(lambda page: rows_of(page)[1] == (waiting, "Processed", False))
+    assert "http-equiv" not in case.get().text
 
 
 def test_review(case: Case) -> None:

@@ -119,7 +119,9 @@ class Scene:
             (source,), (document,) = entry["sources"], entry["documents"]
             assert len(document["files"]) == types
             for file in document["files"]:
-                data = (place / entry["folder"] / file["path"]).read_bytes()
+                data = (
+                    place / (document.get("folder") or entry["folder"]) / file["path"]
+                ).read_bytes()
                 assert hashlib.sha256(data).hexdigest() == file["sha256"]
                 if file["type"] == "FieldsJson":
                     sent = hashlib.sha256((self.folder / source["name"]).read_bytes()).hexdigest()
@@ -194,6 +196,7 @@ def counts(**changes: int) -> dict[str, Any]:
         **found,
         "by_class": {"unclassified": found["documents"]},
         "pages_by_class": {"unclassified": found["pages"]},
+        "pages_by_skill": {"Invoice": found["pages"]},
     }
 
 
@@ -242,6 +245,20 @@ def test_deferred(scene: Scene, first: Phase) -> None:
     events = scene.airflow("inside_links.asset_events", run_id=RUN)
     assert events == {"x-operators://results": result}
     (transaction,) = first.of("deferred-1")
+    line = f"2 documents with 2 pages of 2 transactions in {scene.output / 'deferred'}"
+    assert f"{line}; pages by skill: Invoice 2" in scene.log("deferred")
+    assert "Waiting in the triggerer: 0 of 2 transactions have ended" in scene.log("deferred")
+    assert f"Started transaction {transaction['id']} for 'deferred-1.pdf'" in scene.log("deferred")
+    noted = first.xcoms["deferred[-1]"]["abbyy_vantage"]
+    assert noted["details"][transaction["id"]] == {
+        "files": "'deferred-1.pdf'",
+        "pages": 1,
+        "rules": 0,
+        "folder": "deferred-1.pdf",
+    }
+    pages = "2; pages by skill: Invoice 2"
+    assert (noted["results"], noted["pages"]) == (str(scene.output / "deferred"), pages)
+    assert noted["over"]
     assert transaction["registration_parameters"]["Batch"] == RUN
     assert transaction["skill_parameters"]["Note"] == "deferred"
 
@@ -255,6 +272,13 @@ def test_in_the_worker(scene: Scene, first: Phase) -> None:
         **counts(transactions=1, documents=1, files=1, pages=1, in_review=1, pending=1),
     }
     assert scene.log("in_worker").count("told of 1 reviews") == 1
+    (reviewed,) = first.of("in_worker-2")
+    review = f"1 transaction waits for a manual review: {reviewed['id']} ('in_worker-2.pdf')"
+    assert review in scene.log("in_worker")
+    assert "('in_worker-1.pdf'): Processed; 1 of 2 transactions have ended" in scene.log(
+        "in_worker"
+    )
+    assert "1 in review: 'in_worker-2.pdf'" in scene.log("in_worker")
 
 
 def test_review_is_waited_for(scene: Scene, first: Phase) -> None:
@@ -334,10 +358,12 @@ def test_deleted_after(scene: Scene, first: Phase, second: Phase) -> None:
     assert first.tasks["deletes[-1]"] == ["success", 1]
     assert [each["deleted"] for each in first.of("deletes-1")] == [True]
     assert scene.landed("deletes") == ["deletes-1"]
+    assert (scene.output / "deletes" / "unclassified" / "deletes-1.pdf" / "1").is_dir()
     # What has landed is not sent again when the task is cleared, though the service has forgotten.
     assert second.tasks["deletes[-1]"] == ["success", 2]
     assert not second.of("deletes-1")
     assert second.result("deletes") == first.result("deletes")
+    assert "; 1 found from an earlier try" in scene.log("deletes")
     assert {each["id"] for each in first.transactions if each["deleted"]} == {
         each["id"] for name in ("deletes-1", "steps-1", "steps-2") for each in first.of(name)
     }
@@ -353,7 +379,7 @@ def test_failed_transaction(scene: Scene, first: Phase, second: Phase) -> None:
     assert scene.landed("failing") == ["failing-1"]
     (entry,) = manifest["failed"]
     assert "can't be opened" in entry["error"] or "Unknown format" in entry["error"]
-    assert entry["error"] in scene.log("failing")
+    assert f"1 failed: 'failing-2.pdf' ({entry['error']})" in scene.log("failing")
     # The next try sends that one, and nothing else.
     assert second.tasks["failing[-1]"] == ["failed", 2]
     assert (second.starts("failing-1"), second.starts("failing-2")) == (1, 2)
@@ -374,6 +400,8 @@ def test_mapped_tasks_with_one_output(scene: Scene, first: Phase) -> None:
         (2, "The skill is empty"),
         (3, "10 registration parameters were given; 9 can be"),
         (4, "Did you mean 'FieldsJson'?"),
+        (5, "holds the input"),
+        (6, "has the placeholder {skill}"),
     ],
 )
 def test_refused_before_anything_is_sent(
@@ -393,6 +421,9 @@ def test_steps_one_by_one(scene: Scene, first: Phase) -> None:
     assert [list(each["statuses"]) for each in waits] == [ids, ids]
     assert scene.landed("download") == ["steps-1", "steps-2"]
     assert (scene.output / "download" / ids[0] / "manifest.json").exists()
+    assert (scene.output / "download" / "unclassified" / ids[0] / "1").is_dir()
+    assert "2 of 2 transactions have ended" in scene.log("sense")
+    assert "2 files in 2 transactions" in scene.log("steps")
     assert first.result("download") == {
         "manifest": str(scene.output / "download" / "manifest.json"),
         **counts(),

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,9 +25,19 @@ from vantage_orchestration.airflow.pages.service import (
     Row,
     TransactionService,
 )
+from vantage_orchestration.airflow.record import Details, Record, record_of_job, record_of_wait
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.processing.manifest import (
+    DocumentEntry,
+    Manifest,
+    SourceEntry,
+    TransactionManifest,
+    UnfinishedEntry,
+)
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.status import Status
 from vantage_orchestration.token import source
+from vantage_orchestration.waiting import Observation, Wait, WaitRules
 
 LINE = ConnectionKey("vantage")
 
@@ -92,7 +104,9 @@ def test_all_readers_share_each_answer(
         return [*first, await one.look(LINE, ids[3:])]
 
     found = asyncio.run(read())
-    assert found[0].rows == tuple(Row(each, "Processed") for each in ids)
+    assert [(row.transaction_id, row.status) for row in found[0].rows] == [
+        (each, "Processed") for each in ids
+    ]
     assert {len(each.rows) for each in found} == {12, 5, 9}
     assert sandbox.control.count("GET", "/transactions/") == 12
     assert sandbox.control.count("POST", "/connect/token") == 1
@@ -329,9 +343,81 @@ def test_where_a_review_may_lead(base: str, links: dict[str, bool]) -> None:
 
 def test_nothing_in_a_page_is_markup_of_others() -> None:
     evil = "<script>'\"&</script>"
-    found = Overview((Row(evil, evil, waits=False), Row(evil, "x", waits=True)), 1, 2, evil)
+    more = Details(files=evil, classes=evil, reason=evil, folder=evil, rules=1, deadline=0.0)
+    rows = (Row(evil, evil, rules=(evil,), details=more), Row(evil, "x", waits=True))
+    found = Overview(rows, 1, 2, evil)
     text = html.overview({evil: evil}, found, path="/p", back="/b", may_review=True)
     text += html.message(evil, evil, link=("/x", evil))
     assert "<script" not in text
-    assert text.count("&lt;script&gt;&#39;&#34;&amp;&lt;/script&gt;") >= 8
+    assert text.count("&lt;script&gt;&#39;&#34;&amp;&lt;/script&gt;") >= 13
     assert "/p/transactions/%3Cscript%3E%27%22%26%3C%2Fscript%3E/review" in text
+
+
+ONE, TWO = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f", "1d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
+
+
+def test_what_a_task_has_noted_is_shown_where_the_service_says_nothing() -> None:
+    rules = WaitRules(60, 86_400, poke_interval=1, max_poke_interval=1)
+    wait = Wait([ONE, TWO], rules, 0.0, files={ONE: "'a.pdf'"})
+    wait.note([Observation(TWO, Status.PROCESSING, in_review=True, files="'b.pdf'")], 0.0)
+    record = Record.read(json.dumps(record_of_wait(wait).to_json()))
+    found = Overview((Row(TWO, Status.PROCESSING, waits=True), Row(ONE, Status.GONE)), 1, 1)
+    text = page_of(found, record)
+    assert f"<td>&#39;b.pdf&#39;<br><code>{TWO}</code></td>" in text
+    assert "<small>until 1970-01-02 00:00 UTC</small>" in text
+    assert 'http-equiv="refresh"' in text
+    documents = (
+        DocumentEntry("d", {"name": "Invoice"}, ({"type": "r", "message": "m"},), ()),
+        DocumentEntry("e", {"name": "Receipt"}, (), (), folder="Receipt/a.pdf"),
+    )
+    sources = (SourceEntry("a.pdf", "a.pdf"),)
+    entry = TransactionManifest(ONE, None, "Processed", None, 3, sources, documents, "a.pdf")
+    failed = UnfinishedEntry(TWO, "Failed", error="The file is empty", sources=sources)
+    job = record_of_job(Manifest(None, None, (entry,), (), (failed,)), "s3://bucket/out")
+    record = Record.read(job.to_json())
+    text = page_of(Overview((Row(TWO, Status.GONE), Row(ONE, Status.GONE)), 1, 1), record)
+    for each in ("Invoice, Receipt", "<td>3</td>", "1 broken rule<", "The file is empty"):
+        assert each in text
+    assert "a.pdf, Receipt/a.pdf" in text
+    assert "http-equiv" not in text
+    assert record.results == "s3://bucket/out"
+
+
+def page_of(found: Overview, record: Record) -> str:
+    """Return the page as the API server makes it."""
+    return html.overview(
+        {},
+        found.with_notes(record),
+        path="/p",
+        back="/b",
+        may_review=True,
+        refresh=not found.is_over(record),
+    )
+
+
+def test_pages_of_many_load_again_until_the_task_says_that_it_is_over() -> None:
+    found = Overview((Row(ONE, Status.PROCESSED),), 1, 2)
+    assert not found.is_over(Record((ONE, TWO)))
+    assert found.is_over(Record((ONE, TWO), over=True))
+    assert not replace(found, pages=1, rows=(Row(ONE, None),)).is_over(Record((ONE,), over=True))
+    many = {str(n): Details(files="x") for n in range(2000)}
+    assert len(Record(tuple(many), many).to_json()["details"]) == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "[",
+        {"transaction_ids": "x"},
+        {"transaction_ids": [5]},
+        {"transaction_ids": [ONE], "details": [1], "results": 5, "over": "yes"},
+        {"transaction_ids": [ONE], "details": {ONE: {"pages": "3", "deadline": 1e300}}},
+        {"transaction_ids": [ONE], "details": {ONE: {"files": ["a"], "rules": True}}},
+        {"transaction_ids": [ONE], "details": {ONE: "x"}},
+    ],
+)
+def test_what_users_have_written_into_the_note_is_passed_over(value: Any) -> None:
+    record = Record.read(value)
+    assert record.of(ONE) == Details()
+    assert (record.results, record.over) == ("", False)

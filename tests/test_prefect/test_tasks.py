@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import transaction
+from test_prefect.seen import artifacts
 
 from vantage_orchestration.errors import (
     ConfigurationError,
@@ -38,6 +40,7 @@ from vantage_orchestration.prefect import (
     tasks,
     undo,
 )
+from vantage_orchestration.prefect.artifacts import DOCUMENTS_KEY
 from vantage_orchestration.prefect.tasks import (
     delete_transactions,
     download_results,
@@ -501,6 +504,61 @@ def test_broken_rules(case: Case) -> None:
     assert above()["rule_errors"] == 1
     with pytest.raises(RulesBroken, match=r"manifest\.json"):
         above(fail_on_rule_errors=True)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What tasks say in the logs of their runs."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+
+
+def test_what_a_run_says_and_shows(case: Case, lines: list[str]) -> None:
+    """Of a review, a failure and results; a later run finds the folders of the classes."""
+    case.add("r.pdf", extra_lines=["Manual review required"])
+    (case.folder / "x.pdf").write_bytes(b"no PDF at all")
+    runs: list[str] = []
+
+    @flow
+    def above() -> Any:
+        runs.append(str(FlowRunContext.get().flow_run.id))
+        settings: dict[str, Any] = {"on_review": "return", "on_failed": "return"}
+        output = str(case.output / "{class}")
+        return process_documents(case.block, case.glob, output, "Invoice", **QUICK, **settings)
+
+    result = above()
+    manifest = Manifest.open(case.output)
+    assert result["manifest"] == str(case.output / "manifest.json")
+    assert result["pages_by_skill"] == {"Invoice": 3}
+    landed = case.output.glob("unclassified/*/1/*.json")
+    assert {path.parents[1].name for path in landed} == {"a.pdf", "b _1_.pdf", "c é.pdf"}
+    ids = {entry.sources[0].name: entry.transaction_id for entry in manifest.transactions}
+    (failed,), (pending,) = manifest.failed, manifest.pending
+    assert f"Started transaction {ids['a.pdf']} for 'a.pdf'" in lines
+    assert any(
+        each.startswith(f"Transaction {ids['a.pdf']} ('a.pdf'): Processed; ")
+        and "of 5 transactions have ended" in each
+        for each in lines
+    )
+    review = f"1 transaction waits for a manual review: {pending.transaction_id} ('r.pdf')"
+    assert review in lines
+    (last,) = [each for each in lines if each.startswith("3 documents with 3 pages of 3 tr")]
+    assert f"in {case.output}; pages by skill: Invoice 3;" in last
+    assert last.endswith(f"1 failed: 'x.pdf' ({failed.error}); 1 in review: 'r.pdf'")
+
+    (table,) = [each for each in artifacts(DOCUMENTS_KEY) if str(each.flow_run_id) == runs[0]]
+    rows = {row["File"]: row for row in json.loads(table.data)}
+    assert rows["`x.pdf`"]["Reason"].strip("`") in str(failed.error)
+    assert rows["`r.pdf`"]["Status"] == "In review"
+    assert rows["`a.pdf`"]["Pages"] == 1
+    assert rows["`a.pdf`"]["Results"] == "`unclassified/a.pdf`"
+    assert f"Results: `{case.output}`." in table.description
+    assert "pages by skill: `Invoice` 3" in table.description
 
 
 # ------------------------------------------------------------------ undo

@@ -46,9 +46,9 @@ def test_each_transaction_has_its_own_review_clock(
     told: list[tuple[float, tuple[str, ...]]] = []
     needs_person = job.Reporter.needs_person
 
-    def noted(self: Any, needed: Any) -> None:
+    def noted(self: Any, wait: Any, needed: Any) -> None:
         told.append((clock.elapsed, needed.transaction_ids))
-        needs_person(self, needed)
+        needs_person(self, wait, needed)
 
     monkeypatch.setattr(job.Reporter, "needs_person", noted)
     if way == "task":

@@ -18,13 +18,13 @@ from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.errors import translating
 from vantage_orchestration.options import Options, checked, default_of, documented, names_of
 
-__all__ = ["ArgumentsMixin"]
+__all__ = ["ArgumentsMixin", "is_template"]
 
 _SIGNS: Final = ("{{", "{%", "{#")
 #: Arguments other than options, and how they are parsed.
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "inputs": arguments.items,
-    "output_path": arguments.place,
+    "output_path": arguments.output,
     "skill": arguments.text,
     "transaction_ids": lambda _, value: arguments.transaction_ids(value),
     CONN_NAME_ATTR: arguments.text,
@@ -76,8 +76,14 @@ class ArgumentsMixin:
         Raises:
             ConfigurationError: An option is invalid.
         """
+        given = {name: getattr(self, name) for name in _options_of(type(self))}
+        if given.get("quarantine_path") is not None:
+            from vantage_orchestration.airflow.storage import location_of
+
+            # Its URL may name a connection, as those of inputs and output do.
+            given["quarantine_path"] = location_of(given["quarantine_path"])
         with translating(translate):
-            return Options(**{name: getattr(self, name) for name in _options_of(type(self))})
+            return Options(**given)
 
     def _argument(self, name: str) -> Any:
         """Return an argument that is not an option, parsed and checked."""
@@ -107,7 +113,7 @@ def _checked(cls: type[ArgumentsMixin], given: Mapping[str, Any]) -> dict[str, A
     options = _options_of(cls)
     with translating(translate):
         for name, value in given.items():
-            if name in rendered and _is_template(value):
+            if name in rendered and is_template(value):
                 continue
             if name in options:
                 found[name] = checked(name, value)
@@ -118,13 +124,13 @@ def _checked(cls: type[ArgumentsMixin], given: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def _is_template(value: Any) -> bool:
+def is_template(value: Any) -> bool:
     """Return whether a value, or a part of it, is known only when the task runs."""
     if isinstance(value, str):
         return any(sign in value for sign in _SIGNS)
     if isinstance(value, Mapping):
-        return any(map(_is_template, (*value, *value.values())))
+        return any(map(is_template, (*value, *value.values())))
     if isinstance(value, (list, tuple, set, frozenset)):
-        return any(map(_is_template, value))
-    # An XComArg or a parameter of the Dag; Airflow also calls callables.
+        return any(map(is_template, value))
+    # An XComArg or a parameter of the Dag; Airflow also calls what can be called.
     return hasattr(value, "iter_references") or callable(value)

@@ -10,14 +10,14 @@ one from ABBYY Vantage when somebody opens the review.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
 
 from vantage_orchestration.airflow.compat import BaseXCom, conf
-from vantage_orchestration.text import read_json
+from vantage_orchestration.airflow.record import Record
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -31,10 +31,9 @@ __all__ = [
     "page_path",
     "page_url",
     "record_transactions",
-    "recorded_ids",
 ]
 
-#: Key of the XCom that :func:`recorded_ids` reads.
+#: Key of the XCom that holds a :class:`.record.Record`.
 RECORD_KEY: Final = "abbyy_vantage"
 #: Where the API server serves the pages.
 URL_PREFIX: Final = "/abbyy-vantage"
@@ -53,23 +52,6 @@ class TaskInstanceLike(Protocol):
     def map_index(self) -> int | None: ...
 
 
-def recorded_ids(value: Any) -> tuple[str, ...]:
-    """Return the transaction ids in the value of an XCom, an object or its JSON text.
-
-    Returns:
-        The ids, each once; empty if the XCom contains anything else.
-    """
-    if isinstance(value, str):
-        try:
-            value = read_json(value)
-        except ValueError:
-            return ()
-    ids = value.get("transaction_ids") if isinstance(value, Mapping) else None
-    if not isinstance(ids, list) or not all(isinstance(each, str) and each for each in ids):
-        return ()
-    return tuple(dict.fromkeys(ids))
-
-
 class VantageTransactionLink(BaseOperatorLink):
     """A task instance's button to the page about its transactions.
 
@@ -86,10 +68,10 @@ class VantageTransactionLink(BaseOperatorLink):
         Airflow calls this in the worker at the end of a try, and stores the result.
         """
         found = BaseXCom.get_value(ti_key=cast("Any", ti_key), key=RECORD_KEY)
-        return page_url(ti_key) if recorded_ids(found) else ""
+        return page_url(ti_key) if Record.read(found).transaction_ids else ""
 
 
-def record_transactions(context: Context, transaction_ids: Iterable[str]) -> None:
+def record_transactions(context: Context, record: Record | Iterable[str]) -> None:
     """Record the transactions of the running task for the link and its page.
 
     Call it as soon as they are known: Airflow itself pushes links only when a process of the task
@@ -98,12 +80,13 @@ def record_transactions(context: Context, transaction_ids: Iterable[str]) -> Non
 
     Args:
         context: Context of the running task.
-        transaction_ids: All transactions of the task.
+        record: All transactions of the task, with what is known of them; or their ids.
     """
     task: TaskInstanceLike = context["ti"]
-    ids = list(dict.fromkeys(transaction_ids))
-    _push(task, RECORD_KEY, {"transaction_ids": ids})
-    if ids:
+    if not isinstance(record, Record):
+        record = Record(tuple(dict.fromkeys(record)))
+    _push(task, RECORD_KEY, record.to_json())
+    if record.transaction_ids:
         _push(task, VantageTransactionLink().xcom_key, page_url(task))
 
 

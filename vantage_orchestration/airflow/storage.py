@@ -11,6 +11,7 @@ from vantage_orchestration.errors import ConfigurationError, translating
 
 if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
+    from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
 __all__ = ["inputs_of", "location_of", "output_of"]
@@ -37,18 +38,19 @@ def location_of(place: Any) -> Location:
         return Location.of(place)
 
 
-def output_of(place: Any) -> Location:
-    """Return a folder for results, as :func:`location_of` does.
+def output_of(place: Any) -> Output:
+    """Return where results go. See :mod:`vantage_orchestration.processing.routing`.
+
+    Args:
+        place: As for :func:`location_of`; it may have ``{class}`` in it.
 
     Raises:
-        ConfigurationError: It can't be used as one, see :func:`.processing.files.check_output`.
+        ConfigurationError: Results can't go there.
     """
-    from vantage_orchestration.processing.files import check_output
+    from vantage_orchestration.processing import routing
 
-    output = location_of(place)
     with translating(translate):
-        check_output(output)
-    return output
+        return routing.output_of(place, location_of)
 
 
 def inputs_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -77,9 +77,17 @@ class WaitingMixin:
 
     # -- how it waits
 
-    def _wait(self, context: Context, ids: Sequence[str]) -> Any:
-        """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`."""
-        return self._go_on(context, Wait(ids, self._rules(), time.time()))
+    def _wait(
+        self, context: Context, ids: Sequence[str], files: Mapping[str, str] | None = None
+    ) -> Any:
+        """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`.
+
+        Args:
+            context: Context of the task.
+            ids: Transactions.
+            files: Names of their files, as far as they are known, for the log.
+        """
+        return self._go_on(context, Wait(ids, self._rules(), time.time(), files=files))
 
     def _go_on(self, context: Context, wait: Wait) -> Any:
         answer = self._next(context, wait)
@@ -93,14 +101,15 @@ class WaitingMixin:
             self.hook.client,
             wait,
             skill_id=self._skill_if_known(),
-            on_people=lambda needed: self._needs_person(context, needed),
+            tell=lambda line: self.log.info("%s", line),
+            on_people=lambda needed: self._needs_person(context, wait, needed),
         )
         return self._ended(context, outcome)
 
     def _next(self, context: Context, wait: Wait) -> Any:
         """Return what to do next. If people are needed, notify them."""
         while isinstance(answer := wait.next(time.time()), PeopleNeeded):
-            self._needs_person(context, answer)
+            self._needs_person(context, wait, answer)
             wait.notified(answer)
         return answer
 
@@ -119,7 +128,7 @@ class WaitingMixin:
     def _defer(self, wait: Wait) -> NoReturn:
         from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
 
-        self.log.info("Waiting for %d transactions in the triggerer", len(wait.open))
+        self.log.info("Waiting in the triggerer: %s", wait.progress)
         self.defer(
             trigger=VantageTransactionsTrigger(
                 wait=wait.to_json(),
@@ -159,12 +168,14 @@ class WaitingMixin:
                 )
         return self._go_on(context, wait)
 
-    def _needs_person(self, context: Context, needed: PeopleNeeded) -> None:
+    def _needs_person(self, context: Context, wait: Wait, needed: PeopleNeeded) -> None:
+        from vantage_orchestration.airflow.links import record_transactions
         from vantage_orchestration.airflow.notifications import notify_review
+        from vantage_orchestration.airflow.record import record_of_wait
 
-        ids = needed.transaction_ids
-        self.log.info("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
-        notify_review(context, self.review_notifiers, ids, needed.until)
+        record_transactions(context, record_of_wait(wait))
+        self.log.info("%s", wait.words_of_people(needed))
+        notify_review(context, self.review_notifiers, needed.transaction_ids, needed.until)
 
 
 def check_outcome(outcome: Outcome, **options: Any) -> None:

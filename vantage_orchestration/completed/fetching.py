@@ -28,9 +28,10 @@ from vantage_orchestration.errors import (
     WaitTimeout,
     translated,
 )
-from vantage_orchestration.options import PARALLEL
+from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.files import check_quarantine
 from vantage_orchestration.processing.manifest import (
     Manifest,
     TransactionManifest,
@@ -38,8 +39,11 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.names import safe_name
 from vantage_orchestration.processing.outcome import numbers_of
+from vantage_orchestration.processing.skills import names_of_skills
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
+from vantage_orchestration.tables.job import complete
+from vantage_orchestration.tables.writing import TABLES
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -84,12 +88,13 @@ def fetch_due(
     *,
     run: str,
     label: str,
-    result_types: Collection[str] | None = None,
-    parallel: int = PARALLEL,
+    options: Options | None = None,
+    by_class: str | None = None,
 ) -> Fetched:
     """Fetch what is due, each transaction into a folder of ``output`` named by its id.
 
-    ``output`` also gets a manifest of the run. It names what all tries of the run have taken.
+    ``output`` also gets a manifest of the run, which names what all tries of the run have taken,
+    and the run's tables if the options ask for them.
 
     Args:
         client: Client.
@@ -97,8 +102,8 @@ def fetch_due(
         output: Folder for the results of all runs.
         run: Identifies the run, the same in each of its tries.
         label: Start of the manifest's name after ``manifest-``.
-        result_types: Types of result files, such as ``["FieldsJson"]``; None for all.
-        parallel: Number of transactions to fetch at the same time.
+        options: Options of the task; the defaults if None.
+        by_class: Folders of the classes, see :mod:`vantage_orchestration.processing.routing`.
 
     Returns:
         What was fetched. It is empty if nothing is due or another run is at work.
@@ -110,6 +115,8 @@ def fetch_due(
             retry can help is no longer due: it stays with this run, and clearing the run tries it
             again.
     """
+    options = options or Options()
+    check_quarantine(options.quarantine_path, output)
     with consumer.notes.lease(run) as lease:
         taken = consumer.notes.taken(run)
         if lease is None:
@@ -129,11 +136,11 @@ def fetch_due(
             consumer.settle()
             return Fetched(Manifest(None))
         consumer.notes.take(run, entries.items())
-        work = _Work(client, consumer, lease, output, run, items, dict(taken), result_types)
-        work.do(entries, parallel)
-        manifest = work.manifest()
-        name = f"manifest-{safe_name(label)}-{hashlib.sha256(run.encode()).hexdigest()[:8]}.json"
-        place = manifest.write(output, name)
+        work = _Work(client, consumer, lease, output, run, items, dict(taken), options, by_class)
+        work.do(entries)
+        name = f"{safe_name(label)}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+        manifest = complete(client, work.manifest(), output, options, tables_in=f"{TABLES}/{name}")
+        place = manifest.write(output, f"manifest-{name}.json")
         work.conclude()
     by_input = frozenset(
         name
@@ -155,7 +162,8 @@ class _Work:
         run: str,
         items: Mapping[str, ListedTransaction],
         taken: Collection[str],
-        result_types: Collection[str] | None,
+        options: Options,
+        by_class: str | None,
     ) -> None:
         self._client = client
         self._consumer = consumer
@@ -164,7 +172,9 @@ class _Work:
         self._run = run
         self._items = items
         self._taken = taken
-        self._types = result_types
+        self._options = options
+        self._by_class = by_class
+        self._earlier = 0
         self._landed: list[TransactionManifest] = []
         self._ended: list[UnfinishedEntry] = []
         self._failures: list[Exception] = []
@@ -174,12 +184,14 @@ class _Work:
         self._noted_at = time.monotonic()
         self._lock = threading.Lock()
 
-    def do(self, entries: Mapping[str, int], parallel: int) -> None:
+    def do(self, entries: Mapping[str, int]) -> None:
         """Fetch all transactions, several at a time, and note which have landed.
 
         One failure does not keep others from being fetched. After many in a row the cause is not a
         single transaction, and the rest is left to the next try.
         """
+
+        parallel = self._options.parallel
 
         def fetch(entry: Entry) -> None:
             if self._stopped:
@@ -203,6 +215,7 @@ class _Work:
         there = _landed_in(folder, name)
         if there is not None and name in self._taken:
             self._landed.append(there)
+            self._earlier += 1
             return
         try:
             # A landed transaction may have been deleted since.
@@ -220,9 +233,10 @@ class _Work:
                 transaction,
                 folder,
                 skill_id=item.skill_id if item else None,
-                result_types=self._types,
+                result_types=self._options.result_types or None,
                 page_count=item.page_count if item else None,
                 created_at=item.created_at if item else None,
+                by_class=self._by_class,
                 parallel=1,
             )
             self._landed.append(replace(entry, folder=name))
@@ -263,7 +277,16 @@ class _Work:
         landed_here = tuple(sorted(self._landed, key=lambda each: each.transaction_id))
         ended = tuple(sorted(self._ended, key=lambda each: each.transaction_id))
         skills = {each.skill_id for each in landed_here}
-        return Manifest(skills.pop() if len(skills) == 1 else None, None, landed_here, (), ended)
+        known = {each for each in skills if each is not None}
+        return Manifest(
+            skills.pop() if len(skills) == 1 else None,
+            None,
+            landed_here,
+            (),
+            ended,
+            skill_names=names_of_skills(self._client, known),
+            earlier=self._earlier,
+        )
 
     def conclude(self) -> None:
         """Raise the failures; if there are none, let the next poll start after this one."""

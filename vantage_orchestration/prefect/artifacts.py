@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artifacts that show a run's documents in Prefect's user interface.
 
-* a table of the documents: class, confidence and broken rules, never field values;
+* a table of the documents, which changes while they are processed: class, confidence, pages,
+  broken rules, why one failed, until when a review is waited for, and where results are; never
+  field values;
 * the progress of a batch;
 * a link for each transaction in review, as long as the review lasts. It leads to ABBYY Vantage,
   where the reviewer logs in. The service's own review link holds a token, and artifacts are stored
@@ -19,8 +21,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -29,6 +32,7 @@ from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.markdown import literal
 from vantage_orchestration.status import Status
+from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -37,11 +41,13 @@ if TYPE_CHECKING:
         TransactionManifest,
         UnfinishedEntry,
     )
+    from vantage_orchestration.waiting import Observation
 
 __all__ = [
     "DOCUMENTS_KEY",
     "PROGRESS_KEY",
     "BatchProgress",
+    "DocumentsTable",
     "review_began",
     "review_ended",
     "show_documents",
@@ -64,15 +70,91 @@ _UPDATE_EVERY: Final = 2.0
 _TOGETHER: Final = 100
 
 
-def show_documents(manifest: Manifest, *, key: str = DOCUMENTS_KEY) -> None:
-    """Show the documents of a job as a table artifact.
+def show_documents(manifest: Manifest, output: str = "", *, key: str = DOCUMENTS_KEY) -> None:
+    """Show the documents of a job that has ended, see :meth:`DocumentsTable.finish`."""
+    DocumentsTable(key=key).finish(manifest, output)
+
+
+class DocumentsTable:
+    """A table artifact of the documents of a job. Used by one thread at a time.
 
     Args:
-        manifest: Manifest of the job.
+        entries: Transactions of the job at its start. Without them there is no table before the
+            job has ended.
         key: Key of the artifact; tables of several runs with the same key become its versions.
             Characters that Prefect does not allow in a key become dashes.
+        clock: Steady seconds.
     """
-    rows = _rows(manifest)
+
+    def __init__(
+        self,
+        entries: Iterable[UnfinishedEntry] = (),
+        *,
+        key: str = DOCUMENTS_KEY,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._entries = {each.transaction_id: each for each in entries}
+        self._deadlines: dict[str, float] = {}
+        self._key = key
+        self._clock = clock
+        self._next = 0.0
+        self._id: UUID | None = None
+        if self._entries:
+            self._show_state()
+
+    def change(self, seen: Observation) -> None:
+        """Show what has become of a transaction. Cheap to call: not every change is sent at once.
+
+        The more rows there are, the seldomer it is sent. The last change always is.
+        """
+        name = seen.transaction_id
+        if name in self._entries:
+            status = seen.status.value
+            self._entries[name] = replace(
+                self._entries[name], status=status, in_review=seen.in_review
+            )
+            over = all(Status(each.status).is_terminal for each in self._entries.values())
+            if over or self._clock() >= self._next:
+                self._show_state()
+
+    def need_people(self, deadlines: Mapping[str, float]) -> None:
+        """Show until when reviews are waited for.
+
+        Args:
+            deadlines: Transaction id to seconds since the epoch.
+        """
+        self._deadlines.update(deadlines)
+        if self._entries:
+            self._show_state()
+
+    def _show_state(self) -> None:
+        entries = self._entries.values()
+        rows = [_unfinished(each, self._deadlines.get(each.transaction_id)) for each in entries]
+        ended = sum(Status(each.status).is_terminal for each in entries)
+        self._next = self._clock() + max(_UPDATE_EVERY, len(rows) / 100)
+        self._show(rows, f"ABBYY Vantage: {ended} of {len(rows)} transactions have ended.")
+
+    def finish(self, manifest: Manifest, output: str = "") -> None:
+        """Show what came of the job.
+
+        Args:
+            manifest: Manifest of the job.
+            output: Path or URL of its folder.
+        """
+        self._show(_rows(manifest), _words_of(manifest, output))
+
+    def _show(self, rows: Sequence[Mapping[str, Any]], text: str) -> None:
+        if len(rows) > _MOST_ROWS:
+            text += f" The first {_MOST_ROWS} rows; manifest.json has all {len(rows)}."
+        data = json.dumps(_without_empty(rows[:_MOST_ROWS]), allow_nan=False)
+        with _shown("the table of documents"):
+            if self._id is None:
+                self._id = _create("table", self._key, data, text)
+            else:
+                _update(self._id, data, text)
+
+
+def _words_of(manifest: Manifest, output: str) -> str:
     counts = manifest.counts
     parts = [
         f"{counts['documents']} documents from {counts['transactions']} transactions",
@@ -87,11 +169,14 @@ def show_documents(manifest: Manifest, *, key: str = DOCUMENTS_KEY) -> None:
         )
         if counts[name]
     ]
-    text = f"ABBYY Vantage: {', '.join(parts)}."
-    if len(rows) > _MOST_ROWS:
-        text += f" The first {_MOST_ROWS} rows; manifest.json has all {len(rows)}."
-    with _shown("the table of documents"):
-        _create("table", key, json.dumps(rows[:_MOST_ROWS], allow_nan=False), text)
+    for what, found in (
+        ("skill", manifest.pages_by_skill),
+        ("class", manifest.pages_by_class),
+    ):
+        pages = ", ".join(f"{literal(name)} {number}" for name, number in found.items())
+        parts += [f"pages by {what}: {pages}"] if pages else []
+    place = f" Results: {literal(output)}." if output else ""
+    return f"ABBYY Vantage: {', '.join(parts)}.{place}"
 
 
 class BatchProgress:
@@ -139,7 +224,12 @@ class BatchProgress:
 
 
 def review_began(
-    transaction_ids: Iterable[str], *, server: str, skill_id: str | None = None
+    transaction_ids: Iterable[str],
+    *,
+    server: str,
+    skill_id: str | None = None,
+    files: Mapping[str, str] | None = None,
+    deadlines: Mapping[str, float] | None = None,
 ) -> None:
     """Show that transactions need a review, and emit the event ``review`` for each.
 
@@ -149,15 +239,20 @@ def review_began(
         transaction_ids: Transactions that wait for a person now.
         server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
         skill_id: Their skill.
+        files: Names of their files, as far as they are known.
+        deadlines: When the run stops waiting for them, in seconds since the epoch.
     """
     names = list(dict.fromkeys(transaction_ids))
     with _shown("the reviews"):
         shown = _reviews(names)
         for name in names:
             if name not in shown:
+                of = f" of {literal(files[name])}" if files and name in files else ""
+                limit = (deadlines or {}).get(name)
+                by = f", by {_moment(limit)}" if limit is not None else ""
                 text = (
-                    f"A person must review the transaction {literal(name)} in ABBYY Vantage. This"
-                    " link disappears after the review."
+                    f"A person must review the transaction {literal(name)}{of} in ABBYY"
+                    f" Vantage{by}. This link disappears after the review."
                 )
                 link = f"[ABBYY Vantage]({quote(server, safe=_IN_ADDRESSES)})"
                 shown[name] = [_create("link", _review_key(name), link, text)]
@@ -199,8 +294,11 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
 def _rows(manifest: Manifest) -> list[dict[str, Any]]:
     # Documents that need attention come first.
     rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
-    rows += [row for each in manifest.transactions for row in _documents(each)]
-    # Not every skill classifies, and few documents break rules.
+    return rows + [row for each in manifest.transactions for row in _documents(each)]
+
+
+def _without_empty(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out columns without a value: not each skill classifies, and few rules are broken."""
     shown = [name for name in (rows or [{}])[0] if any(row[name] != "" for row in rows)]
     return [{name: row[name] for name in shown} for row in rows]
 
@@ -219,12 +317,17 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
             "Class": literal(found.get("name") or ""),
             "Confidence": _number(found.get("confidence")),
             "Sure": {True: "yes", False: "no"}.get(found.get("is_confident"), ""),  # type: ignore[arg-type]
+            # Pages are those of the transaction.
+            "Pages": _number(entry.pages) if number == 1 else "",
             "Broken rules": "; ".join(rules),
+            "Reason": "",
+            "Review until": "",
+            "Results": literal(folder) if (folder := document.folder or entry.folder) else "",
             "Transaction": literal(entry.transaction_id),
         }
 
 
-def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
+def _unfinished(entry: UnfinishedEntry, deadline: float | None = None) -> dict[str, Any]:
     return {
         "File": _files(entry.sources),
         "Document": "",
@@ -232,9 +335,19 @@ def _unfinished(entry: UnfinishedEntry) -> dict[str, Any]:
         "Class": "",
         "Confidence": "",
         "Sure": "",
+        "Pages": "",
         "Broken rules": "",
+        "Reason": literal(clean(entry.error)) if entry.error else "",
+        "Review until": _moment(deadline) if deadline is not None and entry.in_review else "",
+        "Results": "",
         "Transaction": literal(entry.transaction_id),
     }
+
+
+def _moment(seconds: float) -> str:
+    import pendulum
+
+    return pendulum.from_timestamp(seconds, tz="UTC").format("YYYY-MM-DD HH:mm [UTC]")
 
 
 def _files(sources: Sequence[SourceEntry]) -> str:

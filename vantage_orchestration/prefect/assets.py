@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from vantage_orchestration.processing.routing import fixed_part
 from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def results_asset(output: str | os.PathLike[str]) -> Asset:
     For your own tasks: ``@materialize(results_asset("s3://bucket/invoices"))``.
 
     Args:
-        output: Path or URL of the folder. Credentials before the host, and the query of a web
-            address, are dropped.
+        output: Path or URL of the folder. Credentials before the host, the query of a web address,
+            and the part from ``{class}`` on are dropped.
 
     Returns:
         An asset whose key is the folder's URL. Characters that Prefect does not allow in a key
@@ -64,7 +65,7 @@ def results_asset(output: str | os.PathLike[str]) -> Asset:
     """
     from prefect.assets import Asset, AssetProperties
 
-    url = StorageUrl.of(os.fspath(output)).url
+    url = StorageUrl.of(fixed_part(os.fspath(output))).url
     return Asset(key=_key(url), properties=AssetProperties(name=url))
 
 

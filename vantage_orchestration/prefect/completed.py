@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from vantage_orchestration import arguments
 from vantage_orchestration.options import Fetching, Options, takes
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.retries import RETRIES
@@ -54,7 +53,7 @@ def fetch_completed(
         credentials: The credentials block, or the name of a saved one.
         output_path: Folder for the results of all runs, a path or URL. Each transaction gets a
             subfolder named by its id. Each run that fetches something writes a
-            ``manifest-...json``.
+            ``manifest-...json``, and its tables into a subfolder of ``tables/``.
         skill: Id or exact name of the skill; None for all accessible skills.
         state_path: Folder for the record of fetched transactions, the same in each run. By default
             ``output_path``.
@@ -79,21 +78,24 @@ def fetch_completed(
     Raises:
         ValueError: An argument is invalid, or the block does not exist.
         TransactionFailed: A transaction was deleted before its results were fetched.
+        RulesBroken, LowQuality: Documents are not good enough, and ``on_low_quality`` is ``fail``.
         VantageError: Results could not be fetched; all others have landed.
     """
     from vantage_orchestration.completed.fetching import fetch_due
     from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
     from vantage_orchestration.prefect.events import emit_outcome
-    from vantage_orchestration.processing.outcome import check_rules
+    from vantage_orchestration.processing.outcome import check_quality
+    from vantage_orchestration.processing.routing import output_of
     from vantage_orchestration.processing.skills import skill_id_of
+    from vantage_orchestration.processing.summary import summary
     from vantage_orchestration.storage import Location
 
     wanted = CompletedFilter.of(tuple(statuses), include_api, since)
     if overlap < 0:
         raise ValueError(f"overlap is {overlap!r}; give a number of seconds")
     chosen = Options.of(**options)
-    output = Location.of(arguments.place("output_path", output_path))
+    output, by_class = output_of(output_path)
     state = output if state_path is None else Location.of(state_path)
     run, flow, label = _running()
     with load_credentials(credentials).get_client() as client:
@@ -105,16 +107,15 @@ def fetch_completed(
             output,
             run=run,
             label=label,
-            result_types=chosen.result_types or None,
-            parallel=chosen.parallel,
+            options=chosen,
+            by_class=by_class,
         )
         if fetched.place is not None:
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
     result = fetched.result
-    get_run_logger().info("Fetched %d ABBYY Vantage transactions", result["transactions"])
-    if chosen.fail_on_rule_errors:
-        check_rules(fetched.manifest, str(result["manifest"]))
+    get_run_logger().info(summary(fetched.manifest, output.url))
+    check_quality(fetched.manifest, str(result["manifest"]), chosen)
     return result
 
 

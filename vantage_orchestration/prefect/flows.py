@@ -22,7 +22,6 @@ from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.reviews import check_can_suspend, suspend_for_review
 from vantage_orchestration.processing.files import Folder
 from vantage_orchestration.processing.manifest import Manifest
-from vantage_orchestration.storage import Location
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +45,8 @@ def process_documents(
 
     Args:
         inputs: Path, glob or URL of any store that fsspec supports, or several.
-        output_path: Folder for the results, a path or URL. It belongs to this run alone.
+        output_path: Folder for the results, a path or URL. It belongs to this run alone. {class}
+            at its end gives each class of documents a folder of its own.
         skill: Id or exact name of the skill.
         credentials: Name of the saved "ABBYY Vantage Credentials" block.
         on_review: What to do when a person is needed. wait: wait. return: return without those
@@ -110,8 +110,7 @@ def _process(
     in_task: OnReview = "return" if on_review == "suspend" else on_review
     result = process(credentials, inputs, output_path, skill, on_review=in_task, **options)
     if on_review == "suspend" and result["in_review"]:
-        manifest = Manifest.load(Location.of(output_path))
-        pending = manifest.pending if manifest is not None else ()
+        pending = Manifest.open(result["manifest"]).pending
         ids = [each.transaction_id for each in pending if each.in_review]
         # This does not return: the resumed run begins at its first line and finds its transactions.
         limit = Options.of(**options).review_timeout

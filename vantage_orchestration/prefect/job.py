@@ -13,12 +13,20 @@ from vantage_orchestration import arguments
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.processing.summary import (
+    files_by_id,
+    lines_of_start,
+    summary,
+    summary_of_wait,
+)
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
+    from vantage_orchestration.prefect.artifacts import DocumentsTable
     from vantage_orchestration.prefect.credentials import VantageCredentials
+    from vantage_orchestration.processing.job import Part
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import (
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
         Outcome,
         PeopleNeeded,
         SharedPoller,
+        Wait,
         WaitRules,
     )
 
@@ -178,25 +187,41 @@ class Reporter:
         self._skill_id = skill_id
         self._log = log
         self._ended: set[str] = set()
+        self._files: dict[str, str] = {}
         self._active = in_run()
         self._reviews = again
         self._progress: Any = None
+        self._table: DocumentsTable | None = None
         if self._active and len(ids) > 1:
             from vantage_orchestration.prefect.artifacts import BatchProgress
 
             self._progress = BatchProgress(len(ids))
 
-    def started(self, ids: Sequence[str], *, new: bool = False) -> None:
+    def started(self, parts: Sequence[Part], *, shown: bool = False) -> None:
         """Report that transactions were started, by this try or an earlier one.
 
         Args:
-            ids: Transactions.
-            new: Whether this try has just created all of them.
+            parts: Transactions of a job.
+            shown: Whether a table of them is shown from now on, until :meth:`finished`.
         """
+        self._files = files_by_id(parts)
+        for line in lines_of_start(parts):
+            self._log("%s", line)
+        ids = [part.transaction_id for part in parts if not part.landed]
+        new = not any(part.earlier for part in parts)
         if self._active and ids:
             from vantage_orchestration.prefect.events import emit_submitted
 
             emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
+        if self._active and ids and shown:
+            from vantage_orchestration.prefect.artifacts import DocumentsTable
+            from vantage_orchestration.processing.manifest import UnfinishedEntry
+
+            self._table = DocumentsTable(
+                UnfinishedEntry(each.transaction_id, Status.PROCESSING.value, sources=each.sources)
+                for each in parts
+                if not each.landed
+            )
 
     def wait(self, ids: Sequence[str], rules: WaitRules) -> Outcome:
         """Wait for transactions and report changes. It blocks.
@@ -205,14 +230,15 @@ class Reporter:
             ids: Transactions.
             rules: Limits and polling intervals.
         """
-        from vantage_orchestration.waiting import Wait, wait_here
+        from vantage_orchestration.waiting import wait_here
 
         return wait_here(
             self._client,
-            Wait(ids, rules, time.time()),
+            wait := self._wait(ids, rules),
             skill_id=self._skill_id,
+            tell=lambda line: self._log("%s", line),
             on_change=self.changed,
-            on_people=self.needs_person,
+            on_people=lambda needed: self.needs_person(wait, needed),
         )
 
     async def wait_in_loop(
@@ -227,35 +253,53 @@ class Reporter:
         """
         import anyio.to_thread
 
-        from vantage_orchestration.waiting import PeopleNeeded, Wait, wait_in_loop
+        from vantage_orchestration.waiting import PeopleNeeded, wait_in_loop
 
-        wait = Wait(ids, rules, time.time())
+        wait = self._wait(ids, rules)
         while True:
             answer = await wait_in_loop(
-                poller, wait, skill_id=self._skill_id, on_change=self.changed
+                poller,
+                wait,
+                skill_id=self._skill_id,
+                tell=lambda line: self._log("%s", line),
+                on_change=self.changed,
             )
             if not isinstance(answer, PeopleNeeded):
                 return answer.outcome
-            await anyio.to_thread.run_sync(self.needs_person, answer)
+            await anyio.to_thread.run_sync(self.needs_person, wait, answer)
             wait.notified(answer)
+
+    def _wait(self, ids: Sequence[str], rules: WaitRules) -> Wait:
+        from vantage_orchestration.waiting import Wait
+
+        return Wait(ids, rules, time.time(), files=self._files)
 
     def changed(self, seen: Observation) -> None:
         """Report one change."""
-        self._log("%s", seen)
+        if self._table is not None:
+            self._table.change(seen)
         if seen.ended:
             self._ended.add(seen.transaction_id)
             if self._progress is not None:
                 self._progress.update(len(self._ended))
 
-    def needs_person(self, needed: PeopleNeeded) -> None:
+    def needs_person(self, wait: Wait, needed: PeopleNeeded) -> None:
         """Report that a person must review transactions."""
         ids = needed.transaction_ids
-        self._log("%d transactions wait for a manual review: %s", len(ids), ", ".join(ids))
+        self._log("%s", wait.words_of_people(needed))
         self._reviews = True
         if self._active:
             from vantage_orchestration.prefect.artifacts import review_began
 
-            review_began(ids, server=self._server, skill_id=self._skill_id)
+            review_began(
+                ids,
+                server=self._server,
+                skill_id=self._skill_id,
+                files=wait.files,
+                deadlines=wait.review_deadlines,
+            )
+            if self._table is not None:
+                self._table.need_people(wait.review_deadlines)
 
     def ended(self, outcome: Outcome, *, processed: bool = True) -> None:
         """Report how the wait ended, where no job with a manifest reports more.
@@ -264,6 +308,7 @@ class Reporter:
             outcome: The outcome.
             processed: Whether to report transactions with results; downloading them reports more.
         """
+        self._log("%s", summary_of_wait(outcome))
         over = [each for each in outcome.statuses if each not in outcome.in_review]
         self._reviewed(over)
         if self._active:
@@ -288,16 +333,22 @@ class Reporter:
 
             review_ended(ids)
 
-    def finished(self, manifest: Manifest) -> None:
-        """Report the results of a job."""
+    def finished(self, manifest: Manifest, output: Location) -> None:
+        """Report the results of a job.
+
+        Args:
+            manifest: Its manifest.
+            output: Its folder.
+        """
+        self._log("%s", summary(manifest, output.url))
         if self._active:
-            from vantage_orchestration.prefect.artifacts import show_documents
+            from vantage_orchestration.prefect.artifacts import DocumentsTable
             from vantage_orchestration.prefect.events import emit_outcome
 
             over = [each.transaction_id for each in manifest.transactions]
             self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
             emit_outcome(manifest, server=self._server)
-            show_documents(manifest)
+            (self._table or DocumentsTable()).finish(manifest, output.url)
 
 
 @dataclass(frozen=True, slots=True)

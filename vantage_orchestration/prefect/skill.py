@@ -35,6 +35,7 @@ from vantage_orchestration.processing.outcome import (
     outcome_of,
     result_of,
 )
+from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             VantageError: A request failed. The next try continues.
         """
         from vantage_orchestration.prefect.job import Caller, Reporter
-        from vantage_orchestration.processing.job import submit_files
+        from vantage_orchestration.processing.job import Part, submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
         options = self._options()
@@ -158,9 +159,8 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
                 most=1,
                 resend_failed=caller.resend_failed,
             )
-            ids = [submitted.transaction_id]
-            Reporter(client, skill_id, self.logger.info).started(ids, new=not submitted.resumed)
-        return self.transaction(ids[0])
+            Reporter(client, skill_id, self.logger.info).started([Part.of(submitted)])
+        return self.transaction(submitted.transaction_id)
 
     async def atrigger(self, documents: Any) -> VantageTransaction:
         """Send a document as :meth:`trigger` does, without blocking the event loop."""
@@ -329,11 +329,13 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: It has not ended yet.
         """
         from vantage_orchestration.processing.job import download
-        from vantage_orchestration.storage import Location
+        from vantage_orchestration.processing.routing import output_of
 
-        output = Location.of(arguments.place("output_path", output_path))
+        output, by_class = output_of(output_path)
+        ids = [self.transaction_id]
         with self._client() as client:
-            manifest = download(client, [self.transaction_id], output, self._options)
+            manifest = download(client, ids, output, self._options, by_class=by_class)
+        self.logger.info(summary(manifest, output.url))
         check_outcome(outcome_of(manifest), on_review="fail", on_failed=self._options.on_failed)
         result = result_of(manifest, output)
         check_quality(manifest, result["manifest"], self._options)

@@ -41,6 +41,7 @@ from vantage_orchestration.processing.outcome import (
     outcome_of,
     result_of,
 )
+from vantage_orchestration.processing.summary import summary_of_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,8 @@ def process_documents(
             :class:`vantage_orchestration.processing.files.Folder`. A Process skill gets up to 1000
             files in a transaction; other skills get one transaction per file.
         output_path: Folder for the results, a path or URL. It belongs to this task alone: give each
-            mapped task its own folder.
+            mapped task its own folder. ``{class}`` at its end gives each class of documents a
+            folder of its own.
         skill: Id or exact name of the skill.
 
     Returns:
@@ -96,10 +98,10 @@ def process_documents(
     """
     from vantage_orchestration.processing.files import check_output
     from vantage_orchestration.processing.job import begin, finish
-    from vantage_orchestration.storage import Location
+    from vantage_orchestration.processing.routing import output_of
     from vantage_orchestration.waiting import WaitRules
 
-    chosen, output = Options.of(**options), Location.of(arguments.place("output_path", output_path))
+    chosen, (output, by_class) = Options.of(**options), output_of(output_path)
     check_output(output)
     with _client(credentials) as client:
         skill_id = _skill_id(client, skill)
@@ -124,7 +126,7 @@ def process_documents(
         reporter = Reporter(
             client, skill_id, _logger().info, ids, again=caller.key.since is not None
         )
-        reporter.started(ids)
+        reporter.started(job.parts, shown=True)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that failures stay noted until somebody retries.
         manifest = finish(
@@ -135,8 +137,9 @@ def process_documents(
             token=token,
             in_review=outcome.in_review,
             processed=outcome.processed,
+            by_class=by_class,
         )
-        reporter.finished(manifest)
+        reporter.finished(manifest, output)
     check_outcome(
         outcome_of(manifest, outcome.timed_out),
         on_review=chosen.on_review,
@@ -179,6 +182,7 @@ def process_document(
         VantageError: As :func:`process_documents`.
     """
     from vantage_orchestration.processing.document import document_result, submit_one
+    from vantage_orchestration.processing.job import Part
     from vantage_orchestration.waiting import WaitRules
 
     one_of("on_review", on_review, ("wait", "fail"))
@@ -200,7 +204,7 @@ def process_document(
         ids = [submitted.transaction_id]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
         reporter = Reporter(client, skill_id, _logger().info, again=caller.key.since is not None)
-        reporter.started(ids, new=not submitted.resumed)
+        reporter.started([Part.of(submitted)])
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
@@ -232,7 +236,7 @@ def submit_documents(
         VantageError: A request failed. Started transactions are recorded, and the next try finds
             them.
     """
-    from vantage_orchestration.processing.job import submit_files
+    from vantage_orchestration.processing.job import Part, submit_files
 
     chosen = Options.of(**options)
     with _client(credentials) as client:
@@ -248,9 +252,11 @@ def submit_documents(
             ledger=caller.ledger,
             resend_failed=caller.resend_failed,
         )
-        ids = [each.transaction_id for each in submitted]
+        parts = [Part.of(each) for each in submitted]
+        ids = [part.transaction_id for part in parts]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
-        Reporter(client, skill_id, _logger().info).started(ids)
+        Reporter(client, skill_id, _logger().info).started(parts)
+        _logger().info(summary_of_start(parts))
     return ids
 
 
@@ -319,15 +325,15 @@ def download_results(
         WaitTimeout: One has not ended yet. Call :func:`wait_for_transactions` first.
     """
     from vantage_orchestration.processing.job import download
-    from vantage_orchestration.storage import Location
+    from vantage_orchestration.processing.routing import output_of
 
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
-    output = Location.of(arguments.place("output_path", output_path))
+    output, by_class = output_of(output_path)
     if not ids:
         _logger().warning("There are no transactions to fetch results from")
     with _client(credentials) as client:
-        manifest = download(client, ids, output, chosen)
-        Reporter(client, None, _logger().info).finished(manifest)
+        manifest = download(client, ids, output, chosen, by_class=by_class)
+        Reporter(client, None, _logger().info).finished(manifest, output)
     check_outcome(outcome_of(manifest), on_review="fail", on_failed=chosen.on_failed)
     result = result_of(manifest, output)
     check_quality(manifest, result["manifest"], chosen)
@@ -372,6 +378,7 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     if ids:
         with _client(credentials) as client:
             deleting.check_deleted(deleting.delete_transactions(client, ids), len(ids))
+        _logger().info("Deleted %d transactions", len(ids))
     return len(ids)
 
 

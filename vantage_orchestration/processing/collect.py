@@ -27,10 +27,12 @@ from vantage_orchestration.processing.manifest import (
     FileEntry,
     SourceEntry,
     TransactionManifest,
+    below,
     class_of,
     rule_error_of,
 )
 from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
+from vantage_orchestration.processing.routing import class_folder
 from vantage_orchestration.results import check_types, with_results
 from vantage_orchestration.state import reading
 from vantage_orchestration.status import Status
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from pendulum import DateTime
 
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import ResultFile, Transaction
+    from vantage_orchestration.models import ExtractedDocument, ResultFile, Transaction
     from vantage_orchestration.storage import Location
 
 __all__ = ["collect", "landed"]
@@ -67,6 +69,7 @@ def collect(
     result_types: Collection[str] | None = None,
     page_count: int | None = None,
     created_at: DateTime | None = None,
+    by_class: str | None = None,
     parallel: int = 4,
 ) -> TransactionManifest:
     """Download the result files of a transaction and write their manifest.
@@ -90,6 +93,8 @@ def collect(
         result_types: Types to download, such as ``{"FieldsJson"}``; None downloads all.
         page_count: Pages, for the manifest. If this or another detail is unknown, that of an
             earlier manifest is kept.
+        by_class: Where the files of each document land, if its class decides; see
+            :class:`.routing.Output`. The parent of ``target`` is then the folder of the job.
         created_at: When the transaction was created. The service deletes it 14 days later, and a
             warning is logged in the last 2 of them.
         parallel: Concurrent downloads. A store that does not allow several gets one.
@@ -117,19 +122,25 @@ def collect(
         )
     transaction = with_results(client, transaction)
     check_types(transaction, result_types)
-    if (before := TransactionManifest.load(target)) is not None and not same_id(
-        before.transaction_id, transaction.id
-    ):
+    before = TransactionManifest.load(target)
+    stale = {each.folder for each in before.documents} if before is not None else set()
+    if before is not None and not same_id(before.transaction_id, transaction.id):
         before = None
-    sizes = target.sizes()
-    wanted = _wanted(transaction, result_types)
-    landing = Landing(target, transaction.id, len(wanted))
-    earlier = [*(before.files if before else ()), *(landing.read() if LANDED in sizes else ())]
-    there = {_key(file): file for file in earlier if sizes.get(file.path) == file.size}
+    wanted = _wanted(transaction, result_types, target, by_class)
+    folders = {each.folder for each in wanted}
+    sizes = {each: below(target, each).sizes() for each in {None, *folders}}
+    landing = Landing(target, transaction.id, len(wanted), filter(None, folders))
+    noted, noted_folders = landing.read() if LANDED in sizes[None] else ([], set())
+    earlier = {_key(file): file for file in (*(before.files if before else ()), *noted)}
+    there = {
+        each.key: earlier[each.key]
+        for each in wanted
+        if each.key in earlier and sizes[each.folder].get(each.path) == earlier[each.key].size
+    }
     missing = [each for each in wanted if each.key not in there]
     if missing:
         landing.begin(there[each.key] for each in wanted if each.key in there)
-        if MANIFEST in sizes:
+        if MANIFEST in sizes[None]:
             # It must not describe files that are about to change.
             target.child(MANIFEST).remove()
         _fetch(client, transaction.id, missing, target, parallel, landing)
@@ -149,6 +160,7 @@ def collect(
                 tuple(rule_error_of(error) for error in document.business_rule_errors),
                 tuple(there[each.key] for each in wanted if each.number == number),
                 origins.get(document.id.lower(), ()),
+                _folder_of(document, target, by_class),
             )
             for number, document in enumerate(transaction.documents, 1)
         ),
@@ -156,9 +168,14 @@ def collect(
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
-    if landing.noted or LANDED in sizes:
-        landing.end()
-    _clear(target, sizes, {file.path for file in manifest.files})
+    landing.end()
+    for folder, found in sizes.items():
+        kept = (each for each in manifest.documents if each.folder == folder)
+        _clear(below(target, folder), found, {file.path for each in kept for file in each.files})
+    for folder in (stale | noted_folders) - sizes.keys():
+        place = below(target, folder)
+        _clear(place, place.sizes(), ())
+        place.remove_if_empty()
     _warn_if_late(manifest)
     return manifest
 
@@ -176,12 +193,17 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
     Raises:
         StateUnavailable: The folder can't be read at present.
     """
+    folders = {None, *(each.folder for each in manifest.documents)}
     try:
         with reading(target):
-            sizes = target.sizes()
+            sizes = {each: below(target, each).sizes() for each in folders}
     except FileNotFoundError:
         return False
-    return MANIFEST in sizes and all(sizes.get(file.path) == file.size for file in manifest.files)
+    return MANIFEST in sizes[None] and all(
+        sizes[document.folder].get(file.path) == file.size
+        for document in manifest.documents
+        for file in document.files
+    )
 
 
 # ------------------------------------------------------------- what to fetch
@@ -194,6 +216,7 @@ class _Download:
     number: int
     file: ResultFile
     path: str
+    folder: str | None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -204,16 +227,29 @@ def _key(file: FileEntry) -> tuple[str, str, str]:
     return (file.path, file.name, file.type)
 
 
-def _wanted(transaction: Transaction, types: Collection[str] | None) -> list[_Download]:
+def _folder_of(document: ExtractedDocument, target: Location, by_class: str | None) -> str | None:
+    if by_class is None:
+        return None
+    found = class_of(document.classification) or {}
+    return f"{class_folder(by_class, found.get('name') or found.get('id'))}/{target.name}"
+
+
+def _wanted(
+    transaction: Transaction,
+    types: Collection[str] | None,
+    target: Location,
+    by_class: str | None,
+) -> list[_Download]:
     wanted = []
     for number, document in enumerate(transaction.documents, 1):
+        folder = _folder_of(document, target, by_class)
         names = UniqueNames()
         # Sorted, since the service does not define an order; named before some are left out, so
         # that a file has the same name whatever else is requested.
         for file in sorted(document.result_files, key=lambda each: (each.name, each.type, each.id)):
             path = f"{number}/{names.take(safe_name(file.name))}"
             if types is None or file.type in types:
-                wanted.append(_Download(number, file, path))
+                wanted.append(_Download(number, file, path, folder))
     return wanted
 
 
@@ -294,7 +330,7 @@ def _download(
             )
         return size, digest.hexdigest()
 
-    size, sha256 = target.child(wanted.path).write(fill)
+    size, sha256 = below(target, wanted.folder).child(wanted.path).write(fill)
     return FileEntry(wanted.file.name, wanted.path, wanted.file.type, size, sha256)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from vantage_orchestration.storage import Location
 if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
 
-__all__ = ["Folder", "check_output", "files_of"]
+__all__ = ["Folder", "check_output", "check_quarantine", "files_of"]
 
 _GLOB = frozenset("*?[")
 
@@ -92,21 +92,59 @@ def check_output(output: Location) -> None:
     Raises:
         ConfigurationError: It is a file, is below one, or is not writable.
     """
-    if not output.is_local:
+    _check_folder(output, "output folder")
+
+
+def _check_folder(folder: Location, what: str) -> None:
+    if not folder.is_local:
         return
-    place = output.path
+    place = folder.path
     while not os.path.lexists(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)
     problem = None
     if not os.path.isdir(place):
-        problem = "is a file" if place == output.path else f"can't be created: {place!r} is a file"
+        problem = "is a file" if place == folder.path else f"can't be created: {place!r} is a file"
     elif not os.access(place, os.W_OK | os.X_OK):
         problem = f"can't be written: {place!r} is read-only for this user"
     if problem:
         raise ConfigurationError(
-            f"The output folder {output.url!r} {problem}",
+            f"The {what} {folder.url!r} {problem}",
             hint="Nothing was sent. Give a separate folder, which need not exist yet",
         )
+
+
+def check_quarantine(place: Any, output: Location, inputs: Iterable[Location] = ()) -> None:
+    """Refuse a folder for copies of documents that would get in the way of others.
+
+    Args:
+        place: The folder of the option ``quarantine_path``; None if there is none.
+        output: Folder for the results.
+        inputs: Files that are to be sent.
+
+    Raises:
+        ConfigurationError: It can't be written, it is the output folder or lies in it, or an input
+            lies in it: the next run would send the copies, or pass over inputs beside them.
+    """
+    if place is None:
+        return
+    folder = Location.of(place)
+    _check_folder(folder, "quarantine_path")
+    aside, problem = folder.real, None
+    if _is_below(aside, output.real):
+        problem = f"is the output folder {output.url!r}, or lies in it"
+    elif below := next((each for each in inputs if _is_below(each.parent.real, aside)), None):
+        problem = f"holds the input {below.url!r}"
+    if problem is not None:
+        raise ConfigurationError(
+            f"The quarantine_path {folder.url!r} {problem}",
+            hint="Nothing was sent. Give copies of documents a folder of their own, beside inputs"
+            " and results or below the inputs",
+        )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Return whether a real path is a folder, or lies in it."""
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 @dataclass(slots=True)
@@ -169,7 +207,7 @@ class _Search:
         if folder not in self._real:
             self._real[folder] = place.parent.real
         real = f"{self._real[folder].rstrip('/')}/{place.name}"
-        return real == own or real.startswith(own.rstrip("/") + "/") or place.real == own
+        return _is_below(real, own) or place.real == own
 
     def _is_result(self, file: Location, folder: Location) -> bool:
         """Return whether a file is in a folder of results below the searched folder."""

@@ -28,7 +28,7 @@ from vantage_orchestration.models import same_id
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
-from vantage_orchestration.processing.files import check_output
+from vantage_orchestration.processing.files import check_output, check_quarantine
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -40,7 +40,7 @@ from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
 from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
-from vantage_orchestration.processing.skills import skill_of
+from vantage_orchestration.processing.skills import names_of_skills, skill_of
 from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.state import checked, read_json
@@ -50,7 +50,7 @@ from vantage_orchestration.text import identifier
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import ListedTransaction, Transaction
+    from vantage_orchestration.models import ListedTransaction, Skill, Transaction
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.storage import Location
 
@@ -82,6 +82,7 @@ class Part:
         created: When it was created, in seconds since the epoch.
         sources: The files that were sent, as far as still known.
         landed: Whether its results have landed in an earlier try.
+        earlier: Whether an earlier try has created it.
     """
 
     transaction_id: str
@@ -90,12 +91,20 @@ class Part:
     created: float
     sources: tuple[SourceEntry, ...]
     landed: bool = False
+    earlier: bool = False
 
     @classmethod
-    def of(cls, key: str, transaction_id: str, created: float, unit: Unit, landed: bool) -> Part:
+    def of(cls, sent: Submitted) -> Part:
         """Describe a unit that was sent."""
-        sources = tuple(SourceEntry.of(file) for file in unit.files)
-        return cls(transaction_id, key, unit.name, created, sources, landed)
+        sources = tuple(map(SourceEntry.of, sent.unit.files))
+        return cls(
+            sent.transaction_id,
+            sent.key,
+            sent.unit.name,
+            sent.created,
+            sources,
+            earlier=sent.resumed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +114,12 @@ class Job:
     Attributes:
         token: Distinguishes this job from others that write into the same folder.
         parts: Its transactions.
+        skill: Name of its skill, if it is known.
     """
 
     token: str
     parts: tuple[Part, ...] = ()
+    skill: str | None = None
 
     @property
     def transaction_ids(self) -> list[str]:
@@ -120,6 +131,7 @@ class Job:
         data = {
             "version": _VERSION,
             "job": self.token,
+            "skill": self.skill,
             "transactions": list(map(asdict, self.parts)),
         }
         output.child(SUBMITTED).write_text(json.dumps(data, ensure_ascii=False))
@@ -143,7 +155,7 @@ class Job:
         ]
         for part in parts:
             identifier(part.transaction_id)  # Anybody may have written it.
-        return cls(str(data["job"]), tuple(parts))
+        return cls(str(data["job"]), tuple(parts), data.get("skill"))
 
 
 def job_token(scope: str, piece: str = "") -> str:
@@ -192,7 +204,8 @@ def submit_files(
     """
     ledger = ledger or Ledger()
     key = ledger.renewed(key)
-    units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger)
+    skill = _skill(client, skill_id, options)
+    units = _planned(client, list(inputs), key.scope, skill_id, skill, options, origin, ledger)
     if most is not None and len(units) > most:
         raise ConfigurationError(
             f"The files need {len(units)} transactions, not {most}",
@@ -242,10 +255,12 @@ def begin(
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     check_output(output)
+    files = list(inputs)
+    check_quarantine(options.quarantine_path, output, files)
     ledger = ledger or Ledger()
     key = ledger.renewed(key)
-    before = _Landed(output)
-    units = _planned(client, list(inputs), key.scope, skill_id, options, origin, ledger, before)
+    before, skill = _Landed(output), _skill(client, skill_id, options)
+    units = _planned(client, files, key.scope, skill_id, skill, options, origin, ledger, before)
     _check_owner(output, token, units.keys())
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
     # still be collecting, and must not find an empty job.
@@ -256,21 +271,21 @@ def begin(
     if options.max_pages is not None:
         known = sum(entry.pages or 0 for entry in there.values())
         check_pages(missing.values(), options.max_pages, known)
-    parts = {
-        each: replace(
-            Part.of(each, entry.transaction_id, 0.0, units[each], landed=True), folder=entry.folder
-        )
+    landed_before = (
+        Submitted(units[each], each, entry.transaction_id, 0.0, resumed=True)
         for each, entry in there.items()
+    )
+    parts = {
+        each.key: replace(Part.of(each), folder=there[each.key].folder, landed=True)
+        for each in landed_before
     }
     # Failed transactions are reported by :func:`finish` first, and only then sent again if the task
     # is retried.
     for each in _submit(
         client, missing, key, skill_id, options, origin, ledger, resend_failed=resend_failed
     ):
-        parts[each.key] = Part.of(
-            each.key, each.transaction_id, each.created, each.unit, landed=False
-        )
-    job = Job(token, tuple(parts[each] for each in units))
+        parts[each.key] = Part.of(each)
+    job = Job(token, tuple(parts[each] for each in units), None if skill is None else skill.name)
     job.write(output)
     return job
 
@@ -305,6 +320,7 @@ def _planned(
     inputs: Sequence[Location],
     scope: str,
     skill_id: str,
+    skill: Skill | None,
     options: Options,
     origin: str,
     ledger: Ledger,
@@ -316,7 +332,8 @@ def _planned(
             f"There are {len(inputs)} files, and max_files is {options.max_files}",
             hint="Nothing was sent. Give fewer inputs, or raise the limit",
         )
-    process_skill = _is_process_skill(client, skill_id, options)
+    # One file each is right for all skills.
+    process_skill = skill is not None and skill.type == "Process"
     while True:
         entries = ledger.load()
         keys = [key for key, entry in entries.items() if entry.files]
@@ -350,20 +367,19 @@ def _planned(
     return {**known, **keyed_units(new, skill_id, scope, options.skill_parameters)}
 
 
-def _is_process_skill(client: VantageClient, skill_id: str, options: Options) -> bool:
+def _skill(client: VantageClient, skill_id: str, options: Options) -> Skill | None:
+    """Return the skill; None to one who may not look at it, but may still use it."""
     try:
         skill = skill_of(client, skill_id)
     except Forbidden:
-        # A user who may not read a skill may still use it. One file per transaction is right for
-        # all skills.
-        return False
+        return None
     if skill.type == "Classification" and options.result_types:
         raise ConfigurationError(
             f"The skill {skill.name!r} is a Classification skill, which creates no result files",
             hint="Nothing was sent. Leave result_types out; the manifest names the class of each"
             " document",
         )
-    return skill.type == "Process"
+    return skill
 
 
 def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool) -> bool:
@@ -454,6 +470,7 @@ def finish(
     in_review: Collection[str] = (),
     ledger: Ledger | None = None,
     processed: Mapping[str, Transaction] | None = None,
+    by_class: str | None = None,
 ) -> Manifest:
     """Collect what was processed, and write the manifest.
 
@@ -468,6 +485,7 @@ def finish(
             creates them again.
         processed: Transactions by id that were seen as processed a moment ago, see
             :class:`.outcome.Outcome`. They are not read again.
+        by_class: Folders of the classes, see :class:`.routing.Output`.
 
     Returns:
         The manifest, which also names failed and unfinished transactions.
@@ -492,6 +510,8 @@ def finish(
         in_review=in_review,
         token=token,
         processed=processed or {},
+        by_class=by_class,
+        skill_names={skill_id: job.skill} if job.skill else {},
     )
     failed = {each.transaction_id for each in manifest.failed}
     if ledger is not None and failed:
@@ -507,6 +527,8 @@ def download(
     transaction_ids: Any,
     output: Location,
     options: Options,
+    *,
+    by_class: str | None = None,
 ) -> Manifest:
     """Collect the results of some transactions, each in a folder named by its id.
 
@@ -515,6 +537,7 @@ def download(
         transaction_ids: Transactions, see :func:`vantage_orchestration.arguments.transaction_ids`.
         output: Folder for the results.
         options: Options of the job.
+        by_class: Folders of the classes, see :class:`.routing.Output`.
 
     Returns:
         The manifest, which also names failed and unfinished transactions.
@@ -524,10 +547,9 @@ def download(
     """
     ids = arguments.transaction_ids(transaction_ids)
     check_output(output)
-    parts = [
-        Part(each, "", each, 0.0, (), landed=_landed_as(output.child(each), each) is not None)
-        for each in ids
-    ]
+    check_quarantine(options.quarantine_path, output)
+    there = {each: _landed_as(output.child(each), each) is not None for each in ids}
+    parts = [Part(each, "", each, 0.0, (), there[each], there[each]) for each in ids]
     return _collect(
         client,
         parts,
@@ -537,6 +559,7 @@ def download(
         in_review=(),
         token=None,
         processed={},
+        by_class=by_class,
     )
 
 
@@ -550,6 +573,8 @@ def _collect(
     in_review: Collection[str],
     token: str | None,
     processed: Mapping[str, Transaction],
+    by_class: str | None,
+    skill_names: Mapping[str, str] | None = None,
 ) -> Manifest:
     seen = {each.lower(): transaction for each, transaction in processed.items()}
 
@@ -579,6 +604,7 @@ def _collect(
             result_types=options.result_types or None,
             page_count=row.page_count if row else None,
             created_at=row.created_at if row else None,
+            by_class=by_class,
             parallel=max(1, options.parallel // max(1, min(options.parallel, len(parts)))),
         )
         return replace(entry, folder=part.folder)
@@ -606,8 +632,11 @@ def _collect(
     rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
     failed = tuple(each for each in rest if Status(each.status).is_failure)
     pending = tuple(each for each in rest if each not in failed)
-    manifest = Manifest(skill_id, token, entries, pending, failed)
-    manifest = complete(client, manifest, output, options, skill_id)
+    earlier = sum(part.earlier for part in parts)
+    manifest = Manifest(skill_id, token, entries, pending, failed, earlier=earlier)
+    names = names_of_skills(client, manifest.skill_ids) if skill_names is None else skill_names
+    manifest = replace(manifest, skill_names=names)
+    manifest = complete(client, manifest, output, options)
     manifest.write(output)
     if options.delete_after:
         # Only now, so that a try after a kill can still fetch everything.

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.models import same_id
-from vantage_orchestration.processing.manifest import FileEntry
+from vantage_orchestration.processing.manifest import FileEntry, folder_in
 from vantage_orchestration.processing.names import LANDED
 
 if TYPE_CHECKING:
@@ -27,54 +27,73 @@ class Landing:
 
     Attributes:
         files: What has landed.
-        noted: How many of these the file names.
+        written: Whether there is such a file now.
 
     Args:
         target: Folder of the transaction.
         transaction_id: Transaction.
         expected: Number of files that are to land. The last needs no note: the manifest follows.
+        folders: Folders of classes into which they land. These are noted before any file lands:
+            nothing else leads to them if the transaction is made anew.
     """
 
-    def __init__(self, target: Location, transaction_id: str, expected: int) -> None:
+    def __init__(
+        self,
+        target: Location,
+        transaction_id: str,
+        expected: int,
+        folders: Iterable[str] = (),
+    ) -> None:
         self._place = target.child(LANDED)
         self._transaction_id = transaction_id
         self._expected = expected
-        self.noted = 0
+        self._folders = sorted(folders)
+        self._noted = 0
+        self.written = False
         self._lock = threading.Lock()
         self.files: list[FileEntry] = []
 
-    def read(self) -> list[FileEntry]:
-        """Return what an earlier try has noted of the same transaction."""
+    def read(self) -> tuple[list[FileEntry], set[str]]:
+        """Return what an earlier try has noted.
+
+        Returns:
+            The files of the same transaction that have landed, and the folders of classes into
+            which files were to land, of whichever transaction.
+        """
+        self.written = True
         try:
             data = json.loads(self._place.read_bytes())
+            folders = {each for each in map(folder_in, data.get("folders", ())) if each}
             if not same_id(data["transaction_id"], self._transaction_id):
-                return []
-            return [FileEntry.read(item) for item in data["files"]]
+                return [], folders
+            return [FileEntry.read(item) for item in data["files"]], folders
         except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError):
-            return []  # Nothing is lost but time.
+            return [], set()  # Nothing is lost but time.
 
     def begin(self, files: Iterable[FileEntry]) -> None:
         """Note what is there already."""
         self.files.extend(files)
-        if self.files:
+        if self.files or self._folders:
             self._write()
 
     def add(self, file: FileEntry) -> None:
         """Note a file that has landed, together with those of other threads."""
         self.files.append(file)
         with self._lock:
-            if self.noted < len(self.files) < self._expected:
+            if self._noted < len(self.files) < self._expected:
                 self._write()
 
     def end(self) -> None:
         """Remove the note: a manifest names everything now."""
-        self._place.remove()
+        if self.written:
+            self._place.remove()
 
     def _write(self) -> None:
         files = self.files[:]
         data = {
             "transaction_id": self._transaction_id,
             "files": [asdict(file) for file in files],
+            **({"folders": self._folders} if self._folders else {}),
         }
         self._place.write_text(json.dumps(data, ensure_ascii=False))
-        self.noted = len(files)
+        self._noted, self.written = len(files), True

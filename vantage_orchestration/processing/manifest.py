@@ -50,6 +50,11 @@ VERSION = 1
 #: Class names for documents without a class, and for transactions with documents of several
 #: classes.
 UNCLASSIFIED, SEVERAL = "unclassified", "several classes"
+#: Name of the skill of transactions of which it is not known.
+UNKNOWN_SKILL = "unknown skill"
+#: A manifest of a job, or of one of the runs that share an output folder.
+_MANIFEST = re.compile(r"manifest(-.+)?\.json")
+_FOLDER = re.compile(r"((?!\.\.?(/|$))[^/\\\x00-\x1f]+(/|$))+(?<!/)")
 _PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
 
 
@@ -131,6 +136,8 @@ class DocumentEntry:
         rule_errors: Broken rules: ``type``, ``message``, ``rule_id``, ``field_id``.
         files: Its result files, by name.
         sources: Names in the service of its source files, if the transaction has several.
+        folder: If its class has a folder, the folder of its files, relative to the output folder.
+            None for the folder of the transaction.
     """
 
     document_id: str
@@ -138,6 +145,7 @@ class DocumentEntry:
     rule_errors: tuple[Mapping[str, Any], ...]
     files: tuple[FileEntry, ...]
     sources: tuple[str, ...] = ()
+    folder: str | None = None
 
     @property
     def class_name(self) -> str | None:
@@ -153,7 +161,16 @@ class DocumentEntry:
             "rule_errors": [dict(error) for error in self.rule_errors],
             "files": [asdict(file) for file in self.files],
             **({"sources": list(self.sources)} if self.sources else {}),
+            **({"folder": self.folder} if self.folder is not None else {}),
         }
+
+    def place(self, of_transaction: Location) -> Location:
+        """Return the folder in which the paths of its files begin.
+
+        Args:
+            of_transaction: Folder of the transaction.
+        """
+        return below(of_transaction, self.folder)
 
     @classmethod
     def read(cls, data: Any) -> DocumentEntry:
@@ -164,7 +181,24 @@ class DocumentEntry:
             tuple(data["rule_errors"]),
             tuple(FileEntry.read(item) for item in data["files"]),
             tuple(data.get("sources", ())),
+            folder_in(data.get("folder")),
         )
+
+
+def folder_in(path: Any) -> str | None:
+    """Return the path of a folder in the output, as a file has it that anybody may have written.
+
+    Raises:
+        ValueError: It would lead out of the output.
+    """
+    if path is not None and (not isinstance(path, str) or not _FOLDER.fullmatch(path)):
+        raise ValueError("a folder leads elsewhere")
+    return path
+
+
+def below(of_transaction: Location, folder: str | None) -> Location:
+    """Return a folder of the output, by its path from there; None is that of the transaction."""
+    return of_transaction if folder is None else of_transaction.parent.child(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +213,7 @@ class TransactionManifest:
         pages: Number of charged pages, if known.
         sources: The files that were sent.
         documents: The documents, in the service's order. The files of the first are in the folder
-            ``1`` and so on.
+            ``1`` and so on, below the folder of the transaction or of the document's class.
         folder: In the manifest of a job: its folder, relative to that manifest. Otherwise empty.
         key: Key by which a later try finds the transaction, if it has one.
     """
@@ -348,7 +382,9 @@ class Manifest:
         written_tables: The tables that were written, if any.
         findings: Findings of the quality gate.
         quarantined: Addresses of the copies of documents that failed or are not good enough.
+        skill_names: Names of the skills by id, as far as known.
         folder: The folder in which it was opened.
+        earlier: Number of transactions found from an earlier try. It is not written.
     """
 
     skill_id: str | None
@@ -360,27 +396,30 @@ class Manifest:
     written_tables: tuple[TableEntry, ...] = ()
     findings: tuple[FindingEntry, ...] = ()
     quarantined: tuple[str, ...] = ()
+    skill_names: Mapping[str, str] = field(default_factory=dict)
     folder: Location | None = field(default=None, compare=False, repr=False)
+    earlier: int = field(default=0, compare=False, repr=False)
 
     @classmethod
     def open(cls, place: AnyPath) -> Manifest:
         """Open the results of a job.
 
         Args:
-            place: The output folder or its ``manifest.json``: a path, URL, path object or Location.
+            place: The output folder, or the manifest in it that a task's result names: a path,
+                URL, path object or Location.
 
         Raises:
             ConfigurationError: There is no manifest.
             StateUnavailable: It can't be read now.
             StateDamaged: It is something else, or of another version.
         """
-        folder = Location.of(place)
-        if folder.name == MANIFEST:
-            folder = folder.parent
-        manifest = cls.load(folder)
+        folder, name = Location.of(place), MANIFEST
+        if _MANIFEST.fullmatch(folder.name):
+            folder, name = folder.parent, folder.name
+        manifest = _load(folder, cls.from_json, name)
         if manifest is None:
             raise ConfigurationError(
-                f"There is no {MANIFEST} in {folder}",
+                f"There is no {name} in {folder}",
                 hint="Give the output folder of a finished job, or its manifest",
             )
         return replace(manifest, folder=folder)
@@ -480,6 +519,24 @@ class Manifest:
         }
 
     @property
+    def skill_ids(self) -> set[str]:
+        """Ids of the skills that have processed the transactions, as far as they are known."""
+        return {each for each in map(self._skill_of, self.transactions) if each is not None}
+
+    def _skill_of(self, entry: TransactionManifest) -> str | None:
+        return entry.skill_id or self.skill_id
+
+    @property
+    def pages_by_skill(self) -> dict[str, int]:
+        """Number of pages of each skill, by its name, or by its id where no name is known."""
+        found: dict[str, int] = {}
+        for each in self.transactions:
+            skill_id = self._skill_of(each)
+            name = self.skill_names.get(skill_id, skill_id) if skill_id else UNKNOWN_SKILL
+            found[name] = found.get(name, 0) + (each.pages or 0)
+        return dict(sorted(found.items()))
+
+    @property
     def by_class(self) -> dict[str, int]:
         """Number of documents per class; documents without a class count as ``unclassified``."""
         names = [
@@ -508,6 +565,8 @@ class Manifest:
             "counts": self.counts,
             "by_class": self.by_class,
             "pages_by_class": self.pages_by_class,
+            "pages_by_skill": self.pages_by_skill,
+            "skill_names": dict(self.skill_names),
             "transactions": [each.to_json() for each in self.transactions],
             "pending": [each.to_json() for each in self.pending],
             "failed": [each.to_json() for each in self.failed],
@@ -538,6 +597,7 @@ class Manifest:
             tuple(TableEntry.read(item) for item in data.get("tables", ())),
             tuple(FindingEntry(**item) for item in data.get("findings", ())),
             tuple(data.get("quarantined", ())),
+            dict(data.get("skill_names", {})),
         )
 
     def write(self, folder: Location, name: str = MANIFEST) -> Location:
@@ -625,5 +685,5 @@ def _write(folder: Location, data: Mapping[str, Any], name: str = MANIFEST) -> L
     return location
 
 
-def _load(folder: Location, read: Callable[[Any], T]) -> T | None:
-    return read_json(folder.child(MANIFEST), read)
+def _load(folder: Location, read: Callable[[Any], T], name: str = MANIFEST) -> T | None:
+    return read_json(folder.child(name), read)

@@ -179,6 +179,7 @@ def numbers_of(manifest: Manifest) -> dict[str, Any]:
         **manifest.counts,
         "by_class": manifest.by_class,
         "pages_by_class": manifest.pages_by_class,
+        "pages_by_skill": manifest.pages_by_skill,
     }
 
 

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.text import named
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.plan import PlannedFile, Unit
 
 __all__ = ["check_pages"]
+
+log = logging.getLogger(__name__)
 
 
 def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
@@ -26,7 +30,14 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
         ConfigurationError: There are more, or pypdf is not installed. Nothing was sent.
     """
     files = [file for unit in units for file in unit.files]
-    pages = sum(map(_pages, files))
+    counts = [_pages(file) for file in files]
+    if unknown := [each.original_name for each, n in zip(files, counts, strict=True) if n is None]:
+        log.warning(
+            "The pages of %s can't be counted (encrypted, or no PDF that can be read): each file"
+            " counts as one page",
+            named(unknown),
+        )
+    pages = sum(1 if number is None else number for number in counts)
     if known + pages > most:
         before = f" and {known} of earlier tries" if known else ""
         raise ConfigurationError(
@@ -36,18 +47,20 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
         )
 
 
-def _pages(file: PlannedFile) -> int:
+def _pages(file: PlannedFile) -> int | None:
+    """Return the number of pages; None if it can't be known."""
     if not file.original_name.lower().endswith(".pdf"):
         return 1
     try:
         from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
     except ImportError:
         raise ConfigurationError(
             "max_pages needs pypdf, which is not installed", hint="Install it: pip install pypdf"
         ) from None
-    try:
-        with file.source.open() as stream:
+    with file.source.open() as stream:
+        try:
             return len(PdfReader(stream).pages)
-    except (PyPdfError, ValueError, KeyError, TypeError, RecursionError):
-        return 1  # It is no PDF that can be read. The service will say so.
+        except OSError:
+            raise
+        except Exception:  # Of a broken file it raises whatever happens. The service will say so.
+            return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +20,13 @@ from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.host_notes import HostNote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["forget_skills", "skill_id_of", "skill_of", "unknown_skill"]
+__all__ = ["forget_skills", "names_of_skills", "skill_id_of", "skill_of", "unknown_skill"]
+
+log = logging.getLogger(__name__)
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 #: Seconds for which what was found out about a skill is believed.
@@ -104,6 +107,17 @@ def skill_of(client: VantageClient, skill_id: str) -> Skill:
     except NotFound as error:
         failure = unknown_skill(client, skill_id, error)
     raise failure
+
+
+def names_of_skills(client: VantageClient, ids: Iterable[str]) -> dict[str, str]:
+    """Return the names of skills by id, as far as they can be read."""
+    found = {}
+    for each in ids:
+        try:
+            found[each] = skill_of(client, each).name
+        except VantageError as error:
+            log.warning("The name of the skill %s is unknown: %s", each, error)
+    return found
 
 
 def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotFound:

@@ -34,7 +34,7 @@ from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import named, one_line
+from vantage_orchestration.text import named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -217,10 +217,11 @@ def _known(
         gone -= found_alive.keys()
     if gone:
         job.ledger.drop(gone)
-    for entry, transaction in known.values():
+    for key, (entry, transaction) in known.items():
         log.info(
-            "Continuing with transaction %s of an earlier try (%s)",
+            "Continuing with transaction %s of an earlier try for %s (%s)",
             entry.transaction_id,
+            named([file.original_name for file in units[key].files]) or "files that are gone",
             transaction.status,
         )
     return known
@@ -438,8 +439,7 @@ def _start(job: _Job, sending: _Sending) -> None:
         # Perhaps it has none of the files, and a proxy answered when they were sent.
         raise _mismatch(job, sending, names, error.server_message) from None
     log.info(
-        "Started transaction %s for %s%s",
+        "Started transaction %s for %s",
         sending.transaction_id,
-        one_line(sending.unit.files[0].original_name),
-        f" and {len(wanted) - 1} more files" if len(wanted) > 1 else "",
+        named([file.original_name for file in sending.unit.files]),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,20 +28,36 @@ __all__ = ["AppliedSkills", "DocumentContent", "ResultTables", "contents_of", "s
 
 @dataclass(frozen=True, slots=True)
 class AppliedSkills:
-    """The skill of a job and, for a Process skill, the skills in it.
+    """The skill of a transaction and, for a Process skill, the skills in it.
 
     Attributes:
-        skill: The job's skill; None if it could not be read.
+        skill: The skill; None if it could not be read.
         inner: Document skills in a Process skill.
+        others: Those of other transactions, if a job has several skills.
     """
 
     skill: Skill | None = None
     inner: tuple[Skill, ...] = ()
+    others: tuple[AppliedSkills, ...] = ()
 
     @classmethod
     def of_job(cls, skills: Sequence[Skill]) -> AppliedSkills:
-        """Return the skills of a manifest, in which the job's own comes first."""
-        return cls(skills[0], tuple(skills[1:])) if skills else cls()
+        """Read the skills of a manifest: behind each Process skill come the skills in it."""
+        found: list[AppliedSkills] = []
+        for each in skills:
+            last = found[-1] if found else cls()
+            if last.skill is not None and each.id in last.skill.skills and each not in last.inner:
+                found[-1] = cls(last.skill, (*last.inner, each))
+            else:
+                found.append(cls(each))
+        return replace(found[0], others=tuple(found[1:])) if found else cls()
+
+    def of_transaction(self, skill_id: str | None) -> AppliedSkills:
+        """Return the skills of one transaction of the job."""
+        if not self.others or (self.skill is not None and self.skill.id == skill_id):
+            return self
+        of_it = (each for each in self.others if each.skill and each.skill.id == skill_id)
+        return next(of_it, AppliedSkills())
 
     def of(self, class_name: str | None, concept: str | None) -> tuple[str, Skill | None]:
         """Return name and description of the skill that extracted a document's fields.
@@ -133,7 +149,7 @@ class ResultTables:
         document = found.document
         class_name = document.class_name
         concept = found.content.concept if found.content is not None else None
-        name, skill = self._skills.of(class_name, concept)
+        name, skill = self._skills.of_transaction(transaction.skill_id).of(class_name, concept)
         if name not in self.sets:
             spill = Path(self._folder.name) if self._folder is not None else None
             fields = skill.fields if skill is not None else ()
@@ -191,7 +207,7 @@ def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[
         OSError: A result file can't be read at present.
     """
     for index, document in enumerate(transaction.documents, 1):
-        yield DocumentContent(index, document, *_content_of(document, folder))
+        yield DocumentContent(index, document, *_content_of(document, document.place(folder)))
 
 
 def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:

@@ -5,7 +5,6 @@ quarantine."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from vantage_orchestration.tables.build import (
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.quarantine import Quarantine
 from vantage_orchestration.tables.values import ValueFormat
-from vantage_orchestration.tables.writing import write_tables
+from vantage_orchestration.tables.writing import TABLES, write_tables
 from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ def complete(
     manifest: Manifest,
     output: Location,
     options: Options,
-    skill_id: str | None,
+    *,
+    tables_in: str = TABLES,
 ) -> Manifest:
     """Judge the documents of a job and write its tables, as set by its options.
 
@@ -49,7 +49,7 @@ def complete(
         manifest: The manifest of the results.
         output: Folder of the job.
         options: Options of the job.
-        skill_id: Skill of all transactions, if it is the same for all.
+        tables_in: Folder of the tables, a path from ``output``.
 
     Returns:
         The manifest with findings, quarantine copies, skills and tables.
@@ -64,7 +64,7 @@ def complete(
     place = options.quarantine_path
     if not (rules or options.tables or place):
         return manifest
-    skills = _skills(client, manifest, skill_id) if options.tables else ()
+    skills = _skills(client, manifest) if options.tables else ()
     values = ValueFormat(options.date_format, options.day_first, options.decimal)
     aside = options.on_low_quality == "quarantine"
     quarantine = Quarantine(client, place) if place is not None else None
@@ -81,13 +81,13 @@ def complete(
                     tables.add_document(each, document, found, left_out=aside and bool(found))
                 if found and aside and quarantine is not None:
                     quarantine.add_document(each, document.document, found)
-        written = write_tables(tables, output, options.tables) if options.tables else ()
+        written = write_tables(tables, output, options.tables, tables_in) if options.tables else ()
     if quarantine is not None:
         for unfinished in manifest.failed:
             quarantine.add_failed(unfinished)
     return replace(
         manifest,
-        skills=tuple(skills),
+        skills=skills,
         written_tables=written,
         findings=tuple(findings),
         quarantined=tuple(quarantine.copies) if quarantine is not None else (),
@@ -102,20 +102,24 @@ def _broken(document: DocumentContent) -> list[str]:
     ]
 
 
-def _skills(client: VantageClient, manifest: Manifest, skill_id: str | None) -> Sequence[Skill]:
-    """Return the skill of the job and, for a Process skill, the Document skills in it."""
-    ids = {skill_id or each.skill_id for each in manifest.transactions} - {None}
-    if len(ids) != 1:
-        return ()
+def _skills(client: VantageClient, manifest: Manifest) -> tuple[Skill, ...]:
+    """Return the skills of the job, and behind each Process skill the Document skills in it."""
+    found: list[Skill] = []
+    for skill_id in sorted(manifest.skill_ids):
+        skill = _skill(client, skill_id)
+        if skill is not None:
+            inner = [_skill(client, each) for each in skill.skills]
+            found += [skill, *(each for each in inner if each and each.type == "Document")]
+    return tuple(found)
+
+
+def _skill(client: VantageClient, skill_id: str) -> Skill | None:
     try:
-        skill = client.get_skill(str(ids.pop()))
+        return client.get_skill(skill_id)
     except (Forbidden, NotFound) as error:
-        log.warning("The fields of the skill are unknown, so all columns hold text: %s", error)
-        return ()
-    inner = []
-    for each in skill.skills:
-        try:
-            inner.append(client.get_skill(each))
-        except (Forbidden, NotFound) as error:
-            log.warning("The fields of skill %s are unknown: %s", each, error)
-    return (skill, *(each for each in inner if each.type == "Document"))
+        log.warning(
+            "The fields of the skill %s are unknown, so its columns hold text: %s",
+            skill_id,
+            error,
+        )
+        return None

@@ -29,9 +29,12 @@ TABLES: Final = "tables"
 
 
 def write_tables(
-    tables: ResultTables, output: Location, form: TableFormat = "parquet"
+    tables: ResultTables,
+    output: Location,
+    form: TableFormat = "parquet",
+    folder: str = TABLES,
 ) -> tuple[TableEntry, ...]:
-    """Write all tables below ``tables/`` in the output folder.
+    """Write all tables, each skill's into a folder of its own.
 
     Each file appears only when complete. Files of an earlier try that are not written again are
     removed.
@@ -40,6 +43,7 @@ def write_tables(
         tables: Tables to write.
         output: Output folder of the job.
         form: ``parquet``, ``jsonl`` or ``csv``.
+        folder: Folder for them, a path from the output folder.
 
     Returns:
         The written tables, for the manifest.
@@ -53,26 +57,26 @@ def write_tables(
     folders = UniqueNames()
     entries = []
     for skill, those in tables.sets.items():
-        folder = folders.take(safe_name(skill))
+        of_skill = folders.take(safe_name(skill))
         names = UniqueNames()
         for rows in those.tables.values():
             name = f"{names.take(safe_name(rows.name))}.{form}"
-            target = output.child(TABLES, folder, name)
-            target.write(partial(_WRITERS[form], rows))
+            path = f"{folder}/{of_skill}/{name}"
+            output.child(path).write(partial(_WRITERS[form], rows))
             columns = {field.name: str(field.type) for field in rows.schema}
-            path = f"{TABLES}/{folder}/{name}"
             entries.append(TableEntry(skill, rows.name, path, rows.count, columns))
-    _remove_others(output.child(TABLES), {entry.path for entry in entries})
+    _remove_others(output, folder, {entry.path for entry in entries})
     return tuple(entries)
 
 
-def _remove_others(folder: Location, written: Collection[str]) -> None:
+def _remove_others(output: Location, folder: str, written: Collection[str]) -> None:
     """Remove files that an earlier try wrote and this one did not."""
-    if not folder.exists():
+    place = output.child(folder)
+    if not place.exists():
         return
-    for path in folder.sizes():
-        if f"{TABLES}/{path}" not in written:
-            folder.child(path).remove()
+    for path in place.sizes():
+        if f"{folder}/{path}" not in written:
+            place.child(path).remove()
 
 
 def _parquet(rows: Rows, stream: BinaryIO) -> None:

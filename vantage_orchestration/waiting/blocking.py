@@ -29,7 +29,8 @@ def wait_here(
     wait: Wait,
     *,
     skill_id: str | None = None,
-    on_change: Callable[[Observation], object] = lambda seen: log.info("%s", seen),
+    tell: Callable[[str], object] = lambda line: log.info("%s", line),
+    on_change: Callable[[Observation], object] = lambda seen: None,
     on_people: Callable[[PeopleNeeded], object] = lambda needed: None,
     sleep: Callable[[float], None] | None = None,
     clock: Callable[[], float] | None = None,
@@ -42,7 +43,8 @@ def wait_here(
         client: Client.
         wait: What to wait for. It is polled at once.
         skill_id: Skill of all transactions, if known: polling then takes fewer requests.
-        on_change: Called with each change, including the first state; logs it by default.
+        tell: Called with a line about each change, including the first state; logs it by default.
+        on_change: Called with each change.
         on_people: Called when transactions need a person.
         sleep: Waits the given seconds; ``time.sleep`` by default.
         clock: Returns seconds since the epoch; ``time.time`` by default.
@@ -60,6 +62,7 @@ def wait_here(
     while True:
         seen = watcher.observe(wait.open, skill_id=skill_id)
         for each in wait.note(seen.values(), now()):
+            tell(wait.words(each))
             on_change(each)
         answer = wait.next(now(), not_before=watcher.resume_in())
         while isinstance(answer, PeopleNeeded):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.errors import ConfigurationError
@@ -32,6 +32,10 @@ _AFTER_REVIEW: Final = 600.0
 _SAME_REVIEW: Final = 600.0
 #: Seconds after a limit, or after the wait was resumed, within which the last poll must succeed.
 _LAST_LOOK: Final = 60.0
+#: Transactions up to which a stored state has the names of files, and their characters.
+_MOST_NAMED, _LONGEST_NAMES = 1000, 80
+#: Transactions that a line of the log names; more are counted.
+_MOST_TOLD: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Outcome:
             can be fetched without another request.
         details: For each id without results: which files were sent and why there are no results, as
             far as known.
+        files: Names of the files by transaction id, as far as known, for the log.
     """
 
     statuses: Mapping[str, Status]
@@ -53,6 +58,7 @@ class Outcome:
     timed_out: str | None = None
     processed: Mapping[str, Transaction] = field(default_factory=dict, repr=False, compare=False)
     details: Mapping[str, UnfinishedEntry] = field(default_factory=dict, repr=False, compare=False)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def open(self) -> list[str]:
@@ -122,7 +128,11 @@ class Wait:
         ids: Transactions.
         rules: Limits and pace.
         now: When the wait begins or is resumed.
+        files: Names of the files by transaction id, as far as known, for the log.
         state: Result of :meth:`to_json`, to resume a wait with other rules or ids.
+
+    Attributes:
+        files: The same, with the names that polling has shown.
     """
 
     def __init__(
@@ -131,9 +141,11 @@ class Wait:
         rules: WaitRules,
         now: float,
         *,
+        files: Mapping[str, str] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.rules = rules
+        self.files = {**(state or {}).get("files", {}), **(files or {})}
         old = state or {"statuses": {}, "reviews": {}, "left": None, "timed_out": None}
         self._statuses = {each: Status(old["statuses"].get(each, Status.UNKNOWN)) for each in ids}
         self._reviews = {name: _Review(**each) for name, each in old["reviews"].items()}
@@ -158,7 +170,13 @@ class Wait:
             "deadline": self._deadline,
             "left": self._left,
             "timed_out": self._timed_out,
+            "files": self._short_files(),
         }
+
+    def _short_files(self) -> dict[str, str]:
+        """Return names for a state that is stored: of not too many files, and not too long."""
+        known = self.files.items() if len(self._statuses) <= _MOST_NAMED else ()
+        return {name: text[:_LONGEST_NAMES] for name, text in known if name in self._statuses}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
@@ -180,6 +198,41 @@ class Wait:
     def open(self) -> list[str]:
         """Transactions that have not ended, as far as known."""
         return [name for name, status in self._statuses.items() if not status.is_terminal]
+
+    def words(self, seen: Observation) -> str:
+        """Return a line for the log about a change: of what, and how many have ended by now."""
+        line = str(replace(seen, files=self.files.get(seen.transaction_id, seen.files)))
+        return f"{line}; {self.progress}" if len(self._statuses) > 1 else line
+
+    @property
+    def progress(self) -> str:
+        """How many transactions have ended, for the log."""
+        total = len(self._statuses)
+        done = (
+            f"{total - len(self.open)} of {counted(total, 'transaction has', 'transactions have')}"
+        )
+        return f"{done} ended" + (f", {len(self.in_review)} in review" if self.in_review else "")
+
+    def words_of_people(self, needed: PeopleNeeded) -> str:
+        """Return a line for the log about transactions that wait for a person."""
+        ids = needed.transaction_ids
+        shown = [
+            f"{each} ({self.files[each]})" if each in self.files else each
+            for each in ids[:_MOST_TOLD]
+        ]
+        more = f" and {len(ids) - _MOST_TOLD} more" if len(ids) > _MOST_TOLD else ""
+        what = counted(len(ids), "transaction waits", "transactions wait")
+        return f"{what} for a manual review: {', '.join(shown)}{more}"
+
+    @property
+    def transaction_ids(self) -> list[str]:
+        """All transactions, ended or not."""
+        return list(self._statuses)
+
+    @property
+    def review_deadlines(self) -> dict[str, float]:
+        """When waiting for each review ends, in seconds since the epoch; empty if it is not."""
+        return self._review_limits()
 
     @property
     def in_review(self) -> list[str]:
@@ -220,7 +273,14 @@ class Wait:
             limits = self._review_limits()
             return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)
         if self._is_over(now):
-            return Over(Outcome(dict(self._statuses), tuple(self.in_review), self._timed_out))
+            return Over(
+                Outcome(
+                    dict(self._statuses),
+                    tuple(self.in_review),
+                    self._timed_out,
+                    files=self.files,
+                )
+            )
         pause = max(not_before, self.rules.pause(self._looks, in_review=self._only_people()))
         left = self._limit() - now
         return LookAgain(max(0.0, min(pause, left)), self._last_look() - now)
@@ -235,6 +295,8 @@ class Wait:
     def _note(self, seen: Observation, now: float) -> bool:
         """Record the state of one transaction; return whether it changed."""
         name = seen.transaction_id
+        if seen.files:
+            self.files.setdefault(name, seen.files)
         review = self._reviews.get(name)
         before = self._statuses[name], review is not None and review.over is None
         self._statuses[name] = seen.status

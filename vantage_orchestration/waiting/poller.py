@@ -317,7 +317,8 @@ async def wait_in_loop(
     wait: Wait,
     *,
     skill_id: str | None = None,
-    on_change: Callable[[Observation], object] = lambda seen: log.info("%s", seen),
+    tell: Callable[[str], object] = lambda line: log.info("%s", line),
+    on_change: Callable[[Observation], object] = lambda seen: None,
 ) -> PeopleNeeded | Over:
     """Wait as :func:`.blocking.wait_here` does, without blocking the event loop.
 
@@ -325,7 +326,8 @@ async def wait_in_loop(
         poller: Polls the transactions together with those of others.
         wait: What to wait for. It is first polled after its first pause, or with a round of others.
         skill_id: Skill of all transactions, if known.
-        on_change: Called with each change, on the event loop; logs it by default.
+        tell: Called with a line about each change, on the event loop; logs it by default.
+        on_change: Called with each change.
 
     Returns:
         The first answer of the wait other than to poll again. After people were notified, call
@@ -337,6 +339,7 @@ async def wait_in_loop(
     with poller.watch(wait, skill_id=skill_id) as watch:
         while isinstance(answer := wait.next(time.time()), LookAgain):
             for each in await watch.changes(min(answer.at_most, _LONGEST_SLEEP)):
+                tell(wait.words(each))
                 on_change(each)
         return answer
 

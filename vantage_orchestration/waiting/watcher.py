@@ -25,6 +25,7 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import MANUAL_REVIEW, Status
+from vantage_orchestration.text import named
 from vantage_orchestration.waiting.active_list import NO_LISTING, ActiveList, Listing
 from vantage_orchestration.waiting.backoff import Backoff
 from vantage_orchestration.waiting.observation import Observation
@@ -104,9 +105,9 @@ class _Watched:
         is_new = self.state is not None and self.state.status is Status.NEW
         return not is_new and self.misses < _MISSES
 
-    def see(self, status: Status, *, in_review: bool = False) -> Observation:
+    def see(self, status: Status, *, in_review: bool = False, files: str = "") -> Observation:
         """Record a state and return it."""
-        found = Observation(self.name, status, in_review)
+        found = Observation(self.name, status, in_review, files)
         if self.state is None or self.state != found:
             self.state = found
         return self.state
@@ -397,7 +398,11 @@ class Watcher:
                     one.name,
                     found.status.value,
                 )
-            this.seen[key] = one.see(found.status, in_review=found.waits_for_review)
+            this.seen[key] = one.see(
+                found.status,
+                in_review=found.waits_for_review,
+                files=named([file.name for file in found.source_files]),
+            )
             if found.status.is_success and self._on_processed is not None:
                 self._on_processed(one.name, found)
 

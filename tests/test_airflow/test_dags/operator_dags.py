@@ -77,7 +77,7 @@ def operators() -> None:
     process("late", review_timeout=0)
     process("gone", review_timeout=0, inputs=["{{ params.folder }}/gone-1.pdf", FILES])
     process("rules", fail_on_rule_errors=True)
-    process("deletes", delete_after=True)
+    process("deletes", delete_after=True, output_path=OUTPUT + "/{class}")
     process("failing")
     VantageProcessDocumentsOperator.partial(task_id="collide", **PROCESS).expand(
         inputs=["{{ params.folder }}/collide-1.pdf", "{{ params.folder }}/collide-2.pdf"]
@@ -88,6 +88,8 @@ def operators() -> None:
         {"skill": " "},
         {"registration_parameters": {f"Key {number}": "x" for number in range(10)}},
         {"result_types": "fieldjson"},
+        {"quarantine_path": "{{ params.folder }}"},
+        {"output_path": "{{ params.output }}/{skill}"},
     ]
     VantageProcessDocumentsOperator.partial(task_id="refused", **QUICK).expand_kwargs(
         [
@@ -103,7 +105,10 @@ def operators() -> None:
 
     steps = VantageSubmitOperator(task_id="steps", inputs=FILES, **SENDING)
     download = VantageDownloadResultsOperator(
-        task_id="download", transaction_ids=steps.output, output_path=OUTPUT, **CONNECTION
+        task_id="download",
+        transaction_ids=steps.output,
+        output_path=OUTPUT + "/{class}",
+        **CONNECTION,
     )
     delete = VantageDeleteTransactionsOperator(
         task_id="delete", transaction_ids=steps.output, **CONNECTION

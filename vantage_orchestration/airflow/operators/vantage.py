@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from airflow.sdk import BaseOperator
 
-from vantage_orchestration.airflow.arguments import ArgumentsMixin
+from vantage_orchestration.airflow.arguments import ArgumentsMixin, is_template
 from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
@@ -19,7 +19,8 @@ from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.ledger import check_place, check_stores
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
-from vantage_orchestration.airflow.storage import inputs_of, location_of, output_of
+from vantage_orchestration.airflow.record import record_of_job
+from vantage_orchestration.airflow.storage import inputs_of, output_of
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.errors import ConfigurationError, translating
@@ -33,6 +34,11 @@ from vantage_orchestration.options import (
 )
 from vantage_orchestration.processing.keys import digest_of
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
+from vantage_orchestration.processing.summary import (
+    files_by_id,
+    summary,
+    summary_of_start,
+)
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
@@ -77,8 +83,10 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
 
         return datasets(*self._lineage) if self._lineage is not None else None
 
-    def _record(self, context: Context, ids: Sequence[str]) -> None:
-        record_transactions(context, ids)
+    def _tell(self, context: Context, manifest: Manifest, output: Location) -> None:
+        """Tell what came back: the task's page, and the log."""
+        record_transactions(context, record_of_job(manifest, output.url))
+        self.log.info("%s", summary(manifest, output.url))
 
     def _result(self, context: Context, manifest: Manifest, output: Location) -> dict[str, Any]:
         """Return the task's result, and emit it with the events of the task's asset outlets.
@@ -186,7 +194,8 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             skills get one transaction per file, since they treat a transaction as one document. If
             the list is empty the task is skipped.
         output_path: Folder for the results, a path or URL (templated). It belongs to this task
-            instance alone: for mapped tasks include ``{{ ti.map_index }}``.
+            instance alone: for mapped tasks include ``{{ ti.map_index }}``. ``{class}`` at its end
+            gives each class of documents a folder of its own.
         skill: Id or exact name of the skill (templated).
         abbyy_vantage_conn_id: Connection (templated).
         durable: With False each try sends, and pays for, everything again.
@@ -259,9 +268,12 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the transactions, then wait for them."""
+        from vantage_orchestration.processing.files import check_output
         from vantage_orchestration.processing.job import begin
 
-        options, output = self.options, output_of(self._argument("output_path"))
+        options, (output, _) = self.options, output_of(self._argument("output_path"))
+        with translating(translate):
+            check_output(output)
         key = self._key(context)
         ledger = self._ledger(context, key, output)
         self._running = context["ti"], ledger
@@ -277,8 +289,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             ledger=ledger,
         )
         self._check_work(job.parts)
-        self._record(context, job.transaction_ids)
-        result: dict[str, Any] = self._wait(context, job.transaction_ids)
+        record_transactions(context, job.transaction_ids)
+        files = files_by_id(job.parts)
+        result: dict[str, Any] = self._wait(context, job.transaction_ids, files)
         return result
 
     #: What ``on_kill`` needs of the running try.
@@ -287,7 +300,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
 
-        output = location_of(self._argument("output_path"))
+        output, by_class = output_of(self._argument("output_path"))
         manifest = finish(
             self.hook.client,
             output,
@@ -297,7 +310,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             in_review=outcome.in_review,
             ledger=self._ledger(context, self._key(context), output),
             processed=outcome.processed,
+            by_class=by_class,
         )
+        self._tell(context, manifest, output)
         options = self.options
         check_outcome(
             outcome_of(manifest, outcome.timed_out),
@@ -408,7 +423,7 @@ class VantageSubmitOperator(_SendingOperator):
 
     def execute(self, context: Context) -> list[str]:
         """Start the transactions."""
-        from vantage_orchestration.processing.job import submit_files
+        from vantage_orchestration.processing.job import Part, submit_files
 
         options, key = self.options, self._key(context, self.state_path)
         ledger = self._ledger(context, key)
@@ -422,8 +437,10 @@ class VantageSubmitOperator(_SendingOperator):
             ledger=ledger,
         )
         self._check_work(submitted)
-        ids = [each.transaction_id for each in submitted]
-        self._record(context, ids)
+        parts = [Part.of(each) for each in submitted]
+        ids = [part.transaction_id for part in parts]
+        record_transactions(context, ids)
+        self.log.info("%s", summary_of_start(parts))
         return ids
 
 
@@ -479,11 +496,12 @@ class VantageDownloadResultsOperator(_VantageOperator):
         from vantage_orchestration.processing.job import download
 
         options, ids = self.options, self._argument("transaction_ids")
-        output = output_of(self._argument("output_path"))
+        output, by_class = output_of(self._argument("output_path"))
         if not ids:
             raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
-        self._record(context, ids)
-        manifest = download(self.hook.client, ids, output, options)
+        record_transactions(context, ids)
+        manifest = download(self.hook.client, ids, output, options, by_class=by_class)
+        self._tell(context, manifest, output)
         check_outcome(outcome_of(manifest), on_review="fail", on_failed=options.on_failed)
         return self._result(context, manifest, output)
 
@@ -503,7 +521,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
     Args:
         output_path: Folder for the results of all runs of this task alone, a path or URL
             (templated). Each transaction gets a subfolder named by its id; each run writes a
-            ``manifest-...json``.
+            ``manifest-...json``, and its tables into a subfolder of ``tables/``.
         skill: Id or exact name of the skill; None for all accessible skills.
         state_path: Folder for the record of fetched transactions, a path or URL (templated). It
             must be the same in each run and in the trigger. By default ``output_path``.
@@ -553,7 +571,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
     ) -> None:
         super().__init__(**kwargs)
         CompletedFilter.of(statuses, include_api, since)
-        if state_path is None and "{" in str(output_path):
+        if state_path is None and is_template(output_path):
             raise ValueError("output_path is a template; give a state_path that is not")
         self._keep(output_path=output_path, skill=skill)
         self.state_path = output_path if state_path is None else state_path
@@ -569,10 +587,10 @@ class VantageFetchCompletedOperator(_VantageOperator):
         from vantage_orchestration.completed.inbox import Inbox
 
         options, client, task = self.options, self.hook.client, context["ti"]
-        output = location_of(self._argument("output_path"))
+        output, by_class = output_of(self._argument("output_path"))
         inbox = Inbox(
             client,
-            location_of(self.state_path),
+            output_of(self.state_path).folder,
             self._skill_id() if self.skill is not None else None,
             overlap=self.overlap,
         )
@@ -585,13 +603,12 @@ class VantageFetchCompletedOperator(_VantageOperator):
             output,
             run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),
             label=task.run_id,
-            result_types=options.result_types or None,
-            parallel=options.parallel,
+            options=options,
+            by_class=by_class,
         )
         if fetched.place is None:
             raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
-        ids = [each.transaction_id for each in fetched.manifest.transactions]
-        self._record(context, ids)
+        self._tell(context, fetched.manifest, output)
         return self._told(context, fetched.manifest, output, fetched.result)
 
 

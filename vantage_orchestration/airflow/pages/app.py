@@ -43,7 +43,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vantage_orchestration.airflow.compat import dag_details, review_right
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
-from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, page_path, recorded_ids
+from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, page_path
 from vantage_orchestration.airflow.pages import html
 from vantage_orchestration.airflow.pages.service import (
     PAGE_SIZE,
@@ -54,6 +54,7 @@ from vantage_orchestration.airflow.pages.service import (
     Row,
     TransactionService,
 )
+from vantage_orchestration.airflow.record import Record
 
 __all__ = ["app"]
 
@@ -84,12 +85,12 @@ class TaskTransactions(NamedTuple):
     """What is known of a task instance.
 
     Attributes:
-        transaction_ids: Its transactions; not empty.
+        record: Its transactions; not empty.
         connection: Its connection; None if unknown.
         may_review: Whether the reader may open a review.
     """
 
-    transaction_ids: tuple[str, ...]
+    record: Record
     connection: ConnectionKey | None
     may_review: bool
 
@@ -118,8 +119,8 @@ class Address:
         # A short session of its own, so that none is open while ABBYY Vantage is called.
         with create_session(scoped=False) as session:
             stored = self._one(session, XComModel.value, XComModel, XComModel.key == RECORD_KEY)
-            ids = recorded_ids(stored)
-            if not ids:
+            record = Record.read(stored)
+            if not record.transaction_ids:
                 raise HTTPException(404)
             conn_id = self._declared(session)
         team = (
@@ -133,7 +134,9 @@ class Address:
             details=dag_details(self.dag_id, team),
             user=user,
         )
-        return TaskTransactions(ids, ConnectionKey(conn_id, team) if conn_id else None, may_review)
+        return TaskTransactions(
+            record, ConnectionKey(conn_id, team) if conn_id else None, may_review
+        )
 
     def _declared(self, session: Session) -> str | None:
         """Return the rendered connection that the task declares; None if unknown."""
@@ -207,7 +210,7 @@ async def show_transactions(
 ) -> Response:
     """Show the transactions of a task instance with their current status."""
     noted = await address.look_up(user)
-    ids = noted.transaction_ids
+    record, ids = noted.record, noted.record.transaction_ids
     if noted.connection is not None:
         found = await desk.look(noted.connection, ids, page)
     else:
@@ -220,10 +223,13 @@ async def show_transactions(
         **({"Map index": str(address.map_index)} if address.map_index >= 0 else {}),
         **({"Connection": noted.connection.conn_id} if noted.connection is not None else {}),
         "Transactions": str(len(ids)),
+        **({"Pages": record.pages} if record.pages else {}),
+        **({"Results": record.results} if record.results else {}),
     }
     text = html.overview(
         facts,
-        found,
+        found.with_notes(record),
+        refresh=not found.is_over(record),
         path=_root(request) + page_path(address),
         back=_root(request) + _airflow_path(address),
         may_review=noted.may_review,
@@ -243,7 +249,7 @@ async def show_transactions(
 async def open_review(address: AddressDep, user: GetUserDep, transaction_id: str) -> Response:
     """Redirect the browser to a fresh review link of a transaction in review."""
     noted = await address.look_up(user)
-    if transaction_id not in noted.transaction_ids:
+    if transaction_id not in noted.record.transaction_ids:
         raise HTTPException(404)
     try:
         if noted.connection is None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote
 
+import pendulum
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -19,19 +20,23 @@ __all__ = ["headers", "message", "overview"]
 
 _STYLE: Final = """
 :root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.4rem }
 dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem }
 dt { opacity: .7 }
 dd { margin: 0; overflow-wrap: anywhere }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid #8886 }
-td:first-child { font-family: ui-monospace, monospace; font-size: .9rem; overflow-wrap: anywhere }
+td { vertical-align: top; overflow-wrap: anywhere }
+code, small { font-size: .85rem; opacity: .8 }
+small { display: block }
 form { margin: 0 }
 button { font: inherit; padding: .2rem .8rem; cursor: pointer }
 [role=alert] { border-left: 4px solid #c60; padding: .4rem .8rem }
 """
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+#: Seconds after which a browser loads a page again. It needs no script for that.
+_REFRESH: Final = 20
 _WAITS: Final = "Waits for a person"
 _WORDS: Final[dict[str | None, str]] = {
     Status.NEW: "Not started",
@@ -67,7 +72,13 @@ def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def overview(
-    facts: Mapping[str, str], found: Overview, *, path: str, back: str, may_review: bool
+    facts: Mapping[str, str],
+    found: Overview,
+    *,
+    path: str,
+    back: str,
+    may_review: bool,
+    refresh: bool = False,
 ) -> str:
     """Return the page about a task instance.
 
@@ -77,6 +88,7 @@ def overview(
         path: Path of this page, encoded.
         back: Path of Airflow's own page, encoded.
         may_review: Whether the reader may open a review.
+        refresh: Whether something may change, so that the browser is to load the page again.
     """
     return _TEMPLATES.get_template("overview.html").render(
         title="ABBYY Vantage transactions",
@@ -85,6 +97,8 @@ def overview(
         path=path,
         back=back,
         may_review=may_review,
+        refresh=_REFRESH if refresh else None,
+        shown=[name for name in ("classes", "pages", "folder") if any(map(_has(name), found.rows))],
     )
 
 
@@ -103,6 +117,14 @@ def _status(row: Row) -> str:
     return _WAITS if row.waits else _WORDS.get(row.status, row.status or "")
 
 
+def _has(name: str) -> Callable[[Row], bool]:
+    return lambda row: getattr(row.details, name) not in ("", None)
+
+
+def _moment(seconds: float) -> str:
+    return pendulum.from_timestamp(seconds, tz="UTC").format("YYYY-MM-DD HH:mm [UTC]")
+
+
 def _encoded(text: str) -> str:
     return quote(text, safe="")
 
@@ -114,4 +136,4 @@ _TEMPLATES: Final = Environment(
     undefined=StrictUndefined,
 )
 _TEMPLATES.globals["style"] = Markup(_STYLE)  # noqa: S704 - it is written above
-_TEMPLATES.filters.update(status=_status, encoded=_encoded)
+_TEMPLATES.filters.update(status=_status, encoded=_encoded, moment=_moment)

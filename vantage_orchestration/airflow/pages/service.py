@@ -22,13 +22,14 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from vantage_orchestration.airflow.credentials import load
+from vantage_orchestration.airflow.record import Details, Record
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import (
     AuthError,
@@ -42,6 +43,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import MANUAL_REVIEW, Status
+from vantage_orchestration.text import clean, named
 
 __all__ = [
     "PAGE_SIZE",
@@ -73,6 +75,8 @@ _CONNECT, _READ, _PATIENCE = 2.0, 3.0, 4.0
 _RETRIES: Final = RetryPolicy(attempts=2, first_wait=0.2, max_wait=0.5, budget=1.5)
 #: Most reviews of the whole tenant that are read, 1000 per request.
 _MOST_REVIEWS: Final = 5000
+#: Broken rules that a row says; more are counted.
+_MOST_RULES: Final = 3
 _HOST: Final = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
 
 
@@ -106,11 +110,26 @@ class ConnectionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A transaction as shown on the page; ``status`` is None if it could not be read."""
+    """A transaction as the page shows it.
+
+    Attributes:
+        transaction_id: Its id.
+        status: Its status; None if it could not be asked for.
+        waits: Whether it waits for a person.
+        rules: What is said of the business rules that its documents break.
+        details: What else is known of it.
+    """
 
     transaction_id: str
     status: str | None
     waits: bool = False
+    rules: tuple[str, ...] = ()
+    details: Details = field(default_factory=Details)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status is not None and Status(self.status).is_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +149,27 @@ class Overview:
     pages: int
     trouble: str | None = None
     targets: tuple[str, ...] = ()
+
+    def with_notes(self, record: Record) -> Overview:
+        """Return it with what the task has noted, where the service does not say it."""
+        return replace(self, rows=tuple(_noted(row, record) for row in self.rows))
+
+    def is_over(self, record: Record) -> bool:
+        """Return whether nothing of it will change any more."""
+        return all(row.over for row in self.rows) and (self.pages == 1 or record.over)
+
+
+def _noted(row: Row, record: Record) -> Row:
+    noted, seen = record.of(row.transaction_id), row.details
+    found = replace(
+        noted,
+        files=seen.files or noted.files,
+        classes=seen.classes or noted.classes,
+        reason=seen.reason or noted.reason,
+        rules=noted.rules if seen.rules is None else seen.rules,
+        deadline=noted.deadline if row.waits else None,
+    )
+    return replace(row, details=found)
 
 
 class TransactionService:
@@ -362,7 +402,22 @@ def _row(client: VantageClient, transaction_id: str) -> Row:
         found = client.get_transaction(transaction_id)
     except NotFound:
         return Row(transaction_id, Status.GONE)
-    return Row(transaction_id, found.status, found.waits_for_review)
+    names = (each.classification for each in found.documents)
+    classes = dict.fromkeys(each.class_name for each in names if each and each.class_name)
+    errors = [error for each in found.documents for error in each.business_rule_errors]
+    said = (clean(each.message or each.error_type or "no reason") for each in errors)
+    return Row(
+        transaction_id,
+        found.status,
+        found.waits_for_review,
+        tuple(islice(said, _MOST_RULES)),
+        Details(
+            files=named([file.name for file in found.source_files]),
+            classes=clean(", ".join(classes)),
+            rules=len(errors) if found.documents else None,
+            reason=found.error or "",
+        ),
+    )
 
 
 def _waiting(client: VantageClient) -> frozenset[str]:

@@ -17,9 +17,11 @@ from vantage_orchestration.airflow.compat import AirflowSensorTimeout, require
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
+from vantage_orchestration.airflow.record import record_of_outcome
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, WaitTimeout
 from vantage_orchestration.options import Sensing, takes
+from vantage_orchestration.processing.summary import summary_of_wait
 from vantage_orchestration.waiting.machine import Outcome, Over, Wait
 from vantage_orchestration.waiting.rules import WaitRules
 
@@ -134,7 +136,8 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
         """Poll once, in the modes ``poke`` and ``reschedule``."""
         wait = self._wait_of(context)
         seen = self._watcher.observe(wait.open, skill_id=self._skill_if_known())
-        wait.note(seen.values(), time.time())
+        for each in wait.note(seen.values(), time.time()):
+            self.log.info("%s", wait.words(each))
         answer = self._next(context, wait)
         self._store(context, wait)
         if isinstance(answer, Over):
@@ -202,6 +205,8 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
             self._stored = kept
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, str]:
+        record_transactions(context, record_of_outcome(outcome))
+        self.log.info("%s", summary_of_wait(outcome))
         try:
             check_outcome(outcome, on_review=self.options.on_review, client=self.hook.client)
         except WaitTimeout as error:

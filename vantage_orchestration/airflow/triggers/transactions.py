@@ -95,7 +95,7 @@ class VantageTransactionsTrigger(BaseTrigger):
                 poller,
                 self._wait,
                 skill_id=self.skill_id,
-                on_change=lambda seen: self.log.info("%s", seen),
+                tell=lambda line: self.log.info("%s", line),
             )
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:

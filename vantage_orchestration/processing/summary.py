@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task says in its log: of what it has started, and in one line at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.processing.manifest import UNCLASSIFIED
+from vantage_orchestration.status import Status
+from vantage_orchestration.text import clean, counted, named
+
+if TYPE_CHECKING:
+    from vantage_orchestration.processing.job import Part
+    from vantage_orchestration.processing.manifest import Manifest, SourceEntry, UnfinishedEntry
+    from vantage_orchestration.waiting.machine import Outcome
+
+__all__ = [
+    "files_by_id",
+    "lines_of_start",
+    "pages_of",
+    "summary",
+    "summary_of_start",
+    "summary_of_wait",
+]
+
+#: Transactions that lines name; more are counted. Failures that a line names.
+_LINES, _FAILURES = 20, 5
+
+
+def files_by_id(parts: Iterable[Part]) -> dict[str, str]:
+    """Return for each transaction of a job the names of its files, as :func:`.text.named` does."""
+    return {part.transaction_id: _names(part.sources) for part in parts if part.sources}
+
+
+def lines_of_start(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield a line for each transaction that was started, or found: its id and its files.
+
+    Args:
+        parts: Transactions of a job.
+    """
+    for part in parts[:_LINES]:
+        files = f" for {_names(part.sources)}" if part.sources else ""
+        if part.landed:
+            yield f"The results of transaction {part.transaction_id}{files} are there already"
+        elif part.earlier:
+            yield f"Continuing with transaction {part.transaction_id} of an earlier try{files}"
+        else:
+            yield f"Started transaction {part.transaction_id}{files}"
+    if len(parts) > _LINES:
+        yield f"... and {len(parts) - _LINES} more transactions"
+
+
+def summary_of_start(parts: Sequence[Part]) -> str:
+    """Return the last line of a task that has started transactions."""
+    files = sum(len(part.sources) for part in parts)
+    text = f"{counted(files, 'file', 'files')} in {_transactions(len(parts))}"
+    return f"{text}{_earlier(sum(part.earlier for part in parts))}"
+
+
+def summary_of_wait(outcome: Outcome) -> str:
+    """Return the last line of a task that has waited."""
+    total = len(outcome.statuses)
+    done = (
+        f"{total - len(outcome.open)} of {counted(total, 'transaction has', 'transactions have')}"
+    )
+    text = f"{done} ended"
+    failed = [each for each, status in outcome.statuses.items() if status.is_failure]
+    for ids, what in ((failed, "failed"), (outcome.in_review, "in review")):
+        if ids:
+            names = [outcome.files.get(each, each) for each in ids[:_FAILURES]]
+            text += f"; {len(ids)} {what}: {_listed(names, len(ids))}"
+    return text
+
+
+def summary(manifest: Manifest, place: str) -> str:
+    """Return the last line of a task that has fetched results.
+
+    Args:
+        manifest: What has come back.
+        place: Path or URL of its folder, or of the manifest.
+
+    Returns:
+        Numbers of documents and pages, where they are, their classes and skills, what failed and
+        why, what waits for a person, and what was found of an earlier try.
+    """
+    counts = manifest.counts
+    text = (
+        f"{counted(counts['documents'], 'document', 'documents')} with"
+        f" {counted(counts['pages'], 'page', 'pages')} of {_transactions(counts['transactions'])}"
+        f" in {place}"
+    )
+    if _classified(manifest):
+        text += f"; by class: {_numbers(manifest.by_class)}"
+    text = "; ".join((text, *pages_of(manifest)))
+    for name, one, many in (
+        ("rule_errors", "broken rule", "broken rules"),
+        ("low_quality", "not good enough", "not good enough"),
+        ("quarantined", "file copied to the quarantine", "files copied to the quarantine"),
+    ):
+        if counts[name]:
+            text += f"; {counted(counts[name], one, many)}"
+    reviews = manifest.in_review
+    late = [each for each in manifest.pending if not each.in_review]
+    for entries, what in (
+        (manifest.failed, "failed"),
+        (reviews, "in review"),
+        (late, "not ended"),
+    ):
+        if entries:
+            told = [_told(each) for each in entries[:_FAILURES]]
+            text += f"; {len(entries)} {what}: {_listed(told, len(entries))}"
+    return text + _earlier(manifest.earlier)
+
+
+def pages_of(manifest: Manifest) -> list[str]:
+    """Return what is said of pages by skill and, if documents have classes, by class."""
+    kinds = [("skill", manifest.pages_by_skill)] if manifest.transactions else []
+    kinds += [("class", manifest.pages_by_class)] if _classified(manifest) else []
+    return [f"pages by {what}: {_numbers(found)}" for what, found in kinds]
+
+
+def _classified(manifest: Manifest) -> bool:
+    return bool(manifest.by_class.keys() - {UNCLASSIFIED})
+
+
+def _numbers(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{clean(name)} {number}" for name, number in found.items())
+
+
+def _told(entry: UnfinishedEntry) -> str:
+    """Return the files of a transaction without results, and why it has none."""
+    names = _names(entry.sources) or f"transaction {entry.transaction_id}"
+    status = Status(entry.status)
+    if entry.error is not None:
+        return f"{names} ({clean(entry.error)})"
+    if status is Status.GONE:
+        return f"{names} (deleted)"
+    return f"{names} (cancelled)" if status is Status.CANCELED else names
+
+
+def _names(sources: Sequence[SourceEntry]) -> str:
+    return named([source.name for source in sources])
+
+
+def _listed(texts: Sequence[str], total: int) -> str:
+    more = total - len(texts)
+    return ", ".join(texts) + (f" and {more} more" if more else "")
+
+
+def _transactions(number: int) -> str:
+    return counted(number, "transaction", "transactions")
+
+
+def _earlier(number: int) -> str:
+    return f"; {number} found from an earlier try" if number else ""
