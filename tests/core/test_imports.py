@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -77,13 +78,20 @@ def test_the_blocker_blocks(tmp_path):
         loaded(["vantage_orchestration.client"], ["requests"], tmp_path)
 
 
+def needs(orchestrator: str) -> None:
+    if importlib.util.find_spec(orchestrator) is None:
+        pytest.skip(f"{orchestrator} is not installed")
+
+
 @pytest.mark.slow
 def test_the_airflow_side_runs_without_prefect(tmp_path):
-    assert "airflow" in loaded(modules_of("airflow"), ["prefect", "starlette"][:1], tmp_path)
+    needs("airflow")
+    assert "airflow" in loaded(modules_of("airflow"), ["prefect"], tmp_path)
 
 
 @pytest.mark.slow
 def test_the_prefect_side_runs_without_airflow(tmp_path):
+    needs("prefect")
     assert "prefect" in loaded(modules_of("prefect"), ["airflow"], tmp_path)
 
 
