@@ -392,9 +392,13 @@ def use_store(name: str) -> dict[str, Any]:
     return found
 
 
-def race(conn_id: str, folder: str, processes: int) -> list[str]:
-    """Ask for a token in several processes at the same moment; return what each has got."""
+def race(conn_id: str, folder: str, processes: int, hosts: bool = False) -> list[str]:
+    """Ask for a token in several processes at the same moment; return what each has got.
+
+    With ``hosts`` each of them has a cache folder of its own, as processes of several hosts have.
+    """
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.errors import VantageError
 
     begin, go = os.pipe()
     children = []
@@ -404,8 +408,13 @@ def race(conn_id: str, folder: str, processes: int) -> list[str]:
             try:
                 os.close(go)
                 after_fork()
+                if hosts:
+                    os.environ["XDG_CACHE_HOME"] = f"{folder}-host-{number}"
                 os.read(begin, 1)  # Ends when the parent closes the other end.
-                token = VantageHook(conn_id).get_token().reveal()
+                try:
+                    token = VantageHook(conn_id).get_token().reveal()
+                except VantageError as error:
+                    token = type(error).__name__
                 Path(folder, str(number)).write_text(token)
             finally:
                 os._exit(0)

@@ -123,6 +123,24 @@ def test_processes_at_the_same_moment(
     assert logins(sandbox) == 1
 
 
+@pytest.mark.parametrize("changes", [{}, {"password": "not the password of it"}])
+def test_hosts_at_the_same_moment(
+    airflow: Airflow,
+    sandbox: SandboxServer,
+    connect: Connect,
+    tmp_path: Path,
+    changes: dict[str, str],
+) -> None:
+    conn_id = connect(sandbox, store="orchestrator", **changes)
+    folder = tmp_path / "outcomes"
+    folder.mkdir()
+    found = airflow("race", SERVER, conn_id=conn_id, folder=str(folder), processes=6, hosts=True)
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert (found[0] == "CredentialsRejected") == bool(changes)
+    assert logins(sandbox) == 1
+
+
 def test_refused_login_is_sent_once(
     airflow: Airflow, sandbox: SandboxServer, connect: Connect
 ) -> None:

@@ -40,6 +40,7 @@ from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import command, source
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
+from vantage_orchestration.token.stores import FileStore
 from vantage_orchestration.token.vault import Moment, Vault
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -341,6 +342,34 @@ def test_two_processes_on_two_hosts_or_one_log_in_once_and_nothing_leaks(
     assert rows
     parts = {"rows": b"\n".join(rows), "value": base64.b64decode(sealed)}
     assert find_leaks([*secrets, account["username"], account["client_id"]], parts) == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"password": "a wrong password"}])
+def test_hosts_that_start_at_the_same_moment_make_one_request(
+    account: dict[str, Any], sandbox: SandboxServer, tmp_path: Path, changes: dict[str, str]
+) -> None:
+    config = VantageConfig.from_fields({**account, **changes, "store": "orchestrator"})
+    together, found = threading.Barrier(8), []
+
+    def host(number: int) -> None:
+        locks = FileStore(tmp_path / str(number))
+        tokens = source.TokenSource(config, store=stores(), locks=locks)
+        together.wait()
+        try:
+            found.append(tokens.get().reveal())
+        except CredentialsRejected as error:
+            found.append(type(error).__name__)
+
+    stores = VariablesOf.here()
+    threads = [threading.Thread(target=host, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert logins(sandbox) == 1
+    assert len(stored()) == 1
 
 
 def test_wrong_password_in_two_processes_makes_one_request(

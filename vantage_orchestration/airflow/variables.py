@@ -25,6 +25,8 @@ _DESCRIPTION: Final = (
 )
 #: Seconds to wait for Airflow's answer.
 _PATIENCE: Final = 10.0
+#: Seconds in which a host sets a Variable that it has just found missing.
+_SETTLED: Final = 1.0
 #: Seconds for which Airflow is not called again after it gave no answer.
 _PAUSE: Final = 300.0
 
@@ -58,13 +60,16 @@ class AirflowVariables:
     def create(self, name: str, value: bytes) -> bool:
         """Set the Variable if there is none; see :class:`vantage_orchestration.state.Store`.
 
-        Airflow can only set a Variable, whoever has set it before. So it is read once more after
-        that. Of two that overlap, the one that was set last stays; if the first one has looked in
-        between, both believe that they have made it.
+        Airflow can only set a Variable, whoever has set it before. So it is read once more, after
+        the time that another host may take to set it as well: of several, the one that was last
+        has created it. That is longer than a request takes, so only a host that hangs between its
+        two requests can make two of them believe so.
         """
+        begun = time.monotonic()
         if self.read(name) is not None:
             return False
         self.write(name, value)
+        time.sleep(max(_SETTLED, 3 * (time.monotonic() - begun)))
         return self.read(name) == value
 
     def delete(self, name: str) -> None:

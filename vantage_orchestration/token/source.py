@@ -23,7 +23,7 @@ import shlex
 import threading
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import (
@@ -273,12 +273,12 @@ class TokenSource:
             VantageError: The login did not succeed, and it may be tried again.
         """
         found = self._stored()
-        if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
+        if _counts(found):
             return found
-        with self._vault.alone():
+        with self._vault.alone(lambda: _counts(self._stored())):
             # Again, since another process may have logged in while this one waited for the lock.
             found = self._stored()
-            if isinstance(found, AccessToken) or (found is not None and found.remaining > 0):
+            if _counts(found):
                 return found
             try:
                 token, begun = call(self._try_once, self._retries, may_repeat=_may_repeat)
@@ -410,6 +410,11 @@ class TokenSource:
 
     __reduce__ = refuse_pickling
     __reduce_ex__ = refuse_pickling
+
+
+def _counts(found: AccessToken | Refusal | None) -> TypeGuard[AccessToken | Refusal]:
+    """Return whether what the store holds saves a login: a token, or a refusal that is held."""
+    return found is not None and (isinstance(found, AccessToken) or found.remaining > 0)
 
 
 def _may_repeat(error: VantageError) -> bool:

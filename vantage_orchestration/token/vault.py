@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from vantage_orchestration.secret import Secret
 from vantage_orchestration.state import Store
 from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import AccessToken, Clock
+from vantage_orchestration.token.claim import claimed
 from vantage_orchestration.token.request import LONGEST_LIFETIME, renewal_margin
 from vantage_orchestration.token.stores import FileStore
 
@@ -62,8 +63,7 @@ class Vault:
         clock: The clocks.
         trust: Under which trust it was obtained; each has an entry of its own.
         locks: Where the processes of this host lock entries; by default the store, if it can.
-            Stores that hosts share have no lock: hosts that find no token at the same moment log in
-            once each, and the later entry stays.
+            Stores that hosts share have no lock; there a host claims the login, see :mod:`.claim`.
     """
 
     def __init__(
@@ -122,8 +122,12 @@ class Vault:
                 self._store.delete(seal.name)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep the others from logging in meanwhile; give up waiting after LOCK_PATIENCE."""
+    def alone(self, served: Callable[[], bool]) -> Iterator[None]:
+        """Keep other processes from logging in meanwhile; wait for them for LOCK_PATIENCE at most.
+
+        Args:
+            served: Tells whether the store holds by now what the login is for.
+        """
         seal = self._ready()
         with contextlib.ExitStack() as stack:
             if seal is not None and self._locks is not None:
@@ -137,6 +141,8 @@ class Vault:
                             " waiting any longer",
                             LOCK_PATIENCE,
                         )
+            if seal is not None and self._store is not None and self._store is not self._locks:
+                stack.enter_context(claimed(self._store, seal.name, LOCK_PATIENCE, served))
             yield
 
     def _opened(self) -> bytes | None:
