@@ -283,7 +283,7 @@ class TokenSource:
             try:
                 token, begun = call(self._try_once, self._retries, may_repeat=_may_repeat)
             except VantageError as error:
-                hold = self._hold(error, found.hold if found is not None else 0.0)
+                hold = self._hold(error, found.hold if isinstance(found, Refusal) else 0.0)
                 if not hold:
                     raise
                 stored = self._vault.save_refusal(error, hold)
