@@ -9,6 +9,9 @@ to the reviewers. Run it now, or serve it every night, with
 
     python flows/abbyy_vantage_nightly.py FOLDER OUTPUT ASIDE [serve]
 
+Whoever may run a deployment of it chooses these folders, below those of the worker's environment:
+ABBYY_VANTAGE_FLOWS_INPUTS, and ABBYY_VANTAGE_FLOWS_OUTPUTS for OUTPUT and ASIDE.
+
 Choose another `destination` and set its credentials as dlt describes it. Loading the same night
 twice changes nothing. It needs a saved block of the type "ABBYY Vantage Credentials" with the name
 abbyy-vantage.
@@ -23,7 +26,10 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from vantage_orchestration.dlt import documents
+from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.tasks import process_documents
+
+REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in", outputs="out")
 
 
 @task(retries=3)
@@ -33,6 +39,7 @@ def load(manifest: str) -> None:
 
 @flow(name="abbyy-vantage-nightly")
 def abbyy_vantage_nightly(folder: str, output: str, aside: str) -> None:
+    REACH.check("abbyy-vantage", folder, [output, aside])
     night = flow_run.get_scheduled_start_time().date()
     gate = {"required_fields": ["Invoice Number", "Total"], "on_low_quality": "quarantine"}
     rest = {"tables": "parquet", "on_failed": "return", "quarantine_path": aside}
@@ -48,4 +55,5 @@ if __name__ == "__main__":
         given = dict(zip(names, sys.argv[1:4], strict=True))
         abbyy_vantage_nightly.serve(cron="0 2 * * *", parameters=given)
     else:
+        REACH = Reach()
         abbyy_vantage_nightly(*sys.argv[1:4])

@@ -85,6 +85,9 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("abbyy_vantage_documents", {"folder": "in", "skill": "s", "output": "x"}),
     ("abbyy_vantage_documents", {"folder": "in", "skill": "s", "pattern": "../elsewhere/*"}),
     ("abbyy_vantage_documents", {"folder": "in", "skill": "s", "output": "out/x", "block": "x"}),
+    ("abbyy_vantage_nightly", {"folder": "/etc", "output": "out", "aside": "out/aside"}),
+    ("abbyy_vantage_nightly", {"folder": "in", "output": "elsewhere", "aside": "out/aside"}),
+    ("abbyy_vantage_nightly", {"folder": "in", "output": "out/a", "aside": "/etc"}),
     ("abbyy_vantage_inbox:fetch_inbox", {"output": "elsewhere"}),
     ("abbyy_vantage_inbox:fetch_inbox", {"credentials": "x"}),
 ]
@@ -117,3 +120,6 @@ def test_flows_of_the_package_keep_to_the_environment(
         for flow in (flows.process_documents, flows.process_folder):
             with pytest.raises(ConfigurationError, match=r"not below|can't be used here"):
                 flow.fn(inputs, output, "s", block)
+    for flow in (flows.process_documents, flows.process_folder):
+        with pytest.raises(ConfigurationError, match="not below"):
+            flow.fn("in/*", "out/{class}", "s", "a", quarantine_path="elsewhere")

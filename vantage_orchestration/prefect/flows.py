@@ -103,7 +103,8 @@ def _process(
     **options: Unpack[Flow],
 ) -> dict[str, Any]:
     one_of("on_review", on_review, get_args(InFlows))
-    Reach.from_env().check(credentials, inputs, output_path)
+    outputs = [output_path, options.get("quarantine_path")]
+    Reach.from_env().check(credentials, inputs, outputs)
     if on_review == "suspend":
         check_can_suspend(credentials)
     process = materializing(tasks.process_documents, output_path, inputs)

@@ -58,7 +58,7 @@ class Reach:
         Args:
             credentials: Name of a block.
             inputs: Path, glob or URL, a :class:`.Folder`, or several.
-            output: Path or URL.
+            output: Path or URL of a folder that is written to, or several; None counts for nothing.
 
         Raises:
             ConfigurationError: One of them is outside the limits.
@@ -70,8 +70,9 @@ class Reach:
             inputs = [inputs]
         for each in inputs:
             _check(self.inputs, each.place if isinstance(each, Folder) else each)
-        if output is not None:
-            _check(self.outputs, output)
+        for each in output if isinstance(output, (list, tuple)) else [output]:
+            if each is not None:
+                _check(self.outputs, each)
 
 
 def _check(root: str | None, place: Any) -> None:
