@@ -261,6 +261,7 @@ def construct() -> dict[str, Any]:
         result_types="fieldsjson",
         registration_parameters={"Batch": "{{ run_id }}", "Number": 5},
         default_args={"on_review": "fail", "parallel": 3},
+        quarantine_path="memory://aside",
     )
     mapped = process_kind.partial(task_id="h", skill="{{ params.skill }}", timeout=timedelta(1))
     name = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"
@@ -282,6 +283,7 @@ def construct() -> dict[str, Any]:
             "on_review": taken.options.on_review,
             "parallel": taken.options.parallel,
             "mapped": type(mapped).__name__,
+            "aside": repr(taken.options.quarantine_path),
         },
         "signature": sorted(inspect.signature(process_kind.__init__).parameters),
         "documented": [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from test_airflow.installation import SERVER, Airflow, columns_of, logins
 
+from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxServer
 
 Connect = Callable[..., str]
@@ -193,7 +194,9 @@ def test_the_operator_fetches_each_once(watching: Watching, tmp_path: Path) -> N
     assert control.count("GET", "/download$") == 6
     more = watching.receive(2)
     state, result = run("run_3")
-    assert (state, result["transactions"]) == ("success", 2)
+    assert (state, result["transactions"], result["low_quality"]) == ("success", 2, 2)
+    assert len(list(Manifest.open(result["manifest"]).rows())) == 2
+    assert len(list(output.glob("tables/*/Receipt/documents.jsonl"))) == 2, "of each run"
     assert {path.name for path in output.glob("*-*-*-*-*") if path.is_dir()} == {*ids, *more}
     assert run("run_4") == ("skipped", None)
 

@@ -18,11 +18,13 @@ from test_prefect.seen import told, told_in_the_end
 
 from vantage_orchestration.completed import inbox
 from vantage_orchestration.completed.notes import Notes
+from vantage_orchestration.errors import LowQuality
 from vantage_orchestration.prefect import completed as module
 from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.processing import TaskKey
 from vantage_orchestration.processing.document import submit_one
+from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxServer
 
 pytestmark = pytest.mark.slow
@@ -111,6 +113,24 @@ def test_each_is_fetched_once_and_the_list_is_read_once(
     database = prefect_server.database
     places = {p.name: p for p in database.parent.glob(f"{database.name}*")}
     assert find_leaks(hidden, {**places, "out": tmp_path / "out"}) == []
+
+
+def test_each_run_has_tables_of_its_own_and_is_judged(
+    fetch: Callable[..., dict[str, Any]], sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    settings = {"tables": "jsonl", "required_fields": ["Nothing"], "output": tmp_path / "{class}"}
+    manifests = []
+    for number in (1, 2):
+        sandbox.control.receive_many(number, "Receipt")
+        with pytest.raises(LowQuality, match=f"{number} of {number} documents"):
+            fetch(**settings)
+        manifests = sorted(tmp_path.glob("manifest-*.json"), key=lambda each: each.stat().st_mtime)
+        opened = Manifest.open(manifests[-1])
+        assert len(list(opened.rows())) == number
+        assert {each.folder for entry in opened.transactions for each in entry.documents} == {
+            f"unclassified/{entry.transaction_id}" for entry in opened.transactions
+        }
+    assert len(list(tmp_path.glob("tables/*/Receipt/documents.jsonl"))) == 2
 
 
 def test_a_run_that_is_retried_returns_all_that_it_has_fetched(

@@ -42,6 +42,7 @@ from vantage_orchestration.processing.outcome import (
     result_of,
 )
 from vantage_orchestration.processing.summary import summary_of_start
+from vantage_orchestration.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,7 +210,10 @@ def process_document(
         reporter.ended(outcome)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
-        return document_result(client, document, submitted, transaction).rows()
+        rows = document_result(client, document, submitted, transaction).rows()
+    number = counted(len(rows), "document", "documents")
+    _logger().info("%s with fields of transaction %s", number, submitted.transaction_id)
+    return rows
 
 
 @task(**RETRIES, persist_result=True, cache_policy=OncePerRun(contents="inputs"))

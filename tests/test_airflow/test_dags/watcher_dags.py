@@ -27,6 +27,9 @@ def fetch_completed() -> None:
         state_path="{{ var.value.fetch_completed_output }}",
         skill="Receipt",
         abbyy_vantage_conn_id="vantage_fetched",
+        tables="jsonl",
+        required_fields=["Nothing"],
+        on_low_quality="flag",
         retries=1,
     )
 
