@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ABBYY Vantage document processing for Apache Airflow and Prefect.
 
-The names below load what they need when they are first used; importing this package costs next
-to nothing.
+The names below are loaded on first use, so importing this package costs almost nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads arguments as people and orchestrators write them, before anything is sent.
 
-Jinja renders a list to the text ``['a', 'b']``, or, with native rendering, the text ``4711`` to a
-number; an XCom may be a lazy sequence, a list of lists, or None where a task was skipped. What is
-unambiguous is read; everything else is refused in its own words.
+Jinja renders a list as the text ``['a', 'b']`` or, with native rendering, the text ``4711`` as a
+number; an XCom may be a lazy sequence, a list of lists, or None after a skipped task. Unambiguous
+values are accepted; everything else is refused with a clear message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["CLASS", "items", "output", "pairs", "place", "text", "transaction_id
 #: A transaction id is a UUID (contract, section 3.2).
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BETWEEN_IDS: Final = re.compile(r"[\s,;\[\](){}'\"]+")
-#: What may begin and end the text of a rendered list, tuple, set or dictionary.
+#: Brackets around the text of a rendered list, tuple, set or dictionary.
 _BRACKETS: Final = ("[]", "()", "{}")
 #: A Python object that Jinja has turned into text, such as ``LazyXComSequence([2 items])``.
 _RENDERED: Final = re.compile(r"[\[({]?<?[A-Za-z_][\w.]*( object at 0x|\().*[)>][\])}]?", re.DOTALL)
@@ -37,24 +37,24 @@ CLASS: Final = "{class}"
 _PLACEHOLDER: Final = re.compile(r"(?<!\{)\{[^{}/]*\}(?!\})")
 _AS_OBJECT: Final = (
     "Pass a task's .output, or set render_template_as_native_obj=True on the DAG, so that the"
-    " argument stays what it is"
+    " argument keeps its type"
 )
 
 
 def items(name: str, value: Any) -> list[Any]:
-    """Return what a list argument holds, nested lists laid out flat, in order.
+    """Return the items of a list argument in order, with nested lists flattened.
 
     Args:
         name: Name of the argument, for messages.
         value: One item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
-            text of a list of texts, as Jinja or JSON writes it, is read as that list. None, also
-            as the text ``None``, is the same as an empty list: the task before had nothing.
+            text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
+            ``None``, is an empty list: the previous task had nothing.
 
     Returns:
-        The items. Texts lose line breaks at their ends, and nothing else.
+        The items. Only line breaks at the ends of strings are removed.
 
     Raises:
-        ConfigurationError: It is a dictionary, a number or another object that is no item.
+        ConfigurationError: It is a dictionary, a number or another object that is not an item.
     """
     if isinstance(value, str):
         found = _literal(value)
@@ -68,21 +68,21 @@ def items(name: str, value: Any) -> list[Any]:
     if isinstance(value, (bool, int, float, Mapping)) or not isinstance(value, Iterable):
         raise _refused(name, value, "a list is expected")
     if isinstance(value, (set, frozenset)):
-        # Its order differs from process to process, and a later try must ask for the same.
+        # Its order differs between processes, and a later try must send the same.
         value = sorted(value, key=str)
     return [each for one in value for each in items(name, one)]
 
 
 def transaction_ids(value: Any) -> list[str]:
-    """Return transaction ids, each once, in small letters: ids are compared without case.
+    """Return transaction ids, each once, in lower case: ids are compared without case.
 
     Args:
-        value: One id or several, or what a task returned. A text may hold several, divided by
-            commas, blanks or line breaks, or as the text of a list. A mapping is asked for its
-            ``transaction_ids``.
+        value: One id or several, or the result of a task. A text may contain several, separated by
+            commas, spaces or line breaks, or as the text of a list. From a mapping, its
+            ``transaction_ids`` are used.
 
     Returns:
-        The ids; none if there are none (None, an empty list or text).
+        The ids; empty for None, an empty list or an empty text.
 
     Raises:
         ConfigurationError: One is not a UUID, as all ids of transactions are.
@@ -90,12 +90,12 @@ def transaction_ids(value: Any) -> list[str]:
     name = "transaction_ids"
     if isinstance(value, Mapping):
         if name not in value:
-            raise _refused(name, value, "ids of transactions are expected")
+            raise _refused(name, value, "transaction ids are expected")
         value = value[name]
     found: dict[str, None] = {}
     for each in items(name, value):
         if not isinstance(each, str):
-            raise _refused(name, each, "a text with the id of a transaction is expected")
+            raise _refused(name, each, "a string with a transaction id is expected")
         if _RENDERED.fullmatch(each.strip()):
             raise _refused(name, each, "this is the text of an object", _AS_OBJECT)
         for part in filter(None, _BETWEEN_IDS.split(each)):
@@ -103,22 +103,22 @@ def transaction_ids(value: Any) -> list[str]:
                 raise _refused(
                     name,
                     part,
-                    "that is not the id of a transaction, which is a UUID",
-                    "Give what submitting has returned",
+                    "that is not a transaction id, which is a UUID",
+                    "Give the result of the submitting task",
                 )
             found[part.lower()] = None
     return list(found)
 
 
 def text(name: str, value: Any) -> str:
-    """Return a text that must be there, without blanks at its ends.
+    """Return a required text without surrounding spaces.
 
     Args:
         name: Name of the argument, for messages.
-        value: A text; a whole number, which native rendering makes of digits, is taken as such.
+        value: A string, or a whole number, into which native rendering converts digits.
 
     Raises:
-        ConfigurationError: It is empty, missing or something else.
+        ConfigurationError: It is empty, missing or of another type.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -128,19 +128,19 @@ def text(name: str, value: Any) -> str:
     if not found:
         raise ConfigurationError(f"The {name} is empty", hint="Nothing was sent")
     if found == _NONE:
-        raise _refused(name, value, "its template has found nothing")
+        raise _refused(name, value, "its template rendered to nothing")
     return found
 
 
 def place(name: str, value: Any) -> Any:
-    """Return what names a file or folder; a text loses line breaks at its ends.
+    """Return a path or URL; line breaks at the ends of a string are removed.
 
     Args:
         name: Name of the argument, for messages.
         value: A path, a URL or a path object.
 
     Raises:
-        ConfigurationError: It is empty, missing or something else.
+        ConfigurationError: It is empty, missing or of another type.
     """
     if isinstance(value, str):
         value = value.strip("\r\n")
@@ -172,7 +172,7 @@ def output(name: str, value: Any) -> Any:
 
 
 def pairs(name: str, value: Any) -> dict[str, str]:
-    """Return parameters as texts.
+    """Return parameters as strings.
 
     Args:
         name: Name of the argument, for messages.
@@ -181,7 +181,7 @@ def pairs(name: str, value: Any) -> dict[str, str]:
             ABBYY Vantage writes them in skill parameters (contract, section 3.2).
 
     Raises:
-        ConfigurationError: It is something else, or a value is None or another object.
+        ConfigurationError: It is not a mapping, or a value is None or another object.
     """
     found = _literal(value) if isinstance(value, str) else value
     if found is None:
@@ -204,7 +204,7 @@ def _plain(name: str, key: Any, value: Any) -> str:
 
 
 def _literal(value: str) -> Any:
-    """Return the list or mapping of texts that a text writes, or the text itself."""
+    """Return the list or mapping of strings that a text contains, or the text itself."""
     shown = value.strip()
     if shown == _NONE:
         return None
@@ -219,7 +219,7 @@ def _literal(value: str) -> Any:
             continue
     if isinstance(found, Mapping):
         return found
-    # A name such as [2026] is no list of texts, and stays what it is.
+    # A name such as [2026] is not a list of strings and stays as it is.
     is_list = isinstance(found, (list, tuple, set)) and _of_texts(found)
     return found if is_list else value
 
@@ -234,7 +234,7 @@ def _of_texts(found: Iterable[Any]) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    """Return whether a value names a file: a path object with a store, a file to send, a folder."""
+    """Return whether a value is a file: a path object with a store, a file to send, or a folder."""
     return hasattr(value, "fs") or hasattr(value, "open") or hasattr(value, "pattern")
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``vantage-orchestration``.
 
-Its subcommands are found by the entry point group ``vantage_orchestration.commands``: each is a
-module with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``. So this module knows none
-of them, and only the chosen one is loaded completely.
+Its subcommands come from the entry point group ``vantage_orchestration.commands``: each is a module
+with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``. Only the chosen one is loaded
+completely.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], entry: E
     try:
         module = entry.load()
     except ImportError as error:
-        # An extra that is not installed takes away its own command and no other.
+        # A missing extra disables only its own command.
         text, reason = f"not available: {error}", str(error)
         parser = commands.add_parser(entry.name, help=text)
         parser.set_defaults(run=lambda args: _unavailable(entry.name, reason))

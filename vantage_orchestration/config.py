@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a stored credential, wherever it is stored, into one immutable value."""
+"""Converts a stored credential, from any place, into one immutable value."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """How connections are made.
+    """Connection settings.
 
     Args:
         verify: Check the server's certificate.
-        ca_bundle: File or folder of certificate authorities, the only ones that are trusted then;
-            empty for the environment's or the usual ones. A ``~`` at its begin is the home folder.
-        proxy: Address of an HTTP proxy; empty for the environment's; ``none`` for a direct
-            connection whatever the environment says. May hold a password.
-        connect_timeout: Seconds to make a connection.
-        read_timeout: Seconds to wait for the server's next bytes, and for the whole of a reply
-            that is no file.
-        result_limit: Megabytes (of 1024 * 1024 bytes) that a result file may have, unpacked.
+        ca_bundle: File or folder of certificate authorities, which are then the only trusted ones;
+            empty for those of the environment or the system. A leading ``~`` is the home folder.
+        proxy: Address of an HTTP proxy; empty for that of the environment; ``none`` for a direct
+            connection in any environment. It may contain a password.
+        connect_timeout: Seconds to connect.
+        read_timeout: Seconds to wait for the server's next bytes, and for a whole reply other than
+            a file.
+        result_limit: Largest unpacked result file in megabytes (of 1024 * 1024 bytes).
 
     Raises:
-        ConfigurationError: ``ca_bundle`` is not there, ``proxy`` is no address, or a number is
-            not above 0.
+        ConfigurationError: ``ca_bundle`` does not exist, ``proxy`` is not an address, or a number
+            is not positive.
     """
 
     verify: bool = True
@@ -65,7 +65,7 @@ class HttpSettings:
         object.__setattr__(self, "proxy", Secret(self.proxy.reveal().strip()))
         if not _is_proxy(self.proxy):
             raise ConfigurationError(
-                "The proxy of the ABBYY Vantage connection is no address",
+                "The proxy of the ABBYY Vantage connection is not an address",
                 hint=f"Give an address such as http://proxy.example.com:3128, or {NO_PROXY}",
             )
         if self.ca_bundle and not os.path.exists(self.ca_bundle):
@@ -83,21 +83,21 @@ class HttpSettings:
 
     @property
     def timeouts(self) -> tuple[float, float]:
-        """Seconds to connect and seconds to wait for bytes, as ``requests`` takes them."""
+        """Seconds to connect and seconds to wait for bytes, in the form of ``requests``."""
         return (self.connect_timeout, self.read_timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What is in force on the way to a server: the connection's settings, and where it has none the
+    """Certificates and proxy in use for a server: the connection's settings, otherwise the
     environment's.
 
     Args:
-        verify: As ``requests`` takes it: False, True for the usual authorities, or the path of
-            those to trust.
-        bundle_from: The variable of the environment that names the path; else empty.
+        verify: In the form of ``requests``: False, True for the usual authorities, or the path of
+            the trusted ones.
+        bundle_from: The environment variable with that path; otherwise empty.
         proxy: Address of the proxy; empty for a direct connection.
-        proxy_from: ``the environment`` if the proxy comes from there; else empty.
+        proxy_from: ``the environment`` if the proxy comes from there; otherwise empty.
     """
 
     verify: bool | str
@@ -107,17 +107,17 @@ class Trust:
 
     @classmethod
     def of(cls, settings: HttpSettings, url: str) -> Trust:
-        """Return what is in force now.
+        """Return what is in use now.
 
-        The environment's proxy is not used for this machine itself: http in the clear is allowed
-        for it, and would pass by the proxy.
+        The environment's proxy is not used for this machine itself: unencrypted http is allowed
+        there and would pass through the proxy.
 
         Args:
-            settings: The connection's.
+            settings: Settings of the connection.
             url: Address of the server.
 
         Raises:
-            ConfigurationError: The environment names a CA bundle that is not there.
+            ConfigurationError: The environment names a CA bundle that does not exist.
         """
         parts = urlsplit(url)
         verify: bool | str = (settings.ca_bundle or True) if settings.verify else False
@@ -129,8 +129,8 @@ class Trust:
                     break
         if bundle_from and not os.path.exists(str(verify)):
             raise ConfigurationError(
-                f"{bundle_from} of the environment names the CA bundle {verify!r}, which does not"
-                " exist",
+                f"The environment variable {bundle_from} names the CA bundle {verify!r}, which"
+                " does not exist",
                 hint="Correct the variable, or set the CA bundle of the connection",
             )
         proxy, proxy_from = settings.proxy, ""
@@ -142,10 +142,10 @@ class Trust:
         return cls(verify, bundle_from, proxy, proxy_from)
 
     def identity(self) -> tuple[str, ...]:
-        """Return what tells this apart from other kinds of trust; empty for the usual kind.
+        """Return values that distinguish this trust from others; empty for the default.
 
-        What was obtained under one kind is not used under another. Only for keyed hashes, since
-        the proxy's address may hold a password.
+        A token obtained under one is not used under another. Use it only in keyed hashes, since the
+        proxy's address may contain a password.
         """
         if self.verify is True and not self.proxy:
             return ()
@@ -162,7 +162,7 @@ def _digest_of(path: str, changed: int, size: int) -> str:
 
 
 def _content_of(path: str) -> str:
-    """Return what names the content of a CA bundle: a digest, or the path of a folder."""
+    """Return an identifier of a CA bundle's content: a digest, or the path of a folder."""
     try:
         found = os.stat(path)
         return _digest_of(path, found.st_mtime_ns, found.st_size)
@@ -182,7 +182,7 @@ def _is_proxy(proxy: Secret) -> bool:
 
 
 def _proxy_of_environment(url: str) -> Secret:
-    # Only Linux has nothing but variables. Asking requests loads it, so it is asked when needed.
+    # On Linux the variables are enough. Other systems need requests, which is loaded only then.
     names = (f"{urlsplit(url).scheme}_proxy", "all_proxy")
     if sys.platform == "linux" and not any(
         os.environ.get(each) for name in names for each in (name, name.upper())
@@ -195,14 +195,14 @@ def _proxy_of_environment(url: str) -> Secret:
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """How tokens are kept.
+    """Storage of tokens.
 
     Args:
         store: ``file``, ``orchestrator`` or ``memory``.
         store_path: Folder of the file store; empty for the user's runtime or cache folder.
 
     Raises:
-        ConfigurationError: There is no such store.
+        ConfigurationError: The store is unknown.
     """
 
     store: str = "memory"
@@ -211,22 +211,21 @@ class TokenSettings:
     def __post_init__(self) -> None:
         if self.store not in STORES:
             raise ConfigurationError(
-                f"{self.store!r} is no store for tokens of ABBYY Vantage",
+                f"{self.store!r} is not a store for tokens of ABBYY Vantage",
                 hint=f"Choose one of {', '.join(STORES)}",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class VantageConfig:
-    """All that one stored credential says: who logs in, how connections are made, and how tokens
-    are kept.
+    """One stored credential: login, connection settings and storage of tokens.
 
     Args:
-        credentials: Who logs in.
-        http: How connections are made.
-        tokens: How tokens are kept.
-        origin: Where it was read from, as ``vantage-orchestration token --of`` takes it: empty for
-            the environment, None for one that code has made.
+        credentials: Login.
+        http: Connection settings.
+        tokens: Storage of tokens.
+        origin: Its source, in the form of ``vantage-orchestration token --of``: empty for the
+            environment, None if created in code.
     """
 
     credentials: Credentials
@@ -236,16 +235,16 @@ class VantageConfig:
 
     @property
     def trust(self) -> Trust:
-        """What is in force now on the way to the server.
+        """Certificates and proxy in use for the server.
 
         Raises:
-            ConfigurationError: The environment names a CA bundle that is not there.
+            ConfigurationError: The environment names a CA bundle that does not exist.
         """
         return Trust.of(self.http, self.credentials.base_url)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """The parts that must not be shown, the password in the proxy's address among them."""
+        """The values to mask, including a password in the proxy's address."""
         parts = list(self.credentials.secrets)
         for proxy in (self.http.proxy, _proxy_of_environment(self.credentials.base_url)):
             _, _, password = proxy.reveal().rpartition("@")[0].rpartition("//")[2].partition(":")
@@ -260,9 +259,9 @@ class VantageConfig:
 
         Args:
             values: Field name to value. Empty and missing values mean the default. Flags and
-                numbers may be text. Members of other names are left alone, but one whose name
-                comes near that of a field is refused: it is misspelt.
-            origin: Where they were read from.
+                numbers may be text. Unknown names are ignored, but one that resembles a field's
+                name is refused as misspelt.
+            origin: Source of the values.
 
         Returns:
             The checked configuration.
@@ -285,7 +284,7 @@ class VantageConfig:
             elif isinstance(value, str):
                 read[spec.name] = value
             else:
-                raise _wrong(spec.name, "no text")
+                raise _wrong(spec.name, "not a string")
         http = {name: read.pop(name) for name in HttpSettings.__slots__ if name in read}
         tokens = {name: read.pop(name) for name in TokenSettings.__slots__ if name in read}
         return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens), origin)
@@ -316,7 +315,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
     known = {spec.name: spec.name for spec in FIELDS}
     known |= {name.replace("_", ""): name for name in known}
     for given in values:
-        # Others may keep something of their own beside ours.
+        # Other tools may store their own values beside ours.
         plain = str(given).lower().replace("-", "_")
         near = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
         if given not in known.values() and near:
@@ -327,7 +326,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
 
 
 def _wrong(name: str, what: str, hint: str = "Correct the connection or block") -> Exception:
-    # The value itself is not quoted: it may have slipped in from the field beside.
+    # The value is not quoted: it may belong to another field.
     return ConfigurationError(
         f"The field {name} of the ABBYY Vantage credential is {what}", hint=hint
     )
@@ -336,7 +335,7 @@ def _wrong(name: str, what: str, hint: str = "Correct the connection or block") 
 def _secret(name: str, value: Any) -> Secret:
     if isinstance(value, (str, Secret)):
         return Secret(value).unbroken()
-    raise _wrong(name, "no text")
+    raise _wrong(name, "not a string")
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -353,4 +352,4 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise _wrong(name, "no number")
+    raise _wrong(name, "not a number")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stored credential holds: the one list from which every form is made.
+"""The fields of a stored credential: the one list from which every form is built.
 
-The Airflow connection form, the Prefect block, the environment variables and the reader in
-:mod:`vantage_orchestration.config` all follow this list, so that they can't drift apart. It is
-plain data: importing it loads nothing.
+The Airflow connection form, the Prefect block, the environment variables and the parser in
+:mod:`vantage_orchestration.config` all follow this list, so they can't drift apart. It is plain
+data: importing it loads nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = [
     "Field",
 ]
 
-#: Base address per region, [OAS25]. A tenant exists in one region only.
+#: Base address per region [OAS25]. A tenant exists in one region only.
 REGIONS: Final = {
     "us": "https://vantage-us.abbyy.com",
     "eu": "https://vantage-eu.abbyy.com",
     "au": "https://vantage-au.abbyy.com",
 }
-#: Paths and values of contract section 2.1. The vendor says that all may change.
+#: Paths and values of contract section 2.1. According to the vendor, all may change.
 DEFAULT_AUTH_PATH: Final = "/auth2/connect/token"
 DEFAULT_TENANT_AUTH_PATH: Final = "/auth2/{tenantId}/connect/token"
 DEFAULT_API_PATH: Final = "/api/publicapi/v1"
@@ -53,10 +53,10 @@ class Field(NamedTuple):
             ``ABBYY_VANTAGE_``, in the environment.
         label: Its label in a form.
         description: Help for the form, as sentences.
-        kind: How its value is read.
-        default: Its value where none is given.
+        kind: How its value is parsed.
+        default: Its value if none is given.
         choices: The values of a dropdown.
-        needed: Whether no credential does without it.
+        needed: Whether every credential needs it.
     """
 
     name: str
@@ -107,8 +107,8 @@ FIELDS: Final = (
     Field(
         "client_secret",
         "Client secret",
-        "Secret of the API client. Always needed. It expires, six months after its making by"
-        " default.",
+        "Secret of the API client. Always needed. It expires, by default six months after its"
+        " creation.",
         "secret",
         needed=True,
     ),
@@ -128,8 +128,8 @@ FIELDS: Final = (
     Field(
         "client_auth",
         "Client authentication",
-        "How client ID and secret are sent: form (in the request's body, as ABBYY documents it) or"
-        " basic (HTTP Basic), for a token endpoint of your own that takes nothing else.",
+        "How client ID and secret are sent: form (in the request's body, as ABBYY documents it)"
+        " or basic (HTTP Basic), for a token endpoint of your own that accepts nothing else.",
         default=DEFAULT_CLIENT_AUTH,
         choices=CLIENT_AUTHS,
     ),
@@ -148,13 +148,13 @@ FIELDS: Final = (
     Field(
         "ca_bundle",
         "CA bundle",
-        "File with the certificate authorities to trust, and no others. Without it, that of"
-        " REQUESTS_CA_BUNDLE or the usual ones.",
+        "File with the only certificate authorities to trust. By default that of"
+        " REQUESTS_CA_BUNDLE, or the usual ones.",
     ),
     Field(
         "verify",
         "Verify certificates",
-        "Check the server's certificate. Turn it off for a trial only.",
+        "Check the server's certificate. Turn this off for trials only.",
         "flag",
         True,
     ),
@@ -162,29 +162,29 @@ FIELDS: Final = (
         "proxy",
         "Proxy",
         "Address of an HTTP proxy, such as http://proxy.example.com:3128, or none for a direct"
-        " connection. Without it, the environment's.",
+        " connection. By default that of the environment.",
         "secret",
     ),
-    Field("connect_timeout", "Connect timeout", "Seconds to make a connection.", "number", 5.0),
+    Field("connect_timeout", "Connect timeout", "Seconds to connect.", "number", 5.0),
     Field(
         "read_timeout",
         "Read timeout",
-        "Seconds to wait for the server's next bytes, and for all of a reply that is no file.",
+        "Seconds to wait for the server's next bytes, and for a whole reply other than a file.",
         "number",
         30.0,
     ),
     Field(
         "result_limit",
         "Result limit",
-        "Megabytes that a result file may have at the most.",
+        "Largest result file in megabytes.",
         "number",
         8192.0,
     ),
     Field(
         "store",
         "Token store",
-        "Where a token rests for other processes: file (of this host), orchestrator (Airflow or"
-        " Prefect Variable, for several hosts), or memory (nowhere).",
+        "Where a token is stored for other processes: file (on this host), orchestrator (Airflow"
+        " or Prefect Variable, for several hosts), or memory (not stored).",
         default=DEFAULT_STORE,
         choices=STORES,
     ),

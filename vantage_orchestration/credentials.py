@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential as one immutable value, checked when it is made."""
+"""The login as one immutable value, checked when it is created."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _TENANT = "{tenantId}"
 
 @final
 class Credentials:
-    """Who logs in, where, and how (contract, sections 1 and 2).
+    """Who logs in, where and how (contract, sections 1 and 2).
 
     Args:
-        region: ``us``, ``eu`` or ``au``; ``custom`` or empty where ``base_url`` is given.
-        base_url: Address of a private cloud, with or without ``/api/publicapi/v1`` at its end.
-            https only, but for the machine itself, and https where it names no scheme. Takes the
-            place of the region's address.
+        region: ``us``, ``eu`` or ``au``; ``custom`` or empty with a ``base_url``.
+        base_url: Address of a private cloud, with or without ``/api/publicapi/v1`` at its end, in
+            place of the region's address. Only https, except for this machine itself; without a
+            scheme, https is assumed.
         tenant_id: Tenant, if the user belongs to several; the token path then names it.
         username: User name (an e-mail address), for the grant ``password``.
         password: That user's password.
@@ -46,16 +46,16 @@ class Credentials:
         scope: OAuth 2.0 scope.
         client_auth: How the API client is sent: ``form`` (in the body, as documented) or ``basic``
             (HTTP Basic).
-        auth_path: Path of the token endpoint below the base address. May hold ``{tenantId}``.
+        auth_path: Path of the token endpoint below the base address. It may contain ``{tenantId}``.
             Empty for the documented path.
         api_path: Path of the processing API below the base address.
 
-    Blanks at the ends of all parts are left out, but of secrets only line breaks.
+    Surrounding spaces are removed from all values, but from secrets only line breaks.
 
     Raises:
-        ConfigurationError: A part is missing or wrong. Nothing was sent.
+        ConfigurationError: A value is missing or wrong. Nothing was sent.
 
-    The value shows neither password nor client secret in any form, and can't be pickled.
+    The object shows neither password nor client secret in any form, and can't be pickled.
     """
 
     __slots__ = (
@@ -141,17 +141,16 @@ class Credentials:
             value = getattr(self, name)
             if not _is_text(value):
                 raise ConfigurationError(
-                    f"The {name.strip('_')} of the ABBYY Vantage credential is no text that can be"
-                    " sent",
-                    hint="Give a text; one from the environment must be UTF-8",
+                    f"The {name.strip('_')} of the ABBYY Vantage credential can't be sent as text",
+                    hint="Give a string; in the environment it must be UTF-8",
                 )
         for name in ("password", "client_secret"):
             secret: Secret = getattr(self, name)
             if secret and secret.reveal() == MASK:
                 raise ConfigurationError(
-                    f"The {name} of the ABBYY Vantage credential reads {MASK}: it was stored from"
-                    " a masked display",
-                    hint=f"Enter the real {name} and save again",
+                    f"The {name} of the ABBYY Vantage credential is {MASK}: it was saved from a"
+                    " masked display",
+                    hint=f"Enter the real {name} and save it again",
                 )
 
     @property
@@ -181,13 +180,13 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """The parts that must not be shown."""
+        """The values to mask."""
         return (self.password, self.client_secret)
 
     def identity(self) -> tuple[str, ...]:
-        """Return all that decides which token comes back, the secrets included.
+        """Return all values that determine the token, including the secrets.
 
-        Only for keyed hashes and comparison; never show it.
+        Use them only for keyed hashes and comparison; never show them.
         """
         return (
             self.token_url,
@@ -244,7 +243,7 @@ def _is_text(value: str | Secret) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Tell whether ``host`` is this machine itself: ``localhost`` or a loopback address."""
+    """Return whether ``host`` is this machine itself: ``localhost`` or a loopback address."""
     if host is None:
         return False
     if host.lower() == "localhost":
@@ -262,7 +261,7 @@ def _refuse_region(region: str) -> None:
     near = difflib.get_close_matches(region, names, n=1)
     choices = "Choose us, eu or au (a tenant exists in one of them only), or custom with a base URL"
     raise ConfigurationError(
-        f"{region[:40]!r} is no region of ABBYY Vantage"
+        f"{region[:40]!r} is not a region of ABBYY Vantage"
         if region
         else "The ABBYY Vantage credential has no region",
         hint=f"Did you mean {names[near[0]]}? {choices}" if near and region else choices,
@@ -270,10 +269,10 @@ def _refuse_region(region: str) -> None:
 
 
 def with_scheme(address: str, port: int | None = None) -> str:
-    """Return an address that names no scheme as one of https, which is what is assumed.
+    """Return an address with its scheme; https is assumed if it has none.
 
     Raises:
-        ConfigurationError: It is that of this machine, where http is as likely.
+        ConfigurationError: It has no scheme and names this machine, where http is as likely.
     """
     assumed = f"https://{address}"
     try:
@@ -283,7 +282,7 @@ def with_scheme(address: str, port: int | None = None) -> str:
     if is_loopback(host) and "@" not in address:
         shown += f":{port}" if port is not None else ""
         raise ConfigurationError(
-            f"The base URL of ABBYY Vantage names this machine ({shown}), but no scheme",
+            f"The base URL of ABBYY Vantage names this machine ({shown}) without a scheme",
             hint=f"Did you mean http://{shown}? Write that, or https://{shown}; for other hosts"
             " https is assumed",
         )
@@ -309,17 +308,17 @@ def _base_url(region: str, base_url: str, api_path: str) -> str:
         host, port, parts = None, None, urlsplit("")
     problem = None
     if not host or _UNSAFE.search(base_url):
-        problem = "is no valid address"
+        problem = "is not a valid address"
     elif parts.username is not None or parts.password is not None:
-        problem = "holds a user name or password"
+        problem = "contains a user name or password"
     elif parts.query or parts.fragment or base_url.endswith(("?", "#")):
-        problem = "holds a query or fragment"
+        problem = "contains a query or fragment"
     elif parts.scheme not in ("https", "http"):
-        problem = "is no https address"
+        problem = "is not an https address"
     elif parts.scheme == "http" and not is_loopback(host):
-        problem = "is not https: passwords and tokens would travel in the clear"
+        problem = "is not https: passwords and tokens would be sent unencrypted"
     if problem:
-        # The address is not quoted: it may hold a password.
+        # The address is not quoted: it may contain a password.
         raise ConfigurationError(
             f"The base URL of ABBYY Vantage {problem}",
             hint="Give an address such as https://vantage.example.com; http is for this machine"
@@ -342,7 +341,7 @@ def _path(name: str, path: str) -> str:
         path = f"/{path}"
     if _UNSAFE.search(path) or "?" in path or "#" in path or "//" in path or ".." in path:
         raise ConfigurationError(
-            f"The {name} of the ABBYY Vantage credential is no path",
+            f"The {name} of the ABBYY Vantage credential is not a path",
             hint="Give a path below the base URL, such as " + DEFAULT_AUTH_PATH
             if name == "auth_path"
             else "Give a path below the base URL, such as " + DEFAULT_API_PATH,
@@ -357,7 +356,7 @@ def _auth_path(path: str, tenant_id: str) -> str:
     _refuse_deprecated(path)
     if _TENANT in path and not tenant_id:
         raise ConfigurationError(
-            f"The authentication path holds {_TENANT}, but there is no tenant id",
+            f"The authentication path contains {_TENANT}, but there is no tenant id",
             hint="Set the tenant id",
         )
     return path

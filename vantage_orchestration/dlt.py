@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a job as a source for dlt, which loads them into a database. Extra: ``dlt``."""
+"""The results of a job as a dlt source, which loads them into a database. Extra: ``dlt``."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
 def documents(
     manifest: Manifest | AnyPath, skill: str | None = None, values: ValueFormat | None = None
 ) -> Iterator[DltResource]:
-    """Make a dlt source of the results of a job.
+    """Return a dlt source for the results of a job.
 
     ``dlt.pipeline(...).run(documents("s3://invoices/out/manifest.json"))`` loads a table for each
     table of each skill, such as ``invoice_documents``, ``invoice_documents_items`` and
     ``invoice_fields``. Rows are merged by transaction, document and position: loading the same
-    results again changes nothing, and what a document does not have any more goes.
+    results again changes nothing, and rows that a document no longer has are removed.
 
     Args:
-        manifest: A manifest, or the place of one: the ``manifest`` of a task's result.
+        manifest: A manifest or its location: the ``manifest`` of a task's result.
         skill: Only the tables of this skill, under names without it, such as ``documents``.
-        values: How dates and numbers are written; see :meth:`.Manifest.tables`.
+        values: Format of dates and numbers; see :meth:`.Manifest.tables`.
 
     Raises:
         ConfigurationError: There is no manifest, or no such skill.
-        OSError: A file can't be had now.
+        OSError: A file can't be read at present.
     """
     opened = manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
-    # Every resource holds the context: dlt reads them after this function has ended.
+    # Every resource keeps the context: dlt reads them after this function has returned.
     context = opened_tables(opened, opened.opened_in, values)
     tables = context.__enter__()
     if skill is not None:
@@ -64,14 +64,14 @@ def documents(
 
 
 def _pieces(table: OpenTable, context: object) -> Iterator[pa.Table]:
-    """Yield the rows of a table; the context in which it is open lasts as long as this."""
+    """Yield the rows of a table; its context stays open meanwhile."""
     for batch in table.batches():
         yield _flat(pa.Table.from_batches([batch]))
     del context
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """Return a table without nested columns, which not every database has."""
+    """Return a table without nested columns, which not every database supports."""
     for index, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
             cells = [None if cell is None else json.dumps(cell) for cell in _cells(table, index)]

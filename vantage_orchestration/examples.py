@@ -22,10 +22,13 @@ _DISTRIBUTION = "vantage-orchestration"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument(
-        "--to", metavar="FOLDER", required=True, help="where the folders dags and flows are made"
+        "--to",
+        metavar="FOLDER",
+        required=True,
+        help=("folder in which to create the folders dags and flows"),
     )
     parser.add_argument(
-        "--only", choices=KINDS, action="append", help="copy these alone; may be repeated"
+        "--only", choices=KINDS, action="append", help="copy only these; may be repeated"
     )
 
 
@@ -44,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
-    """Copy examples. Nothing that is there is overwritten.
+    """Copy examples. Existing files are never overwritten.
 
     Args:
-        target: Folder in which ``dags`` and ``flows`` are made.
+        target: Folder in which to create ``dags`` and ``flows``.
         kinds: Which of the two to copy.
 
     Returns:
-        The files that were made.
+        The created files.
 
     Raises:
         ConfigurationError: A file is there already, or the examples are not installed.
@@ -59,7 +62,7 @@ def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
     files = [(source, target / kind / source.name) for kind in kinds for source in _sources(kind)]
     for _, copy in files:
         if copy.exists():
-            raise ConfigurationError(f"{copy} is there already", hint="Give another folder")
+            raise ConfigurationError(f"{copy} already exists", hint="Give another folder")
     for source, copy in files:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
@@ -67,7 +70,7 @@ def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
 
 
 def _sources(kind: str) -> list[Path]:
-    """Return the example files of the checkout, or those that were installed from the wheel."""
+    """Return the example files of the checkout, or those installed from the wheel."""
     found = list(Path(__file__).parents[1].glob(f"{kind}/abbyy_vantage_*.py"))
     if not found:
         place = ("share", _DISTRIBUTION, kind)

@@ -13,11 +13,11 @@ __all__ = [
     "RETENTION_DAYS",
 ]
 
-#: Bytes of all files of a transaction together.
+#: Most bytes of all files of a transaction together.
 LONGEST_UPLOAD = 2 * 1024**3
-#: Files of a transaction of a Process skill; all others take one.
+#: Most files of a transaction of a Process skill; other skills accept one.
 MOST_FILES = 1000
-#: Registration or skill parameters of a transaction, and of a file.
+#: Most registration or skill parameters of a transaction or file.
 MOST_PARAMETERS = 10
 #: Characters of a parameter's name and of its value.
 LONGEST_KEY = 128

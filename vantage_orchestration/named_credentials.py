@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds a stored credential by its name, for commands."""
+"""Loads a stored credential by name, for commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "add_credential_option", "load_credential"]
 
-#: Entry points that read a credential of an orchestrator by its name: ``load(name)`` returns the
-#: configuration and what makes the orchestrator's own store.
+#: Entry points that load a credential of an orchestrator by name: ``load(name)`` returns the
+#: configuration and a factory for the orchestrator's own store.
 GROUP = "vantage_orchestration.credentials"
 
 Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
@@ -35,7 +35,7 @@ def add_credential_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
-    """Return a credential, and what makes its orchestrator's own token store.
+    """Return a credential, and a factory for its orchestrator's own token store.
 
     Args:
         name: Value of ``--of``; empty for the environment.
@@ -50,6 +50,6 @@ def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
         loader: Loader = entry.load()
         return loader(credential)
     raise ConfigurationError(
-        f"{orchestrator!r} is not an orchestrator that is known",
+        f"{orchestrator!r} is not a known orchestrator",
         hint="Give airflow:CONNECTION_ID or prefect:BLOCK_NAME",
     )

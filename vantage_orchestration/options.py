@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options that operators, sensor, tasks, flows and the skill block share, in one list.
 
-An option is written twice here, and nowhere else: in one of the groups, which say to callers and
-type checkers what may be given, and as a field of :class:`Options`, which has its default, its
-check and its description. Signatures, documentation, forms and template fields are made of these by
-:func:`takes`.
+An option is written in two places here, and nowhere else: in one of the groups, which declare the
+accepted types for callers and type checkers, and as a field of :class:`Options`, with its default,
+its check and its description. :func:`takes` derives signatures, documentation, forms and template
+fields from these.
 """
 
 from __future__ import annotations
@@ -71,16 +71,17 @@ RESULT_TYPES: Final = (
     *("Json", "Pdf", "Text", "Docx", "Xlsx", "OcrJson", "FieldsJson", "FieldPicture"),
     *("Xml", "Tiff", "Jpeg", "Csv", "Html", "Pptx", "Alto", "Png"),
 )
-#: In front of the name of a type that this version does not know, which is taken as it is then.
+#: Prefix for a type that this version does not know; the name is then used as it is.
 OTHER: Final = "other:"
 
 TIMEOUT: Final = 3600.0
-#: A review can take days; people go on holiday for longer than a week, but results live 14 days.
+#: A review can take days; people go on holiday for longer than a week, but results are kept for 14
+#: days.
 REVIEW_TIMEOUT: Final = 7 * 86_400.0
-#: Requests at the same time.
+#: Concurrent requests.
 PARALLEL: Final = 8
 
-#: What may be given for each kind of option.
+#: Accepted types for each kind of option.
 Seconds = float | timedelta
 Texts = str | Iterable[str] | None
 Pairs = Mapping[str, Any] | str | None
@@ -92,11 +93,11 @@ OnLowQuality = Literal["fail", "flag", "quarantine"]
 TableFormat = Literal["parquet", "jsonl", "csv"]
 
 
-# ------------------------------------------------------------ what callers may give
+# ------------------------------------------------------------ accepted types
 
 
 class Parallel(TypedDict, total=False):
-    """Option of all that sends or fetches."""
+    """Option of everything that sends or fetches."""
 
     parallel: int
 
@@ -109,7 +110,7 @@ class Parameters(TypedDict, total=False):
 
 
 class Sending(Parameters, Parallel, total=False):
-    """Options of what sends files."""
+    """Options for sending files."""
 
     duplicates: Duplicates
     on_empty: OnEmpty
@@ -118,7 +119,7 @@ class Sending(Parameters, Parallel, total=False):
 
 
 class Limits(TypedDict, total=False):
-    """Options of all that waits."""
+    """Options for waiting."""
 
     review_timeout: Seconds
     poke_interval: Seconds
@@ -126,7 +127,7 @@ class Limits(TypedDict, total=False):
 
 
 class Timed(Limits, total=False):
-    """Options of what waits, but for ``on_review``."""
+    """Options for waiting, except ``on_review``."""
 
     timeout: Seconds
 
@@ -154,33 +155,33 @@ class Collecting(Fetching, total=False):
 
 
 class Document(Parameters, Timed, total=False):
-    """Options of what processes a single document, but for ``on_review``."""
+    """Options for processing a single document, except ``on_review``."""
 
 
 class Block(Document, Collecting, total=False):
-    """Options of the block for a skill, but for ``on_review``."""
+    """Options of the block for a skill, except ``on_review``."""
 
 
 class Flow(Sending, Timed, Collecting, total=False):
-    """Options of what does all of it, but for ``on_review``."""
+    """Options for the whole job, except ``on_review``."""
 
 
 class Review(TypedDict, total=False):
-    """What to do when a person is needed. Flows have one choice more, and state it themselves."""
+    """What to do when a person is needed. Flows have one more choice and declare it themselves."""
 
     on_review: OnReview
 
 
 class Waiting(Timed, Review, total=False):
-    """Options of what waits."""
+    """Options for waiting."""
 
 
 class Sensing(Limits, Review, total=False):
-    """Options of a sensor, which has a ``timeout`` of its own."""
+    """Options of a sensor, which has its own ``timeout``."""
 
 
 class Processing(Flow, Review, total=False):
-    """Options of what does all of it."""
+    """Options for the whole job."""
 
 
 # ------------------------------------------------------------------------ checks
@@ -233,10 +234,10 @@ def _place(name: str, value: Any) -> Any:
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return a value that has to be one of some texts.
+    """Return a value that must be one of some strings.
 
     Raises:
-        ConfigurationError: It is another one.
+        ConfigurationError: It is not one of them.
     """
     if value not in choices:
         raise _wrong(name, value, f"one of {', '.join(choices)}", _near(value, choices))
@@ -253,12 +254,12 @@ def _result_types(name: str, value: Any) -> tuple[str, ...]:
     for each in arguments.items(name, value):
         if not isinstance(each, str):
             raise _wrong(name, each, "a list of types, such as FieldsJson")
-        # A text may hold several: no type has a comma or blank in its name.
+        # A string may contain several: no type has a comma or space in its name.
         for part in each.replace(",", " ").split():
             other = part.removeprefix(OTHER)
             if other == part and part.lower() not in known:
                 near = _near(part, RESULT_TYPES) or (
-                    f"To ask for a type that this version does not know, write '{OTHER}{part}'"
+                    f"For a type that this version does not know, write '{OTHER}{part}'"
                 )
                 raise _wrong(name, part, f"one of {', '.join(RESULT_TYPES)}", near)
             found[other if other != part else known[part.lower()]] = None
@@ -267,7 +268,7 @@ def _result_types(name: str, value: Any) -> tuple[str, ...]:
 
 def _wrong(name: str, value: Any, wanted: str, hint: str = "") -> ConfigurationError:
     return ConfigurationError(
-        f"The option {name} is {repr(value)[:100]}; it is {wanted}", hint=hint or None
+        f"The option {name} is {repr(value)[:100]}; it must be {wanted}", hint=hint or None
     )
 
 
@@ -285,28 +286,28 @@ def _near(value: Any, choices: Iterable[str]) -> str:
 def _about(
     check: Callable[[str, Any], Any], words: str, *, templated: bool = False
 ) -> dict[str, Any]:
-    """Describe an option: how it is checked, what it does, whether an orchestrator renders it."""
+    """Describe an option: its check, its documentation, and whether an orchestrator renders it."""
     return {"check": check, "words": words, "templated": templated}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a job is to do: checked, in the form in which it is used.
+    """The options of a job, checked and in their final form.
 
-    All of them are keyword arguments of operators, tasks and flows, too. :meth:`of` takes them as
-    people write them; whatever is wrong is refused before anything is sent.
+    All of them are also keyword arguments of operators, tasks and flows. :meth:`of` accepts them as
+    people write them; invalid values are refused before anything is sent.
 
     Raises:
-        ConfigurationError: A value is not acceptable.
+        ConfigurationError: A value is invalid.
     """
 
     result_types: tuple[str, ...] = field(
         default=(),
         metadata=_about(
             _result_types,
-            "Types of result files to fetch, such as ``['FieldsJson']``, in any case; all by"
-            " default, and if the list is empty. ``'other:NAME'`` asks for a type that this version"
-            " does not know.",
+            "Types of result files to fetch, such as ``['FieldsJson']``, in upper or lower case;"
+            " by default, and if the list is empty, all. ``'other:NAME'`` requests a type that"
+            " this version does not know.",
             templated=True,
         ),
     )
@@ -314,10 +315,9 @@ class Options:
         default_factory=dict,
         metadata=_about(
             arguments.pairs,
-            "Names and texts of your own, up to 9, that each transaction carries, such as"
-            " ``{'batch': '42'}``. They must not change from try to try: they are part of what"
-            " makes a try find its transactions. Numbers become text, true and false ``Yes`` and"
-            " ``No``.",
+            "Up to 9 names and values of your own that are stored with each transaction, such as"
+            f" ``{'batch': '42'}``. They must not change between tries, since a try finds its"
+            " transactions by them. Numbers become text, true and false ``Yes`` and ``No``.",
             templated=True,
         ),
     )
@@ -325,8 +325,8 @@ class Options:
         default_factory=dict,
         metadata=_about(
             arguments.pairs,
-            "Names and texts, up to 10, that win over the defaults of the skill, such as"
-            " ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
+            "Up to 10 names and values that override the defaults of the skill, such as"
+            f" ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
             templated=True,
         ),
     )
@@ -342,8 +342,8 @@ class Options:
         default="fail",
         metadata=_about(
             _one_of(OnEmpty),
-            "What to do when a pattern fits no file: ``fail``, or ``skip`` the work. An empty list"
-            " of inputs is never an error: there is nothing to do.",
+            "What to do when a pattern matches no file: ``fail``, or ``skip`` the work. An empty"
+            " list of inputs is never an error: there is nothing to do.",
         ),
     )
     max_files: int | None = field(
@@ -351,31 +351,31 @@ class Options:
         metadata=_about(
             lambda name, value: None if value is None else _count(name, value),
             "Refuse the work, before anything is sent, if there are more files: a guard against a"
-            " pattern that fits too much, since pages cost money. No limit by default.",
+            " pattern that matches too much, since pages cost money. No limit by default.",
         ),
     )
     timeout: float = field(
         default=TIMEOUT,
         metadata=_about(
             _seconds,
-            "Seconds that the service may take, or a ``timedelta``. They do not run while all that"
-            " is left waits for people.",
+            "Seconds that the service may take, or a ``timedelta``. This clock stops while all"
+            " open transactions wait for people.",
         ),
     )
     review_timeout: float = field(
         default=REVIEW_TIMEOUT,
         metadata=_about(
             _seconds,
-            "Seconds that people may take for each transaction, from when it needs a manual"
-            " review, or a ``timedelta``.",
+            "Seconds that people may take for each transaction, counted from when it needs a"
+            " manual review, or a ``timedelta``.",
         ),
     )
     on_review: OnReview = field(
         default="wait",
         metadata=_about(
             _one_of(OnReview),
-            "What to do when a person is needed: ``wait`` for up to ``review_timeout``, ``return``"
-            " without those documents, or ``fail``. Another try goes on in each case.",
+            "What to do when a person is needed: ``wait`` for up to ``review_timeout``,"
+            " ``return`` without those documents, or ``fail``. A retry continues in each case.",
         ),
     )
     tables: TableFormat | None = field(
@@ -390,8 +390,8 @@ class Options:
         default=(),
         metadata=_about(
             _formats,
-            "How dates are written in the results, such as ``'%d.%m.%y'``, or several forms. A date"
-            " that has two readings stays text without it or ``day_first``.",
+            "Format of dates in the results, such as ``'%d.%m.%y'``, or several formats. Without"
+            " it or ``day_first`` an ambiguous date stays text.",
         ),
     )
     day_first: bool | None = field(
@@ -402,32 +402,33 @@ class Options:
         default=None,
         metadata=_about(
             _optional(_one_of(Literal[".", ","])),
-            "The decimal sign of numbers in the results. A number that has two readings, such as"
-            " ``1,234``, stays text without it.",
+            "The decimal sign of numbers in the results. Without it an ambiguous number, such as"
+            " ``1,234``, stays text.",
         ),
     )
     min_confidence: float | Mapping[str, float] | None = field(
         default=None,
         metadata=_about(
             _optional(_confidences),
-            "Lowest confidence that a field may have, 0 to 100; or names of fields to that, such as"
-            " ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified is certain.",
+            "Lowest confidence of every field, 0 to 100; or a mapping of field names to that,"
+            f" such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
+            " as certain.",
         ),
     )
     required_fields: tuple[str, ...] = field(
         default=(),
         metadata=_about(
             _texts,
-            "Names of fields that must have a value, such as ``['Total', 'Items.Amount']``. Of a"
-            " table's column, each row must have it.",
+            "Names of fields that must have a value, such as ``['Total', 'Items.Amount']``. A"
+            " column of a table needs a value in each row.",
         ),
     )
     fail_on_rule_errors: bool = field(
         default=False,
         metadata=_about(
             _flag,
-            "A document that breaks a business rule of its skill is not good enough. What then"
-            " happens says ``on_low_quality``: by default the task fails.",
+            "Whether a document that breaks a business rule of its skill is not good enough."
+            " ``on_low_quality`` then decides; by default the task fails.",
         ),
     )
     on_low_quality: OnLowQuality = field(
@@ -443,16 +444,17 @@ class Options:
         default="fail",
         metadata=_about(
             _one_of(OnFailed),
-            "What to do when ABBYY Vantage could not process a document: ``fail`` the task when all"
-            " other results have landed, or ``return`` them. The manifest names those that failed.",
+            "What to do when ABBYY Vantage could not process a document: ``fail`` the task when"
+            " all other results have landed, or ``return`` them. The manifest lists failed"
+            " documents.",
         ),
     )
     quarantine_path: Any = field(
         default=None,
         metadata=_about(
             _optional(_place),
-            "Folder to which documents that failed, or are in quarantine, are copied, each with a"
-            " JSON file that says why.",
+            "Folder to which failed and quarantined documents are copied, each with a JSON file"
+            " that gives the reason.",
             templated=True,
         ),
     )
@@ -460,28 +462,26 @@ class Options:
         default=None,
         metadata=_about(
             _optional(_count),
-            "Refuse to start if the files have more pages together, those of earlier tries"
-            " included. A file that is no PDF counts as one page. Needs pypdf.",
+            "Refuse to start if the files have more pages in total, including those of earlier"
+            " tries. A file other than a PDF counts as one page. Needs pypdf.",
         ),
     )
     delete_after: bool = field(
         default=False,
         metadata=_about(
             _flag,
-            "Delete the transactions in ABBYY Vantage when all of their results have landed. The"
+            "Delete the transactions in ABBYY Vantage when all their results have landed. The"
             " service deletes them after 14 days anyway.",
         ),
     )
     poke_interval: float = field(
         default=10.0,
-        metadata=_about(
-            _pause, "Seconds between two looks at the beginning, 1 at least; the pauses grow."
-        ),
+        metadata=_about(_pause, "Seconds between the first polls, at least 1; the interval grows."),
     )
     max_poke_interval: float = field(
-        default=60.0, metadata=_about(_pause, "Seconds between two looks at the most.")
+        default=60.0, metadata=_about(_pause, "Longest interval between two polls in seconds.")
     )
-    parallel: int = field(default=PARALLEL, metadata=_about(_count, "Requests at the same time."))
+    parallel: int = field(default=PARALLEL, metadata=_about(_count, "Concurrent requests."))
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -500,7 +500,7 @@ class Options:
 
     @classmethod
     def of(cls, **given: Unpack[Processing]) -> Options:
-        """Return the options for what people have given; the defaults for all else."""
+        """Return the options for the given values, with defaults for the rest."""
         return cls(**cast(dict[str, Any], given))
 
 
@@ -510,7 +510,7 @@ def _fields() -> Mapping[str, Any]:
 
 
 def default_of(name: str) -> Any:
-    """Return the default of an option, as a caller would write it; None for an empty mapping."""
+    """Return the default of an option in a caller's form; None for an empty mapping."""
     default = _fields()[name].default
     return None if default in (MISSING, ()) else default
 
@@ -521,15 +521,15 @@ def names_of(group: type) -> list[str]:
 
 
 def template_fields_of(group: type) -> tuple[str, ...]:
-    """Return the names of the options in a group that an orchestrator may render."""
+    """Return the names of a group's options that an orchestrator may render."""
     return tuple(name for name in names_of(group) if _fields()[name].metadata["templated"])
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return the value of one option in the form in which it is used.
+    """Return the value of one option in its final form.
 
     Raises:
-        ConfigurationError: It is not acceptable.
+        ConfigurationError: It is invalid.
     """
     return _fields()[name].metadata["check"](name, value)
 
@@ -540,7 +540,7 @@ def words_of(name: str) -> str:
 
 
 def documented(doc: str | None, group: type, skip: Iterable[str] = ()) -> str:
-    """Return a docstring whose section ``Args`` describes the options of a group, too."""
+    """Return a docstring whose section ``Args`` also describes the options of a group."""
     lines = inspect.cleandoc(doc or "").splitlines()
     if "Args:" not in lines:
         lines += ["", "Args:"]
@@ -558,11 +558,11 @@ def takes(
 ) -> Callable[[F], F]:
     """Give a function with ``**options`` a signature and documentation that name each option.
 
-    So a person who asks for help, Prefect's forms and Airflow's ``default_args`` find what type
-    checkers and editors read from ``**options: Unpack[GROUP]``.
+    So ``help()``, Prefect's forms and Airflow's ``default_args`` see what type checkers and editors
+    read from ``**options: Unpack[GROUP]``.
 
     Args:
-        group: Which options it takes.
+        group: The accepted options.
         form: Returns the annotation of an option from its name and type, for forms.
         defaults: Defaults that differ from those of :class:`Options`.
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads lists that come in pages, so that reading ends whatever the server answers.
+"""Reads paged lists so that reading ends whatever the server answers.
 
-A list moves while it is read: what is put in pushes items to the next page, which shows them twice;
-what is taken out lets items slip through between two pages. And a server, or what stands in its
-place, can repeat a page, count wrongly, or never come to an end.
+A list changes while it is read: an inserted item pushes others to the next page, which shows them
+again; a deleted item lets others slip through between two pages. A faulty server or proxy may also
+repeat a page, count wrongly, or never end.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["Chunk", "Pages"]
 
 T = TypeVar("T")
 
-#: Pages of one list, and items of all of them. A busy tenant has 100,000 transactions in 14 days.
+#: Most pages of one list, and most items. A busy tenant has 100,000 transactions in 14 days.
 _MOST_PAGES = 5000
 _MOST_ITEMS = 1_000_000
-#: Pages in a row that bring nothing new. A list that grows as fast as it is read can give a few.
+#: Most pages in a row without new items. A list that grows as fast as it is read can have a few.
 _MOST_STALE = 3
 
 
@@ -31,8 +31,8 @@ class Chunk(Generic[T]):
 
     Attributes:
         items: Its items.
-        total: How many items there are altogether, None if the server does not say.
-        limit: How many items were asked for.
+        total: Total number of items; None if the server does not report it.
+        limit: Number of requested items.
     """
 
     items: Sequence[T]
@@ -41,21 +41,21 @@ class Chunk(Generic[T]):
 
 
 class Pages(Generic[T]):
-    """The pages of a list, from the first to the last. To be iterated over once.
+    """The pages of a list, from first to last. Iterate over it once.
 
     Args:
-        read: Reads the page that begins behind so many items.
-        key: Returns what is the same if an item comes twice.
+        read: Reads the page at an offset.
+        key: Returns the identity of an item.
         overlap: How many items of a page the next one begins with. With one or more,
             :attr:`gapless` is known.
 
     Attributes:
-        gapless: Whether each page has shown the last item of the one before, so that nothing can
-            have slipped through between them.
-        total: What the last page has said of the number of items.
+        gapless: Whether each page contained the last item of the page before, so that no item was
+            skipped.
+        total: Total number of items according to the last page.
 
     Raises:
-        ProtocolError: While it is iterated over: the list repeats itself or does not end.
+        ProtocolError: During iteration: the list repeats itself or does not end.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Pages(Generic[T]):
             last = keys[step:]
             offset += step
         raise ProtocolError(
-            f"A list repeats itself, or does not end: {len(seen)} items on {offset} places, and"
-            f" {self.total} were announced",
-            hint="A proxy may drop or cache the query of the address",
+            f"A list repeats itself or does not end: {len(seen)} items on {offset} places,"
+            f" {self.total} announced",
+            hint="A proxy may remove the query of the address, or ignore it in its cache",
         )

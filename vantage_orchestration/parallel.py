@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs blocking work in threads that nobody has to wait for.
 
-The threads of ``concurrent.futures`` are joined when the interpreter ends: a process that is told
-to stop would hang for as long as a server keeps it waiting. These are daemons.
+The interpreter joins the threads of ``concurrent.futures`` when it exits: a stopped process would
+hang as long as a server does not answer. The threads here are daemons.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
     """Call ``work`` for each item, several at a time, and return when all is done.
 
     Args:
-        work: Called in some thread, in a copy of the caller's context, so that its log lines reach
-            the run that it works for.
+        work: Called in a thread, in a copy of the caller's context, so that its log lines reach the
+            right run.
         items: Arguments for it.
-        threads: How many at a time. One item, and one thread, run in the caller's own.
+        threads: Number of threads. One item, or one thread, runs in the caller's thread.
 
     Returns:
-        What ``work`` returned, in the order of the items.
+        The results of ``work``, in the order of the items.
 
     Raises:
-        BaseException: The first that ``work`` raised. What had not begun by then is left out, and
-            what had begun has ended.
+        BaseException: The first error of ``work``. Calls that had not begun are dropped, and all
+            others have ended.
     """
     queue = deque(enumerate(items))
     results: dict[int, R] = {}
@@ -54,7 +54,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
                 failures.append(error)
 
     workers = [
-        # A context can be entered by one thread at a time, hence a copy for each.
+        # Only one thread at a time can enter a context, hence a copy for each.
         threading.Thread(
             target=contextvars.copy_context().run,
             args=(drain,),
@@ -78,13 +78,13 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Call ``work`` in a thread of its own; return what becomes of it.
+    """Call ``work`` in a new thread; return a future for its result.
 
     Args:
-        work: Called in an empty context: nothing of the caller's logging sticks to it.
+        work: Called in an empty context, without the caller's logging context.
         name: Name of the thread.
 
-    A future that is cancelled does not stop the thread; its result is dropped. So it is when the
+    Cancelling the future does not stop the thread, but drops its result. The same applies if the
     event loop ends earlier.
     """
     loop = asyncio.get_running_loop()

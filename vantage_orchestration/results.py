@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the fields out of result files (contract, section 7)."""
+"""Reads fields from result files (contract, section 7)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DocumentFields:
         document_id: UUID of the document in its transaction.
         fields: Field name to text, to an object (group) or to a list of them (repeated).
         class_name: Class of the document, if a Classification skill was applied.
-        rule_errors: Rules that do not hold.
+        rule_errors: Broken business rules.
     """
 
     document_id: str
@@ -42,7 +42,7 @@ class DocumentFields:
     rule_errors: tuple[BusinessRuleError, ...]
 
     def row(self, transaction_id: str) -> dict[str, Any]:
-        """Return a plain dictionary, fit for JSON Lines and for an orchestrator's results.
+        """Return a plain dictionary, suitable for JSON Lines and for an orchestrator's results.
 
         Args:
             transaction_id: The document's transaction.
@@ -60,7 +60,7 @@ class DocumentFields:
 def with_results(client: VantageClient, transaction: Transaction) -> Transaction:
     """Return a processed transaction in which every document has results.
 
-    What can't be true, and was charged for, is not believed: it is read again for a while.
+    A charged transaction without results is implausible, so it is read again for a while.
 
     Args:
         client: Client.
@@ -85,25 +85,25 @@ def _check_documents(transaction: Transaction) -> None:
     ]
     if documents and not without:
         return
-    what = "there are no documents"
+    what = "it has no documents"
     if without:
-        what = f"there is no result of document {without[0]} of {len(documents)}"
+        what = f"document {without[0]} of {len(documents)} has no result"
     raise ProtocolError(
         f"The transaction of {transaction.file_names} was processed, but {what}",
-        hint="Nothing was deleted. The list may not be complete yet: the next try looks again. If"
-        " it stays so, see in ABBYY Vantage what the skill exports",
+        hint="Nothing was deleted. The list may not be complete yet: the next try reads it again."
+        " If this persists, check in ABBYY Vantage what the skill exports",
         transaction_id=transaction.id,
     )
 
 
 def check_types(transaction: Transaction, types: Collection[str] | None) -> None:
-    """Refuse types of result files of which a document has none, though it has others.
+    """Refuse result types if a document has result files, but none of these types.
 
-    A document without any result files, as a Classification skill gives them, has its class.
+    A document without any result files, as from a Classification skill, still has its class.
 
     Args:
         transaction: A transaction with results.
-        types: Types that are wanted; None for all.
+        types: Wanted types; None for all.
 
     Raises:
         ResultsMissing: A document would come back without any result.
@@ -115,8 +115,8 @@ def check_types(transaction: Transaction, types: Collection[str] | None) -> None
                 f"Document {number} of {len(transaction.documents)} made of"
                 f" {transaction.file_names} has no result file of the types"
                 f" {', '.join(types) or '(none)'}; it has {', '.join(there)}",
-                hint="Nothing was deleted. Name one of these in result_types, or leave it out to"
-                " fetch all; then clear or run the task again",
+                hint="Nothing was deleted. Set result_types to one of these, or omit it to fetch"
+                " all; then clear or run the task again",
                 transaction_id=transaction.id,
             )
 
@@ -134,7 +134,7 @@ def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[Docum
         ``FieldsJson`` nor ``Json`` (a Classification or OCR skill) has no fields.
 
     Raises:
-        ProtocolError: A result file is not what its type says, or a document has no result.
+        ProtocolError: A result file does not fit its type, or a document has no result.
     """
     transaction = with_results(client, transaction)
     return tuple(
@@ -151,7 +151,7 @@ def fetch_fields(client: VantageClient, transaction: Transaction) -> tuple[Docum
 def _fields_of(
     client: VantageClient, transaction_id: str, document: ExtractedDocument
 ) -> dict[str, Any]:
-    # By type, never by position: the order of result files is not defined.
+    # By type, not by position: the order of result files is undefined.
     for kind, read in (("FieldsJson", fields_of_values), ("Json", fields_of_json)):
         for file in document.result_files:
             if file.type != kind:
@@ -182,8 +182,8 @@ def fields_of_values(data: Any) -> dict[str, Any]:
 def fields_of_json(data: Any) -> dict[str, Any]:
     """Return the fields of the first document in a ``Json`` file (contract, section 7.3).
 
-    The object may be wrapped in ``Transaction``. Values come out as :func:`fields_of_values` gives
-    them: a group as an object, a field with several values as a list.
+    The object may be wrapped in ``Transaction``. Values have the form of :func:`fields_of_values`:
+    a group is an object, a field with several values a list.
 
     Raises:
         ValueError: It has another shape.

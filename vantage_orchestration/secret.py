@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text that does not show itself."""
+"""A string that hides its value."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ MASK = "**********"
 
 
 def refuse_pickling(self: object, protocol: object = None) -> NoReturn:
-    """Stand in for ``__reduce__`` and ``__reduce_ex__`` of what holds a secret.
+    """Replace ``__reduce__`` and ``__reduce_ex__`` of an object with a secret.
 
     Raises:
         TypeError: Always.
     """
     raise TypeError(
-        f"{type(self).__name__} holds a secret of ABBYY Vantage and can't be pickled. Send the"
+        f"{type(self).__name__} contains a secret of ABBYY Vantage and can't be pickled. Send the"
         " connection id or the block's name, and load the credentials where they are used."
     )
 
 
 @final
 class Secret:
-    """Holds a password, client secret, token or link with a token in it.
+    """A password, client secret, token or link that contains a token.
 
-    ``repr``, ``str``, ``format`` and ``vars`` show a mask, and pickling is refused. The text comes
-    out by :meth:`reveal` alone, so that every place that uses it can be found by that name.
+    ``repr``, ``str``, ``format`` and ``vars`` show a mask, and pickling is refused. Only
+    :meth:`reveal` returns the text, so every use can be found by that name.
 
     Args:
         value: The text, or another Secret.
@@ -41,7 +41,7 @@ class Secret:
         object.__setattr__(self, "_value", value.reveal() if isinstance(value, Secret) else value)
 
     def unbroken(self) -> Secret:
-        """Return it without line breaks at its ends, which files and commands leave there."""
+        """Return it without line breaks at its ends, which files and commands add."""
         return Secret(self._value.strip("\r\n"))
 
     def reveal(self) -> str:

@@ -12,10 +12,10 @@ MANUAL_REVIEW = "ManualReview"
 
 
 class Status(str, Enum):
-    """Status of a transaction. It equals its word, and is printed as it.
+    """Status of a transaction. It equals its word and prints as it.
 
-    ``Status(word)`` reads any word: both spellings of ``Canceled``, and every case. A word that
-    this version does not know is kept as it is, and counts as not ended.
+    ``Status(word)`` accepts any word: both spellings of ``Canceled``, and any case. An unknown word
+    is kept as it is and counts as not ended.
     """
 
     NEW = "New"
@@ -23,9 +23,9 @@ class Status(str, Enum):
     PROCESSED = "Processed"
     FAILED = "Failed"
     CANCELED = "Canceled"
-    #: The service does not know the transaction: it was deleted, or never made.
+    #: The service does not know the transaction: it was deleted or never created.
     GONE = "Gone"
-    #: Nobody has seen the transaction yet.
+    #: The transaction has not been read yet.
     UNKNOWN = "Unknown"
 
     @classmethod
@@ -46,12 +46,12 @@ class Status(str, Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the transaction has ended, so that its status does not change any more."""
+        """Whether the transaction has ended and its status is final."""
         return self in ENDED or self is Status.GONE
 
     @property
     def is_success(self) -> bool:
-        """Whether the transaction was processed, so that there are results."""
+        """Whether the transaction was processed and has results."""
         return self is Status.PROCESSED
 
     @property
@@ -66,9 +66,9 @@ class Status(str, Enum):
 
     @property
     def in_lists(self) -> str:
-        """The word as the lists spell it, with two l's in ``Cancelled``."""
+        """The word as the lists spell it (``Cancelled`` with two l's)."""
         return "Cancelled" if self is Status.CANCELED else self.value
 
 
-#: The statuses with which the service shows a transaction that has ended.
+#: The statuses of ended transactions in the service.
 ENDED = frozenset({Status.PROCESSED, Status.FAILED, Status.CANCELED})

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders in any store that fsspec knows: local, S3, GCS, Azure, SFTP and so on.
+"""Files and folders in any store that fsspec supports: local, S3, GCS, Azure, SFTP and so on.
 
-It adds to fsspec what a job needs that may be killed at any moment: a file appears under its name
-only when it is complete, "not there" is told apart from "can't be asked now", names are taken as
-they are and never as patterns, and caches of listings are not believed.
+It adds to fsspec what a job needs if it may be killed at any moment: a file appears under its name
+only when complete, "does not exist" differs from "can't be read now", names are literal and never
+patterns, and cached listings are not trusted.
 
-Of local files only regular ones are read, and no link leads out of the folder that was given; see
+Of local files only regular ones are read, and no link leads out of the given folder; see
 :mod:`vantage_orchestration.local`.
 """
 
@@ -36,14 +36,14 @@ __all__ = ["AnyPath", "Location", "is_part"]
 T = TypeVar("T")
 
 _CHUNK = 1024 * 1024
-#: Bytes of a file that is read into memory. A manifest of 100,000 transactions takes less.
+#: Largest file in bytes to read into memory. A manifest of 100,000 transactions is smaller.
 _LONGEST_IN_MEMORY = 512 * 1024**2
-#: Bytes that are kept in memory on their way to a store that is not local; more go to a file.
+#: Bytes to buffer in memory on the way to a remote store; more go to a file.
 _SPOOLED = 8 * 1024 * 1024
-#: How often a folder is listed whose files go away meanwhile.
+#: How often a folder is listed if files disappear meanwhile.
 _LISTINGS = 3
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
-#: Stores without folders. Making one there would ask for the right to make a bucket.
+#: Stores without folders. Creating one there would require the right to create a bucket.
 _FLAT = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"})
 _SIGNS = frozenset("*?[")
 _WEB = ("http://", "https://")
@@ -66,9 +66,9 @@ class Location:
 
     Attributes:
         fs: The store.
-        path: Path as the store writes it, without protocol.
-        root: Path of the folder that it was found in or named below, if any. No link leads out of
-            it; see :mod:`vantage_orchestration.local`.
+        path: Path in the store's notation, without protocol.
+        root: Path of the folder in which it was found or named, if any. No link leads out of it;
+            see :mod:`vantage_orchestration.local`.
     """
 
     fs: AbstractFileSystem
@@ -77,15 +77,15 @@ class Location:
 
     @classmethod
     def of(cls, place: AnyPath, **storage_options: Any) -> Location:
-        """Take whatever names a place.
+        """Return the location of a path, URL or path object.
 
         Args:
-            place: A path, a URL such as ``s3://bucket/folder``, a path object with a store of its
-                own (UPath, Airflow's ObjectStoragePath), or a Location.
-            storage_options: What fsspec needs to open the store of a path or URL.
+            place: A path, a URL such as ``s3://bucket/folder``, a path object with its own store
+                (UPath, Airflow's ObjectStoragePath), or a Location.
+            storage_options: Options of fsspec for the store of a path or URL.
 
         Raises:
-            ConfigurationError: It is empty, or no installed package knows such a store.
+            ConfigurationError: It is empty, or no installed package supports the store.
         """
         if isinstance(place, Location):
             return place
@@ -106,18 +106,18 @@ class Location:
             failure = error
         shown = _USER.sub(r"\1", _shown(str(place)))
         raise ConfigurationError(
-            f"The place {shown!r} can't be opened: {clean(str(failure))}",
-            hint="Give a path, or a URL whose store fsspec knows; many stores need a package of"
-            " their own, such as s3fs, gcsfs or adlfs",
+            f"The location {shown!r} can't be opened: {clean(str(failure))}",
+            hint="Give a path, or a URL whose store fsspec supports; many stores need another"
+            " package, such as s3fs, gcsfs or adlfs",
         )
 
     # -- what it is called
 
     @property
     def url(self) -> str:
-        """Absolute URL; of a local file its plain absolute path.
+        """Absolute URL; for a local file its plain absolute path.
 
-        Of a web address user and query are left out, since they may hold a secret.
+        User and query of a web address are left out, since they may contain a secret.
         """
         if self.is_local:
             return self.path
@@ -138,14 +138,14 @@ class Location:
 
     @property
     def real(self) -> str:
-        """What is the same text for the same place, links resolved, whoever has named it."""
+        """The same text for the same place, however it is named, with links resolved."""
         return os.path.realpath(self.path) if self.is_local else StorageUrl.of(self.url).url
 
     def names(self) -> set[str]:
-        """Return the names of all that is in the folder; none if there is no folder.
+        """Return the names of all entries of the folder; empty if there is no folder.
 
         Raises:
-            OSError: The store can't be asked.
+            OSError: The store can't be read.
         """
         return {info["name"].rstrip("/").rpartition("/")[2] for info in _listed(self)}
 
@@ -164,35 +164,36 @@ class Location:
         return Location(self.fs, above or self.fs.root_marker)
 
     def child(self, *parts: str) -> Location:
-        """Return what lies below.
+        """Return a location below this one.
 
         Args:
             parts: Names, or relative paths with ``/``.
 
         Raises:
-            ConfigurationError: A part is empty or would lead elsewhere (``..``).
+            ConfigurationError: A part is empty or leads out of it (``..``).
         """
         names = "/".join(parts).split("/")
         if any(name in ("", ".", "..") or "\0" in name for name in names):
-            raise ConfigurationError(f"{'/'.join(parts)!r} is no relative path")
+            raise ConfigurationError(f"{'/'.join(parts)!r} is not a relative path")
         path = "/".join((self.path.rstrip("/"), *names))
         return Location(self.fs, path, self.root or self.path)
 
     @property
     def concurrent(self) -> bool:
-        """Whether several threads may work in its store at a time.
+        """Whether several threads may use its store at a time.
 
-        The connections of SFTP and FTP stores, and archives, belong to one thread at a time.
+        Connections of SFTP and FTP stores, and archives, can be used by one thread at a time.
         """
         return self.is_local or self._is_memory or bool(getattr(self.fs, "async_impl", False))
 
     # -- what is there
 
     def info(self) -> Mapping[str, Any] | None:
-        """Return what the store says of it now, at least ``type`` and ``size``; None if nothing.
+        """Return the store's current information on it, at least ``type`` and ``size``; None if it
+        does not exist.
 
         Raises:
-            OSError: The store can't be asked. That is not the same as nothing being there.
+            OSError: The store can't be read, so it is unknown whether it exists.
         """
         self.fs.invalidate_cache()
         try:
@@ -201,11 +202,11 @@ class Location:
             return None
 
     def exists(self) -> bool:
-        """Return whether there is a file or folder. Errors as :meth:`info`."""
+        """Return whether it exists. Errors as for :meth:`info`."""
         return self.info() is not None
 
     def is_dir(self) -> bool:
-        """Return whether it is a folder. Errors as :meth:`info`."""
+        """Return whether it is a folder. Errors as for :meth:`info`."""
         info = self.info()
         return info is not None and info.get("type") == "directory"
 
@@ -213,23 +214,21 @@ class Location:
         """Return the size of the file in bytes.
 
         Raises:
-            FileNotFoundError: There is none.
-            OSError: The store can't be asked, or does not say.
+            FileNotFoundError: It does not exist.
+            OSError: The store can't be read, or does not report the size.
         """
         info = self.info()
         if info is None:
             raise FileNotFoundError(self.url)
         if info.get("size") is None:
-            raise OSError(f"The store does not tell the size of {self.url}")
+            raise OSError(f"The store does not report the size of {self.url}")
         return int(info["size"])
 
     def sizes(self) -> dict[str, int]:
-        """Return relative path and size in bytes of every file below, at any depth.
-
-        Links are left out.
+        """Return relative path and size in bytes of every file below, at any depth, without links.
 
         Raises:
-            OSError: A folder can't be read. That is not the same as nothing being in it.
+            OSError: A folder can't be read, so its content is unknown.
         """
         self.fs.invalidate_cache()
         if self.is_local and self.root is not None and os.path.islink(self.path):
@@ -246,23 +245,23 @@ class Location:
         }
 
     def files(self, pattern: str = "*") -> list[Location]:
-        """Return the files below that fit a pattern, sorted by path.
+        """Return the files below that match a pattern, sorted by path.
 
         Args:
             pattern: Relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
-                number of folders. Case matters, but not in the suffix of a file: ``*.pdf`` takes
-                ``SCAN.PDF`` of a scanner as well. A name that is spelt like the pattern fits it,
-                whatever signs are in it. As in a shell, a name that begins with a dot fits only
-                where the pattern has that dot, so files that are still being written never do.
-                What is neither a file nor a folder, such as a named pipe, fits no pattern.
+                number of folders. Case matters except in a file's suffix: ``*.pdf`` also matches
+                ``SCAN.PDF``. A name that is equal to the pattern matches, whatever characters it
+                contains. As in a shell, a name with a leading dot matches only if the pattern has
+                that dot, so unfinished files never match. Only files and folders match, not, for
+                example, named pipes.
 
         Raises:
-            OSError: The store can't be asked. A folder that isn't there is just empty.
+            OSError: The store can't be read. A missing folder counts as empty.
         """
         self.fs.invalidate_cache()
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts or ".." in parts or pattern.startswith("/"):
-            raise ConfigurationError(f"{pattern!r} is no relative pattern for files")
+            raise ConfigurationError(f"{pattern!r} is not a relative pattern for files")
         found = {location.path: location for location in _fitting(self, parts)}
         return [found[path] for path in sorted(found)]
 
@@ -272,16 +271,16 @@ class Location:
         """Open the file for reading, at its start.
 
         Raises:
-            FileNotFoundError: There is none.
-            ConfigurationError: It is local, and no regular file or a link out of its folder.
-            OSError: The store can't be asked.
+            FileNotFoundError: It does not exist.
+            ConfigurationError: It is local, and not a regular file or a link out of its folder.
+            OSError: The store can't be read.
         """
         if self.is_local:
             return local.open_regular(self.path, self.root)
-        # Else a listing from before the file was written would say that there is none.
+        # Otherwise a cached listing could miss a file that was written since.
         self.fs.invalidate_cache()
         if self._is_memory:
-            # That store gives all readers the same stream.
+            # That store returns the same stream to all readers.
             return io.BytesIO(self.fs.cat_file(self.path))
         return cast(BinaryIO, self.fs.open(self.path, "rb"))
 
@@ -289,7 +288,7 @@ class Location:
         """Return the content of the file.
 
         Raises:
-            ConfigurationError: It is larger than any file that is read into memory.
+            ConfigurationError: It is too large to be read into memory.
         """
         with self.open() as stream:
             data = stream.read(_LONGEST_IN_MEMORY + 1)
@@ -298,24 +297,24 @@ class Location:
         return data
 
     def read_text(self) -> str:
-        """Return the content of the file, which is UTF-8."""
+        """Return the content of the UTF-8 file."""
         return self.read_bytes().decode()
 
     def write(self, fill: Callable[[BinaryIO], T]) -> T:
-        """Write the file, so that it appears under its name complete or not at all.
+        """Write the file so that it appears under its name only when complete.
 
-        It is written to a part in the same folder, with a name of its own, and moved over what is
-        there. A killed process leaves its part behind.
+        It is written to a part with a unique name in the same folder, which then replaces the
+        target. A killed process leaves its part behind.
 
         Args:
-            fill: Writes the content. Its stream can be read, seek and be cut in every store: if
-                the store is not local, a temporary file is filled first and copied then.
+            fill: Writes the content. Its stream can read, seek and truncate in every store: for a
+                remote store a temporary file is filled first and then copied.
 
         Returns:
-            What ``fill`` returns.
+            The result of ``fill``.
 
         Raises:
-            ConfigurationError: It is local, and a link is in the way.
+            ConfigurationError: It is local, and a link is in its place.
             OSError: It can't be written.
         """
         if self.is_local:
@@ -325,7 +324,7 @@ class Location:
             result = _fill(part, fill)
             _move(part, self)
         except BaseException:
-            # What went wrong first is to be seen, not what went wrong with the cleaning.
+            # The first error is raised, not one of the clean-up.
             with contextlib.suppress(Exception):
                 part.remove()
             raise
@@ -333,12 +332,12 @@ class Location:
 
     def write_text(self, text: str) -> None:
         """Write the file as :meth:`write` does, in UTF-8."""
-        # A lone surrogate becomes an escape, which JSON reads as the same character.
+        # A lone surrogate becomes an escape, which JSON parses as the same character.
         data = text.encode("utf-8", "backslashreplace")
         self.write(lambda stream: stream.write(data))
 
     def remove(self) -> None:
-        """Remove the file; one that is gone counts as done."""
+        """Remove the file; a missing one counts as removed."""
         if self.is_local:
             local.remove(self.path, self.root)
             return
@@ -346,7 +345,7 @@ class Location:
             self.fs.rm_file(self.path)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder if nothing is in it, where a store keeps empty folders at all."""
+        """Remove the folder if it is empty, in stores that keep empty folders."""
         if self.is_local:
             local.remove_folder(self.path, self.root)
 
@@ -367,17 +366,17 @@ class Location:
         return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
-#: What names a file or folder.
+#: Everything that identifies a file or folder.
 AnyPath = str | os.PathLike[str] | _HasPath | Location
 
 
 def is_part(name: str) -> bool:
-    """Return whether a file of this name is one that :meth:`Location.write` has not finished."""
+    """Return whether a file of this name is an unfinished part of :meth:`Location.write`."""
     return _PART.fullmatch(name) is not None
 
 
 def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
-    """Fill a file of a store that is not local, by way of a temporary file."""
+    """Fill a file of a remote store through a temporary file."""
     protocol = part.fs.protocol
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
         result = fill(cast(BinaryIO, spool))
@@ -390,12 +389,12 @@ def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
 
 
 def _move(part: Location, target: Location) -> None:
-    """Give a complete file its name, over what is there."""
+    """Give a complete file its name, replacing an existing one."""
     from fsspec import AbstractFileSystem
 
     fs = part.fs
     if type(fs).mv is AbstractFileSystem.mv:
-        # A store that can only copy. fsspec's own move would read names as patterns.
+        # A store that can only copy. fsspec's own move would treat names as patterns.
         fs.cp_file(part.path, target.path)
         part.remove()
         return
@@ -407,7 +406,7 @@ def _move(part: Location, target: Location) -> None:
 
 
 def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
-    """Return whether ``find`` is fsspec's own, which leaves out folders that can't be read."""
+    """Return whether ``find`` is fsspec's own, which ignores unreadable folders."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
 
@@ -418,7 +417,7 @@ def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
 
 
 def _files_below(folder: Location) -> Iterator[Mapping[str, Any]]:
-    """Yield what the store says of each file below, at any depth; links are not followed."""
+    """Yield the store's information on each file below, at any depth; links are not followed."""
     for info in _listed(folder):
         if info["type"] == "directory":
             yield from _files_below(Location(folder.fs, info["name"].rstrip("/")))
@@ -434,7 +433,7 @@ def _shown(url: str) -> str:
 
 
 def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
-    """Yield what is in a folder, as ``file``, ``directory`` or ``linked`` (a folder)."""
+    """Yield the entries of a folder, as ``file``, ``directory`` or ``linked`` (a folder)."""
     fs = folder.fs
     for info in _listed(folder):
         path, kind = info["name"].rstrip("/"), info["type"]
@@ -445,7 +444,7 @@ def _entries(folder: Location) -> Iterator[tuple[Location, str]]:
 
 
 def _listed(folder: Location) -> list[Mapping[str, Any]]:
-    """Return what the store says of each entry of a folder; nothing if there is no folder."""
+    """Return the store's information on each entry of a folder; empty if there is no folder."""
     own = folder.path.rstrip("/")
     for _ in range(_LISTINGS):
         try:
@@ -453,11 +452,12 @@ def _listed(folder: Location) -> list[Mapping[str, Any]]:
         except NotADirectoryError:
             return []
         except FileNotFoundError:
-            # A file that goes away while a folder is listed gives the same error as no folder.
+            # A file that disappears while a folder is listed causes the same error as a missing
+            # folder.
             if not folder.exists():
                 return []
         else:
-            # Some stores list the folder itself; or it is a file.
+            # Some stores list the folder itself, or it is a file.
             return [info for info in listed if info["name"].rstrip("/") != own]
     raise OSError(f"The folder {folder} changes while it is listed")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes text of others fit to be shown: one line, short, without secrets."""
+"""Makes external text fit to be shown: one short line without secrets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["clean", "counted", "identifier", "message_of", "named", "one_line", "read_json"]
 
 _LONGEST = 300
-#: Characters that are searched for known secrets, and for what looks like a secret. More would take
-#: noticeable time, and what is shown in the end is much shorter.
+#: Characters to search for known secrets, and for text that looks like a secret. More would take
+#: noticeable time, and the shown text is much shorter.
 _SEARCHED, _LOOKED_AT = 8192, 2048
-#: Members of error bodies that say what is wrong, the best first; compared without case.
+#: Members of error bodies that contain a message, best first; compared without case.
 _SAYING = (
     "detail",
     "error_description",
@@ -35,7 +35,7 @@ _SAYING = (
     "fault",
     "faultstring",
 )
-#: Items of a list that are shown, and names of files.
+#: Items of a list, or names of files, to show.
 _FIRST = 3
 _NAMES = 3
 _QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
@@ -47,7 +47,7 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_.-]{8,}|\b[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}", re.ASCII)
-#: Colours and the like, what ends a line, and what turns the direction of writing.
+#: Terminal escapes, line ends, and changes of the writing direction.
 _UNSEEN = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
@@ -55,26 +55,26 @@ _UNSEEN = re.compile(
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` without what would colour a terminal, end a line or turn its direction."""
+    """Return ``text`` without terminal escapes, line ends and changes of the writing direction."""
     return (text if text.isprintable() else _UNSEEN.sub(" ", text)).strip()
 
 
 def identifier(value: Any) -> str:
-    """Return an id of others, which may be of any kind but goes into addresses and log lines.
+    """Return an external id, checked since it goes into addresses and log lines.
 
     Raises:
-        ValueError: It is empty or no text, longer than ids are, or holds what can't be printed.
+        ValueError: It is empty, not a string, too long, or contains unprintable characters.
     """
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isprintable():
-        raise ValueError("an id is missing, or is none")
+        raise ValueError("an id is missing or invalid")
     return value
 
 
 def read_json(data: bytes | str) -> Any:
-    """Read JSON of others.
+    """Parse external JSON.
 
     Raises:
-        ValueError: It is no JSON, or nested too deeply.
+        ValueError: It is not JSON, or nested too deeply.
     """
     try:
         return json.loads(data)
@@ -84,12 +84,12 @@ def read_json(data: bytes | str) -> Any:
 
 
 def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
-    """Return ``text`` as one short line in which no secret is left.
+    """Return ``text`` as one short line without secrets.
 
     Args:
         text: Any text that came from outside.
-        secrets: Secrets that must not show, in case that the other side echoes them: as they are,
-            escaped for URLs, forms, HTML or JSON, in base64, or cut at the end of the text.
+        secrets: Secrets to mask, in case the other side echoes them: plain, escaped for URLs,
+            forms, HTML or JSON, in base64, or cut at the end of the text.
 
     Known secrets are masked, and so is whatever looks like a token or like the value of a password
     or secret; addresses lose their query, since links of ABBYY Vantage carry tokens there.
@@ -110,27 +110,27 @@ def utc_text(moment: DateTime) -> str:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """Return a number with the word that goes with it."""
+    """Return a number with the right word, singular or plural."""
     return f"{number} {one if number == 1 else many}"
 
 
 def named(names: Sequence[str]) -> str:
-    """Return the first names of files in quotes, and how many more there are."""
+    """Return the first file names in quotes, and the number of the others."""
     more = len(names) - _NAMES
     return ", ".join(map(repr, names[:_NAMES])) + (f" and {more} more" if more > 0 else "")
 
 
 def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
-    """Return what an error body says, cleaned, or None if it says nothing that is fit to show.
+    """Return the cleaned message of an error body, or None if it has none that can be shown.
 
     Args:
         body: The body of an error reply: a ProblemDetails object, an OAuth 2.0 error, or anything.
-        secrets: Secrets that must not show.
+        secrets: Secrets to mask.
 
-    The order ``detail``, ``error_description``, ``title`` is the contract's (section 2.3);
-    ``errors`` names the members that are wrong. What else is known from gateways in front of a
-    service, such as ``{"error": {"message": "..."}}``, is read as well. HTML (a proxy's or a
-    maintenance page) is not shown.
+    The order ``detail``, ``error_description``, ``title`` is that of the contract (section 2.3);
+    ``errors`` names the wrong members. Known forms of gateways, such as
+    ``{"error": {"message": "..."}}``, are read as well. HTML (of a proxy or a maintenance page) is
+    not shown.
     """
     try:
         data: Any = read_json(body[:65536])
@@ -141,7 +141,7 @@ def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
 
 
 def _words(data: Any, depth: int = 4) -> list[str]:
-    """Return what a part of an error body says."""
+    """Return the messages in a part of an error body."""
     if isinstance(data, str):
         return [data] if data.strip() else []
     if isinstance(data, list) and depth:

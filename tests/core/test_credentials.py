@@ -72,11 +72,11 @@ def test_base_url_may_be_written_in_several_ways(given, base):
         ("https://user:pass@vantage.example.com", "user name"),
         ("https://vantage.example.com?x=1", "query"),
         ("https://vantage.example.com#x", "query or fragment"),
-        ("ftp://vantage.example.com", "no https"),
-        ("https://", "no valid address"),
-        ("https://vantage example.com", "no valid address"),
-        ("https://vantage.example.com:port", "no valid address"),
-        ("https://vantage.example.com\\@evil.example", "no valid address"),
+        ("ftp://vantage.example.com", "not an https"),
+        ("https://", "not a valid address"),
+        ("https://vantage example.com", "not a valid address"),
+        ("https://vantage.example.com:port", "not a valid address"),
+        ("https://vantage.example.com\\@evil.example", "not a valid address"),
         ("https://vantage.example.com/auth/connect/token", "deprecated"),
     ],
 )
@@ -119,7 +119,7 @@ def test_deprecated_token_paths_are_refused_and_the_right_one_is_named(path):
 
 @pytest.mark.parametrize("path", ["//evil.example/x", "/a?b", "/a#b", "/a/../b", "/a b", "/a\\b"])
 def test_a_path_is_a_path(path):
-    with pytest.raises(ConfigurationError, match="no path"):
+    with pytest.raises(ConfigurationError, match="not a path"):
         make(auth_path=path)
 
 
@@ -227,12 +227,12 @@ def test_fields_are_read_from_texts_and_the_environment():
     ("name", "value", "why"),
     [
         ("verify", "perhaps", "neither true nor false"),
-        ("read_timeout", "soon", "no number"),
+        ("read_timeout", "soon", "not a number"),
         ("read_timeout", 0, "above 0"),
         ("connect_timeout", float("nan"), "above 0"),
         ("ca_bundle", "/nowhere/ca.pem", "does not exist"),
-        ("password", 12345678, "no text"),
-        ("scope", ["a"], "no text"),
+        ("password", 12345678, "not a string"),
+        ("scope", ["a"], "not a string"),
     ],
 )
 def test_a_wrong_field_is_named(name, value, why):
@@ -267,7 +267,7 @@ def test_every_field_has_what_a_form_needs():
 )
 @pytest.mark.parametrize("base_url", ["", "https://vantage.example.com"])
 def test_a_region_that_is_none_is_refused_also_beside_an_address(region, near, base_url):
-    with pytest.raises(ConfigurationError, match=f"is no region.*Did you mean {near}[?]"):
+    with pytest.raises(ConfigurationError, match=f"is not a region.*Did you mean {near}[?]"):
         make(region=region, base_url=base_url)
 
 

@@ -198,4 +198,4 @@ def test_signature_and_documentation_name_each_option() -> None:
     assert signature.parameters["poke_interval"].default == 2.0
     assert signature.parameters["result_types"].default is None
     assert work(1).poke_interval == 2.0
-    assert "    parallel: Requests at the same time.\n\nReturns:" in (work.__doc__ or "")
+    assert "    parallel: Concurrent requests.\n\nReturns:" in (work.__doc__ or "")

@@ -76,7 +76,7 @@ ENDLESS: dict[str, Callable[[int], Chunk[int]]] = {
 @pytest.mark.parametrize("overlap", [0, 1, 2])
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_reading_ends(kind: str, overlap: int) -> None:
-    with pytest.raises(ProtocolError, match="repeats itself, or does not end"):
+    with pytest.raises(ProtocolError, match="repeats itself or does not end"):
         read_all(ENDLESS[kind], overlap=overlap)
 
 

@@ -151,4 +151,4 @@ def test_examples_are_copied_from_an_installation(wheel: zipfile.ZipFile, tmp_pa
             assert (target / kind / source.name).read_bytes() == source.read_bytes()
     again = run()
     assert again.returncode == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

@@ -111,7 +111,7 @@ def test_secrets_to_mask() -> None:
         ({}, {"host": "https://127.0.0.1", "schema": "http"}, "contradict"),
         ({}, {"host": "https://example.com:1", "port": 2}, "contradict"),
         ({}, {"host": f"https://u:{PASSWORD}@example.com", "port": 2}, "user name or password"),
-        ({}, {"host": "https://example.com:port", "port": 2}, "no valid address"),
+        ({}, {"host": "https://example.com:port", "port": 2}, "not a valid address"),
         ({"region": "eu", "client_secret": "***"}, {}, "client_secret"),
         ({"region": "eu"}, {"password": "***"}, "masked display"),
         ({"region": "eu"}, {"password": None}, "no password"),

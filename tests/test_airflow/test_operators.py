@@ -206,7 +206,7 @@ def test_constructors(airflow: Airflow) -> None:
     assert [each for each in found["refused"] if not each[2]] == []
     words = {each[1]: each[2] for each in found["refused"]}
     assert "Did you mean 'FieldsJson'?" in words["{'result_types': ['FieldJson']}"]
-    assert "it is one of skip, send, fail" in words["{'duplicates': 'Skip'}"]
+    assert "it must be one of skip, send, fail" in words["{'duplicates': 'Skip'}"]
     assert "a number of seconds" in words["{'timeout': '3600'}"]
     assert found["taken"] == {
         "inputs": ["a", "b"],

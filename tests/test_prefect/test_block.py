@@ -110,7 +110,7 @@ def test_import_loads_no_http_library() -> None:
         ({"read_timeout": 0}, "read_timeout"),
         ({"connect_timeout": "soon"}, "valid number"),
         ({"auth_path": "/auth2/{tenantId}/connect/token"}, "no tenant id"),
-        ({"api_path": "https://x?y"}, "is no path"),
+        ({"api_path": "https://x?y"}, "is not a path"),
         ({"pasword": PASSWORD}, "no field pasword"),
     ],
 )

@@ -235,4 +235,4 @@ def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
     schema = process_folder.parameters.properties
     assert schema["timeout"]["type"] == "number"
     assert schema["on_empty"]["default"] == "skip"
-    assert schema["parallel"]["description"] == "Requests at the same time."
+    assert schema["parallel"]["description"] == "Concurrent requests."
