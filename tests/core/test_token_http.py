@@ -273,7 +273,7 @@ def test_a_slow_reply_ends_in_an_error(sandbox, configure):
 def test_a_reply_that_drips_is_given_up(sandbox, configure):
     # Each byte comes in time for the socket, the whole does not.
     sandbox.control.add_fault(path=TOKEN_PATH, chunk_size=1, chunk_delay=0.05, times=0)
-    with pytest.raises(errors.AuthUnavailable, match="did not come in time"):
+    with pytest.raises(errors.AuthUnavailable, match="did not arrive in time"):
         source_of(configure(read_timeout=0.5)).get()
 
 

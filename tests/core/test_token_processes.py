@@ -301,7 +301,7 @@ def test_the_command_shows_and_clears_what_is_stored(sandbox, start, folder):
     assert "a token, valid until" in shown
     assert str(folder) in shown
     refused = command(sandbox, folder, "status", password="not the password")
-    assert "not tried again for" in refused
+    assert "not retried for" in refused
     assert "Check user name" in refused
     for secret in (*sandbox.control.issued_secrets(), sandbox.credentials["password"]):
         assert secret not in shown + refused

@@ -176,7 +176,7 @@ def test_what_no_token_endpoint_says_is_a_fault_of_network_or_address(status, bo
     assert type(error) is kind
     assert hold_of(error) == held
     text = str(error)
-    assert "password" not in text.replace("send the password on", "")
+    assert "password" not in text.replace("forward the password", "")
     assert re.search("address|base URL|firewall|proxy|network", text)
 
 
@@ -267,7 +267,7 @@ def test_a_remembered_refusal_says_so_and_how_to_clear_it():
             with pytest.raises(errors.CredentialsRejected, match=until) as remembered:
                 source.get()
             assert command in str(remembered.value)
-            assert "remembered from an earlier try, not tried again for" in str(remembered.value)
+            assert "remembered from an earlier try, not retried for" in str(remembered.value)
         config = config_for(server, "airflow:vantage", store="memory")
         with pytest.raises(errors.CredentialsRejected, match="only this process remembers"):
             TokenSource(config).get()

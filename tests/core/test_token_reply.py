@@ -156,7 +156,7 @@ E_ = errors
             "Check user name, password and region",
         ),
         (400, {"error": "invalid_grant"}, E_.CredentialsRejected, "tenant id"),
-        (401, b"", E_.CredentialsRejected, "not tried again"),
+        (401, b"", E_.CredentialsRejected, "not retried"),
         (403, b"<html>", E_.AuthUnavailable, "firewall"),
         (
             400,

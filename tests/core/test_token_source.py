@@ -279,7 +279,7 @@ def test_a_refusal_is_one_request_for_all_threads_and_for_later_ones(source, ser
         outcome = in_threads(64, source.get)
         assert {type(item) for item in outcome} == {errors.CredentialsRejected}
         assert len({id(item) for item in outcome}) == 64, "each thread has an error of its own"
-    with pytest.raises(errors.CredentialsRejected, match="not tried again for"):
+    with pytest.raises(errors.CredentialsRejected, match="not retried for"):
         asyncio.run(source.aget())
     assert server.logins == 1
 

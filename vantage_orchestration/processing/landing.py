@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notes which result files of a transaction have landed before all of them have.
+"""Records which result files of a transaction have landed, until all have.
 
-A later try fetches only the rest, also if the process was killed in between.
+A later try fetches only the rest, even if the process was killed in between.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Landing"]
 
 
 class Landing:
-    """The file ``landed.json`` of a transaction. Usable from several threads.
+    """The file ``landed.json`` of a transaction. Thread-safe.
 
     Attributes:
         files: What has landed.
@@ -71,13 +71,13 @@ class Landing:
             return [], set()  # Nothing is lost but time.
 
     def begin(self, files: Iterable[FileEntry]) -> None:
-        """Note what is there already."""
+        """Note existing files."""
         self.files.extend(files)
         if self.files or self._folders:
             self._write()
 
     def add(self, file: FileEntry) -> None:
-        """Note a file that has landed, together with those of other threads."""
+        """Note a landed file, together with those of other threads."""
         self.files.append(file)
         with self._lock:
             if self._noted < len(self.files) < self._expected:

@@ -5,9 +5,9 @@ What it costs does not depend on how many transactions others have: a key is ask
 once the server has shown that it understands it (:mod:`.key_filter`). Where it does not, the lists
 are read once for all tasks of a host (:mod:`.shared_lists`).
 
-What can't be excluded: the lists are an index, and an index may lag. A transaction that was made a
-moment before a crash, and whose id was not noted anywhere, may not be listed yet when the next try
-looks. The ledger (:mod:`vantage_orchestration.processing.ledger`) comes first for that reason.
+One gap remains: the lists are an index, which may lag. A transaction that was created a moment
+before a crash, and whose id was not recorded, may not be listed yet when the next try searches. So
+the ledger (:mod:`vantage_orchestration.processing.ledger`) comes first.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def find_transactions(
 ) -> dict[str, str]:
     """Return the transactions with these keys that an earlier try has made.
 
-    Those that failed or were cancelled do not count. Transactions that were made but not started
-    are found if the service lists them among the active ones; whether it does is not documented.
+    Failed and cancelled ones do not count. Transactions that were created but not started are found
+    if the service lists them as active; that is not documented.
 
     Args:
         client: Client.
         keys: See :func:`vantage_orchestration.processing.keys.unit_key`.
         skill_id: Skill of the transactions.
-        since: When the run began. A day more is searched, since clocks differ.
+        since: When the run began. One more day is searched, since clocks differ.
 
     Returns:
         Key to transaction id; a key of which nothing was found is missing.
@@ -106,7 +106,7 @@ def _window(since: DateTime) -> DateTime:
     import pendulum
 
     now = pendulum.now("UTC")
-    # Not in the future either: the end of the window is the server's present.
+    # Not in the future either: the window ends at the server's current time.
     return max(min(since, now).subtract(days=1), now.subtract(days=RETENTION_DAYS + 1))
 
 
@@ -136,7 +136,7 @@ def _filtered(
 def _choose(client: VantageClient, candidates: list[Row]) -> str | None:
     """Choose among transactions with the same key: one that was charged before one that was not.
 
-    There are several if the reply to a creation was lost and the creation repeated.
+    There are several if the reply to a creation was lost and the creation was repeated.
     """
     if len(candidates) < 2:
         return candidates[0].id if candidates else None

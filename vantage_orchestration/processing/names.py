@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of files and folders that every store takes, and that differ from each other.
+"""Names of files and folders that are valid in every store and unique.
 
 Names come from outside: from the service, which takes them from skills, and from inputs. They may
-hold path separators, control characters, or names that a system keeps for itself.
+contain path separators, control characters, or names that a system reserves.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import unicodedata
 
 __all__ = ["LANDED", "MANIFEST", "SUBMITTED", "UniqueNames", "folded", "safe_name", "suffixed"]
 
-#: Name of the file that says what is in a folder.
+#: File that describes the content of a folder.
 MANIFEST = "manifest.json"
-#: Name of the file that says which files of a transaction have landed, until all have.
+#: File that lists the landed files of a transaction, until all have landed.
 LANDED = "landed.json"
-#: Name of the file that says what a job has begun, until it is finished.
+#: File that lists the transactions of a job, until it is finished.
 SUBMITTED = "submitted.json"
-#: Characters and bytes (UTF-8) of a name. File systems take 255 bytes; a part needs some more.
+#: Longest name in characters and bytes (UTF-8). File systems allow 255 bytes; a temporary part
+#: needs some more.
 LONGEST = 120
 LONGEST_BYTES = 200
 _LONGEST_EXTENSION = 16
 
-# What Windows forbids, what splits an URL, and what a pattern would be made of.
+# Characters that Windows forbids, that split a URL, or that form a pattern.
 _FORBIDDEN = frozenset('<>:"/\\|?*#%[]')
 # Control and format characters (text that runs backwards), halves of pairs, line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -32,10 +33,11 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(?=\s*(\.|$))", re.
 
 
 def safe_name(name: str) -> str:
-    """Return a name for a file or folder that every store takes and that leads nowhere else.
+    """Return a name for a file or folder that is valid in every store and leads nowhere else.
 
-    What can't stay becomes ``_``. It is up to 120 characters long and keeps its extension. The
-    same name always gives the same; a safe name gives itself; two names may give the same.
+    Invalid characters become ``_``. The result has up to 120 characters and keeps the extension.
+    The same name always gives the same result; a safe name is unchanged; two names may give the
+    same result.
     """
     text = "".join(
         "_" if char in _FORBIDDEN or unicodedata.category(char) in _UNPRINTABLE else char
@@ -49,16 +51,16 @@ def safe_name(name: str) -> str:
 
 
 def suffixed(name: str, suffix: str) -> str:
-    """Return ``name`` with ``suffix`` before its extension, not longer than a name may be."""
+    """Return ``name`` with ``suffix`` before its extension, within the length limit."""
     stem, extension = _split(name)
     return _fitted(stem, suffix + extension)
 
 
 class UniqueNames:
-    """Gives names that differ, also for stores that take ``A`` and ``a`` for the same.
+    """Provides unique names, even for stores that treat ``A`` and ``a`` as the same.
 
     Args:
-        taken: Names that are not to be given.
+        taken: Names that are already in use.
     """
 
     def __init__(self, *taken: str) -> None:
@@ -66,7 +68,7 @@ class UniqueNames:
         self._next: dict[str, int] = {}
 
     def take(self, name: str) -> str:
-        """Return ``name``, or ``name_2``, ``name_3`` and so on if it was taken before."""
+        """Return ``name``, or ``name_2``, ``name_3`` and so on if it is taken."""
         key = folded(name)
         candidate, number = name, self._next.get(key, 2)
         while folded(candidate) in self._taken:
@@ -78,7 +80,7 @@ class UniqueNames:
 
 
 def folded(name: str) -> str:
-    """Return what is equal for names that some store takes for the same."""
+    """Return a key that is equal for names that some store treats as the same."""
     return unicodedata.normalize("NFC", name.casefold())
 
 

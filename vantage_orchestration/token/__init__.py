@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access tokens: from a credential to a token that is valid when it is used.
+"""Access tokens: turns a credential into a token that is valid when used.
 
-The one module that both orchestrators share. Importing it loads neither ``requests`` nor
-``pendulum``.
+Both orchestrators share this package. Importing it loads neither ``requests`` nor ``pendulum``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access token as one immutable value, and the clocks it is judged by."""
+"""The access token as an immutable value, and the clocks that decide its validity."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["SYSTEM_CLOCK", "AccessToken", "Clock"]
 
 
 def _steady_clock() -> Callable[[], float]:
-    """Return a clock that nobody can set and that also counts while the machine sleeps.
+    """Return a clock that nobody can set and that keeps counting while the machine sleeps.
 
-    ``time.monotonic`` stands still while a Linux machine is suspended, and a token would look
-    valid for as long again.
+    ``time.monotonic`` stops while a Linux machine is suspended, and an expired token would look
+    valid for that long.
     """
-    # CLOCK_BOOTTIME is Linux's; on macOS CLOCK_MONOTONIC is the one that counts sleep.
+    # CLOCK_BOOTTIME exists on Linux; on macOS CLOCK_MONOTONIC includes sleep.
     number = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
     if number is not None:
         try:
@@ -41,8 +41,8 @@ class Clock:
     """Two clocks, both in seconds.
 
     Args:
-        steady: Decides about validity in this process; can't be set.
-        wall: Time since 1970, for what is shown or outlives the process.
+        steady: Monotonic time; decides validity in this process.
+        wall: Time since 1970, for display and for state that outlives the process.
     """
 
     steady: Callable[[], float]
@@ -54,16 +54,16 @@ SYSTEM_CLOCK = Clock(steady=_steady_clock(), wall=time.time)
 
 @final
 class AccessToken:
-    """An access token with its end. Shows its end and nothing else.
+    """An access token with its expiry. Its ``repr`` shows only the expiry.
 
     Args:
         value: The token.
         lifetime: Seconds from ``begun`` for which it is valid.
-        margin: Seconds before its end from which on it is renewed.
-        begun: Steady time before the token was asked for.
+        margin: Seconds before its expiry from which on it is renewed.
+        begun: Steady time before the token was requested.
         begun_wall: Wall time at the same moment.
-        kept_until: Steady time until which a rejection by the server brings no new login, since
-            this token was a replacement for a rejected one already.
+        kept_until: Steady time until which a rejection by the server causes no new login, since
+            this token has already replaced a rejected one.
     """
 
     __slots__ = ("_begun_wall", "_value", "ends_at", "kept_until", "lifetime", "renew_at")
@@ -111,13 +111,13 @@ class AccessToken:
 
     @property
     def expires_at(self) -> DateTime:
-        """End of the token as wall time in UTC, for display."""
+        """Expiry of the token as wall time in UTC, for display."""
         import pendulum
 
         return pendulum.from_timestamp(self._begun_wall + self.lifetime)
 
     def is_same(self, other: AccessToken | str) -> bool:
-        """Tell whether ``other`` is the same token."""
+        """Return whether ``other`` is the same token."""
         return self._value == Secret(other.reveal() if isinstance(other, AccessToken) else other)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

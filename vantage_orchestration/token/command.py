@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vantage-orchestration token``: shows and clears what is stored for a credential."""
+"""The command ``vantage-orchestration token``: shows and clears the stored state of a
+credential."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from vantage_orchestration.token.vault import Refusal, Vault
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "show or clear the token, or the refusal, that is stored for a credential"
+HELP = "show or clear the stored token or refusal of a credential"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("action", choices=("status", "forget"), help="what to do")
+    parser.add_argument("action", choices=("status", "forget"), help="action")
     add_credential_option(parser)
 
 
@@ -41,23 +42,23 @@ def run(args: argparse.Namespace) -> int:
         place += f" in {folder}" if folder is not None else ""
         if args.action == "forget":
             vault.forget()
-            _say(f"Nothing is stored any more for this credential ({place}).")
+            _say(f"Nothing is stored for this credential any more ({place}).")
             return 0
         found = vault.load(jitter=0.0)
     except StateUnavailable as error:
         raise ConfigurationError(
             f"The token store of this credential can't be read: {error.what}",
-            hint="The token lives in the memory of each process",
+            hint="The token is kept in the memory of each process",
         ) from None
     if isinstance(found, AccessToken):
         left = found.ends_at - SYSTEM_CLOCK.steady()
         end = found.expires_at.to_iso8601_string()
-        state = f"a token, valid until {end}" if left > 0 else f"a token that ended at {end}"
+        state = f"a token, valid until {end}" if left > 0 else f"a token that expired at {end}"
     elif isinstance(found, Refusal):
         state = (
-            f"a refused login, not tried again for {found.remaining:.0f} s"
+            f"a refused login, not retried for {found.remaining:.0f} s"
             if found.remaining > 0
-            else "a refused login, which may be tried again now"
+            else "a refused login, which may be retried now"
         )
         state += f"\n{found.error}"
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a token request and reads its reply. Pure: no network, no clock, no state."""
+"""Builds a token request and parses its reply. No network, clock or state."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ __all__ = [
     "token_form",
 ]
 
-#: Seconds assumed where the reply has no ``expires_in`` (contract, section 9).
+#: Assumed lifetime in seconds if the reply has no ``expires_in`` (contract, section 9).
 ASSUMED_LIFETIME = 3600.0
-#: Seconds believed at the most. The documented lifetime is 30 days.
+#: Longest accepted lifetime in seconds. The documented lifetime is 30 days.
 LONGEST_LIFETIME = 31 * 86400.0
-#: Bytes of a token reply that are read at the most.
+#: Largest token reply in bytes.
 LONGEST_REPLY = 1024 * 1024
 
 #: Seconds for which a refused login is not sent again; doubles with each further refusal.
 REFUSAL_HOLD = 900.0
-#: The same for a login that a firewall blocked, which may open again.
+#: The same for a login blocked by a firewall, which may open again.
 BLOCKED_HOLD = 60.0
-#: Errors that mean: the server has looked at the login and will refuse it again.
+#: Errors that mean that the server has checked the login and will refuse it again.
 REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -66,10 +66,10 @@ _FOREIGN = re.compile(
 )
 _TENANT = re.compile(r"tenant", re.IGNORECASE)
 
-#: Statuses below 500, and error codes, of trouble that passes by itself.
+#: Statuses below 500, and error codes, of temporary failures.
 _PASSING = frozenset({408, 425})
 _PASSING_CODES = frozenset({"temporarily_unavailable", "server_error"})
-#: Codes of RFC 6749, section 5.2, and of its kin. A refusal under whatever status.
+#: Codes of RFC 6749, section 5.2, and related ones. They mean a refusal with any status.
 _OAUTH_CODES = frozenset(
     {
         "invalid_request",
@@ -81,23 +81,23 @@ _OAUTH_CODES = frozenset(
         "access_denied",
     }
 )
-#: Codes that mean: a person has to sign in with a browser.
+#: Codes that mean that a person must sign in with a browser.
 _BY_HAND = frozenset({"interaction_required", "login_required", "consent_required", "mfa_required"})
-#: Statuses that say something of the request's address or form. Nobody has looked at the login.
+#: Statuses about the request's address or form. The login was not checked.
 _UNJUDGED = frozenset({404, 405, 406, 410, 411, 412, 413, 414, 415, 416, 417, 426, 428, 431, 451})
 _NO_ENDPOINT = (
     "There is no token endpoint at this address",
     "Check region or base URL, tenant id and authentication path of the connection",
 )
 _TOO_LARGE = (
-    "A front end of the token endpoint finds the request too large",
+    "A front end of the token endpoint rejects the request as too large",
     "Check the base URL, and the limits of a proxy or gateway on the way",
 )
-#: What an answer means that is not of a token endpoint: what failed, and a hint.
+#: Meaning of answers that do not come from a token endpoint: what failed, and a hint.
 _FOREIGN_ANSWERS = {
     403: (
-        "A firewall, proxy or filter before the token endpoint blocks the request",
-        "Let the network's administrators allow this machine to reach the host",
+        "A firewall, proxy or filter in front of the token endpoint blocks the request",
+        "Ask the network's administrators to allow this machine to connect to the host",
     ),
     404: _NO_ENDPOINT,
     405: _NO_ENDPOINT,
@@ -106,7 +106,7 @@ _FOREIGN_ANSWERS = {
     414: _TOO_LARGE,
     421: (
         "The request reached a server that is not responsible for this address",
-        "Try later; if it stays so, check the base URL and the proxy",
+        "Try later; if this persists, check the base URL and the proxy",
     ),
     431: _TOO_LARGE,
     451: (
@@ -116,18 +116,17 @@ _FOREIGN_ANSWERS = {
 }
 _FOREIGN_ANSWER = (
     "Something other than a token endpoint answered",
-    "Check the base URL, and what is on the way to it: a proxy, firewall or gateway may have"
-    " answered in its place",
+    "Check the base URL; a proxy, firewall or gateway on the way may have answered in its place",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a good token reply says.
+    """The content of a successful token reply.
 
     Args:
         token: The access token.
-        lifetime: Seconds of its life, counted from before the request.
+        lifetime: Lifetime in seconds, counted from before the request.
     """
 
     token: Secret
@@ -137,12 +136,12 @@ class Grant:
 def token_form(credentials: Credentials) -> bytes:
     """Return the body of the token request, form-encoded (contract, section 2.1).
 
-    Every value is percent-encoded as UTF-8. Client id and secret go into the form, as the vendor
-    documents it, unless the credential asks for HTTP Basic: see :func:`client_header`.
+    Every value is percent-encoded as UTF-8. Client id and secret are form values, as the vendor
+    documents, unless the credential requires HTTP Basic: see :func:`client_header`.
 
     Args:
-        credentials: Who logs in. A grant type other than ``password`` and ``client_credentials``
-            sends whatever is set.
+        credentials: The login. A grant type other than ``password`` and ``client_credentials``
+            sends all values that are set.
     """
     form = {"grant_type": credentials.grant_type, "scope": credentials.scope}
     if credentials.grant_type != "client_credentials" and credentials.username:
@@ -155,10 +154,10 @@ def token_form(credentials: Credentials) -> bytes:
 
 
 def client_header(credentials: Credentials) -> dict[str, str]:
-    """Return the header with the API client, where the credential asks for HTTP Basic.
+    """Return the header with the API client, if the credential requires HTTP Basic.
 
-    Id and secret are form-encoded first (RFC 6749, section 2.3.1), so that a colon or a character
-    beyond ASCII arrives.
+    Id and secret are form-encoded first (RFC 6749, section 2.3.1), so that colons and non-ASCII
+    characters arrive.
     """
     if credentials.client_auth != "basic":
         return {}
@@ -168,12 +167,12 @@ def client_header(credentials: Credentials) -> dict[str, str]:
 
 
 def renewal_margin(lifetime: float, jitter: float = 0.0) -> float:
-    """Return how many seconds before its end a token is renewed.
+    """Return how many seconds before its expiry a token is renewed.
 
     Args:
         lifetime: Seconds of the token's life.
-        jitter: 0 to 1: spreads the processes that share a credential, so that they do not renew
-            at the same moment. Up to half of the margin is added.
+        jitter: 0 to 1: spreads the renewals of processes that share a credential. Up to half of the
+            margin is added.
     """
     return min(300.0, lifetime / 10) * (1 + jitter / 2)
 
@@ -190,22 +189,22 @@ def read_reply(
 
     Args:
         status: HTTP status.
-        body: Body, :data:`LONGEST_REPLY` bytes at the most.
-        credentials: Who asked, for messages and to mask echoed secrets.
+        body: Body, at most :data:`LONGEST_REPLY` bytes.
+        credentials: The login, for messages and to mask echoed secrets.
         retry_after: Seconds that the reply asks to wait.
         request_id: The reply's request id.
 
     Returns:
-        The grant, or the error to raise. The caller raises it, so that no frame with the body in
-        it is part of the traceback.
+        The grant, or the error to raise. The caller raises it, so that the traceback has no frame
+        with the body.
 
     ``expires_in`` may be a number or a text of digits; missing or null means
-    :data:`ASSUMED_LIFETIME`; what is above :data:`LONGEST_LIFETIME` is cut to it; zero, negative
-    and everything else is an AuthProtocolError, since a token that is never valid would be asked
-    for again and again.
+    :data:`ASSUMED_LIFETIME`; a higher value than :data:`LONGEST_LIFETIME` is reduced to it. Zero,
+    negative and other values are an AuthProtocolError, since a token that is never valid would be
+    requested again and again.
 
-    What an error means is decided by status, error code and ``Retry-After``, never by the server's
-    sentences. Those only choose among hints.
+    Status, error code and ``Retry-After`` determine the meaning of an error, never the server's
+    text. That only selects a hint.
     """
     where: dict[str, Any] = {
         "method": "POST",
@@ -226,7 +225,7 @@ def read_reply(
             "The token endpoint answered with a redirect"
             if status >= 300
             else "The token endpoint answered with an unexpected status",
-            hint="Redirects are not followed, since they would send the password on. Check the"
+            hint="Redirects are not followed, since they would forward the password. Check the"
             " base URL",
             **where,
         )
@@ -245,16 +244,15 @@ def read_reply(
     if status in (403, 421):
         return AuthUnavailable(what, hint=hint, **where)
     if status not in _UNJUDGED:
-        hint += ". A refusal of the login may be behind it, so the login is not tried again"
+        hint += ". The cause may be a refused login, so the login is not retried"
     return AuthProtocolError(what, hint=hint, **where)
 
 
 def hold_of(error: VantageError) -> float:
-    """Return the seconds for which nobody sends the same login again after this failure.
+    """Return the seconds for which the same login is not sent again after this failure.
 
-    0 if it may be tried again at once. Whatever may be a refusal counts as one, since servers and
-    what stands before them word it in many ways, and a password that is sent again and again locks
-    the account.
+    0 if it may be retried at once. Every possible refusal counts as one: servers and gateways
+    report it in many ways, and a wrong password that is sent repeatedly locks the account.
     """
     if isinstance(error, REFUSALS):
         return REFUSAL_HOLD
@@ -285,10 +283,10 @@ def _error_code(reply: dict[str, Any] | None, credentials: Credentials) -> str |
 
 
 def _is_refusal(status: int, body: bytes, code: str | None) -> bool:
-    """Tell whether a token endpoint refuses the login, or something else has answered."""
+    """Return whether a token endpoint refuses the login, as opposed to an answer from elsewhere."""
     if code is not None:
         return code in _OAUTH_CODES or status not in _UNJUDGED
-    # Some servers say no more than the status. A page is of something that stands before them.
+    # Some servers send only the status. A web page comes from something in front of them.
     return status in (400, 401) and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
@@ -301,17 +299,17 @@ def _read_grant(reply: dict[str, Any] | None, where: dict[str, Any]) -> Grant | 
         )
 
     if reply is None:
-        return wrong("not with a JSON object")
+        return wrong("without a JSON object")
     token = reply.get("access_token")
     if not isinstance(token, str) or not _VISIBLE.fullmatch(token):
-        # Other characters would end the header that carries it.
+        # Other characters would end the header that contains it.
         return wrong("without a usable access_token")
     kind = reply.get("token_type")
     if kind is not None and not (isinstance(kind, str) and kind.lower() == "bearer"):
         return wrong("with a token_type other than Bearer")
     lifetime = _lifetime(reply.get("expires_in"))
     if lifetime is None:
-        return wrong("with an expires_in that is no number of seconds above 0")
+        return wrong("with an expires_in that is not a positive number of seconds")
     return Grant(Secret(token), lifetime)
 
 
@@ -341,10 +339,10 @@ def _read_refusal(
     if code == "invalid_scope":
         return ScopeRejected(
             f"The scope {credentials.scope!r} was refused",
-            hint="Check the scopes that the API client may ask for"
+            hint="Check the scopes that the API client may request"
             if credentials.scope == DEFAULT_SCOPE
-            else f"The documented scope is {DEFAULT_SCOPE!r}; set the scope of the connection, and"
-            " check the scopes that the API client may ask for",
+            else f"The documented scope is {DEFAULT_SCOPE!r}; set the scope of the connection,"
+            " and check the scopes that the API client may request",
             **where,
         )
     if foreign or code in ("unauthorized_client", "unsupported_grant_type"):
@@ -363,8 +361,8 @@ def _read_refusal(
     if _LOCKED.search(f"{code or ''} {said or ''}"):
         return CredentialsRejected(
             f"The login of {who} was refused; the account is locked, or about to be",
-            hint="Let a Tenant Administrator unlock it, and correct the password before the next"
-            " try",
+            hint="Ask a Tenant Administrator to unlock it, and correct the password before the"
+            " next try",
             **where,
         )
     if _TENANT.search(said or "") and not credentials.tenant_id and password_grant:
@@ -376,19 +374,19 @@ def _read_refusal(
     return CredentialsRejected(f"The login of {who} was refused", hint=hint, **where)
 
 
-# Hints name only settings that are not yet as they say, so that two never lead in a circle.
+# Hints name only settings that differ from the advice, so that two hints never form a circle.
 
 
 def _client_hint(credentials: Credentials) -> str:
     hint = (
-        "Check client id and client secret. Secrets expire, by default six months after they are"
-        " made: a Tenant Administrator can make a new one"
+        "Check client id and client secret. Secrets expire, by default six months after their"
+        " creation: a Tenant Administrator can create a new one"
     )
     documented = credentials.region in REGIONS
     if documented and credentials.client_auth == "basic":
-        hint += ". ABBYY's cloud takes the client in the form: set client_auth to form"
+        hint += ". ABBYY's cloud accepts the client in the form: set client_auth to form"
     elif not documented and credentials.client_auth == "form":
-        hint += ". If both are right, the server may want them by HTTP Basic: set client_auth to"
+        hint += ". If both are right, the server may require HTTP Basic: set client_auth to"
         hint += " basic"
     return hint
 
@@ -396,13 +394,13 @@ def _client_hint(credentials: Credentials) -> str:
 def _grant_hint(credentials: Credentials) -> str:
     if credentials.grant_type == "client_credentials":
         return (
-            "Let a Tenant Administrator allow the grant type client_credentials for the API client,"
-            " and check the client id"
+            "Ask a Tenant Administrator to allow the grant type client_credentials for the API"
+            " client, and check the client id"
         )
     hint = (
         "A tenant with an external identity provider (single sign-on) can't log in with user name"
-        " and password: set the grant type to client_credentials, and let a Tenant Administrator"
-        " allow it for the API client"
+        " and password: set the grant type to client_credentials, and ask a Tenant Administrator"
+        " to allow it for the API client"
     )
     if credentials.grant_type != "password":
         hint = "Set the grant type to password or client_credentials, which ABBYY documents"
@@ -421,7 +419,7 @@ def _login_hint(credentials: Credentials) -> str:
     hint = f"Check user name, password and {place}. {tenant}"
     if credentials.grant_type == "password":
         hint += "; if the tenant uses single sign-on, set the grant type to client_credentials"
-    return f"{hint}. This login is not tried again by itself, so that the account is not locked"
+    return f"{hint}. This login is not retried automatically, so that the account is not locked"
 
 
 def _who(credentials: Credentials) -> str:

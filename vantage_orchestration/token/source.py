@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives a valid token at any time, with one login for all who ask.
+"""Provides a valid token at any time, with one login for all callers.
 
-Threads and coroutines that find no valid token share one flight: a login that runs in a thread of
-its own. Whoever waits may be cancelled or run into a deadline without harm to the others. No lock
-of the process is held while the network is used, and a token that is valid is handed out without
-any lock.
+Threads and coroutines that find no valid token share one flight: a login in a separate thread. A
+waiter may be cancelled or time out without harm to the others. No lock of the process is held
+during network access, and a valid token is returned without any lock.
 
-Processes that share a store make one flight altogether: the store's lock is held over the login,
-and the store is read again inside of it, so that whoever comes second finds the first one's token.
+Processes that share a store make one flight in total: they hold the store's lock during the login
+and read the store again inside it, so that the second process finds the first one's token.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ __all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds a live token is used further after its renewal failed, before the next try.
+#: Seconds for which a live token is used after a failed renewal, before the next try.
 RENEWAL_PAUSE = 30.0
-#: Seconds for which a new token that the server rejects as well is not replaced again.
+#: Seconds for which a new token is not replaced again although the server rejects it as well.
 REJECTED_HOLD = 60.0
 
 LogIn = Callable[[VantageConfig], "Grant | VantageError"]
@@ -54,12 +53,12 @@ _Outcome = concurrent.futures.Future["AccessToken | VantageError"]
 
 
 class _Verdict(NamedTuple):
-    """A failure that everybody gets until its time is over, without another request.
+    """A failure that all callers get, without another request, until its time is over.
 
     Args:
         error: The failure.
-        until: Steady time at which the login may be tried again.
-        hold: Seconds for which it is held altogether.
+        until: Steady time at which the login may be retried.
+        hold: Total seconds for which it is held.
         stored: Whether it is in the store, so that clearing the store clears it.
     """
 
@@ -70,22 +69,22 @@ class _Verdict(NamedTuple):
 
 
 def _network_log_in(config: VantageConfig) -> Grant | VantageError:
-    """Log in over the network; loads ``requests`` when it is first used."""
+    """Log in over the network; loads ``requests`` on first use."""
     from vantage_orchestration.token import transport
 
     return transport.log_in(config)
 
 
 class TokenSource:
-    """Tokens for one credential. Use :func:`token_source` to get the process's one for it.
+    """Tokens for one credential. Use :func:`token_source` to get the process's shared source.
 
     Args:
-        config: Who logs in and how.
-        store: Where the token rests for other processes; memory alone by default.
+        config: The configuration.
+        store: Store of the token for other processes; by default only memory.
         locks: See :class:`.vault.Vault`.
-        log_in: Asks for a token once; returns the grant or an error. Over the network by default.
+        log_in: Requests a token once; returns the grant or an error. Over the network by default.
         clock: Steady and wall time.
-        retries: Tries and waits on passing trouble. A refusal is never repeated.
+        retries: Tries and waits after temporary failures. A refusal is never retried.
     """
 
     def __init__(
@@ -114,25 +113,25 @@ class TokenSource:
         _sources.add(self)
 
     def start_afresh(self) -> None:
-        """Forget what belongs to threads; a forked child has none of its parent's."""
+        """Reset thread state; a forked child has none of its parent's threads."""
         self._lock = threading.Lock()
         self._flight: _Outcome | None = None
         self._vault.start_afresh()
-        # SystemRandom, since a forked child would repeat its parent's numbers.
+        # SystemRandom, since a forked child would otherwise repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
 
     def get(self, patience: float | None = None) -> AccessToken:
         """Return a valid token, logging in if there is none.
 
         Args:
-            patience: Seconds to wait for a login at the most; by default as long as all its tries,
-                and those of another process, can take. The login goes on without who gives up.
+            patience: Longest wait for a login in seconds; by default as long as all its tries, and
+                those of another process, can take. The login continues if a waiter gives up.
 
         Returns:
             The token. It was valid when this was called.
 
         Raises:
-            AuthError: The login was refused (never repeated by itself) or did not succeed.
+            AuthError: The login was refused (and is never retried automatically) or failed.
             ConfigurationError: The server's certificate was not accepted.
         """
         token = self._token
@@ -168,9 +167,9 @@ class TokenSource:
         """Drop the token that the server rejected, and no other.
 
         Args:
-            rejected: The very token that was used. If another one has replaced it, that one stays:
-                64 late rejections of one token cause one login. So does one that :meth:`keep` is
-                about.
+            rejected: Exactly the token that was used. If another token has replaced it, that one
+                stays: 64 late rejections of one token cause one login. A token that :meth:`keep`
+                protects stays too.
 
         Returns:
             Whether the token was dropped.
@@ -179,16 +178,15 @@ class TokenSource:
             token = self._token
             if token is None or not token.is_same(rejected) or self._now() < token.kept_until:
                 return False
-            # Remembered, so that the same one is not taken from the store again.
+            # Remembered, so that the same token is not read from the store again.
             self._rejected, self._token = self._token, None
             return True
 
     def keep(self, rejected: AccessToken) -> None:
-        """Use a token on for REJECTED_HOLD seconds although the server rejects it.
+        """Keep using a token for REJECTED_HOLD seconds although the server rejects it.
 
-        It replaced a rejected one, so that yet another login would not help. All processes that
-        share the store are told. A server that rejects every token costs two logins and not two
-        for each task.
+        It replaced a rejected one, so another login would not help. All processes that share the
+        store do the same: a server that rejects every token costs two logins, not two per task.
 
         Args:
             rejected: The new token.
@@ -202,7 +200,7 @@ class TokenSource:
         self._vault.save_token(token, Moment(now.wall - age, now.steady - age, now.boot))
 
     def forget(self) -> None:
-        """Forget the token, and a refusal that is remembered, here and in the store."""
+        """Forget the token and a remembered refusal, here and in the store."""
         with self._lock:
             self._token = self._verdict = self._rejected = None
             self._pause_until = 0.0
@@ -212,13 +210,13 @@ class TokenSource:
 
     @property
     def _patience(self) -> float:
-        """Seconds to wait for a flight: for another process, all its tries, and some more."""
+        """Seconds to wait for a flight: for another process, all its tries, and a margin."""
         one_try = sum(self._config.http.timeouts) + self._config.http.read_timeout
         wait = 0.0 if self._vault.keeps_nothing else LOCK_PATIENCE
         return wait + self._retries.budget + one_try + 5.0
 
     def _board(self) -> tuple[_Outcome | None, AccessToken | None]:
-        """Return the flight to wait for, or else the token to use."""
+        """Return the flight to wait for, or the token to use."""
         now = self._now()
         with self._lock:
             token = self._token
@@ -226,7 +224,7 @@ class TokenSource:
                 return None, token
             alive = token is not None and now < token.ends_at
             if alive and (now < self._pause_until or self._flight is not None):
-                # One renews; the others need not wait while the token lives.
+                # One caller renews; the others need not wait while the token is valid.
                 return None, token
             verdict = self._verdict
             if verdict is not None and now < verdict.until and not verdict.stored:
@@ -244,7 +242,7 @@ class TokenSource:
         return flight, token
 
     def _fly(self, flight: _Outcome) -> None:
-        """Get a token and tell the outcome to everybody who waits for ``flight``."""
+        """Get a token and give the outcome to all waiters of ``flight``."""
         outcome: AccessToken | Refusal | VantageError
         result: AccessToken | VantageError
         logins = self._logins
@@ -258,7 +256,7 @@ class TokenSource:
         except VantageError as error:
             outcome = result = error.copy()
         except BaseException as error:
-            # Whatever it is, nobody may wait for ever; its text could hold anything.
+            # No waiter may wait for ever, whatever the error is; its text could contain anything.
             outcome = result = AuthUnavailable(f"The login failed with {type(error).__name__}")
         with self._lock:
             self._record(outcome)
@@ -267,10 +265,10 @@ class TokenSource:
         flight.set_result(result)
 
     def _fetch(self) -> AccessToken | Refusal:
-        """Take what another process has left in the store, or log in.
+        """Use the state that another process has stored, or log in.
 
         Raises:
-            VantageError: The login did not succeed, and it may be tried again.
+            VantageError: The login failed and may be retried.
         """
         found = self._stored()
         if _counts(found):
@@ -294,7 +292,7 @@ class TokenSource:
     def _stored(self) -> AccessToken | Refusal | None:
         """Return a token to use or the last refusal from the store, or None.
 
-        What the store says wins over what this process remembers: somebody may have cleared it.
+        The store takes precedence over the memory of this process: somebody may have cleared it.
         """
         try:
             found = self._vault.load(self._jitter)
@@ -329,7 +327,7 @@ class TokenSource:
         return min(max(hold, 2 * last), REFUSAL_HOLD if error.retryable else LONGEST_HOLD)
 
     def _try_once(self) -> tuple[AccessToken, Moment]:
-        # The life of a token counts from before the request: the server's clock started then.
+        # A token's lifetime counts from before the request.
         begun = Moment.now(self._clock)
         self._logins += 1
         reply = self._log_in(self._config)
@@ -362,18 +360,20 @@ class TokenSource:
             return outcome
         token = self._token
         if token is not None and self._now() < token.ends_at:
-            log.warning("The token of ABBYY Vantage was not renewed and lives on: %s", outcome)
+            log.warning(
+                ("The token of ABBYY Vantage was not renewed and is still used: %s"), outcome
+            )
             return token
         raise outcome.copy()
 
     def _held(self, failure: VantageError, seconds: float, *, fresh: bool) -> VantageError:
-        """Return a failure that is held, with the words that say so and how to end that."""
+        """Return a held failure with a message that says so and how to clear it."""
         import pendulum
 
         error = failure.copy()
         end = pendulum.from_timestamp(self._clock.wall() + seconds).to_datetime_string()
         if not fresh:
-            error.what += f" (remembered from an earlier try, not tried again for {seconds:.0f} s)"
+            error.what += f" (remembered from an earlier try, not retried for {seconds:.0f} s)"
         if error.retry_after is not None:
             error.retry_after = seconds
         error.hint = (
@@ -384,14 +384,14 @@ class TokenSource:
     def _clearing(self) -> str:
         origin = self._config.origin
         if self._vault.keeps_nothing:
-            return "only this process remembers that"
+            return "only this process remembers this"
         if origin is None:
-            return "token_source(config).forget() clears that"
+            return "token_source(config).forget() clears this"
         of = f" --of {shlex.quote(origin)}" if origin else ""
         place = ", on this machine" if self._config.tokens.store == "file" else ""
         if self._trust.bundle_from or self._trust.proxy_from:
             place += ", with proxy and CA bundle of the environment as in this process"
-        return f"to clear that{place}: vantage-orchestration token forget{of}"
+        return f"to clear this{place}: vantage-orchestration token forget{of}"
 
     def _present(self, token: AccessToken | None) -> AccessToken:
         if token is None:  # pragma: no cover - _board gives one of the two
@@ -432,17 +432,17 @@ def _done(outcome: AccessToken | VantageError) -> _Outcome:
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 _registry: dict[bytes, TokenSource] = {}
 _registry_lock = threading.Lock()
-#: Without it, who sees a key could try passwords against it.
+#: Without it, guesses of passwords could be checked against a key.
 _process_key = Secret(os.urandom(32).hex())
 
 
 def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None) -> TokenSource:
-    """Return the process's one source for this credential.
+    """Return the process's shared source for this credential.
 
     Args:
-        config: Who logs in and how. Equal configurations share a source, so that every hook,
-            trigger, block and session of the process shares its token and its login.
-        orchestrator: Makes the orchestrator's own store, for configurations that ask for it.
+        config: The configuration. Equal configurations share a source, so that all hooks, triggers,
+            blocks and sessions of the process share its token and its login.
+        orchestrator: Creates the orchestrator's own store, for configurations that use it.
     """
     key = _key(config, "" if orchestrator is None else repr(orchestrator))
     with _registry_lock:

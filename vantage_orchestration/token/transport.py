@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries one token request over the network. Returns errors instead of raising them, so that no
-traceback has a frame in which the password is a local variable."""
+"""Sends one token request. It returns errors instead of raising them, so that no traceback has a
+frame in which the password is a local variable."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = ["log_in"]
 
 
 def log_in(config: VantageConfig) -> Grant | VantageError:
-    """Ask for a token once (contract, section 2.1).
+    """Request a token once (contract, section 2.1).
 
     Args:
-        config: Who logs in and how.
+        config: The configuration.
 
     Returns:
-        The grant, or the error that describes why there is none.
+        The grant, or the error.
     """
     credentials = config.credentials
     where: dict[str, Any] = {
@@ -85,7 +85,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
         return AuthUnavailable("The connection broke before the reply was complete", **where)
 
 
-_SLOW = "The token endpoint's reply did not come in time"
+_SLOW = "The token endpoint's reply did not arrive in time"
 
 
 class _UnreadableError(Exception):
@@ -100,8 +100,8 @@ def _read_body(response: requests.Response, seconds: float) -> bytes:
     """Return the body, unpacked.
 
     Args:
-        response: A reply that streams.
-        seconds: Seconds that the whole body may take.
+        response: A streaming reply.
+        seconds: Seconds allowed for the whole body.
 
     Raises:
         _UnreadableError: It is too slow, too long, or can't be unpacked.
@@ -114,14 +114,15 @@ def _read_body(response: requests.Response, seconds: float) -> bytes:
             raise _UnreadableError(
                 AuthProtocolError,
                 f"The token endpoint's reply is compressed with {clean(packed)}",
-                "It was asked for without compression. Check the base URL, and a gateway before it",
+                "It was requested without compression. Check the base URL, and a gateway in front"
+                " of it",
             )
         unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes.
     end = time.monotonic() + seconds
     body = bytearray()
     received = 0
-    # What has come is taken at once: each socket read has its own timeout, and this end is for a
-    # server that drips byte by byte.
+    # Available bytes are read at once: each socket read has its own timeout, and this limit is for
+    # a server that drips byte by byte.
     while chunk := response.raw.read1(8192, decode_content=False):
         received += len(chunk)
         try:

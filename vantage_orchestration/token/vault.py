@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A credential's own place in a store: sealed, locked, and never a reason to fail.
+"""The stored entry of a credential: sealed, locked, and never a reason to fail.
 
-Whatever goes wrong with a store, the token still comes, by a login of its own. Each trouble is said
-once.
+Whatever goes wrong with a store, the process still gets a token by its own login. Each problem is
+logged once.
 
-Who has the store without the credential has nothing. The name of an entry and the key that seals
-it both come from the credential's own secrets. So an entry can be found and read by those who
-could log in anyway, and by nobody else; a changed password or client secret finds another name and
-another key.
+The store is useless without the credential. The name of an entry and the key that seals it are both
+derived from the credential's own secrets. So only those who could log in anyway can find and read
+an entry; a changed password or client secret leads to another name and another key.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for another process that logs in with the same credential. One that dies gives
-#: its lock back at once; this is for one that hangs.
+#: Seconds to wait for another process that logs in with the same credential. A process that dies
+#: releases its lock at once; this is for one that hangs.
 LOCK_PATIENCE = 90.0
 
 
@@ -61,7 +60,7 @@ class Vault:
         store: The store; None where nothing is kept.
         credentials: The credential.
         clock: The clocks.
-        trust: Under which trust it was obtained; each has an entry of its own.
+        trust: The trust under which tokens are obtained; each has its own entry.
         locks: Where the processes of this host lock entries; by default the store, if it can.
             Stores that hosts share have no lock; there a host claims the login, see :mod:`.claim`.
     """
@@ -82,7 +81,7 @@ class Vault:
         self._credentials: Credentials | None = credentials
         self._warned = False
         self._unread = False
-        # Not for the file lock, which is between processes; deriving keys takes a moment.
+        # Not related to the file lock between processes; deriving keys takes a moment.
         self._lock = threading.Lock()
 
     @property
@@ -95,7 +94,7 @@ class Vault:
         self._lock = threading.Lock()
 
     def load(self, jitter: float) -> AccessToken | Refusal | None:
-        """Return what the store holds, or None if it holds nothing of use.
+        """Return the stored state; None if there is none that can be used.
 
         Raises:
             StateUnavailable: There is no store, or what it holds can't be read.
@@ -103,15 +102,16 @@ class Vault:
         opened = self._opened()
         found = None if opened is None else read_entry(opened, self._clock, jitter)
         if opened is not None and found is None:
-            raise StateUnavailable("the entry is of no use")
+            raise StateUnavailable("the entry can't be used")
         return found
 
     def save_token(self, token: AccessToken, begun: Moment) -> None:
-        """Keep a token for the other processes."""
+        """Store a token for the other processes."""
         self._save(write_token(token, begun))
 
     def save_refusal(self, error: VantageError, hold: float) -> bool:
-        """Keep a refusal, so that nobody sends the same login again; return whether it is kept."""
+        """Store a refusal, so that the same login is not sent again; return whether it is
+        stored."""
         return self._save(write_refusal(error, hold, Moment.now(self._clock)))
 
     def forget(self) -> None:
@@ -160,7 +160,7 @@ class Vault:
 
     def _save(self, data: bytes) -> bool:
         seal = self._ready()
-        # What could not be read is not overwritten: it may be a refusal with a long time to go.
+        # An unreadable entry is not overwritten: it may be a refusal with a long remaining time.
         if seal is not None and self._store is not None and not self._unread:
             with self._forgiving():
                 self._store.write(seal.name, seal.close(data))
@@ -206,7 +206,7 @@ class Vault:
 
 # ------------------------------------------------------------ what is in an entry
 
-#: Seconds for which a refused login is held at the most.
+#: Longest time in seconds for which a refused login is held.
 LONGEST_HOLD = 86400.0
 #: Seconds by which the clocks of two hosts may differ.
 _SKEW = 120.0
@@ -228,7 +228,7 @@ _KINDS: dict[str, type[VantageError]] = {
 
 @functools.lru_cache(maxsize=1)
 def _boot() -> str:
-    """Return what names this start of this machine, or nothing where the system does not say."""
+    """Return an identifier of the current boot, or an empty text if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
             return stream.read().strip()
@@ -238,12 +238,12 @@ def _boot() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment on both clocks. The steady one counts only within one start of one machine.
+    """A moment on both clocks. The steady one is valid only within one boot of one machine.
 
     Args:
         wall: Seconds since 1970.
-        steady: Seconds on the clock that nobody can set.
-        boot: Names the start of the machine to which ``steady`` belongs.
+        steady: Monotonic seconds.
+        boot: Identifier of the boot to which ``steady`` belongs.
     """
 
     wall: float
@@ -256,10 +256,10 @@ class Moment:
         return cls(clock.wall(), clock.steady(), _boot())
 
     def age(self, clock: Clock) -> float | None:
-        """Return the seconds since then, or None if the clocks make no sense of it.
+        """Return the seconds since then, or None if the clocks contradict it.
 
-        Where the steady clock can be used, a wall clock that was set back changes nothing; one
-        that was set forward makes it older, since either clock may say that something is stale.
+        If the steady clock can be used, a wall clock that was set back changes nothing; one that
+        was set forward makes the moment older, since either clock may mark it as stale.
         """
         by_wall = clock.wall() - self.wall
         if self.boot and self.boot == _boot():
@@ -275,13 +275,13 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A refused login that is told to everybody until its time is over.
+    """A refused login that all callers get until its time is over.
 
     Args:
-        error: What to tell.
-        remaining: Seconds until the login may be tried again; 0 or less when its time is over.
-        hold: Seconds for which it was held altogether; the next refusal is held twice as long.
-        stored: Whether it is in the store, too.
+        error: The refusal.
+        remaining: Seconds until the login may be retried; 0 or less when its time is over.
+        hold: Total seconds for which it is held; the next refusal is held twice as long.
+        stored: Whether it is also in the store.
     """
 
     error: VantageError
@@ -295,7 +295,7 @@ def write_token(token: AccessToken, begun: Moment) -> bytes:
 
     Args:
         token: The token.
-        begun: The moment from which its life counts.
+        begun: The moment from which its lifetime counts.
     """
     kept = max(token.kept_until - begun.steady, 0.0)
     return _write(begun, {"token": token.reveal(), "lifetime": token.lifetime, "kept": kept})
@@ -322,16 +322,17 @@ def _write(moment: Moment, members: dict[str, Any]) -> bytes:
 
 
 def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusal | None:
-    """Return what an entry says now.
+    """Return the current meaning of an entry.
 
     Args:
         data: An entry that was opened with its seal.
         clock: The clocks.
-        jitter: Of this process, see :func:`vantage_orchestration.token.request.renewal_margin`.
+        jitter: Jitter of this process, see
+            :func:`vantage_orchestration.token.request.renewal_margin`.
 
     Returns:
-        A token (which may be about to end, or over), a refusal (whose time may be over), or None
-        if the entry is of no use.
+        A token (which may have expired), a refusal (whose time may be over), or None if the entry
+        can't be used.
     """
     try:
         members = read_json(data)
@@ -359,15 +360,15 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
 
 # ------------------------------------------------------------------- the seal
 
-#: Characters of the client secret below which nothing is stored: a short one could be guessed by
-#: trying each against a stolen entry.
+#: Shortest client secret, in characters, with which anything is stored: a shorter one could be
+#: guessed by trying each against a stolen entry.
 SHORTEST_SECRET = 20
 
-#: Part of every name and key. A version with another format takes another word here, so that two
+#: Part of every name and key. A version with another format uses another text here, so that two
 #: versions that share a store never read each other's entries.
 _FORMAT = b"vantage-orchestration token entry 2"
 _NONCE = 12
-#: Cost of scrypt: 16 MB and some 50 ms for each guess of a password.
+#: Cost of scrypt: 16 MB and about 50 ms for each guess of a password.
 _COST = 2**14
 
 
@@ -376,10 +377,10 @@ class Seal:
 
     Args:
         credentials: The credential.
-        trust: Under which trust it was obtained; each kind has its own name.
+        trust: The trust under which tokens are obtained; each has its own name.
 
-    Name and key come from the secrets by scrypt: who has the store and the client secret can check
-    guesses of a password against them, and each guess takes its time.
+    Name and key are derived from the secrets by scrypt: with the store and the client secret,
+    guesses of a password could be checked, and scrypt makes each guess slow.
 
     Raises:
         ImportError: The package ``cryptography`` is not installed.
@@ -420,14 +421,15 @@ class Seal:
         self._key = derived[32:]
 
     def close(self, data: bytes) -> bytes:
-        """Return ``data`` sealed: encrypted with AES-256-GCM, and bound to its name."""
+        """Return ``data`` sealed: encrypted with AES-256-GCM and bound to its name."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         nonce = os.urandom(_NONCE)
         return nonce + AESGCM(self._key).encrypt(nonce, data, self._bound)
 
     def open(self, entry: bytes) -> bytes | None:
-        """Return what was sealed, or None if the entry is another's, damaged or was changed."""
+        """Return the sealed data, or None if the entry belongs to another seal, is damaged or was
+        changed."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -445,6 +447,6 @@ class Seal:
 
 
 def _pack(*texts: str) -> bytes:
-    """Join texts so that none can be shifted into its neighbour."""
+    """Join texts so that no part of one can be moved into its neighbour."""
     parts = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
