@@ -133,7 +133,7 @@ class Timed(Limits, total=False):
 
 
 class Fetching(Parallel, total=False):
-    """Options of what fetches results, makes tables of them, and judges them."""
+    """Options for fetching results, for tables of them, and for their quality."""
 
     result_types: Texts
     tables: TableFormat | None
@@ -148,7 +148,7 @@ class Fetching(Parallel, total=False):
 
 
 class Collecting(Fetching, total=False):
-    """Options of what fetches results of its own transactions."""
+    """Options for fetching results of own transactions."""
 
     on_failed: OnFailed
     delete_after: bool
@@ -316,7 +316,7 @@ class Options:
         metadata=_about(
             arguments.pairs,
             "Up to 9 names and values of your own that are stored with each transaction, such as"
-            f" ``{'batch': '42'}``. They must not change between tries, since a try finds its"
+            " ``{'batch': '42'}``. They must not change between tries, since a try finds its"
             " transactions by them. Numbers become text, true and false ``Yes`` and ``No``.",
             templated=True,
         ),
@@ -326,7 +326,7 @@ class Options:
         metadata=_about(
             arguments.pairs,
             "Up to 10 names and values that override the defaults of the skill, such as"
-            f" ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
+            " ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
             templated=True,
         ),
     )
@@ -411,7 +411,7 @@ class Options:
         metadata=_about(
             _optional(_confidences),
             "Lowest confidence of every field, 0 to 100; or a mapping of field names to that,"
-            f" such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
+            " such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
             " as certain.",
         ),
     )

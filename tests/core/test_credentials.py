@@ -144,7 +144,7 @@ def test_a_region_must_be_chosen_and_only_one_place():
         make(region="")
     with pytest.raises(ConfigurationError, match="no region"):
         make(region="custom")
-    with pytest.raises(ConfigurationError, match="'mars' is no region"):
+    with pytest.raises(ConfigurationError, match="'mars' is not a region"):
         make(region="mars")
     with pytest.raises(ConfigurationError, match="both"):
         make(region="eu", base_url="https://vantage.example.com")

@@ -66,7 +66,7 @@ def test_nothing_is_an_empty_list(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("a", "'a'; that is not the id of a transaction"),
+        ("a", "'a'; that is not a transaction id"),
         ([A, "b"], "'b'"),
         (5, "5; a list is expected"),
         ([5], "5"),

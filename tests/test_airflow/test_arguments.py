@@ -79,7 +79,7 @@ def test_arguments_that_were_rendered_to_text(done: Done) -> None:
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        ("rendered_wrong", "transaction_ids is 'the'; that is not the id of a transaction"),
+        ("rendered_wrong", "transaction_ids is 'the'; that is not a transaction id"),
         ("rendered_object", "transaction_ids is 'range(0, 2)'; this is the text of an object"),
         ("no_connection", "The conn_id `nobody_knows` isn't defined"),
     ],
