@@ -98,7 +98,7 @@ def test_import_loads_no_http_library() -> None:
     [
         ({"region": None}, "has no region"),
         ({"region": "custom"}, "has no region"),
-        ({"region": "mars"}, "'mars' is no region"),
+        ({"region": "mars"}, "'mars' is not a region"),
         ({"region": 7}, "has no region"),
         ({"region": "eu", "base_url": "https://vantage.example.com"}, "both region 'eu' and"),
         ({"region": None, "base_url": "http://vantage.example.com"}, "is not https"),
