@@ -54,7 +54,9 @@ class Postgres:
         self.go_on()
 
     def go_on(self) -> None:
-        """Start it with the data that it has; returns when it takes connections."""
+        """Start it with the data that it has, if it does not run; returns when it answers."""
+        if self._process is not None:
+            return
         data = self._folder / "data"
         self._process = subprocess.Popen(
             [

@@ -4,7 +4,8 @@
 Usage: ``python tests/cluster/run.py [airflow] [prefect] [short] [SCENARIO ...]``. Both are run
 if none is named. ``short`` runs one scenario: a host that is killed while it sends files.
 This program starts all it needs on this machine, listens on 127.0.0.1 alone, and ends what it has
-started.
+started. What was seen goes into the table of ``docs/deployment.md``, row by row; what ``short`` saw
+does not.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+PAGE = HERE.parents[1] / "docs" / "deployment.md"
 ORCHESTRATORS = ("airflow", "prefect")
 
 
@@ -53,9 +57,12 @@ def attempt(orchestrator: str, names: list[str], *, short: bool) -> tuple[int, i
             cluster.start()
             print(f"{orchestrator}: started in {time.monotonic() - begin:.0f} s", flush=True)
             for name in names or known:
-                results.append(
-                    _one(f"{orchestrator} {name}", lambda name=name: known[name](cluster))
-                )
+                seen = _one(f"{orchestrator} {name}", known[name], cluster)
+                results.append(bool(seen))
+                if seen and not short:
+                    show(orchestrator, known[name], seen)
+                if not seen:
+                    revive(cluster)
         except Exception:
             traceback.print_exc()
             print(f"{orchestrator}: FAILED to start", flush=True)
@@ -65,16 +72,37 @@ def attempt(orchestrator: str, names: list[str], *, short: bool) -> tuple[int, i
     return results.count(True), results.count(False)
 
 
-def _one(name: str, scenario) -> bool:
+def _one(name: str, scenario: Callable[[Any], str], cluster: Any) -> str:
+    """Run a scenario; return what was seen, or nothing if it failed."""
     begin = time.monotonic()
     try:
-        seen = scenario()
+        seen = scenario(cluster)
     except Exception:
         traceback.print_exc()
         print(f"{name}: FAILED after {time.monotonic() - begin:.0f} s", flush=True)
-        return False
+        return ""
     print(f"{name}: {seen} ({time.monotonic() - begin:.0f} s)", flush=True)
-    return True
+    return seen
+
+
+def revive(cluster: Any) -> None:
+    """Start what a scenario has killed, and was not there to start again."""
+    cluster.engine.go_on()
+    for name in cluster.components:
+        if not cluster.is_begun(name):
+            cluster.begin(name)
+
+
+def show(orchestrator: str, scenario: Callable[[Any], str], seen: str) -> None:
+    """Write a row into the page, in the place of the one that was there."""
+    begin, end = "<!-- cluster -->\n", "<!-- /cluster -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    table, _, after = rest.partition(end)
+    done = f"| {orchestrator.capitalize()} | {str(scenario.__doc__).strip()} |"
+    rows = {each for each in table.splitlines()[2:] if not each.startswith(done)}
+    head = "| | what was done | what was seen |\n|---|---|---|\n"
+    body = "\n".join(sorted({*rows, f"{done} {seen} |"}))
+    PAGE.write_text(f"{before}{begin}{head}{body}\n{end}{after}", encoding="utf-8")
 
 
 def _end(number: int, frame: FrameType | None) -> None:
