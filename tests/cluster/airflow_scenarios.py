@@ -80,14 +80,14 @@ def engines_gone(airflow: AirflowCluster, each: int = 8) -> str:
         order.control.clear_faults()
         order.release()
         run.end(PARTS)
-        restarted = sorted(set(airflow.restarted[before:])) or "nothing"
+        restarted = ", ".join(sorted(set(airflow.restarted[before:]))) or "nothing"
         return f"{order.check()}; ended by itself and started again: {restarted}"
 
 
 def wrong_password(airflow: AirflowCluster) -> str:
     """Let tasks on both hosts log in with a wrong password, with each store that hosts can have."""
     seen = []
-    for store, most in (("file", len(WORKERS)), ("orchestrator", len(WORKERS))):
+    for store, most in (("file", len(WORKERS)), ("orchestrator", 1)):
         account = {"password": "wrong", "store": store}
         with ordered(airflow, f"wrong-{store}", PARTS, 1, **account) as order:
             run = airflow.run("eight", order.name)
@@ -95,7 +95,8 @@ def wrong_password(airflow: AirflowCluster) -> str:
             assert not order.control.transactions()
             hosts = len(run.hosts())
             assert order.logins() <= min(most, hosts), f"{store}: {order.logins()}, {hosts} hosts"
-            seen.append(f"store {store}: {order.logins()} logins of {PARTS} tasks on {hosts} hosts")
+            sent = f"{order.logins()}, by {PARTS} tasks on {hosts} hosts"
+            seen.append(f"store `{store}`, requests for a token: {sent}")
     return "; ".join(seen)
 
 
