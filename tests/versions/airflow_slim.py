@@ -13,8 +13,12 @@ import importlib
 import json
 import os
 import pkgutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +77,38 @@ def token() -> None:
     assert hook.get_token().reveal()
     command = [Path(sys.executable).parent / "vantage-orchestration", "token", "status"]
     subprocess.run([*command, "--of", "airflow:slim"], check=True)
+
+
+def threads() -> None:
+    """Let many threads ask the supervisor at the same time, as those of a client do."""
+    import msgspec
+    from airflow.sdk.execution_time import comms
+
+    from vantage_orchestration.airflow.compat import patch_worker
+
+    ours, theirs = socket.socketpair()
+
+    def supervise() -> None:
+        received = theirs.makefile("rb")
+        while size := received.read(4):
+            request = msgspec.msgpack.decode(received.read(int.from_bytes(size, "big")))
+            body = {"type": "VariableResult", "key": request[1]["key"], "value": "x" * 5000}
+            frame = msgspec.msgpack.encode([request[0], body, None])
+            for part in (len(frame).to_bytes(4, "big"), frame[:100], frame[100:]):
+                theirs.sendall(part)
+                time.sleep(0.0005)
+
+    def ask(number: int) -> bool:
+        key = f"key-{number}"
+        return bool(decoder.send(comms.GetVariable(key=key)).key == key)
+
+    patch_worker()
+    threading.Thread(target=supervise, daemon=True).start()
+    decoder = comms.CommsDecoder(socket=ours)
+    pool = ThreadPoolExecutor(8)
+    futures = [pool.submit(ask, number) for number in range(200)]
+    if not all(future.result(60) for future in futures):
+        raise AssertionError("a thread has got another one's reply")
 
 
 def refusals() -> list[str]:
@@ -203,6 +239,10 @@ class Trial:
     def started(self) -> int:
         return sum(each["status"] != "New" for each in self.control.transactions())
 
+    def token(self) -> None:
+        self.inside("token")
+        self.inside("threads")
+
     def deferred(self) -> None:
         """Process documents by the triggerer."""
         before = self.started()
@@ -290,7 +330,7 @@ def main(folder: Path, *, short: bool) -> int:
     before = {
         "install": lambda: trial.inside("install"),
         "form": lambda: trial.inside("form"),
-        "token": lambda: trial.inside("token"),
+        "token": trial.token,
         # While no other process uses the database, which is a file.
         "documents": lambda: trial.inside("dag_test"),
     }

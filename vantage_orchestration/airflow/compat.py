@@ -29,6 +29,7 @@ __all__ = [
     "mask_here",
     "mask_secret",
     "patch_triggerer",
+    "patch_worker",
     "require",
     "review_right",
     "server_connection",
@@ -124,6 +125,25 @@ def server_connection(conn_id: str, team: str | None = None) -> Any:
     from airflow.models import Connection
 
     return Connection.get_connection_from_secrets(conn_id, *((team,) if team else ()))
+
+
+def patch_worker() -> None:
+    """Let the threads of a task ask its supervisor one after the other.
+
+    Below 3.2 two threads that ask at the same time read parts of each other's replies. Both may
+    then wait forever, and the task with them: nothing ends it, since its supervisor is alive. May
+    go with 3.2.
+    """
+    kind: Any = getattr(sys.modules.get("airflow.sdk.execution_time.comms"), "CommsDecoder", None)
+    if AIRFLOW >= (3, 2) or kind is None or hasattr(kind, "one_at_a_time"):
+        return
+    send, lock = kind.send, threading.RLock()
+
+    def in_turn(comms: Any, message: Any) -> Any:
+        with lock:
+            return send(comms, message)
+
+    kind.send, kind.one_at_a_time = in_turn, True
 
 
 def patch_triggerer() -> None:

@@ -11,6 +11,7 @@ from vantage_orchestration.airflow.compat import (
     BaseHook,
     aget_connection,
     patch_triggerer,
+    patch_worker,
 )
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
@@ -165,6 +166,7 @@ class VantageHook(BaseHook):
         """
         from vantage_orchestration.client import VantageClient
 
+        patch_worker()  # Its threads mask tokens.
         return VantageClient(
             self._load_config,
             on_token=lambda token: mask(Secret(token)),
