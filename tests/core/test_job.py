@@ -23,6 +23,7 @@ from waits import waited
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.job import (
     SUBMITTED,
     begin,
@@ -753,3 +754,62 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
                     content = client.read_result(entry.transaction_id, file.id)
                     (same,) = [each for each in here.files if each.name == file.name]
                     assert hashlib.sha256(content).hexdigest() == same.sha256
+
+
+# --------------------------------------------------- transactions that nobody finds again
+
+
+class _NoPlace(FolderLedgers):
+    """Takes no notes, as where a process is killed before they are written."""
+
+    def append(self, name, change):
+        raise OSError("killed here")
+
+
+def test_a_kill_before_the_note_leaves_few_empty_transactions(
+    client, sandbox, skill, tmp_path, output
+):
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        make_invoice(tmp_path / "in" / f"{number}.pdf", f"INV-{number}")
+    ledger = Ledger((_NoPlace(Location.of(tmp_path / "notes")), "task"))
+    with pytest.raises(OSError, match="killed here"):
+        run(client, tmp_path / "in", output, skill, TaskKey("task"), ledger=ledger, parallel=2)
+    assert len(left_over(sandbox)) == 2
+
+
+def test_tasks_of_a_process_create_and_note_one_transaction_at_a_time(
+    client, sandbox, skill, tmp_path, monkeypatch
+):
+    paths = [make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}") for n in range(6)]
+    unnoted: list[int] = []
+    without_note = 0
+    create, add = client.create_transaction, Ledger.add
+
+    def created(*args, **kwargs):
+        nonlocal without_note
+        without_note += 1
+        unnoted.append(without_note)
+        return create(*args, **kwargs)
+
+    def added(self, entries):
+        nonlocal without_note
+        add(self, entries)
+        without_note -= len(entries)
+
+    monkeypatch.setattr(client, "create_transaction", created)
+    monkeypatch.setattr(Ledger, "add", added)
+
+    def task(number: int) -> None:
+        submit_files(
+            client,
+            [Location.of(paths[number])],
+            TaskKey(f"task {number}"),
+            skill,
+            Options(),
+            ledger=notes(tmp_path / f"notes {number}"),
+        )
+
+    in_parallel(task, range(6), 6)
+    assert len(unnoted) == 6
+    assert max(unnoted) == 1

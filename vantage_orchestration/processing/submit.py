@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -48,8 +49,10 @@ __all__ = ["Submitted", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
-#: Transactions to create before their ids are recorded together.
+#: Transactions whose files are sent before more are created.
 _CHUNK = 100
+#: Held by the one thread of the process that creates transactions and notes them.
+_making = threading.Lock()
 #: Seconds after creation during which a 404 must be repeated more often before it is believed.
 _SETTLED = 60.0
 _MORE_LOOKS = 5
@@ -159,9 +162,7 @@ def submit(
     missing = [key for key in units if key not in known]
     for at in range(0, len(missing), _CHUNK):
         chunk = missing[at : at + _CHUNK]
-        made = dict(zip(chunk, _create(job, units, chunk), strict=True))
-        # Recorded before anything is started: from here on no try can start a second one.
-        job.ledger.add(made)
+        made = _make(job, units, chunk)
         _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
         entries |= made
     return tuple(
@@ -283,6 +284,23 @@ def _rank(transaction: Transaction) -> int:
 
 
 # --------------------------------------------------------------- sending
+
+
+def _make(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str, LedgerEntry]:
+    """Create transactions and note them; none may be started before that.
+
+    A kill in between leaves empty transactions that nobody finds again. They cost nothing, but
+    there should be few: one in a task of one document, whatever its process does besides, and as
+    many as a job sends requests at the same time.
+    """
+    made = {}
+    for at in range(0, len(keys), job.parallel):
+        group = keys[at : at + job.parallel]
+        with _making:
+            entries = dict(zip(group, _create(job, units, group), strict=True))
+            job.ledger.add(entries)
+        made |= entries
+    return made
 
 
 def _create(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
@@ -443,3 +461,12 @@ def _start(job: _Job, sending: _Sending) -> None:
         sending.transaction_id,
         named([file.original_name for file in sending.unit.files]),
     )
+
+
+def _after_fork() -> None:
+    global _making
+    _making = threading.Lock()  # A thread that is not here any more may hold the old one.
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
