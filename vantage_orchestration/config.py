@@ -47,6 +47,8 @@ class HttpSettings:
         read_timeout: Seconds to wait for the server's next bytes, and for a whole reply other than
             a file.
         result_limit: Largest unpacked result file in megabytes (of 1024 * 1024 bytes).
+        max_concurrent_requests: Requests that a host sends at the same time; 0 for no limit.
+        max_requests_per_second: Requests that a host sends in a second; 0 for no limit.
 
     Raises:
         ConfigurationError: ``ca_bundle`` does not exist, ``proxy`` is not an address, or a number
@@ -59,6 +61,8 @@ class HttpSettings:
     connect_timeout: float = 5.0
     read_timeout: float = 30.0
     result_limit: float = 8192.0
+    max_concurrent_requests: float = 0.0
+    max_requests_per_second: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ca_bundle", os.path.expanduser(self.ca_bundle.strip()))
@@ -79,6 +83,13 @@ class HttpSettings:
                 raise ConfigurationError(
                     f"The {name} of the ABBYY Vantage connection is {number}",
                     hint="Give a number above 0",
+                )
+        for name, whole in (("max_concurrent_requests", True), ("max_requests_per_second", False)):
+            number = getattr(self, name)
+            if not (math.isfinite(number) and number >= 0 and (not whole or number % 1 == 0)):
+                raise ConfigurationError(
+                    f"The {name} of the ABBYY Vantage connection is {number}",
+                    hint=f"Give a {'whole ' if whole else ''}number, or 0 for any number",
                 )
 
     @property

@@ -181,6 +181,20 @@ FIELDS: Final = (
         8192.0,
     ),
     Field(
+        "max_concurrent_requests",
+        "Requests at once",
+        "Requests that a host sends at the same time with this credential; 0 for any number.",
+        "number",
+        0.0,
+    ),
+    Field(
+        "max_requests_per_second",
+        "Requests per second",
+        "Requests that a host sends in a second with this credential; 0 for any number.",
+        "number",
+        0.0,
+    ),
+    Field(
         "store",
         "Token store",
         "Where a token is stored for other processes: file (on this host), orchestrator (Airflow"

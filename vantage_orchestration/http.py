@@ -17,7 +17,8 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -35,8 +36,12 @@ from urllib3.exceptions import (
 from vantage_orchestration import __version__
 from vantage_orchestration.config import HttpSettings, Trust
 from vantage_orchestration.errors import ConfigurationError, VantageError, bare, frameless
+from vantage_orchestration.retrying import parse_retry_after
 from vantage_orchestration.secret import MASK, Secret, refuse_pickling
 from vantage_orchestration.text import clean
+
+if TYPE_CHECKING:
+    from vantage_orchestration.throttle import Throttle
 
 __all__ = [
     "SLOWEST",
@@ -215,6 +220,7 @@ class HttpSession(requests.Session):
         base_url: Address below which relative paths are taken; ``session.get("/skills")`` works.
         auth: Authorises each request; by default none is authorised.
         pool_size: Connections kept open at the same time.
+        throttle: Limits of requests; by default there are none.
 
     Redirects are never followed and cookies never kept. Requests without a timeout use the one in
     ``settings``. Thread-safe. Neither replies nor errors contain the authorisation or the proxy's
@@ -228,10 +234,12 @@ class HttpSession(requests.Session):
         base_url: str,
         auth: AuthBase | None = None,
         pool_size: int = 10,
+        throttle: Throttle | None = None,
     ) -> None:
         from http.cookiejar import DefaultCookiePolicy
 
         super().__init__()
+        self._throttle = throttle
         self.settings = settings
         self.trust = Trust.of(settings, base_url)
         self.base_url = base_url
@@ -264,6 +272,14 @@ class HttpSession(requests.Session):
             kwargs["timeout"] = self.settings.timeouts
         return super().request(method, address, *args, **kwargs)
 
+    def slot(self) -> AbstractContextManager[None]:
+        """Return a context in which one request counts as running.
+
+        A request that is not streamed takes its slot by itself. One that is streamed runs until its
+        reply was read, which only its caller knows.
+        """
+        return nullcontext() if self._throttle is None else self._throttle.slot()
+
     @frameless
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a prepared request."""
@@ -271,9 +287,12 @@ class HttpSession(requests.Session):
             # Passed per request, because a session or adapter could show what it keeps.
             kwargs["proxies"] = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())
         try:
-            response = super().send(request, **kwargs)
+            with nullcontext() if kwargs.get("stream") else self.slot():
+                response = super().send(request, **kwargs)
         except requests.RequestException as error:
             raise _stripped(error) from None
+        if response.status_code == 429 and self._throttle is not None:
+            self._throttle.back_off(parse_retry_after(response.headers.get("Retry-After")))
         for each in (response, *response.history):
             # The request stays with the reply, which may become part of an error.
             each.request.hooks = {"response": []}

@@ -31,6 +31,7 @@ from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, rea
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.text import clean, message_of
+from vantage_orchestration.throttle import throttle_of
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.source import TokenSource, token_source
 from vantage_orchestration.token.stores import StoreFactory
@@ -144,6 +145,7 @@ class ApiSession:
                     base_url=self.config.credentials.api_url,
                     auth=self._auth,
                     pool_size=self._pool_size,
+                    throttle=throttle_of(self.config),
                 )
             return self._session
 
@@ -302,15 +304,18 @@ class ApiSession:
         where = self._where(method, path, transaction_id)
         failure: VantageError
         try:
-            with self.session.request(
-                method,
-                path,
-                params=params,
-                json=json_body,
-                data=upload,
-                headers=headers,
-                stream=True,
-            ) as response:
+            with (
+                self.session.slot(),
+                self.session.request(
+                    method,
+                    path,
+                    params=params,
+                    json=json_body,
+                    data=upload,
+                    headers=headers,
+                    stream=True,
+                ) as response,
+            ):
                 told = {
                     **where,
                     "status": response.status_code,

@@ -115,6 +115,8 @@ class VantageCredentials(CredentialsBlock):
     connect_timeout: float = _field("connect_timeout")
     read_timeout: float = _field("read_timeout")
     result_limit: float = _field("result_limit")
+    max_concurrent_requests: float = _field("max_concurrent_requests")
+    max_requests_per_second: float = _field("max_requests_per_second")
     store: Literal["file", "orchestrator", "memory"] = _field("store")
     store_path: str = _field("store_path")
 

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits of requests hold for all processes of a host together."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from core.conftest import QUICK, config_of
+
+from vantage_orchestration import errors, throttle
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.config import HttpSettings
+from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.throttle import Throttle, throttle_of
+from vantage_orchestration.token.stores import FileStore
+
+ONCE = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=1.0)
+
+
+class Counted:
+    """Counts how many are in a slot at the same time."""
+
+    def __init__(self, limits: Throttle) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self.now = self.most = self.all = 0
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        with self._limits.slot():
+            with self._lock:
+                self.now += 1
+                self.all += 1
+                self.most = max(self.most, self.now)
+            yield
+            with self._lock:
+                self.now -= 1
+
+
+def use(counted: Counted) -> None:
+    with counted.slot():
+        time.sleep(0.002)
+
+
+def test_no_more_than_so_many_at_once(tmp_path: Path) -> None:
+    # Two that know nothing of each other, as in two processes.
+    both = [Throttle(FileStore(tmp_path), "account", 3, 0) for _ in range(2)]
+    counted = Counted(both[0])
+    other = Counted(both[1])
+    other._lock = counted._lock
+    together: list[int] = []
+
+    def work(number: int) -> None:
+        mine = (counted, other)[number % 2]
+        with mine.slot():
+            together.append(counted.now + other.now)
+
+    in_parallel(work, range(60), 12)
+    assert counted.all == other.all == 30
+    assert max(together) <= 3
+
+
+def test_a_slot_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from vantage_orchestration.throttle import Throttle;"
+        "from vantage_orchestration.token.stores import FileStore;"
+        "limits = Throttle(FileStore(sys.argv[1]), 'account', 1, 0)\n"
+        "with limits.slot(): print('held', flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        limits = Throttle(FileStore(tmp_path), "account", 1, 0)
+        entered = threading.Event()
+
+        def enter() -> None:
+            with limits.slot():
+                entered.set()
+
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        assert not entered.wait(0.2)
+        holder.kill()
+        assert entered.wait(30)
+        waiting.join()
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let no time pass but that which is slept; return the sleeps."""
+    now = [1_000_000.0]
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(throttle.time, "time", lambda: now[0])
+    monkeypatch.setattr(throttle.time, "sleep", sleep)
+    return sleeps
+
+
+def test_requests_keep_their_distance(tmp_path: Path, slept: list[float]) -> None:
+    both = [Throttle(FileStore(tmp_path), "account", 0, 4.0) for _ in range(2)]
+    for number in range(9):
+        use_nothing(both[number % 2])
+    assert sum(slept) == pytest.approx(2.0)
+
+
+def use_nothing(limits: Throttle) -> None:
+    with limits.slot():
+        pass
+
+
+def test_all_pause_when_one_is_told_to(tmp_path: Path, slept: list[float]) -> None:
+    one, other = (Throttle(FileStore(tmp_path), "account", 2, 0) for _ in range(2))
+    one.back_off(30.0)
+    one.back_off(10.0)  # A shorter one does not end a longer one.
+    use_nothing(other)
+    assert sum(slept) == pytest.approx(30.0)
+    other.back_off(None)
+    use_nothing(one)
+    assert sum(slept) == pytest.approx(35.0)
+    # A clock that was set back does not stop everything.
+    FileStore(tmp_path).write(one._pause, b"99999999999")
+    use_nothing(one)
+    assert sum(slept) == pytest.approx(35.0)
+
+
+def test_the_client_keeps_the_limits_and_a_429_stops_all(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float | None] = []
+    monkeypatch.setattr(Throttle, "back_off", lambda self, seconds: told.append(seconds))
+    with VantageClient(config_of(sandbox, max_concurrent_requests=2), retries=ONCE) as client:
+        limits = throttle_of(client.config)
+        assert limits is not None
+        counted = Counted(limits)
+        monkeypatch.setattr(type(client.session), "slot", lambda self: counted.slot())
+        in_parallel(lambda _: client.list_skills(), range(8), 8)
+        assert client.session.get("/skills").status_code == 200
+        assert (counted.all, counted.most) == (9, 2)
+        sandbox.control.add_fault(status=429, headers={"Retry-After": "7"})
+        with pytest.raises(errors.RateLimited):
+            client.list_skills()
+        assert told == [7.0]
+
+
+def test_without_limits_there_is_no_throttle(sandbox: SandboxServer, tmp_path: Path) -> None:
+    with VantageClient(config_of(sandbox, store_path=str(tmp_path)), retries=QUICK) as client:
+        assert throttle_of(client.config) is None
+        assert client.list_skills()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_folder_the_limits_hold_for_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    counted = Counted(Throttle(FileStore(tmp_path / "file"), "account", 2, 0))
+    in_parallel(lambda _: use(counted), range(12), 6)
+    assert (counted.all, counted.most) == (12, 2)
+    assert caplog.text.count("hold for each process by itself") == 1
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, float("nan"), float("inf")])
+def test_limits_that_are_none_are_refused(wrong: float) -> None:
+    with pytest.raises(errors.ConfigurationError, match="max_concurrent_requests"):
+        HttpSettings(max_concurrent_requests=wrong)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the requests of one credential on one host below limits that its owner has set.
+
+The service publishes no limits (contract, section 5). So there are none by default. Where some are
+set, all processes of the host share them by files beside the token store: a lock for each request
+that may run, and the moment of the next one. When the server answers 429, all of them pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.token.stores import FileStore
+
+if TYPE_CHECKING:
+    from vantage_orchestration.config import VantageConfig
+
+__all__ = ["Throttle", "throttle_of"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds of a pause if the server does not say how long.
+_PAUSE: Final = 5.0
+#: Seconds: a moment that is further ahead was written before the clock was set back.
+_FURTHEST: Final = 3600.0
+#: Seconds between two looks for a free slot, shortest and longest.
+_LOOKS: Final = (0.01, 0.05)
+#: Seconds to wait for the file of the next moment, which nobody holds for long.
+_PATIENCE: Final = 60.0
+_random = random.SystemRandom()
+
+
+class Throttle:
+    """The limits of one credential.
+
+    Args:
+        place: Where the processes of the host share them.
+        identity: Names the credential.
+        at_once: Requests at the same time; 0 for any number.
+        per_second: Requests per second; 0 for any number.
+    """
+
+    def __init__(self, place: FileStore, identity: str, at_once: int, per_second: float) -> None:
+        self._place = place
+        self._at_once = at_once
+        self._interval = 1 / per_second if per_second else 0.0
+        self._slots = [_name(identity, "slot", str(number)) for number in range(at_once)]
+        self._next = _name(identity, "next")
+        self._pause = _name(identity, "pause")
+        self._warned = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._pid = os.getpid()
+        self._own = threading.BoundedSemaphore(self._at_once or 1)
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait until a request may be sent, and count it until the context ends."""
+        if self._pid != os.getpid():
+            self._start_afresh()  # Other threads of the parent may have held it at the fork.
+        with contextlib.ExitStack() as stack:
+            if self._slots:
+                # Threads wait here, so that only as many as may send look at the files.
+                stack.enter_context(self._own)
+                try:
+                    self._take(stack)
+                except StateUnavailable as error:
+                    self._warn(error)
+            try:
+                self._wait()
+            except StateUnavailable as error:
+                self._warn(error)
+            yield
+
+    def back_off(self, seconds: float | None) -> None:
+        """Let all requests of the host wait.
+
+        Args:
+            seconds: What the server asks for; None if it does not say.
+        """
+        until = time.time() + min(_PAUSE if seconds is None else seconds, _FURTHEST)
+        try:
+            with self._place.lock(self._pause, _PATIENCE):
+                if until > self._read(self._pause):
+                    self._place.write(self._pause, repr(until).encode())
+        except StateUnavailable as error:
+            self._warn(error)
+
+    # -- internals
+
+    def _take(self, stack: contextlib.ExitStack) -> None:
+        """Take one of the slots."""
+        while True:
+            for name in _random.sample(self._slots, len(self._slots)):
+                attempt = contextlib.ExitStack()
+                if attempt.enter_context(self._place.lock(name, 0)):
+                    stack.enter_context(attempt)
+                    return
+                attempt.close()
+            time.sleep(_random.uniform(*_LOOKS))
+
+    def _wait(self) -> None:
+        """Wait for the next moment, and for the end of a pause."""
+        if self._interval:
+            with self._place.lock(self._next, _PATIENCE):
+                turn = max(time.time(), self._read(self._next))
+                self._place.write(self._next, repr(turn + self._interval).encode())
+            _sleep_until(turn)
+        while (until := self._read(self._pause)) > time.time():
+            _sleep_until(until)
+
+    def _read(self, name: str) -> float:
+        """Return a moment in seconds since the epoch; 0 for none."""
+        try:
+            moment = float(self._place.read(name) or 0.0)
+        except ValueError:
+            return 0.0
+        return moment if moment - time.time() <= _FURTHEST else 0.0
+
+    def _warn(self, error: StateUnavailable) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "The limits of requests to ABBYY Vantage hold for each process by itself: %s",
+                error.what,
+            )
+
+
+_throttles: dict[tuple[str, str, int, float], Throttle] = {}
+_lock = threading.Lock()
+
+
+def throttle_of(config: VantageConfig) -> Throttle | None:
+    """Return the limits of a credential; None if there are none."""
+    http = config.http
+    at_once, per_second = int(http.max_concurrent_requests), http.max_requests_per_second
+    if not at_once and not per_second:
+        return None
+    place = config.tokens.store_path
+    # One account has the same slots and moments whatever its limits are in another connection.
+    identity = json.dumps(config.credentials.account)
+    key = (identity, place, at_once, per_second)
+    with _lock:
+        if key not in _throttles:
+            _throttles[key] = Throttle(FileStore(place), identity, at_once, per_second)
+        return _throttles[key]
+
+
+def _name(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.time()))
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # A thread that is not here any more may hold the old one.
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
