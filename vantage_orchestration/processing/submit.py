@@ -293,7 +293,7 @@ def _make(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str
     there should be few: one in a task of one document, whatever its process does besides, and as
     many as a job sends requests at the same time.
     """
-    made = {}
+    made: dict[str, LedgerEntry] = {}
     for at in range(0, len(keys), job.parallel):
         group = keys[at : at + job.parallel]
         with _making:
