@@ -15,6 +15,7 @@ from vantage_orchestration.host import airflow_version
 
 __all__ = [
     "AIRFLOW",
+    "FORM_IS_METADATA",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
@@ -37,6 +38,9 @@ __all__ = [
 
 #: Major and minor version of the Airflow that is installed.
 AIRFLOW = airflow_version()[:2]
+
+#: Whether Airflow reads the connection form from the provider's metadata alone; may go with 3.2.
+FORM_IS_METADATA = AIRFLOW >= (3, 2)
 
 
 def require(version: tuple[int, int], what: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from vantage_orchestration.airflow.compat import AIRFLOW
+from vantage_orchestration.airflow.compat import FORM_IS_METADATA
 from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.airflow.provider import get_provider_info
 from vantage_orchestration.credential_fields import FIELDS, Field
@@ -30,7 +30,7 @@ def with_form(hook: HookClass) -> HookClass:
     Returns:
         The same class.
     """
-    if AIRFLOW < (3, 2):
+    if not FORM_IS_METADATA:
         hook.get_connection_form_widgets = staticmethod(_widgets)  # type: ignore[attr-defined]
         hook.get_ui_field_behaviour = staticmethod(_behaviour)  # type: ignore[attr-defined]
     return hook
