@@ -52,7 +52,7 @@ RELEASES: dict[str, Release | None] = {
     "airflow-3.0.6": Release(
         ("3.10", "3.12"), "2025-09-08", ("filelock==3.19.1", "cryptography==42.0.8", "wtforms")
     ),
-    "airflow-3.1.8": Release(("3.10", "3.13"), "2026-04-10", ("wtforms",)),
+    "airflow-3.1.8": Release(("3.10", "3.13"), "2026-04-10"),
     "airflow-3.2.2": Release(("3.10", "3.14"), "2026-07-01"),
     # The pair that all tests run with, in the environment of this process.
     "airflow-3.3.2": None,
