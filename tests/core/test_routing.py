@@ -169,9 +169,9 @@ def test_other_folders_of_an_earlier_try_are_emptied(
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("/{class}", "no folder in front"),
-        ("memory://{class}/x", "no folder in front"),
-        ("bucket://{class}", "no folder in front"),
+        ("/{class}", "no folder before"),
+        ("memory://{class}/x", "no folder before"),
+        ("bucket://{class}", "no folder before"),
         ("/out/{class}/../x", "leads out of it"),
         ("/out/{skill}", r"the placeholder \{skill\}"),
         ("/out/{Class}", r"the placeholder \{Class\}"),

@@ -119,6 +119,8 @@ def test_all_have_ended(airflow: Airflow, sandbox: SandboxServer) -> None:
     ids = sandbox.control.receive_many(3, "Invoice")
     found = run_in_loop(airflow, sandbox, begun(ids))
     assert outcome(only(found)) == Outcome(dict.fromkeys(ids, Status.PROCESSED))
+    # The worker that goes on names the files in its log.
+    assert outcome(only(found)).files.keys() == set(ids)
     assert found["by_loop"] == []
     assert found["threads"]["requests"] >= 1
     assert found["threads"]["connections"] == 1

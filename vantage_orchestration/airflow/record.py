@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task notes of its transactions in an XCom, for the page about them.
+"""What a task records of its transactions in an XCom, for the page about them.
 
-It holds what ABBYY Vantage does not say, or says no more once a transaction was deleted: names of
-files, pages, deadlines of reviews, and where results have landed. It holds no field values and no
-link to a review. Users may write XComs, so what is read here is shown, and nothing else.
+The page needs what ABBYY Vantage does not report, or no longer reports once a transaction was
+deleted: names of files, pages, deadlines of reviews, and where results have landed. The record
+contains no field values and no review link. Users may write XComs, so its content is only shown.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Details", "Record", "record_of_job", "record_of_outcome", "record_of_wait"]
 
-#: Transactions of which details are noted; the ids of all are.
+#: Transactions whose details are recorded. The ids of all are.
 _MOST: Final = 200
 _LONGEST: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What is noted of one transaction; None and empty where it is not known.
+    """What is recorded of one transaction. None and empty values are unknown.
 
     Attributes:
         files: Names of its files.
@@ -74,11 +74,11 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a task has noted.
+    """What a task has recorded.
 
     Attributes:
         transaction_ids: All of its transactions, each once.
-        details: What is noted of them, by their ids.
+        details: What is recorded of them, by id.
         results: Folder of the results; empty before they have landed.
         pages: Their pages, by skill and class; empty before results have landed.
         over: Whether all of the transactions have ended.
@@ -91,7 +91,7 @@ class Record:
     over: bool = False
 
     def of(self, transaction_id: str) -> Details:
-        """Return what is noted of a transaction."""
+        """Return what is recorded of a transaction."""
         return self.details.get(transaction_id, Details())
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Record:
 
     @classmethod
     def read(cls, value: Any) -> Record:
-        """Read what an XCom holds, an object or its JSON text; nothing if it is anything else."""
+        """Read the value of an XCom, an object or its JSON text; anything else is empty."""
         if isinstance(value, str):
             try:
                 value = read_json(value)
@@ -130,7 +130,7 @@ class Record:
 
 
 def record_of_wait(wait: Wait) -> Record:
-    """Return what is known while a task waits: names of files, and deadlines of reviews."""
+    """Return what is known during a wait: names of files and deadlines of reviews."""
     deadlines = wait.review_deadlines
     return Record(
         tuple(wait.transaction_ids),
@@ -143,16 +143,16 @@ def record_of_wait(wait: Wait) -> Record:
 
 
 def record_of_outcome(outcome: Outcome) -> Record:
-    """Return what is known when a wait has ended that fetches no results."""
+    """Return what is known after a wait of a task that fetches no results."""
     details = {each: Details(files=text) for each, text in outcome.files.items()}
     return Record(tuple(outcome.statuses), details, over=not outcome.open)
 
 
 def record_of_job(manifest: Manifest, results: str) -> Record:
-    """Return what is known when results have landed.
+    """Return what is known after results have landed.
 
     Args:
-        manifest: What has come back.
+        manifest: Manifest of the job.
         results: Path or URL of its folder.
     """
     unfinished = {

@@ -93,8 +93,8 @@ def fetch_due(
 ) -> Fetched:
     """Fetch what is due, each transaction into a folder of ``output`` named by its id.
 
-    ``output`` also gets a manifest of the run, which names what all tries of the run have taken,
-    and the run's tables if the options ask for them.
+    ``output`` also gets a manifest of the run, which covers all tries of the run, and the run's
+    tables if the options ask for them.
 
     Args:
         client: Client.

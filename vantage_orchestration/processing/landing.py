@@ -33,8 +33,8 @@ class Landing:
         target: Folder of the transaction.
         transaction_id: Transaction.
         expected: Number of files that are to land. The last needs no note: the manifest follows.
-        folders: Folders of classes into which they land. These are noted before any file lands:
-            nothing else leads to them if the transaction is made anew.
+        folders: Folders of classes into which they land. They are noted before any file lands:
+            nothing else leads to them if the document is sent again.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder for results, and the folders in it for the documents of each class.
+"""The output folder of a job, and a folder in it for each class of documents.
 
-``{class}`` in an output path stands for the class of a document. The folder in front of it is the
-job's own: it holds manifests, notes, tables and everything else by which a later try finds what is
-there. Only the result files of the documents are in the folders of their classes.
+``{class}`` in an output path stands for the class of a document. The part of the path before it is
+the job's folder. It contains the manifests, notes and tables, so that a later try finds them there.
+Only the result files of the documents land in the folders of their classes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CLASS: Final = arguments.CLASS
 
 
 class Output(NamedTuple):
-    """Where results go.
+    """Where results land.
 
     Attributes:
         folder: The job's folder.
-        by_class: Path below it with ``{class}`` in it, if documents of each class have a folder.
+        by_class: Path below it that contains ``{class}``; None if classes have no folders.
     """
 
     folder: Location
@@ -40,14 +40,13 @@ def output_of(
     """Read an output path.
 
     Args:
-        value: Path or URL of a folder. ``{class}`` in it, behind the folder of the job, stands for
-            the class of each document.
-        locate: Makes a place of it.
+        value: Path or URL of a folder. It may contain ``{class}`` after the folder of the job.
+        locate: Returns the location of a path or URL.
         name: Name of the argument, for messages.
 
     Raises:
-        ConfigurationError: It is no path or URL, has another placeholder, or no folder in front of
-            ``{class}``: notes and manifests need one.
+        ConfigurationError: It is not a path or URL, contains another placeholder, or has no folder
+            before ``{class}``, which notes and manifests need.
     """
     output = locate(arguments.output(name, value))
     parts = output.path.rstrip("/").split("/")
@@ -56,25 +55,25 @@ def output_of(
         return Output(output)
     if not any(parts[:first]) or {"", ".", ".."} & set(parts[first:]):
         raise ConfigurationError(
-            f"The {name} {output.url!r} has no folder in front of {_CLASS}, or leads out of it",
-            hint=f"Nothing was sent. Write OUTPUT/{_CLASS}: the manifest, and the notes by which a"
-            " later try finds what was sent, stay in OUTPUT",
+            f"The {name} {output.url!r} has no folder before {_CLASS}, or leads out of it",
+            hint=f"Nothing was sent. Write OUTPUT/{_CLASS}: OUTPUT keeps the manifest, and the"
+            " notes by which a later try finds what was sent",
         )
     return Output(Location(output.fs, "/".join(parts[:first])), "/".join(parts[first:]))
 
 
 def fixed_part(place: str) -> str:
-    """Return a path or URL up to the part that has ``{class}`` in it."""
+    """Return a path or URL up to the part that contains ``{class}``."""
     front, found, _ = place.partition(_CLASS)
     return front.rpartition("/")[0] if found else place
 
 
 def class_folder(by_class: str, class_name: str | None) -> str:
-    """Return the folder of a class, a path from the folder of the job.
+    """Return the folder of a class, relative to the folder of the job.
 
     Args:
         by_class: See :class:`Output`.
-        class_name: Name of the class; None for documents without one.
+        class_name: Name of the class; None for documents without a class.
     """
     path = by_class.replace(_CLASS, safe_name(class_name or UNCLASSIFIED))
     first, slash, rest = path.partition("/")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task says in its log: of what it has started, and in one line at its end."""
+"""Lines for the log of a task: the transactions it has started, and one line at its end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files_by_id(parts: Iterable[Part]) -> dict[str, str]:
 
 
 def lines_of_start(parts: Sequence[Part]) -> Iterator[str]:
-    """Yield a line for each transaction that was started, or found: its id and its files.
+    """Yield a line with id and files for each transaction that was started or found.
 
     Args:
         parts: Transactions of a job.
@@ -78,11 +78,11 @@ def summary(manifest: Manifest, place: str) -> str:
 
     Args:
         manifest: What has come back.
-        place: Path or URL of its folder, or of the manifest.
+        place: Path or URL of the output folder.
 
     Returns:
-        Numbers of documents and pages, where they are, their classes and skills, what failed and
-        why, what waits for a person, and what was found of an earlier try.
+        The numbers of documents and pages, where they are, their classes and skills, what failed
+        and why, what waits for a person, and how many transactions an earlier try had started.
     """
     counts = manifest.counts
     text = (
@@ -114,7 +114,7 @@ def summary(manifest: Manifest, place: str) -> str:
 
 
 def pages_of(manifest: Manifest) -> list[str]:
-    """Return what is said of pages by skill and, if documents have classes, by class."""
+    """Return the pages by skill and, if documents have classes, by class."""
     kinds = [("skill", manifest.pages_by_skill)] if manifest.transactions else []
     kinds += [("class", manifest.pages_by_class)] if _classified(manifest) else []
     return [f"pages by {what}: {_numbers(found)}" for what, found in kinds]

@@ -84,7 +84,7 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         return datasets(*self._lineage) if self._lineage is not None else None
 
     def _tell(self, context: Context, manifest: Manifest, output: Location) -> None:
-        """Tell what came back: the task's page, and the log."""
+        """Report the results on the task's page and in the log."""
         record_transactions(context, record_of_job(manifest, output.url))
         self.log.info("%s", summary(manifest, output.url))
 

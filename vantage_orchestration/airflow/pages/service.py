@@ -114,9 +114,9 @@ class Row:
 
     Attributes:
         transaction_id: Its id.
-        status: Its status; None if it could not be asked for.
+        status: Its status; None if it could not be read.
         waits: Whether it waits for a person.
-        rules: What is said of the business rules that its documents break.
+        rules: Messages of the business rules that its documents break.
         details: What else is known of it.
     """
 
@@ -151,11 +151,11 @@ class Overview:
     targets: tuple[str, ...] = ()
 
     def with_notes(self, record: Record) -> Overview:
-        """Return it with what the task has noted, where the service does not say it."""
+        """Return it with the task's record, where the service does not report a detail."""
         return replace(self, rows=tuple(_noted(row, record) for row in self.rows))
 
     def is_over(self, record: Record) -> bool:
-        """Return whether nothing of it will change any more."""
+        """Return whether nothing on it will change."""
         return all(row.over for row in self.rows) and (self.pages == 1 or record.over)
 
 
