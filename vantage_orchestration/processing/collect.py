@@ -122,29 +122,13 @@ def collect(
         )
     transaction = with_results(client, transaction)
     check_types(transaction, result_types)
-    before = TransactionManifest.load(target)
-    stale = {each.folder for each in before.documents} if before is not None else set()
-    if before is not None and not same_id(before.transaction_id, transaction.id):
-        before = None
+    found = TransactionManifest.load(target)
+    before = found if found is not None and same_id(found.transaction_id, transaction.id) else None
     wanted = _wanted(transaction, result_types, target, by_class)
-    folders = {each.folder for each in wanted}
-    sizes = {each: below(target, each).sizes() for each in {None, *folders}}
-    landing = Landing(target, transaction.id, len(wanted), filter(None, folders))
-    noted, noted_folders = landing.read() if LANDED in sizes[None] else ([], set())
-    earlier = {_key(file): file for file in (*(before.files if before else ()), *noted)}
-    there = {
-        each.key: earlier[each.key]
-        for each in wanted
-        if each.key in earlier and sizes[each.folder].get(each.path) == earlier[each.key].size
-    }
-    missing = [each for each in wanted if each.key not in there]
+    landing = _Landed(target, transaction.id, wanted, found)
+    missing = landing.missing
     if missing:
-        landing.begin(there[each.key] for each in wanted if each.key in there)
-        if MANIFEST in sizes[None]:
-            # It must not describe files that are about to change.
-            target.child(MANIFEST).remove()
-        _fetch(client, transaction.id, missing, target, parallel, landing)
-        there |= {_key(file): file for file in landing.files}
+        landing.fetch(client, parallel)
     origins = _origins(client, transaction)
     manifest = TransactionManifest(
         transaction.id,
@@ -158,7 +142,7 @@ def collect(
                 document.id,
                 class_of(document.classification),
                 tuple(rule_error_of(error) for error in document.business_rule_errors),
-                tuple(there[each.key] for each in wanted if each.number == number),
+                tuple(landing.there[each.key] for each in wanted if each.number == number),
                 origins.get(document.id.lower(), ()),
                 _folder_of(document, target, by_class),
             )
@@ -168,14 +152,7 @@ def collect(
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
-    landing.end()
-    for folder, found in sizes.items():
-        kept = (each for each in manifest.documents if each.folder == folder)
-        _clear(below(target, folder), found, {file.path for each in kept for file in each.files})
-    for folder in (stale | noted_folders) - sizes.keys():
-        place = below(target, folder)
-        _clear(place, place.sizes(), ())
-        place.remove_if_empty()
+    landing.end(manifest)
     _warn_if_late(manifest)
     return manifest
 
@@ -279,6 +256,71 @@ def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple
         document.id.lower(): tuple(file.name for file in document.source_files)
         for document in client.list_documents(transaction.id)
     }
+
+
+class _Landed:
+    """The result files of a transaction that have landed, in the folders that they land in.
+
+    Args:
+        target: Folder of the transaction.
+        transaction_id: Transaction.
+        wanted: Its files.
+        found: Manifest in the folder, of whichever transaction.
+
+    Attributes:
+        there: Files that have landed.
+    """
+
+    def __init__(
+        self,
+        target: Location,
+        transaction_id: str,
+        wanted: Sequence[_Download],
+        found: TransactionManifest | None,
+    ) -> None:
+        self._target, self._id, self._wanted = target, transaction_id, wanted
+        folders = {each.folder for each in wanted}
+        self._sizes = {each: below(target, each).sizes() for each in {None, *folders}}
+        self._note = Landing(target, transaction_id, len(wanted), filter(None, folders))
+        noted, self._stale = self._note.read() if LANDED in self._sizes[None] else ([], set())
+        earlier = {_key(file): file for file in noted}
+        if found is not None:
+            self._stale |= {each.folder for each in found.documents if each.folder is not None}
+            if same_id(found.transaction_id, transaction_id):
+                earlier = {_key(file): file for file in found.files} | earlier
+        self.there = {
+            each.key: earlier[each.key]
+            for each in wanted
+            if each.key in earlier
+            and self._sizes[each.folder].get(each.path) == earlier[each.key].size
+        }
+
+    @property
+    def missing(self) -> list[_Download]:
+        """Files that have not landed."""
+        return [each for each in self._wanted if each.key not in self.there]
+
+    def fetch(self, client: VantageClient, parallel: int) -> None:
+        """Download the missing files."""
+        missing = self.missing
+        self._note.begin(self.there.values())
+        if MANIFEST in self._sizes[None]:
+            # It must not describe files that are about to change.
+            self._target.child(MANIFEST).remove()
+        _fetch(client, self._id, missing, self._target, parallel, self._note)
+        self.there |= {_key(file): file for file in self._note.files}
+
+    def end(self, manifest: TransactionManifest) -> None:
+        """Remove the note, which the manifest replaces, and what the manifest does not name."""
+        self._note.end()
+        for folder, sizes in self._sizes.items():
+            documents = [each for each in manifest.documents if each.folder == folder]
+            named = {file.path for each in documents for file in each.files}
+            _clear(below(self._target, folder), sizes, named)
+        for folder in self._stale - self._sizes.keys():
+            place = below(self._target, folder)
+            _clear(place, place.sizes(), ())
+            place.remove_if_empty()
 
 
 # ------------------------------------------------------------------ fetching
