@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stores
 from pdfs import make_invoice
 from pypdf import PdfWriter
 
@@ -198,6 +199,26 @@ def test_a_file_that_has_gone_from_home_is_copied_from_the_service(
     finish(client, output, skill, chosen, token="t.-1")
     (copy,) = (tmp_path / "q").glob("*.pdf")
     assert copy.read_bytes() == sent
+
+
+def test_a_file_whose_store_can_not_be_read_any_more_is_copied_from_the_service(
+    client: VantageClient, skill: str, folder: Path, output: Location, tmp_path: Path
+) -> None:
+    """Its URL in the manifest has lost the connection that it was read with, for example."""
+    stores.forget()
+    source = Location.of("bucket://in/1.pdf")
+    source.write(lambda stream: stream.write((folder / "1.pdf").read_bytes()))
+    chosen = Options(
+        required_fields=("Nothing",), on_low_quality="quarantine", quarantine_path=tmp_path / "q"
+    )
+    job = begin(client, [source], output, TaskKey("task"), skill, chosen, token="t.-1")
+    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
+        time.sleep(0.01)
+    stores.BucketFileSystem.failing["read"] = RuntimeError("no credentials")
+    finish(client, output, skill, chosen, token="t.-1")
+    stores.forget()
+    (copy,) = (tmp_path / "q").glob("*.pdf")
+    assert copy.read_bytes() == (folder / "1.pdf").read_bytes()
 
 
 def test_too_many_pages_are_refused_before_anything_is_sent(

@@ -114,7 +114,7 @@ class Quarantine:
             return True
         try:
             copy.write(lambda stream: self._from_home(source, stream))
-        except (OSError, ValueError):
+        except Exception:  # A store without its connection raises errors of many kinds.
             try:
                 copy.write(lambda stream: self._from_service(transaction_id, source, stream))
             except NotFound:
