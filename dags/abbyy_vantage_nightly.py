@@ -50,15 +50,16 @@ def abbyy_vantage_nightly() -> None:
     )
 
     @task
-    def load(result: dict) -> None:
+    def load(folder: str) -> None:
         import dlt
+        from airflow.sdk import ObjectStoragePath
 
         from vantage_orchestration.dlt import documents
 
         pipeline = dlt.pipeline("invoices", destination="duckdb")
-        pipeline.run(documents(result["manifest"], skill="Invoice"))
+        pipeline.run(documents(ObjectStoragePath(folder), skill="Invoice"))
 
-    load(process.output)
+    process >> load(files["output_path"])
 
 
 abbyy_vantage_nightly()

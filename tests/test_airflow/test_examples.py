@@ -137,7 +137,8 @@ def test_a_night_from_documents_to_rows(case: Case) -> None:
 
     aside, database = case.folder.parent / "aside", case.folder.parent / "invoices.duckdb"
     case.more = {
-        **fixed(aside=aside),
+        # The store's connection is part of the addresses.
+        **fixed(aside=f"file://the_store@{aside}", outputs=f"file://the_store@{case.output}"),
         "DESTINATION__DUCKDB__CREDENTIALS": str(database),
         "DLT_DATA_DIR": str(case.folder.parent / "dlt"),
         "RUNTIME__DLTHUB_TELEMETRY": "false",
