@@ -143,7 +143,7 @@ def test_details_are_noted(client, sandbox, local, tmp_path):
         client.launch_transaction(classify, [unit.files[0].source])
     )
     created = pendulum.now("UTC").subtract(days=1)
-    sources = [SourceEntry.of(file) for file in unit.files]
+    sources = unit.sources
     manifest = collect(
         client, transaction, local, sources=sources, created_at=created, key="0" * 64
     )
@@ -165,7 +165,7 @@ def test_details_are_noted(client, sandbox, local, tmp_path):
 def test_sources_that_are_gone_keep_their_names(client, process, local, tmp_path):
     transaction = process(3)
     (unit,) = plan([tmp_path / "INV-1.pdf"], process_skill=True)
-    sources = [SourceEntry.of(file) for file in unit.files]
+    sources = unit.sources
     manifest = collect(client, transaction, local, sources=sources)
     assert {(each.name, each.size is None) for each in manifest.sources} == {
         ("INV-0.pdf", True),

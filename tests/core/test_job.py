@@ -329,10 +329,10 @@ def test_a_ledger_of_other_work_is_not_collected(client, sandbox, skill, folder,
     settings = (skill, Options())
     submit_files(client, [one], TaskKey("task"), *settings, origin="one", ledger=ledger)
     (sent,) = submit_files(client, [two], again(), *settings, origin="two", ledger=ledger)
-    assert [file.original_name for file in sent.unit.files] == ["invoice 2.pdf"]
+    assert [each.name for each in sent.sources] == ["invoice 2.pdf"]
     # Whoever got the first file now finds its transaction by the key.
     (found,) = submit_files(client, [one], again(), skill, Options(), ledger=Ledger())
-    assert found.resumed
+    assert found.earlier
     assert set(started(sandbox).values()) == {1}
 
 

@@ -15,7 +15,7 @@ from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, files_of
-from vantage_orchestration.processing.inputs import Found, Refused, inspect_inputs
+from vantage_orchestration.processing.inputs import PlannedFile, Refused, inspect_inputs
 from vantage_orchestration.processing.job import begin, finish, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
@@ -163,7 +163,7 @@ def test_links_in_circles_end(drop: Path) -> None:
     for pattern in ("**/*.pdf", "**/**/*.pdf", "*/*/*.pdf", "**"):
         found = files_of(str(drop / pattern))
         assert {file.name for file in found} == {"a.pdf"}
-        assert all(isinstance(each, Found) for each in inspect_inputs(found))
+        assert all(isinstance(each, PlannedFile) for each in inspect_inputs(found))
 
 
 def test_a_link_that_is_changed_while_it_is_followed(

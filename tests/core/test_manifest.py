@@ -237,7 +237,7 @@ def test_the_manifest_of_a_job(tmp_path):
     (unit,) = plan(
         [SourceFile.of(b"a", name="a.pdf"), SourceFile.of(b"a", name="b.pdf")], process_skill=True
     )
-    sources = tuple(SourceEntry.of(file) for file in unit.files)
+    sources = unit.sources
     manifest = Manifest(
         "Receipt",
         "job-1",
@@ -284,7 +284,7 @@ def test_the_manifest_of_a_job(tmp_path):
                 "stored_name": "a.pdf",
                 "path": "a.pdf",
                 "size": 1,
-                "sha256": unit.files[0].sha256,
+                "sha256": unit.sources[0].sha256,
                 "duplicates": ["b.pdf"],
             }
         ],

@@ -19,7 +19,7 @@ from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.processing import inputs as inputs_module
 from vantage_orchestration.processing import plan as module
 from vantage_orchestration.processing.names import safe_name
-from vantage_orchestration.processing.plan import Unit, plan
+from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.storage import Location
 from vantage_orchestration.upload import LONGEST_UPLOAD, SourceFile, check_files, stored_name
 
@@ -53,11 +53,13 @@ def groups(units) -> list[tuple[str, ...]]:
 
 
 def names(units) -> list[list[str]]:
-    return [[each.name for each in unit.files] for unit in units]
+    return [[each.stored_name for each in unit.sources] for unit in units]
 
 
 def identity(unit) -> tuple:
-    return unit.name, [(each.name, each.sha256, each.short) for each in unit.files]
+    return unit.name, [
+        (each.entry.stored_name, each.entry.sha256, each.short) for each in unit.files
+    ]
 
 
 # ------------------------------------------------------------------- files
@@ -75,10 +77,14 @@ def test_files_of_every_store(kind, tmp_path):
     units = plan(inputs, process_skill=False)
     assert [unit.name for unit in units] == ["b.pdf", "a.pdf"]
     (planned,) = units[0].files
-    assert (planned.name, planned.original_name, planned.size) == ("b.pdf", "b.pdf", 5000)
-    assert planned.path == inputs[0].url
-    assert planned.sha256 == hashlib.sha256(b"x" * 5000).hexdigest()
-    assert (len(planned.short), units[0].size) == (16, 5000)
+    assert (planned.entry.stored_name, planned.entry.name, planned.entry.size) == (
+        "b.pdf",
+        "b.pdf",
+        5000,
+    )
+    assert planned.entry.path == inputs[0].url
+    assert planned.entry.sha256 == hashlib.sha256(b"x" * 5000).hexdigest()
+    assert (len(planned.short), planned.source.size) == (16, 5000)
     with planned.source.open() as stream:
         assert stream.read() == b"x" * 5000
     assert planned.source.name == "b.pdf"
@@ -100,7 +106,7 @@ def test_planned_files_arrive_as_they_are(kind, client, sandbox, tmp_path):
     assert [each.name for each in seen] == ["in _1_.pdf", "in _1__2.pdf"] == names([unit])[0]
     documents = sandbox.control.transaction(transaction)["documents"]
     arrived = [each for document in documents for each in document["files"]]
-    assert [each["sha256"] for each in arrived] == [each.sha256 for each in unit.files]
+    assert [each["sha256"] for each in arrived] == [each.sha256 for each in unit.sources]
     sent = arrived[0]["parameters"]
     assert (sent["SourceFileName"], sent["SourceFilePath"]) == ("in (1).pdf", inputs[0].url)
 
@@ -111,7 +117,7 @@ def test_paths_urls_and_bytes_are_taken(tmp_path):
     given = [tmp_path / "a.pdf", "memory://in/b.pdf", file("c.pdf")]
     units = plan((each for each in given), process_skill=False)
     assert [unit.name for unit in units] == ["a.pdf", "b.pdf", "c.pdf"]
-    assert units[2].files[0].path == "c.pdf"
+    assert units[2].sources[0].path == "c.pdf"
     assert units[2].files[0].source.registration_parameters == {"SourceFileName": "c.pdf"}
     assert plan([], process_skill=True) == ()
 
@@ -130,9 +136,9 @@ def test_names_are_what_the_service_shows_and_unique_in_their_unit():
             "é_.pdf",
         ]
     ]
-    assert all(stored_name(each.name) == each.name for each in unit.files)
+    assert all(stored_name(each.stored_name) == each.stored_name for each in unit.sources)
     check_files([each.source for each in unit.files])
-    assert [each.original_name for each in unit.files] == [*given[:4], " é?.pdf"]
+    assert [each.name for each in unit.sources] == [*given[:4], " é?.pdf"]
     json.dumps([each.source.metadata(0) for each in unit.files], ensure_ascii=False).encode()
     alone = plan(inputs[:3], process_skill=False)
     assert names(alone) == [["invoice _2_.pdf"], ["invoice _2_.pdf"], ["INVOICE _2_.pdf"]]
@@ -159,7 +165,7 @@ def test_own_parameters_are_kept_and_long_ones_fitted(tmp_path):
     sent = unit.files[0].source.registration_parameters["SourceFilePath"]
     assert len(sent) == 256
     assert sent == "…" + str(deep / "a.pdf")[-255:]
-    assert unit.files[0].path == str(deep / "a.pdf")
+    assert unit.sources[0].path == str(deep / "a.pdf")
     source = other.files[0].source
     assert source.registration_parameters == {"Box": "7", "SourceFileName": "mine"}
     assert source.auto_crop == "No"
@@ -283,7 +289,7 @@ def test_a_transaction_takes_2_gb(monkeypatch):
         monkeypatch.setattr(each, "LONGEST_UPLOAD", 10)
     inputs = [file(f"{n}.pdf", f"{n}" * size) for n, size in enumerate([4, 6, 1, 10, 3, 3])]
     units = plan(inputs, process_skill=True)
-    assert [unit.size for unit in units] == [10, 1, 10, 6]
+    assert [sum(each.source.size for each in unit.files) for unit in units] == [10, 1, 10, 6]
     with pytest.raises(ConfigurationError, match="11 bytes"):
         plan([file("a.pdf", "x" * 11)], process_skill=True)
 
@@ -297,16 +303,16 @@ def test_equal_files(process_skill, tmp_path):
     second = put("memory://in", a__pdf="same")
     inputs = [*first, *second]
     units = plan(inputs, process_skill=process_skill)
-    sent = [each for unit in units for each in unit.files]
+    sent = [each for unit in units for each in unit.sources]
     assert [each.path for each in sent] == [first[0].url, first[1].url]
     assert sent[0].duplicates == (first[2].url, second[0].url)
     assert sent[1].duplicates == ()
     units = plan(inputs, process_skill=process_skill, duplicates="send")
-    sent = [each for unit in units for each in unit.files]
+    sent = [each for unit in units for each in unit.sources]
     assert [each.path for each in sent] == [each.url for each in inputs]
-    assert [each.name for each in sent] == ["a.pdf", "b.pdf", "c.pdf", "a_2.pdf"]
+    assert [each.stored_name for each in sent] == ["a.pdf", "b.pdf", "c.pdf", "a_2.pdf"]
     assert [each.duplicates for each in sent] == [()] * 4
-    assert len({each.short for each in sent}) == 4
+    assert len({each.short for unit in units for each in unit.files}) == 4
     with pytest.raises(ConfigurationError, match="same content") as caught:
         plan(inputs, process_skill=process_skill, duplicates="fail")
     for each in (first[0], first[2], second[0]):
@@ -339,8 +345,10 @@ def test_folders_are_named_after_their_files():
     ]
     assert [name[:2] for name in folders[:2]] == ["a-", "A-"]
     assert all(safe_name(name) == name for name in folders)
-    backwards = {unit.files[0].path: unit.name for unit in plan(inputs[::-1], process_skill=False)}
-    assert [backwards[unit.files[0].path] for unit in units] == folders
+    backwards = {
+        unit.sources[0].path: unit.name for unit in plan(inputs[::-1], process_skill=False)
+    }
+    assert [backwards[unit.sources[0].path] for unit in units] == folders
     (batch,) = plan(inputs[:3], process_skill=True)
     (same,) = plan(inputs[2::-1], process_skill=True)
     assert batch.name == same.name
@@ -367,7 +375,7 @@ def test_an_equal_file_that_appears_first_does_not_take_the_place_of_the_one_sen
     for given in ([file("a.pdf", "same"), sent], [sent, file("a.pdf", "same")]):
         (unit,) = plan(given, process_skill=False, known=known)
         assert (unit.known, unit.missing) == (0, ())
-        assert (names([unit]), unit.files[0].duplicates) == ([["b.pdf"]], ("a.pdf",))
+        assert (names([unit]), unit.sources[0].duplicates) == ([["b.pdf"]], ("a.pdf",))
 
 
 def test_files_that_were_sent_do_not_change_the_order_of_the_new_ones():
@@ -377,14 +385,14 @@ def test_files_that_were_sent_do_not_change_the_order_of_the_new_ones():
     given = [file("a.pdf", "2"), *sent]
     (unit,) = plan(given, process_skill=True, known=unordered)
     assert names([unit]) == [["z.pdf", "y.pdf"]]
-    assert unit.files[1].duplicates == ("a.pdf",)
+    assert unit.sources[1].duplicates == ("a.pdf",)
 
 
 def test_a_file_that_was_sent_and_renamed_is_not_sent_again():
     known = groups(plan([file("a.pdf", "same")], process_skill=False))
     (unit,) = plan([file("b.pdf", "same")], process_skill=False, known=known)
     assert (unit.known, unit.missing, groups([unit])) == (0, (), known)
-    assert unit.files[0].name == "b.pdf"
+    assert unit.sources[0].stored_name == "b.pdf"
     sent, new = plan([file("b.pdf", "same")], process_skill=False, known=known, duplicates="send")
     assert (sent.known, sent.files, sent.missing) == (0, (), known[0])
     assert (new.known, names([new])) == (None, [["b.pdf"]])
@@ -393,7 +401,7 @@ def test_a_file_that_was_sent_and_renamed_is_not_sent_again():
 def test_a_file_that_was_moved_is_the_same():
     known = groups(plan([file("a.pdf", "a", "/in/a.pdf")], process_skill=False))
     (unit,) = plan([file("a.pdf", "a", "/done/a.pdf")], process_skill=False, known=known)
-    assert (unit.known, unit.missing, unit.files[0].path) == (0, (), "/done/a.pdf")
+    assert (unit.known, unit.missing, unit.sources[0].path) == (0, (), "/done/a.pdf")
 
 
 def test_a_file_that_was_changed_is_another_one(caplog):
@@ -401,8 +409,8 @@ def test_a_file_that_was_changed_is_another_one(caplog):
     (first,) = plan(inputs, process_skill=True)
     old, new = plan([file("a.pdf", "3"), inputs[1]], process_skill=True, known=groups([first]))
     assert (old.known, old.missing) == (0, (first.files[0].short,))
-    assert [(each.name, each.sha256) for each in old.files] == [
-        (first.files[1].name, first.files[1].sha256)
+    assert [(each.stored_name, each.sha256) for each in old.sources] == [
+        (first.sources[1].stored_name, first.sources[1].sha256)
     ]
     assert (new.known, names([new])) == (None, [["a.pdf"]])
     assert "1 files that earlier tries have sent are missing or were changed" in caplog.text
@@ -498,16 +506,16 @@ def test_whatever_happens_between_two_tries(duplicates, process_skill, monkeypat
         again = plan(added, **how, known=known)
         check(added, again, known, duplicates)
         for unit, old in zip(again, noted, strict=False):
-            contents = [(each.name, each.sha256) for each in unit.files]
+            contents = [(each.stored_name, each.sha256) for each in unit.sources]
             assert unit.missing == ()
-            assert contents == [(each.name, each.sha256) for each in old.files], seed
+            assert contents == [(each.stored_name, each.sha256) for each in old.sources], seed
         changed = [each for each in added if chance.random() < 0.7]
         check(changed, plan(changed, **how, known=known), known, duplicates)
 
 
 def check(inputs, units, known, duplicates) -> None:
     """Hold a plan against what every plan must be."""
-    sent = [each for unit in units for each in unit.files]
+    sent = [each for unit in units for each in unit.sources]
     paths = Counter(path for each in sent for path in (each.path, *each.duplicates))
     assert paths == Counter(each.registration_parameters["SourceFilePath"] for each in inputs)
     for each in inputs:
@@ -520,36 +528,19 @@ def check(inputs, units, known, duplicates) -> None:
         assert [short for short in group if short not in unit.missing] == list(groups([unit])[0])
     new = units[len(known) :]
     assert all(unit.known is None and unit.files and not unit.missing for unit in new)
-    shorts = [each.short for each in sent]
+    shorts = [each.short for unit in units for each in unit.files]
     assert len(set(shorts)) == len(shorts)
     assert not set().union(*known) & {each.short for unit in new for each in unit.files}
     if duplicates == "skip":
         contents = {short[4:] for group in known for short in group}
-        assert not contents & {each.sha256[:12] for unit in new for each in unit.files}
+        assert not contents & {each.sha256[:12] for unit in new for each in unit.sources}
     folders = [unit.name.casefold() for unit in units]
     assert len(set(folders)) == len(folders)
     order = {each.registration_parameters["SourceFilePath"]: n for n, each in enumerate(inputs)}
     for unit in units:
         assert safe_name(unit.name) == unit.name
-        inside = [each.name.casefold() for each in unit.files]
+        inside = [each.stored_name.casefold() for each in unit.sources]
         assert len(set(inside)) == len(inside)
     for unit in new:
-        places = [order[each.path] for each in unit.files]
+        places = [order[each.path] for each in unit.sources]
         assert places == sorted(places)
-
-
-# ------------------------------------------------------------------- notes
-
-
-def test_a_unit_can_be_noted_and_read_back():
-    inputs = [file("a.pdf", "1", "/in/a.pdf"), file("b.pdf", "1", "/in/b.pdf"), file("ü.pdf")]
-    (unit,) = plan(inputs, process_skill=True, known=[frozenset({"0" * 16})])[1:]
-    data = json.loads(json.dumps(unit.to_json()))
-    again = Unit.from_json(data)
-    assert again == unit
-    assert again.files[0].duplicates == ("/in/b.pdf",)
-    with pytest.raises(ConfigurationError, match="not kept"):
-        again.files[0].source.open()
-    for broken in (None, [], {}, {**data, "files": [{}]}, {**data, "files": 7}):
-        with pytest.raises(ValueError, match="not a unit"):
-            Unit.from_json(broken)

@@ -59,7 +59,11 @@ class OncePerRun(CachePolicy):
 
 def _digests(inputs: Any) -> list[list[str]]:
     from vantage_orchestration.processing.files import files_of
-    from vantage_orchestration.processing.inputs import Found, inspect_inputs
+    from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
 
     seen = inspect_inputs(files_of(inputs))
-    return [[each.path, each.sha256] for each in seen if isinstance(each, Found)]
+    return [
+        [str(each.entry.path), str(each.entry.sha256)]
+        for each in seen
+        if isinstance(each, PlannedFile)
+    ]

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty, Options
     from vantage_orchestration.prefect.artifacts import DocumentsTable
     from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.processing.job import Part
     from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import (
         Observation,

@@ -138,7 +138,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             VantageError: A request failed. The next try continues.
         """
         from vantage_orchestration.prefect.job import Caller, Reporter
-        from vantage_orchestration.processing.job import Part, submit_files
+        from vantage_orchestration.processing.job import submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
         options = self._options()
@@ -159,7 +159,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
                 most=1,
                 resend_failed=caller.resend_failed,
             )
-            Reporter(client, skill_id, self.logger.info).started([Part.of(submitted)])
+            Reporter(client, skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 
     async def atrigger(self, documents: Any) -> VantageTransaction:

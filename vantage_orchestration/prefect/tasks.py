@@ -183,7 +183,6 @@ def process_document(
         VantageError: As :func:`process_documents`.
     """
     from vantage_orchestration.processing.document import document_result, submit_one
-    from vantage_orchestration.processing.job import Part
     from vantage_orchestration.waiting import WaitRules
 
     one_of("on_review", on_review, ("wait", "fail"))
@@ -205,7 +204,7 @@ def process_document(
         ids = [submitted.transaction_id]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
         reporter = Reporter(client, skill_id, _logger().info, again=caller.key.since is not None)
-        reporter.started([Part.of(submitted)])
+        reporter.started([submitted])
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
@@ -240,7 +239,7 @@ def submit_documents(
         VantageError: A request failed. Started transactions are recorded, and the next try finds
             them.
     """
-    from vantage_orchestration.processing.job import Part, submit_files
+    from vantage_orchestration.processing.job import submit_files
 
     chosen = Options.of(**options)
     with _client(credentials) as client:
@@ -256,10 +255,9 @@ def submit_documents(
             ledger=caller.ledger,
             resend_failed=caller.resend_failed,
         )
-        parts = [Part.of(each) for each in submitted]
-        ids = [part.transaction_id for part in parts]
+        ids = [part.transaction_id for part in submitted]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
-        Reporter(client, skill_id, _logger().info).started(parts)
+        Reporter(client, skill_id, _logger().info).started(submitted)
         _logger().info(summary_of_start(parts))
     return ids
 

@@ -20,7 +20,7 @@ from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
-from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
+from vantage_orchestration.processing.submit import Part, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import named
@@ -78,7 +78,7 @@ def submit_one(
     registration_parameters: Mapping[str, Any] | None = None,
     skill_parameters: Mapping[str, Any] | None = None,
     resend_failed: bool = True,
-) -> Submitted:
+) -> Part:
     """Start the transaction of one file, or find the one that an earlier try has started.
 
     Args:
@@ -220,7 +220,7 @@ def process_document(
 
 @translated
 def document_result(
-    client: VantageClient, file: AnyPath, submitted: Submitted, transaction: Transaction
+    client: VantageClient, file: AnyPath, submitted: Part, transaction: Transaction
 ) -> DocumentResult:
     """Fetch the fields of a processed file.
 
@@ -234,15 +234,15 @@ def document_result(
         DocumentMismatch: The transaction holds another file than the one that was sent.
         ProtocolError: A result file does not fit its type.
     """
-    (sent,) = submitted.unit.files
+    (sent,) = submitted.sources
     names = {source.name for source in transaction.source_files}
-    if names and names != {sent.name}:
+    if names and names != {sent.stored_name}:
         raise DocumentMismatch(
-            f"The transaction was made from {named(sorted(names))}, not from {sent.name!r}",
+            f"The transaction was made from {named(sorted(names))}, not from {sent.stored_name!r}",
             hint="Its results were ignored. The next try reads it again",
             transaction_id=transaction.id,
         )
     fields = fetch_fields(client, transaction)
     # A URL without credentials and query.
-    shown = sent.path if "://" in str(file) else str(file)
-    return DocumentResult(shown, sent.sha256, transaction.id, fields)
+    shown = str(sent.path) if "://" in str(file) else str(file)
+    return DocumentResult(shown, str(sent.sha256), transaction.id, fields)

@@ -5,17 +5,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.limits import LONGEST_UPLOAD, LONGEST_VALUE
 from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.storage import AnyPath, Location
 from vantage_orchestration.upload import SourceFile, parameters, stored_name
 
-__all__ = ["Found", "Gone", "Refused", "Seen", "inspect_inputs", "listed"]
+__all__ = [
+    "CONTENT_DIGITS",
+    "NAME_DIGITS",
+    "Gone",
+    "PlannedFile",
+    "Refused",
+    "Seen",
+    "inspect_inputs",
+    "listed",
+    "short_digest",
+    "tag_of_name",
+]
 
+#: Hex digits of a short digest: some for the name, the rest for the content.
+NAME_DIGITS, CONTENT_DIGITS = 4, 12
 _CHUNK = 1024 * 1024
 #: Files that are read at the same time.
 _READERS = 8
@@ -24,22 +38,34 @@ _NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PlannedFile:
     """A file that can be sent.
 
     Attributes:
-        original: Name of the input.
-        path: Its path or URL.
-        base: Its name in the service, before it is made unique.
-        sha256: Hex digest of its content.
-        source: The file to send.
+        entry: What it is: names, path, size and digest. Manifests hold the same.
+        source: The file to send, under its name in the service.
+        short: 16 hex digits by which a later try recognises the file: 4 of the SHA-256 of its
+            name, then 12 of the SHA-256 of its content. No other file in a plan has the same.
     """
 
-    original: str
-    path: str
-    base: str
-    sha256: str
-    source: SourceFile
+    entry: SourceEntry
+    source: SourceFile = field(compare=False)
+    short: str
+
+    def sent_as(self, name: str) -> PlannedFile:
+        """Return the file with another name in the service."""
+        entry, source = replace(self.entry, stored_name=name), replace(self.source, name=name)
+        return replace(self, entry=entry, source=source)
+
+
+def tag_of_name(name: str) -> str:
+    """Return the part of ``short`` for a name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:NAME_DIGITS]
+
+
+def short_digest(name: str, sha256: str) -> str:
+    """Return the ``short`` of a file of this name and content."""
+    return tag_of_name(name) + sha256[:CONTENT_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +97,7 @@ class Refused:
 
 
 #: The state of an input.
-Seen = Found | Gone | Refused
+Seen = PlannedFile | Gone | Refused
 
 
 def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
@@ -141,8 +167,10 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
         parameters(together)
     except ConfigurationError as error:
         return Refused(f"{path!r}: {error.what}")
-    source = replace(source, size=size, registration_parameters=together)
-    return Found(original, path, _service_name(source.name), sha256, source)
+    name = _service_name(source.name)
+    source = replace(source, name=name, size=size, registration_parameters=together)
+    entry = SourceEntry(original, name, path, size, sha256)
+    return PlannedFile(entry, source, short_digest(name, sha256))
 
 
 def _digest(stream: BinaryIO) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration import arguments
@@ -32,7 +32,6 @@ from vantage_orchestration.processing.files import check_output, check_quarantin
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
-    SourceEntry,
     TransactionManifest,
     UnfinishedEntry,
 )
@@ -41,12 +40,11 @@ from vantage_orchestration.processing.page_numbers import Made, listed_as_comple
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import names_of_skills, skill_of
-from vantage_orchestration.processing.submit import Submitted, keyed_units, submit
+from vantage_orchestration.processing.submit import Part, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
-from vantage_orchestration.text import identifier
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -69,42 +67,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One transaction of a job.
-
-    Attributes:
-        transaction_id: Its id.
-        key: Its key.
-        folder: Name of the folder for its results.
-        created: When it was created, in seconds since the epoch.
-        sources: The files that were sent, as far as still known.
-        landed: Whether its results have landed in an earlier try.
-        earlier: Whether an earlier try has created it.
-    """
-
-    transaction_id: str
-    key: str
-    folder: str
-    created: float
-    sources: tuple[SourceEntry, ...]
-    landed: bool = False
-    earlier: bool = False
-
-    @classmethod
-    def of(cls, sent: Submitted) -> Part:
-        """Describe a unit that was sent."""
-        sources = tuple(map(SourceEntry.of, sent.unit.files))
-        return cls(
-            sent.transaction_id,
-            sent.key,
-            sent.unit.name,
-            sent.created,
-            sources,
-            earlier=sent.resumed,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +94,7 @@ class Job:
             "version": _VERSION,
             "job": self.token,
             "skill": self.skill,
-            "transactions": list(map(asdict, self.parts)),
+            "transactions": [part.to_json() for part in self.parts],
         }
         output.child(SUBMITTED).write_text(json.dumps(data, ensure_ascii=False))
 
@@ -149,13 +111,7 @@ class Job:
     @classmethod
     def _read(cls, data: Any) -> Job:
         data = checked(data, _VERSION)
-        parts = [
-            Part(**{**entry, "sources": tuple(map(SourceEntry.read, entry["sources"]))})
-            for entry in data["transactions"]
-        ]
-        for part in parts:
-            identifier(part.transaction_id)  # Anybody may have written it.
-        return cls(str(data["job"]), tuple(parts), data.get("skill"))
+        return cls(str(data["job"]), tuple(map(Part.read, data["transactions"])), data.get("skill"))
 
 
 def job_token(scope: str, piece: str = "") -> str:
@@ -183,7 +139,7 @@ def submit_files(
     ledger: Ledger | None = None,
     most: int | None = None,
     resend_failed: bool = True,
-) -> tuple[Submitted, ...]:
+) -> tuple[Part, ...]:
     """Start the transactions of some files, each once.
 
     Args:
@@ -271,21 +227,17 @@ def begin(
     if options.max_pages is not None:
         known = sum(entry.pages or 0 for entry in there.values())
         check_pages(missing.values(), options.max_pages, known)
-    landed_before = (
-        Submitted(units[each], each, entry.transaction_id, 0.0, resumed=True)
-        for each, entry in there.items()
-    )
-    parts = {
-        each.key: replace(Part.of(each), folder=there[each.key].folder, landed=True)
-        for each in landed_before
-    }
+    parts = {}
+    for name, entry in there.items():
+        part = Part.of(name, units[name], entry.transaction_id, landed=True, earlier=True)
+        parts[name] = replace(part, folder=entry.folder)
     # Failed transactions are reported by :func:`finish` first, and only then sent again if the task
     # is retried.
     for each in _submit(
         client, missing, key, skill_id, options, origin, ledger, resend_failed=resend_failed
     ):
-        parts[each.key] = Part.of(each)
-    job = Job(token, tuple(parts[each] for each in units), None if skill is None else skill.name)
+        parts[each.key] = each
+    job = Job(token, tuple(parts[name] for name in units), None if skill is None else skill.name)
     job.write(output)
     return job
 
@@ -300,7 +252,7 @@ def _submit(
     ledger: Ledger,
     *,
     resend_failed: bool = True,
-) -> tuple[Submitted, ...]:
+) -> tuple[Part, ...]:
     return submit(
         client,
         units,

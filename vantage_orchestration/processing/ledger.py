@@ -56,7 +56,7 @@ class LedgerEntry:
     Attributes:
         transaction_id: Its id.
         created: When it was created, in seconds since the epoch, by the local clock.
-        files: Short digests of its files (:attr:`.plan.PlannedFile.short`), so that a later try
+        files: Short digests of its files (:attr:`.inputs.PlannedFile.short`), so that a later try
             groups the same files.
         origin: Short digest of the inputs as given to the task, globs not resolved. If none of the
             files exists any more, it shows whether the files disappeared or the task was given

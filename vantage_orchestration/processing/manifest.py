@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pendulum import DateTime
 
     from vantage_orchestration.models import BusinessRuleError, Classification
-    from vantage_orchestration.processing.plan import PlannedFile
     from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.opening import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
@@ -60,7 +59,7 @@ _PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """A file that was sent.
+    """A file, from the plan to the manifests.
 
     Attributes:
         name: Its original name.
@@ -77,13 +76,6 @@ class SourceEntry:
     size: int | None = None
     sha256: str | None = None
     duplicates: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, file: PlannedFile) -> SourceEntry:
-        """Describe a planned file."""
-        return cls(
-            file.original_name, file.name, file.path, file.size, file.sha256, file.duplicates
-        )
 
     @classmethod
     def read(cls, data: Any) -> SourceEntry:

@@ -11,7 +11,8 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import named
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.plan import PlannedFile, Unit
+    from vantage_orchestration.processing.inputs import PlannedFile
+    from vantage_orchestration.processing.plan import Unit
 
 __all__ = ["check_pages"]
 
@@ -31,7 +32,7 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
     """
     files = [file for unit in units for file in unit.files]
     counts = [_pages(file) for file in files]
-    if unknown := [each.original_name for each, n in zip(files, counts, strict=True) if n is None]:
+    if unknown := [each.entry.name for each, n in zip(files, counts, strict=True) if n is None]:
         log.warning(
             "The pages of %s can't be counted (encrypted, or no PDF that can be read): each file"
             " counts as one page",
@@ -49,7 +50,7 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
 
 def _pages(file: PlannedFile) -> int | None:
     """Return the number of pages; None if it can't be known."""
-    if not file.original_name.lower().endswith(".pdf"):
+    if not file.entry.name.lower().endswith(".pdf"):
         return 1
     try:
         from pypdf import PdfReader

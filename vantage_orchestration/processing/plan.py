@@ -14,20 +14,20 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
 
 from vantage_orchestration.errors import ConfigurationError, FileNotReady
 from vantage_orchestration.limits import LONGEST_UPLOAD, MOST_FILES
-from vantage_orchestration.processing.inputs import Found, Gone, Refused, inspect_inputs, listed
-from vantage_orchestration.processing.matching import (
-    Chosen,
-    Duplicates,
-    Groups,
-    choose,
-    tag_in,
+from vantage_orchestration.processing.inputs import (
+    Gone,
+    PlannedFile,
+    Refused,
+    inspect_inputs,
+    listed,
     tag_of_name,
 )
+from vantage_orchestration.processing.manifest import SourceEntry
+from vantage_orchestration.processing.matching import Duplicates, Groups, choose, tag_in
 from vantage_orchestration.processing.names import (
     MANIFEST,
     SUBMITTED,
@@ -39,66 +39,9 @@ from vantage_orchestration.processing.names import (
 from vantage_orchestration.storage import AnyPath
 from vantage_orchestration.upload import SourceFile
 
-__all__ = ["Duplicates", "PlannedFile", "Unit", "plan"]
+__all__ = ["Duplicates", "Unit", "plan"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """One file to send.
-
-    Attributes:
-        name: Name in the service: needs no replacement there, and is unique in the unit.
-        original_name: Name of the input.
-        path: Path or URL of the input.
-        size: Size in bytes.
-        sha256: Hex digest of the content.
-        short: 16 hex digits by which a later try recognises the file: 4 of the SHA-256 of its name,
-            then 12 of the SHA-256 of its content. No other file in the plan has the same.
-        source: The file to send, with name, path and your own registration parameters.
-        duplicates: Paths of inputs with equal content, which are not sent.
-    """
-
-    name: str
-    original_name: str
-    path: str
-    size: int
-    sha256: str
-    short: str
-    source: SourceFile = field(compare=False)
-    duplicates: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the description of the file, without its content, as JSON data."""
-        return {
-            "name": self.name,
-            "original_name": self.original_name,
-            "path": self.path,
-            "size": self.size,
-            "sha256": self.sha256,
-            "short": self.short,
-            "duplicates": list(self.duplicates),
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> PlannedFile:
-        """Read the result of :meth:`to_json`. The content is not available from it."""
-        name, size = str(data["name"]), int(data["size"])
-
-        def unavailable() -> BinaryIO:
-            raise ConfigurationError(f"The content of {name!r} is not kept after it was sent")
-
-        return cls(
-            name,
-            str(data["original_name"]),
-            str(data["path"]),
-            size,
-            str(data["sha256"]),
-            str(data["short"]),
-            SourceFile(name, size, unavailable),
-            tuple(str(path) for path in data["duplicates"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,30 +68,15 @@ class Unit:
     known: int | None = None
 
     @property
-    def size(self) -> int:
-        """Size of the files together, in bytes."""
-        return sum(file.size for file in self.files)
+    def sources(self) -> tuple[SourceEntry, ...]:
+        """What its files are."""
+        return tuple(each.entry for each in self.files)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data, without the contents of the files."""
-        return {
-            "name": self.name,
-            "files": [file.to_json() for file in self.files],
-            "missing": list(self.missing),
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> Unit:
-        """Read the result of :meth:`to_json`: enough to collect results, but not to send.
-
-        Raises:
-            ValueError: It is not such data.
-        """
-        try:
-            files = tuple(PlannedFile.from_json(file) for file in data["files"])
-            return cls(str(data["name"]), files, tuple(str(each) for each in data["missing"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError("this is not a unit") from error
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the short digests, whatever their order."""
+        shorts = sorted([*self.missing, *(each.short for each in self.files)])
+        return hashlib.sha256("".join(shorts).encode()).hexdigest()
 
 
 def plan(
@@ -192,7 +120,7 @@ def plan(
         raise ConfigurationError("The argument duplicates must be 'skip', 'send' or 'fail'")
     seen = inspect_inputs(list(inputs))
     groups = Groups(known)
-    chosen = choose([each for each in seen if isinstance(each, Found)], duplicates, groups)
+    chosen = choose([each for each in seen if isinstance(each, PlannedFile)], duplicates, groups)
     refused = [each for each in seen if isinstance(each, Refused)]
     gone = [each for each in seen if isinstance(each, Gone) and not groups.had(each.base)]
     problems = [each.reason for each in refused]
@@ -207,82 +135,59 @@ def plan(
                 ),
             )
         raise ConfigurationError(
-            what, hint=("Nothing was sent. Leave out the inputs that can't be sent")
+            what, hint="Nothing was sent. Leave out the inputs that can't be sent"
         )
-    new = [each for each in chosen if each.group is None]
-    loads = [_Load(slots, index, gone) for index, slots, gone in groups.rejoined(chosen)]
-    if missing := sum(len(load.missing) for load in loads):
+    new = [each for each in chosen if not groups.is_known(each)]
+    units = [_unit(slots, index, gone) for index, slots, gone in groups.rejoined(chosen)]
+    if missing := sum(len(unit.missing) for unit in units):
         log.warning("%d files that earlier tries have sent are missing or were changed", missing)
-    loads += [_Load(files) for files in (_packed(new) if process_skill else [[f] for f in new])]
-    names = _folder_names(loads)
-    return tuple(load.unit(name) for load, name in zip(loads, names, strict=True))
+    units += map(_unit, _packed(new) if process_skill else [[file] for file in new])
+    return _with_folders_of_their_own(units)
 
 
 # ------------------------------------------------------------------ units
 
 
-@dataclass(slots=True)
-class _Load:
-    """A unit without a name: its files, and the short digests of missing ones."""
+def _unit(
+    slots: Sequence[PlannedFile | str], known: int | None = None, gone: str | None = None
+) -> Unit:
+    """Return a unit, with the name that its folder gets if no other unit has the same.
 
-    slots: Sequence[Chosen | str]
-    known: int | None = None
-    gone: str | None = None
-
-    @property
-    def files(self) -> list[Chosen]:
-        return [each for each in self.slots if isinstance(each, Chosen)]
-
-    @property
-    def missing(self) -> list[str]:
-        return [each for each in self.slots if isinstance(each, str)]
-
-    @property
-    def digest(self) -> str:
-        shorts = sorted([*self.missing, *(each.short for each in self.files)])
-        return hashlib.sha256("".join(shorts).encode()).hexdigest()
-
-    @property
-    def folder(self) -> str:
-        """The name of its folder, if no other unit has the same."""
-        if len(self.slots) > 1:
-            return f"batch-of-{len(self.slots)}-{self.digest[:12]}"
-        if self.files:
-            return safe_name(self.files[0].base)
-        return safe_name(self.gone) if self.gone else f"sent-earlier-{self.digest[:12]}"
-
-    def unit(self, folder: str) -> Unit:
-        bases = {tag_of_name(each.base): each.base for each in self.files}
-        names, planned = UniqueNames(), []
-        for each in self.slots:
-            if isinstance(each, Chosen):
-                planned.append(_planned(each, names.take(each.base)))
-            elif base := bases.get(tag_in(each)):
-                # The missing file had this name, so the next one gets a number, as before.
-                names.take(base)
-        return Unit(folder, tuple(planned), tuple(self.missing), self.known)
+    Args:
+        slots: Its files in order; missing files are given by their ``short``.
+        known: See :class:`Unit`.
+        gone: Name of a missing file, if it is known.
+    """
+    bases = {
+        tag_of_name(each.entry.stored_name): each.entry.stored_name
+        for each in slots
+        if isinstance(each, PlannedFile)
+    }
+    names, files, missing = UniqueNames(), [], []
+    for each in slots:
+        if isinstance(each, PlannedFile):
+            files.append(each.sent_as(names.take(each.entry.stored_name)))
+            continue
+        missing.append(each)
+        if base := bases.get(tag_in(each)):
+            # The missing file had this name, so the next one gets a number, as before.
+            names.take(base)
+    unit = Unit("", tuple(files), tuple(missing), known)
+    if len(slots) > 1:
+        folder = f"batch-of-{len(slots)}-{unit.digest[:12]}"
+    elif bases or gone:
+        folder = safe_name(next(iter(bases.values()), gone or ""))
+    else:
+        folder = f"sent-earlier-{unit.digest[:12]}"
+    return replace(unit, name=folder)
 
 
-def _planned(chosen: Chosen, name: str) -> PlannedFile:
-    found = chosen.found
-    return PlannedFile(
-        name,
-        found.original,
-        found.path,
-        found.source.size,
-        found.sha256,
-        chosen.short,
-        replace(found.source, name=name),
-        tuple(chosen.duplicates),
-    )
-
-
-def _packed(files: Iterable[Chosen]) -> list[list[Chosen]]:
+def _packed(files: Iterable[PlannedFile]) -> list[list[PlannedFile]]:
     """Fill one transaction after the other, in order."""
-    loads: list[list[Chosen]] = []
+    loads: list[list[PlannedFile]] = []
     room = 0
     for file in files:
-        size = file.found.source.size
+        size = file.source.size
         if not loads or len(loads[-1]) == MOST_FILES or size > room:
             loads.append([])
             room = LONGEST_UPLOAD
@@ -291,14 +196,20 @@ def _packed(files: Iterable[Chosen]) -> list[list[Chosen]]:
     return loads
 
 
-def _folder_names(loads: Sequence[_Load]) -> list[str]:
-    wanted = [load.folder for load in loads]
+def _with_folders_of_their_own(units: Sequence[Unit]) -> tuple[Unit, ...]:
     counts: dict[str, int] = {}
-    for name in wanted:
-        counts[folded(name)] = counts.get(folded(name), 0) + 1
+    for unit in units:
+        counts[folded(unit.name)] = counts.get(folded(unit.name), 0) + 1
     names = UniqueNames(MANIFEST, SUBMITTED)
     # Not numbers, which would depend on the order: each unit keeps its folder in every try.
-    return [
-        names.take(name if counts[folded(name)] == 1 else suffixed(name, f"-{load.digest[:12]}"))
-        for load, name in zip(loads, wanted, strict=True)
-    ]
+    return tuple(
+        replace(
+            unit,
+            name=names.take(
+                unit.name
+                if counts[folded(unit.name)] == 1
+                else suffixed(unit.name, f"-{unit.digest[:12]}")
+            ),
+        )
+        for unit in units
+    )

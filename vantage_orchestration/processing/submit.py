@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
@@ -32,10 +32,11 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import named
+from vantage_orchestration.text import identifier, named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
-    from vantage_orchestration.processing.plan import PlannedFile, Unit
+    from vantage_orchestration.processing.inputs import PlannedFile
+    from vantage_orchestration.processing.plan import Unit
 
-__all__ = ["Submitted", "keyed_units", "submit"]
+__all__ = ["Part", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
@@ -59,22 +61,47 @@ _MORE_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """A started transaction.
+class Part:
+    """A started transaction; a part of a job.
 
     Attributes:
-        unit: The files that were sent.
-        key: Its key.
         transaction_id: Its id.
+        key: Its key.
+        folder: Name of the folder for its results.
         created: When it was created, or found in the lists, in seconds since the epoch.
-        resumed: Whether an earlier try created it.
+        sources: The files that were sent, as far as still known.
+        landed: Whether its results have landed in an earlier try.
+        earlier: Whether an earlier try has created it.
     """
 
-    unit: Unit
-    key: str
     transaction_id: str
+    key: str
+    folder: str
     created: float
-    resumed: bool
+    sources: tuple[SourceEntry, ...]
+    landed: bool = False
+    earlier: bool = False
+
+    @classmethod
+    def of(
+        cls, key: str, unit: Unit, transaction_id: str, created: float = 0.0, **state: bool
+    ) -> Part:
+        """Describe a unit that was sent."""
+        return cls(transaction_id, key, unit.name, created, unit.sources, **state)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, data: Any) -> Part:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        identifier(data["transaction_id"])  # Anybody may have written it.
+        return cls(**{**data, "sources": tuple(map(SourceEntry.read, data["sources"]))})
 
 
 def keyed_units(
@@ -88,12 +115,10 @@ def keyed_units(
     Raises:
         ConfigurationError: Two of them have the same files.
     """
-    by_key = {
-        unit_key(
-            scope, skill_id, [(file.name, file.sha256) for file in unit.files], skill_parameters
-        ): unit
-        for unit in units
-    }
+    by_key = {}
+    for unit in units:
+        files = [(each.stored_name, str(each.sha256)) for each in unit.sources]
+        by_key[unit_key(scope, skill_id, files, skill_parameters)] = unit
     if len(by_key) != len(units):
         raise ConfigurationError(
             "Two transactions would have the same files",
@@ -115,7 +140,7 @@ def submit(
     parallel: int = PARALLEL,
     origin: str = "",
     resend_failed: bool = True,
-) -> tuple[Submitted, ...]:
+) -> tuple[Part, ...]:
     """Start a transaction for each unit, or find the one that an earlier try created.
 
     Args:
@@ -166,9 +191,7 @@ def submit(
         _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
         entries |= made
     return tuple(
-        Submitted(
-            unit, key, entries[key].transaction_id, entries[key].created, resumed=key in known
-        )
+        Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
         for key, unit in units.items()
     )
 
@@ -222,7 +245,7 @@ def _known(
         log.info(
             "Continuing with transaction %s of an earlier try for %s (%s)",
             entry.transaction_id,
-            named([file.original_name for file in units[key].files]) or "files that are gone",
+            named([each.name for each in units[key].sources]) or "files that are gone",
             transaction.status,
         )
     return known
@@ -237,7 +260,7 @@ def _give_up_foreign(
     files is chosen now.
     """
     for key, (entry, state) in list(known.items()):
-        names = {file.name for file in units[key].files}
+        names = {each.stored_name for each in units[key].sources}
         if state.status is Status.NEW and any(
             file.name not in names for file in state.source_files
         ):
@@ -333,7 +356,9 @@ class _Sending:
         self.given_up = False
         there = {file.name for file in state.source_files} if state is not None else set()
         self.missing = [
-            (index, file) for index, file in enumerate(unit.files) if file.name not in there
+            (index, file)
+            for index, file in enumerate(unit.files)
+            if file.entry.stored_name not in there
         ]
         self._left = len(self.missing)
         self._lock = threading.Lock()
@@ -369,8 +394,6 @@ def _send(job: _Job, sendings: Sequence[_Sending]) -> None:
 
 def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
     source, sent = _hashed(file.source)
-    # The planned name is unique and needs no replacement by the service.
-    source = replace(source, name=file.name)
     try:
         job.client.add_files(sending.transaction_id, [source], first_index=index)
     except (BadRequest, Conflict) as error:
@@ -380,15 +403,15 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
         state = job.client.get_transaction(sending.transaction_id)
         names = {each.name for each in state.source_files}
         hidden = sending.resumed and not names
-        there = isinstance(error, Conflict) and (file.name in names or hidden)
+        there = isinstance(error, Conflict) and (source.name in names or hidden)
         if state.status is Status.NEW and not there:
             raise
         return
-    if sent() != file.sha256:
+    if sent() != file.entry.sha256:
         # A later try must not find it either.
         sending.give_up(job.client)
         raise FileChanged(
-            f"The file {file.original_name!r} changed while it was read",
+            f"The file {file.entry.name!r} changed while it was read",
             hint="It was not processed. Wait until it is complete; the next try sends it",
             transaction_id=sending.transaction_id,
         )
@@ -426,7 +449,7 @@ def _mismatch(
 ) -> DocumentMismatch:
     """Give up a transaction that can't be started, so that the next try does not find it."""
     sending.give_up(job.client)
-    sent = [file.name for file in sending.unit.files]
+    sent = [each.stored_name for each in sending.unit.sources]
     strange = named([each for each in names if each not in sent])
     return DocumentMismatch(
         f"The transaction holds {len(names)} files, not the {len(sent)} that were sent:"
@@ -439,7 +462,7 @@ def _mismatch(
 
 def _start(job: _Job, sending: _Sending) -> None:
     """Check before the start, which is final, that the files are there, once each."""
-    wanted = sorted(file.name for file in sending.unit.files)
+    wanted = sorted(each.stored_name for each in sending.unit.sources)
     state = job.client.get_transaction(sending.transaction_id)
     if state.status is not Status.NEW:
         return  # Two tries at the same time: the other was faster.
@@ -459,7 +482,7 @@ def _start(job: _Job, sending: _Sending) -> None:
     log.info(
         "Started transaction %s for %s",
         sending.transaction_id,
-        named([file.original_name for file in sending.unit.files]),
+        named([each.name for each in sending.unit.sources]),
     )
 
 

@@ -11,8 +11,8 @@ from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, counted, named
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.job import Part
     from vantage_orchestration.processing.manifest import Manifest, SourceEntry, UnfinishedEntry
+    from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.waiting.machine import Outcome
 
 __all__ = [

@@ -423,7 +423,7 @@ class VantageSubmitOperator(_SendingOperator):
 
     def execute(self, context: Context) -> list[str]:
         """Start the transactions."""
-        from vantage_orchestration.processing.job import Part, submit_files
+        from vantage_orchestration.processing.job import submit_files
 
         options, key = self.options, self._key(context, self.state_path)
         ledger = self._ledger(context, key)
@@ -437,10 +437,9 @@ class VantageSubmitOperator(_SendingOperator):
             ledger=ledger,
         )
         self._check_work(submitted)
-        parts = [Part.of(each) for each in submitted]
-        ids = [part.transaction_id for part in parts]
+        ids = [part.transaction_id for part in submitted]
         record_transactions(context, ids)
-        self.log.info("%s", summary_of_start(parts))
+        self.log.info("%s", summary_of_start(submitted))
         return ids
 
 
