@@ -141,7 +141,7 @@ def test_no_link_leads_out_of_a_drop_folder(drop: Path, elsewhere: Path) -> None
             SourceFile.of(drop / name).open()
     # What a link leads to in the folder itself is a document as any other.
     (unit,) = plan(files_of(str(drop / "inside.pdf")), process_skill=True)
-    assert unit.size == len(b"a document")
+    assert unit.sources[0].size == len(b"a document")
 
 
 def test_a_folder_that_is_a_link_is_the_choice_of_who_names_it(

@@ -258,7 +258,7 @@ def submit_documents(
         ids = [part.transaction_id for part in submitted]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
         Reporter(client, skill_id, _logger().info).started(submitted)
-        _logger().info(summary_of_start(parts))
+        _logger().info(summary_of_start(submitted))
     return ids
 
 
