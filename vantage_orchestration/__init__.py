@@ -6,8 +6,9 @@ The names below are loaded on first use, so importing this package costs almost 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.lazy import on_first_use
 
 __version__ = "0.1.0"
 
@@ -31,19 +32,16 @@ __all__ = [
     "__version__",
 ]
 
-_HOMES = {
-    "AccessToken": "token",
-    "Credentials": "credentials",
-    "HttpSettings": "config",
-    "Secret": "secret",
-    "TokenSource": "token",
-    "VantageClient": "client",
-    "VantageConfig": "config",
-    "VantageError": "errors",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "AccessToken": "token",
+        "Credentials": "credentials",
+        "HttpSettings": "config",
+        "Secret": "secret",
+        "TokenSource": "token",
+        "VantageClient": "client",
+        "VantageConfig": "config",
+        "VantageError": "errors",
+    },
+)

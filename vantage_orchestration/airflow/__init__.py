@@ -7,8 +7,9 @@ others.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vantage_orchestration.airflow.context import task_key
@@ -35,20 +36,17 @@ __all__ = [
     "task_key",
 ]
 
-_MODULES = {
-    "VantageDeleteTransactionsOperator": "operators.vantage",
-    "VantageDownloadResultsOperator": "operators.vantage",
-    "VantageFetchCompletedOperator": "operators.vantage",
-    "VantageHook": "hooks.vantage",
-    "VantageProcessDocumentsOperator": "operators.vantage",
-    "VantageSubmitOperator": "operators.vantage",
-    "VantageTransactionCompletedTrigger": "triggers.completed",
-    "VantageTransactionsSensor": "sensors.vantage",
-    "task_key": "context",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "VantageDeleteTransactionsOperator": "operators.vantage",
+        "VantageDownloadResultsOperator": "operators.vantage",
+        "VantageFetchCompletedOperator": "operators.vantage",
+        "VantageHook": "hooks.vantage",
+        "VantageProcessDocumentsOperator": "operators.vantage",
+        "VantageSubmitOperator": "operators.vantage",
+        "VantageTransactionCompletedTrigger": "triggers.completed",
+        "VantageTransactionsSensor": "sensors.vantage",
+        "task_key": "context",
+    },
+)

@@ -11,8 +11,9 @@ The names below are loaded on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.document import (
@@ -30,11 +31,7 @@ __all__ = [
     "wait_for_transaction",
 ]
 
-_OF_KEYS = frozenset({"KEY_PARAMETER", "TaskKey"})
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        home = "keys" if name in _OF_KEYS else "document"
-        return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {**dict.fromkeys(__all__, "document"), "KEY_PARAMETER": "keys", "TaskKey": "keys"},
+)

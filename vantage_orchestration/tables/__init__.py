@@ -6,8 +6,9 @@ The names below are loaded on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vantage_orchestration.tables.build import AppliedSkills, ResultTables
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AppliedSkills", "QualityRules", "ResultTables", "ValueFormat", "write_tables"]
 
-_HOMES = {
-    "AppliedSkills": "build",
-    "QualityRules": "quality",
-    "ResultTables": "build",
-    "ValueFormat": "values",
-    "write_tables": "writing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "AppliedSkills": "build",
+        "QualityRules": "quality",
+        "ResultTables": "build",
+        "ValueFormat": "values",
+        "write_tables": "writing",
+    },
+)

@@ -11,8 +11,9 @@ The names below are loaded on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vantage_orchestration.waiting.blocking import wait_here
@@ -36,17 +37,15 @@ __all__ = [
     "wait_in_loop",
 ]
 
-_HOMES = {
-    "Observation": "observation",
-    "SharedPoller": "poller",
-    "WaitRules": "rules",
-    "Watcher": "watcher",
-    "wait_here": "blocking",
-    "wait_in_loop": "poller",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'machine')}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        **dict.fromkeys(__all__, "machine"),
+        "Observation": "observation",
+        "SharedPoller": "poller",
+        "WaitRules": "rules",
+        "Watcher": "watcher",
+        "wait_here": "blocking",
+        "wait_in_loop": "poller",
+    },
+)
