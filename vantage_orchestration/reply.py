@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import requests
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
 from vantage_orchestration.content import is_markup
 from vantage_orchestration.errors import ConnectionFailed, ProtocolError
@@ -26,6 +26,7 @@ __all__ = [
     "LONGEST_JSON",
     "PAGE_HINT",
     "Broken",
+    "Damaged",
     "Reply",
     "TooLong",
     "TooSlow",
@@ -55,6 +56,10 @@ class Broken(Exception):
     """The connection broke within the body, or the compressed body is damaged."""
 
 
+class Damaged(Broken):
+    """The compressed body can't be unpacked."""
+
+
 class TooSlow(Broken):
     """The body did not come in time."""
 
@@ -74,7 +79,8 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
     Raises:
         TooLong: The body has more than ``most`` bytes.
         TooSlow: The time is up.
-        Broken: The connection broke, or the body can't be unpacked.
+        Damaged: The body can't be unpacked.
+        Broken: The connection broke.
     """
     if response.raw.closed:  # A hook of the session has read it.
         if len(response.content) > most:
@@ -88,6 +94,8 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
             chunk = response.raw.read1(size, decode_content=True)
         except ReadTimeoutError:
             raise TooSlow from None
+        except DecodeError:
+            raise Damaged from None
         except (HTTPError, OSError, ValueError):
             raise Broken from None
         if not chunk:

@@ -4,12 +4,10 @@ frame in which the password is a local variable."""
 
 from __future__ import annotations
 
-import time
-import zlib
 from typing import Any
 
 import requests
-from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from vantage_orchestration.config import Trust, VantageConfig
 from vantage_orchestration.errors import AuthProtocolError, AuthUnavailable, VantageError
@@ -20,6 +18,7 @@ from vantage_orchestration.http import (
     proxy_wants_login,
     request_id_of,
 )
+from vantage_orchestration.reply import Broken, Damaged, TooLong, TooSlow, read_chunks
 from vantage_orchestration.retrying import parse_retry_after
 from vantage_orchestration.text import clean
 from vantage_orchestration.token.request import (
@@ -31,6 +30,9 @@ from vantage_orchestration.token.request import (
 )
 
 __all__ = ["log_in"]
+
+#: Values of ``Content-Encoding`` that can be unpacked with limits.
+_UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
 def log_in(config: VantageConfig) -> Grant | VantageError:
@@ -65,10 +67,18 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
                 where["status"] = response.status_code
                 if response.status_code == 407:
                     return proxy_wants_login(trust, where)
-                body = _read_body(response, config.http.read_timeout)
+                packed = response.headers.get("Content-Encoding", "").strip().lower()
+                if packed not in _UNPACKED:
+                    return AuthProtocolError(
+                        f"The token endpoint's reply is compressed with {clean(packed)}",
+                        hint="It was requested without compression. Check the base URL, and a"
+                        " gateway in front of it",
+                        **where,
+                    )
+                chunks = read_chunks(response, LONGEST_REPLY, config.http.read_timeout)
                 return read_reply(
                     response.status_code,
-                    body,
+                    b"".join(chunks),
                     credentials,
                     retry_after=parse_retry_after(response.headers.get("Retry-After")),
                     request_id=request_id_of(response, config.secrets),
@@ -77,71 +87,13 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
         return error.copy()
     except requests.RequestException as error:
         return network_error(error, AuthUnavailable, trust or config.trust, **where)
-    except _UnreadableError as error:
-        return error.kind(error.what, hint=error.hint, **where)
-    except (HTTPError, OSError, ValueError) as error:
-        if isinstance(error, ReadTimeoutError):
-            return AuthUnavailable(_SLOW, **where)
+    except TooLong:
+        what = f"The token endpoint's reply has more than {LONGEST_REPLY} bytes"
+        return AuthProtocolError(what, hint="Check the base URL", **where)
+    except Damaged:
+        hint = "A proxy or gateway may have damaged it"
+        return AuthProtocolError("The token endpoint's reply can't be unpacked", hint=hint, **where)
+    except TooSlow:
+        return AuthUnavailable("The token endpoint's reply did not arrive in time", **where)
+    except (Broken, HTTPError, OSError, ValueError):
         return AuthUnavailable("The connection broke before the reply was complete", **where)
-
-
-_SLOW = "The token endpoint's reply did not arrive in time"
-
-
-class _UnreadableError(Exception):
-    """A reply that is not read to its end."""
-
-    def __init__(self, kind: type[VantageError], what: str, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.kind, self.what, self.hint = kind, what, hint
-
-
-def _read_body(response: requests.Response, seconds: float) -> bytes:
-    """Return the body, unpacked.
-
-    Args:
-        response: A streaming reply.
-        seconds: Seconds allowed for the whole body.
-
-    Raises:
-        _UnreadableError: It is too slow, too long, or can't be unpacked.
-        urllib3.exceptions.HTTPError: The connection broke.
-    """
-    packed = response.headers.get("Content-Encoding", "").strip().lower()
-    unpack = None
-    if packed not in ("", "identity"):
-        if packed not in ("gzip", "x-gzip", "deflate"):
-            raise _UnreadableError(
-                AuthProtocolError,
-                f"The token endpoint's reply is compressed with {clean(packed)}",
-                "It was requested without compression. Check the base URL, and a gateway in front"
-                " of it",
-            )
-        unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes.
-    end = time.monotonic() + seconds
-    body = bytearray()
-    received = 0
-    # Available bytes are read at once: each socket read has its own timeout, and this limit is for
-    # a server that drips byte by byte.
-    while chunk := response.raw.read1(8192, decode_content=False):
-        received += len(chunk)
-        try:
-            body += unpack.decompress(chunk, LONGEST_REPLY + 1) if unpack else chunk
-        except zlib.error:
-            raise _UnreadableError(
-                AuthProtocolError,
-                "The token endpoint's reply can't be unpacked",
-                "A proxy or gateway may have damaged it",
-            ) from None
-        if len(body) > LONGEST_REPLY:
-            raise _UnreadableError(
-                AuthProtocolError,
-                f"The token endpoint's reply has more than {LONGEST_REPLY} bytes",
-                "Check the base URL",
-            )
-        if time.monotonic() > end:
-            raise _UnreadableError(AuthUnavailable, _SLOW)
-    announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > received:
-        raise IncompleteRead(received, int(announced) - received)
-    return bytes(body)
