@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,9 +59,8 @@ def opened() -> list[ConnectionKey]:
 @pytest.fixture
 def desk(
     sandbox: SandboxServer, opened: list[ConnectionKey], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., TransactionService]]:
+) -> Callable[..., TransactionService]:
     """Make desks whose clients are those of the pages, on a sandbox."""
-    made: list[TransactionService] = []
     monkeypatch.setattr(service, "load", lambda *line: (_config(sandbox), None))
 
     def open_client(line: ConnectionKey) -> VantageClient:
@@ -69,12 +68,9 @@ def desk(
         return service._open_client(line)
 
     def make(**options: Any) -> TransactionService:
-        made.append(TransactionService(open_client, **{"limit": 60.0, **options}))
-        return made[-1]
+        return TransactionService(open_client, **{"limit": 60.0, **options})
 
-    yield make
-    for each in made:
-        each._pool.shutdown()
+    return make
 
 
 def _config(sandbox: SandboxServer, **changes: Any) -> Any:

@@ -20,7 +20,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -40,6 +39,7 @@ from vantage_orchestration.errors import (
     NotFound,
     VantageError,
 )
+from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import MANUAL_REVIEW, Status
@@ -191,7 +191,7 @@ class TransactionService:
         self._open_client = open_client or _open_client
         self._limit = limit
         self._most = most
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="abbyy-vantage-page")
+        self._threads = asyncio.Semaphore(_THREADS)
         self._answers: dict[Hashable, tuple[float, Any]] = {}
         #: Connections that are not called for a while; threads write it too.
         self._down: dict[ConnectionKey, tuple[float, PageError]] = {}
@@ -298,8 +298,8 @@ class TransactionService:
     ) -> T:
         call = partial(self._call, connection, work, time.monotonic() + self._limit)
         # A server that hangs leaves threads to other connections.
-        async with self._gates.setdefault(connection, asyncio.Semaphore(_AT_ONCE)):
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        async with self._gates.setdefault(connection, asyncio.Semaphore(_AT_ONCE)), self._threads:
+            answer = await in_thread(call, "abbyy-vantage-page")
         if isinstance(key[1], tuple):
             self._keep(key, answer, FRESH)
         return answer
