@@ -27,6 +27,7 @@ from vantage_orchestration.processing.outcome import (
     outcome_of,
     result_of,
 )
+from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.storage import Location
 
 PROCESS = "workspace.default.processing"
@@ -219,6 +220,23 @@ def test_a_file_whose_store_can_not_be_read_any_more_is_copied_from_the_service(
     stores.forget()
     (copy,) = (tmp_path / "q").glob("*.pdf")
     assert copy.read_bytes() == (folder / "1.pdf").read_bytes()
+
+
+def test_what_failed_is_named_and_put_aside_where_only_its_id_is_known(
+    client: VantageClient, sandbox: Any, skill: str, output: Location, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"%PDF-1.4 this is no PDF")
+    (sent,) = submit_files(client, [Location.of(broken)], TaskKey("t"), skill, Options())
+    while not client.get_transaction(sent.transaction_id).ended:
+        time.sleep(0.01)
+    aside = tmp_path / "aside"
+    chosen = Options(quarantine_path=aside, on_failed="return")
+    manifest = download(client, [sent.transaction_id], output, chosen)
+    assert [source.name for source in manifest.failed[0].sources] == ["broken.pdf"]
+    assert "1 failed: 'broken.pdf' (" in summary(manifest, "out")
+    (note,) = aside.glob("broken-*.json")
+    assert json.loads(note.read_text())["error"] == manifest.failed[0].error
 
 
 def test_too_many_pages_are_refused_before_anything_is_sent(

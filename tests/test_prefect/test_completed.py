@@ -14,12 +14,13 @@ import pytest
 from leaks import find_leaks
 from pdfs import make_invoice
 from prefect import flow
-from test_prefect.seen import told, told_in_the_end
+from test_prefect.seen import artifacts, told, told_in_the_end
 
 from vantage_orchestration.completed import inbox
 from vantage_orchestration.completed.notes import Notes
 from vantage_orchestration.errors import LowQuality
 from vantage_orchestration.prefect import completed as module
+from vantage_orchestration.prefect.artifacts import DOCUMENTS_KEY
 from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.processing import TaskKey
@@ -131,6 +132,12 @@ def test_each_run_has_tables_of_its_own_and_is_judged(
             f"unclassified/{entry.transaction_id}" for entry in opened.transactions
         }
     assert len(list(tmp_path.glob("tables/*/Receipt/documents.jsonl"))) == 2
+    shown = [
+        {row["Transaction"] for row in json.loads(each.data)} for each in artifacts(DOCUMENTS_KEY)
+    ]
+    for path in manifests:
+        ids = {f"`{each.transaction_id}`" for each in Manifest.open(path).transactions}
+        assert ids in shown
 
 
 def test_a_run_that_is_retried_returns_all_that_it_has_fetched(

@@ -241,9 +241,7 @@ class _Work:
             )
             self._landed.append(replace(entry, folder=name))
         elif transaction.status.is_failure:
-            self._ended.append(
-                UnfinishedEntry(name, transaction.status.value, error=transaction.error)
-            )
+            self._ended.append(UnfinishedEntry.of(name, transaction))
         else:
             raise WaitTimeout(
                 f"The transaction is listed as ended, but its status is {transaction.status}",

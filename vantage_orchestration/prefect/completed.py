@@ -84,7 +84,9 @@ def fetch_completed(
     from vantage_orchestration.completed.fetching import fetch_due
     from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
+    from vantage_orchestration.prefect.artifacts import show_documents
     from vantage_orchestration.prefect.events import emit_outcome
+    from vantage_orchestration.prefect.job import in_run
     from vantage_orchestration.processing.outcome import check_quality
     from vantage_orchestration.processing.routing import output_of
     from vantage_orchestration.processing.skills import skill_id_of
@@ -113,6 +115,8 @@ def fetch_completed(
         if fetched.place is not None:
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
+            if in_run():
+                show_documents(fetched.manifest, output.url)
     result = fetched.result
     get_run_logger().info(summary(fetched.manifest, output.url))
     check_quality(fetched.manifest, str(result["manifest"]), chosen)

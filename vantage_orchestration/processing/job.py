@@ -612,14 +612,11 @@ def _unfinished(
     part: Part, states: Mapping[str, Transaction | None], in_review: Collection[str]
 ) -> UnfinishedEntry:
     state = states[part.transaction_id]
-    return UnfinishedEntry(
-        part.transaction_id,
-        _status(state).value,
-        part.transaction_id.lower() in {each.lower() for each in in_review}
-        or (state is not None and state.waits_for_review),
-        None if state is None else state.error,
-        part.sources,
-    )
+    if state is None:
+        return UnfinishedEntry(part.transaction_id, Status.GONE.value, sources=part.sources)
+    entry = UnfinishedEntry.of(part.transaction_id, state, part.sources)
+    seen = part.transaction_id.lower() in {each.lower() for each in in_review}
+    return replace(entry, in_review=entry.in_review or seen)
 
 
 def _rows(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pendulum import DateTime
 
-    from vantage_orchestration.models import BusinessRuleError, Classification
+    from vantage_orchestration.models import BusinessRuleError, Classification, Transaction
     from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.opening import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
@@ -301,6 +301,20 @@ class UnfinishedEntry:
     in_review: bool = False
     error: str | None = None
     sources: tuple[SourceEntry, ...] = ()
+
+    @classmethod
+    def of(
+        cls, transaction_id: str, state: Transaction, sources: Iterable[SourceEntry] = ()
+    ) -> UnfinishedEntry:
+        """Describe a transaction as the service reports it.
+
+        Args:
+            transaction_id: Its id, as the caller spells it.
+            state: Its state.
+            sources: The files that were sent; by default as the service names them.
+        """
+        known = tuple(sources) or tuple(SourceEntry(f.name, f.name) for f in state.source_files)
+        return cls(transaction_id, state.status.value, state.waits_for_review, state.error, known)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""

@@ -130,16 +130,13 @@ def check_outcome(
 
 def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | None:
     """Ask once what is known of a transaction that has no results."""
-    from vantage_orchestration.processing.manifest import SourceEntry, UnfinishedEntry
+    from vantage_orchestration.processing.manifest import UnfinishedEntry
 
     try:
         found = client.get_transaction_once(transaction_id)
     except VantageError:
         return None  # What there is to tell is told without it.
-    sources = tuple(SourceEntry(file.name, file.name) for file in found.source_files)
-    return UnfinishedEntry(
-        transaction_id, found.status.value, found.waits_for_review, found.error, sources
-    )
+    return UnfinishedEntry.of(transaction_id, found)
 
 
 def _told(
