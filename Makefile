@@ -10,6 +10,7 @@
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 # make benchmark-airflow, make benchmark-prefect   measure the orchestrators' sides (40 and 15 minutes)
 # make benchmark-tables   measure tables of results (2 minutes)
+# make benchmark-scale    measure what other people's transactions cost (20 minutes)
 
 SHELL := /bin/sh
 VENV := .venv
@@ -25,7 +26,7 @@ CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python3.10
 SUITS := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test test-versions test-cluster lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables clean
+.PHONY: demo test test-versions test-cluster lint types pytest install benchmark benchmark-airflow benchmark-prefect benchmark-tables benchmark-scale clean
 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
@@ -63,7 +64,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 benchmark: $(BENCH_VENV)/.installed
 	@exec $(BENCH_VENV)/bin/python benchmarks/token/run.py $(BENCHMARK)
 
-benchmark-airflow benchmark-prefect benchmark-tables: install
+benchmark-airflow benchmark-prefect benchmark-tables benchmark-scale: install
 	@exec $(BIN)/python $(@:benchmark-%=benchmarks/%)/run.py $(BENCHMARK)
 
 $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requirements.txt

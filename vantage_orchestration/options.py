@@ -517,7 +517,9 @@ def default_of(name: str) -> Any:
 
 def names_of(group: type) -> list[str]:
     """Return the names of the options in a group, in the order of :class:`Options`."""
-    return [name for name in _fields() if name in get_type_hints(group)]
+    # Not get_type_hints, which evaluates every annotation: that is half of the import's time.
+    named = inspect.get_annotations(group)
+    return [name for name in _fields() if name in named]
 
 
 def template_fields_of(group: type) -> tuple[str, ...]:

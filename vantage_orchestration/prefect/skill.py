@@ -65,10 +65,11 @@ class _Form(BaseModel):
 if TYPE_CHECKING:
     _OptionsForm = _Form
 else:
+    _TYPES = get_type_hints(Options)
     _OptionsForm = create_model(
         "_OptionsForm",
         __base__=_Form,
-        **{name: block_field(name, get_type_hints(Options)[name]) for name in names_of(Block)},
+        **{name: block_field(name, _TYPES[name]) for name in names_of(Block)},
     )
 
 

@@ -3,7 +3,7 @@
 
 How the server wants this filter encoded is uncertain (contract, section 9), and a server that
 misreads it answers with an empty list. So an empty answer proves nothing until the same filter has
-found something that is known to be listed. That is tried here, once per process and account.
+found something that is known to be listed. That is tried here, once per host and account.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.errors import BadRequest
+from vantage_orchestration.processing.host_notes import HostNote
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction, Page
 
+_Read = Callable[..., "Page"]
+
 __all__ = ["ENCODINGS", "GUESS", "Proof", "disprove", "forget_proofs", "is_known", "proof_of"]
 
 #: Encodings of the filter, the manual's example first.
 ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
 #: Listed transactions among which one with a registration parameter is sought.
 _SAMPLE: Final = 20
-#: Seconds for which a process believes what it has learnt.
+#: Seconds for which a host believes what it has learnt.
 _KEPT: Final = 600.0
 #: Seconds for which it believes that nothing could be learnt: a transaction may be listed soon.
 _UNKNOWN_FOR: Final = 30.0
@@ -58,8 +61,12 @@ _proofs: dict[tuple[str, ...], tuple[Proof | None, float]] = {}
 
 def is_known(client: VantageClient) -> bool:
     """Return whether a control was tried lately, whatever it has shown."""
-    _, until = _proofs.get(client.config.credentials.account, (None, 0.0))
-    return time.monotonic() < until
+    account = client.config.credentials.account
+    _, until = _proofs.get(account, (None, 0.0))
+    if time.time() >= until and (noted := _notes(client).read(_read)) is not None:
+        _proofs[account] = noted
+        _, until = noted
+    return time.time() < until
 
 
 def proof_of(
@@ -75,16 +82,34 @@ def proof_of(
         encodings: Those that may be right.
     """
     account = client.config.credentials.account
-    proof, until = _proofs.get(account, (None, 0.0))
-    if time.monotonic() >= until:
-        proof = _control(client, start, encodings)
-        _proofs[account] = (proof, time.monotonic() + (_KEPT if proof else _UNKNOWN_FOR))
+    if not is_known(client):
+        known = _listed(client, start)
+        if known is None:
+            _proofs[account] = (None, time.time() + _UNKNOWN_FOR)
+        else:
+            _note(client, _control(*known, start, encodings))
+    proof, _ = _proofs[account]
     return proof
 
 
 def disprove(client: VantageClient) -> None:
     """Note that the server has answered with what the filter leaves out."""
-    _proofs[client.config.credentials.account] = (None, time.monotonic() + _KEPT)
+    _note(client, None)
+
+
+def _notes(client: VantageClient) -> HostNote:
+    return HostNote(client, "filter", kept=_KEPT)
+
+
+def _note(client: VantageClient, proof: Proof | None) -> None:
+    until = time.time() + _KEPT
+    _proofs[client.config.credentials.account] = (proof, until)
+    _notes(client).write([proof, until])
+
+
+def _read(data: Any) -> tuple[Proof | None, float]:
+    proof, until = data
+    return None if proof is None else Proof(*proof), float(until)
 
 
 def forget_proofs() -> None:
@@ -92,16 +117,21 @@ def forget_proofs() -> None:
     _proofs.clear()
 
 
-def _control(client: VantageClient, start: DateTime, encodings: Sequence[str]) -> Proof | None:
+def _listed(client: VantageClient, start: DateTime) -> tuple[_Read, str, str] | None:
+    """Return a parameter of a listed transaction, and what reads the list that it is on."""
     for read in (client.list_completed_transactions, client.list_active_transactions):
-        if (known := _known(read(limit=_SAMPLE, start_date=start).items)) is None:
-            continue
-        key, value = known
-        for encoding in encodings:
-            filters: dict[str, Any] = {"start_date": start, "parameter_encoding": encoding}
-            if _finds(partial(read, **filters), key, value):
-                return Proof(encoding, any_value=_finds(partial(read, **filters), key, None))
-        return None
+        if (pair := _known(read(limit=_SAMPLE, start_date=start).items)) is not None:
+            return (read, *pair)
+    return None
+
+
+def _control(
+    read: _Read, key: str, value: str, start: DateTime, encodings: Sequence[str]
+) -> Proof | None:
+    for encoding in encodings:
+        filtered = partial(read, start_date=start, parameter_encoding=encoding)
+        if _finds(filtered, key, value):
+            return Proof(encoding, any_value=_finds(filtered, key, None))
     return None
 
 
@@ -111,7 +141,7 @@ def _known(items: Sequence[ListedTransaction]) -> tuple[str, str] | None:
     return min(pairs, key=lambda pair: pair[0] != KEY_PARAMETER, default=None)
 
 
-def _finds(read: Callable[..., Page], key: str, value: str | None) -> bool:
+def _finds(read: _Read, key: str, value: str | None) -> bool:
     """Return whether a filter finds what is known to be listed, and nothing else."""
     try:
         items = read(limit=2, parameters={key: value}).items

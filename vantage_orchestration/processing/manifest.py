@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.models import Skill
-from vantage_orchestration.processing.names import MANIFEST
+from vantage_orchestration.processing.names import MANIFEST, UNCLASSIFIED
 from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.storage import Location
 from vantage_orchestration.text import clean, identifier
@@ -46,9 +46,8 @@ T = TypeVar("T")
 
 #: Version of both kinds of manifest. A reader refuses others.
 VERSION = 1
-#: Class names for documents without a class, and for transactions with documents of several
-#: classes.
-UNCLASSIFIED, SEVERAL = "unclassified", "several classes"
+#: Class name for transactions with documents of several classes.
+SEVERAL = "several classes"
 #: Name of the skill of transactions of which it is not known.
 UNKNOWN_SKILL = "unknown skill"
 #: A manifest of a job, or of one of the runs that share an output folder.

@@ -11,7 +11,16 @@ import posixpath
 import re
 import unicodedata
 
-__all__ = ["LANDED", "MANIFEST", "SUBMITTED", "UniqueNames", "folded", "safe_name", "suffixed"]
+__all__ = [
+    "LANDED",
+    "MANIFEST",
+    "SUBMITTED",
+    "UNCLASSIFIED",
+    "UniqueNames",
+    "folded",
+    "safe_name",
+    "suffixed",
+]
 
 #: File that describes the content of a folder.
 MANIFEST = "manifest.json"
@@ -19,6 +28,8 @@ MANIFEST = "manifest.json"
 LANDED = "landed.json"
 #: File that lists the transactions of a job, until it is finished.
 SUBMITTED = "submitted.json"
+#: Class of a document that has none.
+UNCLASSIFIED = "unclassified"
 #: Longest name in characters and bytes (UTF-8). File systems allow 255 bytes; a temporary part
 #: needs some more.
 LONGEST = 120

@@ -13,8 +13,13 @@ from typing import Any, Final, NamedTuple
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.processing.manifest import UNCLASSIFIED
-from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, UniqueNames, safe_name
+from vantage_orchestration.processing.names import (
+    MANIFEST,
+    SUBMITTED,
+    UNCLASSIFIED,
+    UniqueNames,
+    safe_name,
+)
 from vantage_orchestration.storage import Location
 
 __all__ = ["Output", "class_folder", "fixed_part", "output_of"]

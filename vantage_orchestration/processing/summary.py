@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vantage_orchestration.processing.manifest import UNCLASSIFIED
+from vantage_orchestration.processing.names import UNCLASSIFIED
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, counted, named
 
