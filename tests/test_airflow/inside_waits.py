@@ -53,7 +53,8 @@ def _fake_time(clock: waits.Clock) -> None:
     for module in (blocking, poller, watcher, airflow_waiting, transactions, sensors, base):
         module.time = clock
     poller.in_thread = waits.at_once
-    sensors.record_transactions = lambda *_, **__: None  # There is no API server to tell.
+    for module in (sensors, airflow_waiting):  # There is no API server to tell.
+        module.record_transactions = lambda *_, **__: None
     reads.LEAST_PAUSE = 0.0
     rules._random = SimpleNamespace(uniform=lambda low, high: 1.0)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vantage_orchestration.airflow.compat import require
 from vantage_orchestration.airflow.errors import translate
+from vantage_orchestration.airflow.links import record_transactions
+from vantage_orchestration.airflow.record import record_of_wait
 from vantage_orchestration.errors import (
     ProcessingError,
     ServiceUnavailable,
@@ -169,9 +171,7 @@ class WaitingMixin:
         return self._go_on(context, wait)
 
     def _needs_person(self, context: Context, wait: Wait, needed: PeopleNeeded) -> None:
-        from vantage_orchestration.airflow.links import record_transactions
         from vantage_orchestration.airflow.notifications import notify_review
-        from vantage_orchestration.airflow.record import record_of_wait
 
         record_transactions(context, record_of_wait(wait))
         self.log.info("%s", wait.words_of_people(needed))
