@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.arguments import pairs
 from vantage_orchestration.errors import (
     DocumentMismatch,
     TransactionCanceled,
@@ -16,11 +15,12 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
-from vantage_orchestration.processing.submit import Part, keyed_units, submit
+from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import named
@@ -96,20 +96,13 @@ def submit_one(
         DocumentMismatch: The server does not hold what was sent. Nothing was started.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
-    registration_parameters = pairs("registration_parameters", registration_parameters)
-    skill_parameters = pairs("skill_parameters", skill_parameters)
-    ledger = ledger or open_ledger(key, client, skill_id, skill_parameters)
-    key = ledger.renewed(key)
-    (submitted,) = submit(
-        client,
-        keyed_units(plan([file], process_skill=False), skill_id, key.scope, skill_parameters),
-        skill_id,
-        since=key.since,
-        ledger=ledger,
-        registration_parameters=registration_parameters,
-        skill_parameters=skill_parameters,
-        resend_failed=resend_failed,
+    options = Options.of(
+        registration_parameters=registration_parameters, skill_parameters=skill_parameters
     )
+    ledger = ledger or open_ledger(key, client, skill_id, options.skill_parameters)
+    work = Work.of(client, skill_id, key, options, ledger)
+    units = keyed_units(work, plan([file], process_skill=False))
+    (submitted,) = submit(work, units, resend_failed=resend_failed)
     return submitted
 
 

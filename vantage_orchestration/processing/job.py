@@ -40,7 +40,7 @@ from vantage_orchestration.processing.page_numbers import Made, listed_as_comple
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import names_of_skills, skill_of
-from vantage_orchestration.processing.submit import Part, keyed_units, submit
+from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.status import Status
@@ -158,10 +158,8 @@ def submit_files(
             Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
-    ledger = ledger or Ledger()
-    key = ledger.renewed(key)
-    skill = _skill(client, skill_id, options)
-    units = _planned(client, list(inputs), key.scope, skill_id, skill, options, origin, ledger)
+    work = Work.of(client, skill_id, key, options, ledger, origin)
+    units = _planned(work, list(inputs), _skill(work))
     if most is not None and len(units) > most:
         raise ConfigurationError(
             f"The files need {len(units)} transactions, not {most}",
@@ -169,9 +167,7 @@ def submit_files(
         )
     if options.max_pages is not None:
         check_pages(units.values(), options.max_pages)
-    return _submit(
-        client, units, key, skill_id, options, origin, ledger, resend_failed=resend_failed
-    )
+    return submit(work, units, resend_failed=resend_failed)
 
 
 @translated
@@ -213,10 +209,9 @@ def begin(
     check_output(output)
     files = list(inputs)
     check_quarantine(options.quarantine_path, output, files)
-    ledger = ledger or Ledger()
-    key = ledger.renewed(key)
-    before, skill = _Landed(output), _skill(client, skill_id, options)
-    units = _planned(client, files, key.scope, skill_id, skill, options, origin, ledger, before)
+    work = Work.of(client, skill_id, key, options, ledger, origin)
+    before, skill = _Landed(output), _skill(work)
+    units = _planned(work, files, skill, before)
     _check_owner(output, token, units.keys())
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
     # still be collecting, and must not find an empty job.
@@ -233,52 +228,18 @@ def begin(
         parts[name] = replace(part, folder=entry.folder)
     # Failed transactions are reported by :func:`finish` first, and only then sent again if the task
     # is retried.
-    for each in _submit(
-        client, missing, key, skill_id, options, origin, ledger, resend_failed=resend_failed
-    ):
+    for each in submit(work, missing, resend_failed=resend_failed):
         parts[each.key] = each
     job = Job(token, tuple(parts[name] for name in units), None if skill is None else skill.name)
     job.write(output)
     return job
 
 
-def _submit(
-    client: VantageClient,
-    units: Mapping[str, Unit],
-    key: TaskKey,
-    skill_id: str,
-    options: Options,
-    origin: str,
-    ledger: Ledger,
-    *,
-    resend_failed: bool = True,
-) -> tuple[Part, ...]:
-    return submit(
-        client,
-        units,
-        skill_id,
-        since=key.since,
-        ledger=ledger,
-        registration_parameters=options.registration_parameters,
-        skill_parameters=options.skill_parameters,
-        parallel=options.parallel,
-        origin=origin,
-        resend_failed=resend_failed,
-    )
-
-
 def _planned(
-    client: VantageClient,
-    inputs: Sequence[Location],
-    scope: str,
-    skill_id: str,
-    skill: Skill | None,
-    options: Options,
-    origin: str,
-    ledger: Ledger,
-    landed: _Landed | None = None,
+    work: Work, inputs: Sequence[Location], skill: Skill | None, landed: _Landed | None = None
 ) -> dict[str, Unit]:
     """Return the units by their keys. Files that earlier tries sent together stay together."""
+    options, ledger = work.options, work.ledger
     if options.max_files is not None and len(inputs) > options.max_files:
         raise ConfigurationError(
             f"There are {len(inputs)} files, and max_files is {options.max_files}",
@@ -300,7 +261,7 @@ def _planned(
         units = tuple(
             unit
             for unit in units
-            if unit.known is None or unit.files or entries[keys[unit.known]].origin == origin
+            if unit.known is None or unit.files or entries[keys[unit.known]].origin == work.origin
         )
         known = {keys[unit.known]: unit for unit in units if unit.known is not None}
         there = landed.of(known, units) if landed is not None else {}
@@ -309,23 +270,23 @@ def _planned(
             for key, unit in known.items()
             if unit.missing
             and key not in there
-            and not _was_started(client, entries[key], also_failed=landed is not None)
+            and not _was_started(work.client, entries[key], also_failed=landed is not None)
         ]
         if not lost:
             break
         # The unit can't be completed. Its remaining files are planned again.
         ledger.drop(lost)
     new = [unit for unit in units if unit.known is None]
-    return {**known, **keyed_units(new, skill_id, scope, options.skill_parameters)}
+    return {**known, **keyed_units(work, new)}
 
 
-def _skill(client: VantageClient, skill_id: str, options: Options) -> Skill | None:
+def _skill(work: Work) -> Skill | None:
     """Return the skill; None to one who may not look at it, but may still use it."""
     try:
-        skill = skill_of(client, skill_id)
+        skill = skill_of(work.client, work.skill_id)
     except Forbidden:
         return None
-    if skill.type == "Classification" and options.result_types:
+    if skill.type == "Classification" and work.options.result_types:
         raise ConfigurationError(
             f"The skill {skill.name!r} is a Classification skill, which creates no result files",
             hint="Nothing was sent. Leave result_types out; the manifest names the class of each"
@@ -528,18 +489,6 @@ def _collect(
     by_class: str | None,
     skill_names: Mapping[str, str] | None = None,
 ) -> Manifest:
-    seen = {each.lower(): transaction for each, transaction in processed.items()}
-
-    def look(part: Part) -> Transaction | None:
-        if (transaction := seen.get(part.transaction_id.lower())) is not None:
-            return transaction
-        try:
-            # A landed transaction may have been deleted since.
-            looks = 1 if part.landed else LOOKS
-            return client.get_transaction(part.transaction_id, looks=looks)
-        except NotFound:
-            return None
-
     def fetch(part: Part) -> TransactionManifest:
         transaction, folder = states[part.transaction_id], output.child(part.folder)
         if transaction is None:
@@ -566,8 +515,7 @@ def _collect(
             client.delete_transaction(entry.transaction_id)
 
     writers = options.parallel if output.concurrent else 1
-    found = in_parallel(look, parts, options.parallel)
-    states = {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
+    states = _states(client, parts, processed, options.parallel)
     there = {
         part.transaction_id: entry
         for part in parts
@@ -594,6 +542,29 @@ def _collect(
         # Only now, so that a try after a kill can still fetch everything.
         in_parallel(delete, entries, writers)
     return manifest
+
+
+def _states(
+    client: VantageClient,
+    parts: Sequence[Part],
+    processed: Mapping[str, Transaction],
+    parallel: int,
+) -> dict[str, Transaction | None]:
+    """Return what the service says of each transaction; None of one that does not exist."""
+    seen = {each.lower(): transaction for each, transaction in processed.items()}
+
+    def look(part: Part) -> Transaction | None:
+        if (transaction := seen.get(part.transaction_id.lower())) is not None:
+            return transaction
+        try:
+            # A landed transaction may have been deleted since.
+            looks = 1 if part.landed else LOOKS
+            return client.get_transaction(part.transaction_id, looks=looks)
+        except NotFound:
+            return None
+
+    found = in_parallel(look, parts, parallel)
+    return {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
 
 
 def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:

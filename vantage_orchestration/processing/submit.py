@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,9 +25,7 @@ from vantage_orchestration.errors import (
     DocumentMismatch,
     FileChanged,
     NotFound,
-    translated,
 )
-from vantage_orchestration.options import PARALLEL
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
@@ -40,14 +38,14 @@ from vantage_orchestration.text import identifier, named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
-    from pendulum import DateTime
-
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
+    from vantage_orchestration.options import Options
     from vantage_orchestration.processing.inputs import PlannedFile
+    from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.plan import Unit
 
-__all__ = ["Part", "keyed_units", "submit"]
+__all__ = ["Part", "Work", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ _MORE_LOOKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A started transaction; a part of a job.
+    """A started transaction; a part of a work.
 
     Attributes:
         transaction_id: Its id.
@@ -104,55 +102,76 @@ class Part:
         return cls(**{**data, "sources": tuple(map(SourceEntry.read, data["sources"]))})
 
 
-def keyed_units(
-    units: Sequence[Unit],
-    skill_id: str,
-    scope: str,
-    skill_parameters: Mapping[str, str] | None = None,
-) -> dict[str, Unit]:
-    """Return units by their keys; arguments as for :func:`.keys.unit_key`.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a task does with documents, the same in each try.
+
+    Attributes:
+        client: Client.
+        skill_id: Skill that processes them.
+        key: Key of the task, another one each time its work was undone.
+        options: Options of the task.
+        ledger: Records ids before the start.
+        origin: See :class:`.ledger.LedgerEntry`.
+    """
+
+    client: VantageClient
+    skill_id: str
+    key: TaskKey
+    options: Options
+    ledger: Ledger
+    origin: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        client: VantageClient,
+        skill_id: str,
+        key: TaskKey,
+        options: Options,
+        ledger: Ledger | None = None,
+        origin: str = "",
+    ) -> Work:
+        """Return the work of a task; without a ledger nothing is recorded.
+
+        Raises:
+            StateUnavailable, StateDamaged: The ledger can't be read.
+        """
+        ledger = ledger or Ledger()
+        return cls(client, skill_id, ledger.renewed(key), options, ledger, origin)
+
+    def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
+        """Return what the ledger records of a transaction."""
+        files = tuple(file.short for file in unit.files)
+        return LedgerEntry(transaction_id, time.time(), files, self.origin)
+
+
+def keyed_units(work: Work, units: Iterable[Unit]) -> dict[str, Unit]:
+    """Return new units by their keys, see :func:`.keys.unit_key`.
 
     Raises:
         ConfigurationError: Two of them have the same files.
     """
-    by_key = {}
+    by_key: dict[str, Unit] = {}
     for unit in units:
         files = [(each.stored_name, str(each.sha256)) for each in unit.sources]
-        by_key[unit_key(scope, skill_id, files, skill_parameters)] = unit
-    if len(by_key) != len(units):
-        raise ConfigurationError(
-            "Two transactions would have the same files",
-            hint="Leave out files that were given twice",
-        )
+        key = unit_key(work.key.scope, work.skill_id, files, work.options.skill_parameters)
+        if by_key.setdefault(key, unit) is not unit:
+            raise ConfigurationError(
+                "Two transactions would have the same files",
+                hint="Leave out files that were given twice",
+            )
     return by_key
 
 
-@translated
 def submit(
-    client: VantageClient,
-    units: Mapping[str, Unit],
-    skill_id: str,
-    *,
-    since: DateTime | None,
-    ledger: Ledger | None = None,
-    registration_parameters: Mapping[str, str] | None = None,
-    skill_parameters: Mapping[str, str] | None = None,
-    parallel: int = PARALLEL,
-    origin: str = "",
-    resend_failed: bool = True,
+    work: Work, units: Mapping[str, Unit], *, resend_failed: bool = True
 ) -> tuple[Part, ...]:
     """Start a transaction for each unit, or find the one that an earlier try created.
 
     Args:
-        client: Client.
+        work: Client, skill and so on.
         units: Key to unit, see :func:`keyed_units`.
-        skill_id: Skill that processes them.
-        since: When the run began, if an earlier try may have created transactions; otherwise None.
-        ledger: Records ids before the start.
-        registration_parameters: Up to 9 of your own; this package adds one.
-        skill_parameters: Up to 10.
-        parallel: Concurrent requests.
-        origin: See :class:`.ledger.LedgerEntry`.
         resend_failed: Whether to create recorded transactions again that failed or were cancelled.
             Otherwise they are returned as they are, for a caller that reports failures and then
             forgets them.
@@ -167,28 +186,17 @@ def submit(
         VantageError: A request failed. Started transactions are recorded, and the next try finds
             them.
     """
-    if parallel < 1:
-        raise ConfigurationError("parallel must be at least 1")
-    parameters(skill_parameters or {}, limited=False)
-    keyed(registration_parameters, "0" * 64)
-    job = _Job(
-        client,
-        skill_id,
-        Ledger() if ledger is None else ledger,
-        registration_parameters,
-        skill_parameters,
-        origin,
-        parallel,
-    )
-    known = _known(job, units, since, resend_failed)
+    parameters(work.options.skill_parameters or {}, limited=False)
+    keyed(work.options.registration_parameters, "0" * 64)
+    known = _known(work, units, resend_failed)
     entries = {key: entry for key, (entry, _) in known.items()}
     unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
-    _send(job, [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()])
+    _send(work, [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()])
     missing = [key for key in units if key not in known]
     for at in range(0, len(missing), _CHUNK):
         chunk = missing[at : at + _CHUNK]
-        made = _make(job, units, chunk)
-        _send(job, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
+        made = _make(work, units, chunk)
+        _send(work, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
         entries |= made
     return tuple(
         Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
@@ -196,51 +204,35 @@ def submit(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    client: VantageClient
-    skill_id: str
-    ledger: Ledger
-    registration_parameters: Mapping[str, str] | None
-    skill_parameters: Mapping[str, str] | None
-    origin: str
-    parallel: int
-
-    def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
-        files = tuple(file.short for file in unit.files)
-        return LedgerEntry(transaction_id, time.time(), files, self.origin)
-
-
 # ------------------------------------------------------ what is there already
 
 
 def _known(
-    job: _Job,
+    work: Work,
     units: Mapping[str, Unit],
-    since: DateTime | None,
     resend_failed: bool,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
     """Return the transactions to continue with."""
-    noted = {each: entry for each, entry in job.ledger.load().items() if each in units}
-    known = _alive(job, noted, also_failed=not resend_failed)
-    _give_up_foreign(job, units, known)
+    noted = {each: entry for each, entry in work.ledger.load().items() if each in units}
+    known = _alive(work, noted, also_failed=not resend_failed)
+    _give_up_foreign(work, units, known)
     gone = noted.keys() - known.keys()
-    if since is not None:
+    if work.key.since is not None:
         # Failed transactions are listed as well, and ignored there too.
         ids = find_transactions(
-            job.client, units.keys() - known.keys(), skill_id=job.skill_id, since=since
+            work.client, units.keys() - known.keys(), skill_id=work.skill_id, since=work.key.since
         )
         found = {
-            each: job.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
+            each: work.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
         }
-        found_alive = _alive(job, found)
-        _give_up_foreign(job, units, found_alive)
+        found_alive = _alive(work, found)
+        _give_up_foreign(work, units, found_alive)
         if found_alive:
-            job.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
+            work.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
         known |= found_alive
         gone -= found_alive.keys()
     if gone:
-        job.ledger.drop(gone)
+        work.ledger.drop(gone)
     for key, (entry, transaction) in known.items():
         log.info(
             "Continuing with transaction %s of an earlier try for %s (%s)",
@@ -252,7 +244,7 @@ def _known(
 
 
 def _give_up_foreign(
-    job: _Job, units: Mapping[str, Unit], known: dict[str, tuple[LedgerEntry, Transaction]]
+    work: Work, units: Mapping[str, Unit], known: dict[str, tuple[LedgerEntry, Transaction]]
 ) -> None:
     """Remove and delete unstarted transactions with a file that is not sent now.
 
@@ -265,24 +257,24 @@ def _give_up_foreign(
             file.name not in names for file in state.source_files
         ):
             del known[key]
-            job.client.delete_transaction(entry.transaction_id)
+            work.client.delete_transaction(entry.transaction_id)
 
 
 def _alive(
-    job: _Job,
+    work: Work,
     entries: Mapping[str, LedgerEntry],
     *,
     also_failed: bool = False,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
     def look(entry: LedgerEntry) -> Transaction | None:
-        states = [_state(job.client, entry, each) for each in entry.transaction_ids]
+        states = [_state(work.client, entry, each) for each in entry.transaction_ids]
         # Of several, continue with the one whose pages are charged.
         best = min((each for each in states if each is not None), key=_rank, default=None)
         if best is None or (best.status.is_failure and not also_failed):
             return None
         return best
 
-    states = in_parallel(look, entries.values(), job.parallel)
+    states = in_parallel(look, entries.values(), work.options.parallel)
     return {
         key: (replace(entry, transaction_id=state.id), state)
         for (key, entry), state in zip(entries.items(), states, strict=True)
@@ -309,7 +301,7 @@ def _rank(transaction: Transaction) -> int:
 # --------------------------------------------------------------- sending
 
 
-def _make(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str, LedgerEntry]:
+def _make(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str, LedgerEntry]:
     """Create transactions and note them; none may be started before that.
 
     A kill in between leaves empty transactions that nobody finds again. They cost nothing, but
@@ -317,30 +309,30 @@ def _make(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str
     many as a job sends requests at the same time.
     """
     made: dict[str, LedgerEntry] = {}
-    for at in range(0, len(keys), job.parallel):
-        group = keys[at : at + job.parallel]
+    for at in range(0, len(keys), work.options.parallel):
+        group = keys[at : at + work.options.parallel]
         with _making:
-            entries = dict(zip(group, _create(job, units, group), strict=True))
-            job.ledger.add(entries)
+            entries = dict(zip(group, _create(work, units, group), strict=True))
+            work.ledger.add(entries)
         made |= entries
     return made
 
 
-def _create(job: _Job, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
+def _create(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
     def create(key: str) -> LedgerEntry:
         try:
-            transaction = job.client.create_transaction(
-                job.skill_id,
-                registration_parameters=keyed(job.registration_parameters, key),
-                skill_parameters=job.skill_parameters,
+            transaction = work.client.create_transaction(
+                work.skill_id,
+                registration_parameters=keyed(work.options.registration_parameters, key),
+                skill_parameters=work.options.skill_parameters,
             )
         except NotFound as error:
-            failure = unknown_skill(job.client, job.skill_id, error)
+            failure = unknown_skill(work.client, work.skill_id, error)
         else:
-            return job.entry(transaction.id, units[key])
+            return work.entry(transaction.id, units[key])
         raise failure
 
-    return in_parallel(create, keys, job.parallel)
+    return in_parallel(create, keys, work.options.parallel)
 
 
 class _Sending:
@@ -375,32 +367,32 @@ class _Sending:
             return self._left <= 0
 
 
-def _send(job: _Job, sendings: Sequence[_Sending]) -> None:
+def _send(work: Work, sendings: Sequence[_Sending]) -> None:
     def send(step: tuple[_Sending, tuple[int, PlannedFile] | None]) -> None:
         sending, missing = step
         if missing is not None:
-            _add(job, sending, *missing)
+            _add(work, sending, *missing)
         if sending.one_arrived():
-            _start(job, sending)
+            _start(work, sending)
 
     steps = [(each, file) for each in sendings for file in (tuple(each.missing) or (None,))]
     try:
-        in_parallel(send, steps, job.parallel)
+        in_parallel(send, steps, work.options.parallel)
     finally:
         if given_up := [sending.key for sending in sendings if sending.given_up]:
             # Deleting takes the service minutes, and no other try may continue with them meanwhile.
-            job.ledger.drop(given_up)
+            work.ledger.drop(given_up)
 
 
-def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
+def _add(work: Work, sending: _Sending, index: int, file: PlannedFile) -> None:
     source, sent = _hashed(file.source)
     try:
-        job.client.add_files(sending.transaction_id, [source], first_index=index)
+        work.client.add_files(sending.transaction_id, [source], first_index=index)
     except (BadRequest, Conflict) as error:
         # An upload of a killed try may arrive late, or another try that still works was faster. The
         # key stands for names and contents, so it is the same file. A server that does not list
         # files before the start can only show this by its refusal.
-        state = job.client.get_transaction(sending.transaction_id)
+        state = work.client.get_transaction(sending.transaction_id)
         names = {each.name for each in state.source_files}
         hidden = sending.resumed and not names
         there = isinstance(error, Conflict) and (source.name in names or hidden)
@@ -409,7 +401,7 @@ def _add(job: _Job, sending: _Sending, index: int, file: PlannedFile) -> None:
         return
     if sent() != file.entry.sha256:
         # A later try must not find it either.
-        sending.give_up(job.client)
+        sending.give_up(work.client)
         raise FileChanged(
             f"The file {file.entry.name!r} changed while it was read",
             hint="It was not processed. Wait until it is complete; the next try sends it",
@@ -445,10 +437,10 @@ class _HashingReader:
 
 
 def _mismatch(
-    job: _Job, sending: _Sending, names: Sequence[str], says: str | None = None
+    work: Work, sending: _Sending, names: Sequence[str], says: str | None = None
 ) -> DocumentMismatch:
     """Give up a transaction that can't be started, so that the next try does not find it."""
-    sending.give_up(job.client)
+    sending.give_up(work.client)
     sent = [each.stored_name for each in sending.unit.sources]
     strange = named([each for each in names if each not in sent])
     return DocumentMismatch(
@@ -460,25 +452,25 @@ def _mismatch(
     )
 
 
-def _start(job: _Job, sending: _Sending) -> None:
+def _start(work: Work, sending: _Sending) -> None:
     """Check before the start, which is final, that the files are there, once each."""
     wanted = sorted(each.stored_name for each in sending.unit.sources)
-    state = job.client.get_transaction(sending.transaction_id)
+    state = work.client.get_transaction(sending.transaction_id)
     if state.status is not Status.NEW:
         return  # Two tries at the same time: the other was faster.
     names = sorted(file.name for file in state.source_files)
     # Some servers do not list the files before the start.
     if names and names != wanted:
-        raise _mismatch(job, sending, names)
+        raise _mismatch(work, sending, names)
     try:
-        job.client.start_transaction(sending.transaction_id)
+        work.client.start_transaction(sending.transaction_id)
     except BadRequest as error:
-        if job.client.get_transaction(sending.transaction_id).status is not Status.NEW:
+        if work.client.get_transaction(sending.transaction_id).status is not Status.NEW:
             return  # The other was faster by less than this look took.
         if names:
             raise
         # Perhaps it has none of the files, and a proxy answered when they were sent.
-        raise _mismatch(job, sending, names, error.server_message) from None
+        raise _mismatch(work, sending, names, error.server_message) from None
     log.info(
         "Started transaction %s for %s",
         sending.transaction_id,
