@@ -62,7 +62,7 @@ def output_of(
         raise ConfigurationError(
             f"The {name} {output.url!r} has no folder before {_CLASS}, or leads out of it",
             hint=f"Nothing was sent. Write OUTPUT/{_CLASS}: OUTPUT keeps the manifest, and the"
-            " notes by which a later try finds what was sent",
+            " notes of what was sent",
         )
     return Output(Location(output.fs, "/".join(parts[:first])), "/".join(parts[first:]))
 
