@@ -7,6 +7,7 @@ In all of these cases the service's lists lag behind by ten minutes, so that the
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.options import Options
+from vantage_orchestration.processing import submit
 from vantage_orchestration.processing.job import (
     begin,
     finish,
@@ -220,6 +222,8 @@ def test_of_two_tries_at_the_same_time_the_charged_transaction_is_taken(
         raise errors.Forbidden("the worker is killed here")
 
     def create_while_another_does(*args: Any, **options: Any) -> Any:
+        # The other try is another process, which shares no lock with this one.
+        monkeypatch.setattr(submit, "_making", threading.Lock())
         monkeypatch.setattr(client, "create_transaction", create)
         monkeypatch.setattr(client, "start_transaction", refuse if killed == "second" else start)
         try:

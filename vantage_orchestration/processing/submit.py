@@ -60,7 +60,7 @@ _MORE_LOOKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A started transaction; a part of a work.
+    """A started transaction; a part of a job.
 
     Attributes:
         transaction_id: Its id.
