@@ -145,7 +145,7 @@ def test_greeting_can_be_copied(run: Callable[..., Running]) -> None:
 def test_options_reach_the_server(run: Callable[..., Running]) -> None:
     options = (
         "--token-lifetime 77 --processing-polls 5 --processing-seconds 1.5 --review "
-        "--list-new --list-lag 2.5 --parameter-filter json"
+        "--list-new --list-lag 2.5 --parameter-filter json --list-order newest"
     )
     running = run("--quiet", "--lockout", "9", "--max-upload-bytes", "1000", *options.split())
     found = running.control.settings()
@@ -157,6 +157,7 @@ def test_options_reach_the_server(run: Callable[..., Running]) -> None:
         "list_new": True,
         "list_lag": 2.5,
         "parameter_filter": "json",
+        "list_order": "newest",
         "lockout": 9,
         "max_upload_bytes": 1000,
     }

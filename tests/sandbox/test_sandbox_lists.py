@@ -273,3 +273,44 @@ def test_wrong_numbers(api: Any, count: Any) -> None:
 def test_wrong_orders(api: Any, members: dict[str, Any]) -> None:
     with pytest.raises(SandboxControlError, match=r"not known|base64"):
         api.control._call("POST", "transactions", json={"skill": "Receipt", **members})
+
+
+# ---- other people's transactions ----
+
+
+def test_others_are_listed_as_those_of_the_service_are(make_api: Any) -> None:
+    api = make_api()
+    mine = api.create()
+    api.control.add_others(3, "Invoice", seconds=3600.0, parameters={"Batch": "7"})
+    api.control.add_others(2, "Invoice", ended=False, source="PublicAPI")
+    reply = api.get("/transactions/completed", params={"Limit": 1000}, strict=True).json()
+    assert reply["totalItemCount"] == 3
+    assert [each["transactionParameters"][0]["value"] for each in reply["items"]] == ["7"] * 3
+    times = [each["createTimeUtc"] for each in reply["items"]]
+    assert times == sorted(times)
+    assert len(listed(api, "active")) == 2
+    assert len(listed(api, "completed", StartDate=times[1])) == 2
+    assert api.read(mine)["status"] == "New"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"count": 0}, {"count": 10**6}, {"count": 1, "colour": "red"}, {"skill": "none"}]
+)
+def test_others_that_can_not_be_are_refused(make_api: Any, wrong: dict[str, Any]) -> None:
+    api = make_api()
+    with pytest.raises(SandboxControlError):
+        api.control._call(
+            "POST", "transactions/others", json={"skill": "Invoice", "count": 1, **wrong}
+        )
+
+
+def test_the_order_of_the_lists(make_api: Any) -> None:
+    api = make_api()
+    api.control.add_others(20, "Invoice", seconds=3600.0)
+    oldest = listed(api, "completed")
+    api.control.set(list_order="newest")
+    assert listed(api, "completed") == oldest[::-1]
+    api.control.set(list_order="mixed")
+    assert listed(api, "completed") == sorted(oldest)
+    with pytest.raises(SandboxControlError, match="list_order"):
+        api.control.set(list_order="alphabetical")

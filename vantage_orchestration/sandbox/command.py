@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .settings import PARAMETER_FILTERS, SandboxSettings, SettingsError
+from .settings import LIST_ORDERS, PARAMETER_FILTERS, SandboxSettings, SettingsError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -79,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time the lists of transactions lag behind (%(default)s)",
     )
     parser.add_argument(
+        "--list-order",
+        choices=LIST_ORDERS,
+        default=_DEFAULTS.list_order,
+        help="order of the lists of transactions (%(default)s)",
+    )
+    parser.add_argument(
         "--parameter-filter",
         choices=PARAMETER_FILTERS,
         default=_DEFAULTS.parameter_filter,
@@ -129,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
             review=args.review,
             list_new=args.list_new,
             list_lag=args.list_lag,
+            list_order=args.list_order,
             parameter_filter=args.parameter_filter,
             max_upload_bytes=args.max_upload_bytes,
         )
