@@ -74,11 +74,11 @@ $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requir
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement benchmarks/token/requirements.txt --no-build-isolation --editable .
 	@touch $@
 
-$(CLUSTER_VENV)/.installed: pyproject.toml constraints.txt
+$(CLUSTER_VENV)/.installed: $(VENV)/.installed
 	@rm -f $@
-	@$(PYTHON) -m venv --clear $(CLUSTER_VENV)
-	@$(CLUSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip setuptools
-	@$(CLUSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --group cluster --editable '.[airflow,prefect,sandbox]'
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLUSTER_VENV)
+	@$(BIN)/uv pip install --quiet --python $(CLUSTER_VENV)/bin/python --constraint constraints.txt setuptools
+	@$(BIN)/uv pip install --quiet --python $(CLUSTER_VENV)/bin/python --constraint constraints.txt --no-build-isolation --group cluster --editable '.[airflow,prefect,sandbox]'
 	@touch $@
 
 clean:

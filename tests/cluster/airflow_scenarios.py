@@ -40,16 +40,16 @@ def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
         order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
         run = airflow.run("eight", order.name)
         order.wait(lambda: order.uploading() & run.on(WORKERS[0]), "files sent by the first host")
+        lost = run.on(WORKERS[0])
         airflow.kill(WORKERS[0])
-        order.wait(order.broken_uploads, "uploads that were broken off")
-        broken, done = order.broken_uploads(), order.started()
+        cut, done = order.cut(lost), order.started()
         order.control.clear_faults()
         airflow.begin(WORKERS[0])
         run.when("deferred", number=PARTS)
         order.release()
         run.end(PARTS)
         seen = order.check()
-        return f"{seen}; {broken} uploads broken off, {done} transactions started before"
+        return f"{seen}; killed with {cut} files not started; {done} had been started"
 
 
 def triggerer_killed(airflow: AirflowCluster) -> str:

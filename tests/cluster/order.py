@@ -88,9 +88,19 @@ class Order:
         sent = [each for each in self.journal("addFiles") if not each["finished"]]
         return {str(parts.get(each["path"].split("/")[-2])) for each in sent}
 
-    def broken_uploads(self) -> int:
-        """Return the number of files whose sender went away before they were complete."""
-        return sum(each["outcome"] == "the client went away" for each in self.journal("addFiles"))
+    def cut(self, parts: set[str]) -> int:
+        """Return how many files of these parts a host that is dead has left behind, not started.
+
+        What it was sending then may have arrived whole, or not: both count, once it is over.
+        """
+        self.wait(lambda: not self.uploading() & parts, "the uploads of the dead host to end")
+        left = [
+            each
+            for each in self.control.transactions()
+            if each["status"] == "New" and each["registration_parameters"].get("part") in parts
+        ]
+        assert left, "the host had sent and started all its files before it was killed"
+        return len(left)
 
     def wait(self, condition: Callable[[], Any], what: str, patience: float = 300) -> Any:
         """Wait for a condition; what became of the order is told if it does not come."""

@@ -20,7 +20,8 @@ from processes import Component, free_port, wait_until
 from test_prefect.live.running import BAD, Run, Running
 
 HERE = Path(__file__).resolve().parent
-FLOWS = HERE / "flows" / "cluster.py"
+#: The module of the flows. Dask needs it by its name, also in the scheduler.
+FLOWS = "cluster_flows"
 WORKERS = ("worker-1", "worker-2")
 DASK = ("dask-1", "dask-2")
 POOL = "hosts"
@@ -58,18 +59,20 @@ class PrefectCluster(Running):
             "CLUSTER_DASK": scheduler,
             "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": "remote-file-system/results",
             "PREFECT_LOGGING_LEVEL": "INFO",
+            "PYTHONPATH": str(HERE / "flows"),
         }
-        listening = ["--host", "127.0.0.1", "--port", str(self.scheduler_port), "--no-dashboard"]
+        listening = ["--host", "127.0.0.1", "--port", str(self.scheduler_port)]
+        quiet = ["--dashboard-address", "127.0.0.1:0"]
         self.components = {
             "bucket": self.bucket.component,
             "server": Component(server.command, {**server.environment, **at}),
-            "scheduler": Component([*dask, "scheduler", *listening], self._on("center")),
+            "scheduler": Component([*dask, "scheduler", *listening, *quiet], self._on("center")),
         }
         prefect = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
         for name in WORKERS:
             command = [*prefect, "--pool", POOL, "--name", name, "--limit", str(SLOTS)]
             self.components[name] = Component(command, self._on(name))
-        quiet = ["--no-dashboard", "--nworkers", "1", "--nthreads", "2", "--host", "127.0.0.1"]
+        quiet += ["--nworkers", "1", "--nthreads", "2", "--host", "127.0.0.1"]
         for name in DASK:
             folder = ["--local-directory", str(self.home / name / "tmp"), "--name", name]
             command = [*dask, "worker", scheduler, *quiet, *folder]
@@ -107,7 +110,7 @@ class PrefectCluster(Running):
     def order(self, flow: str, *parameters: dict[str, Any]) -> list[Run]:
         """Make runs of a flow of this folder; returns at once."""
         if flow not in self._deployments:
-            self._deployments[flow] = self.deploy(flow, f"{FLOWS}:{flow}", POOL)
+            self._deployments[flow] = self.deploy(flow, f"{FLOWS}.{flow}", POOL)
         path = f"deployments/{self._deployments[flow]}/create_flow_run"
         made = [self.api("POST", path, name=flow, parameters=each) for each in parameters]
         return [Run(self, each["id"], f"{flow} {number}") for number, each in enumerate(made)]

@@ -26,6 +26,8 @@ def folder(order: str, part: int) -> None:
         place(order, "out", str(part)),
         "Invoice",
         registration_parameters={"part": str(part)},
+        # One file after the other, so that there is time to kill somebody meanwhile.
+        parallel=1,
         **PACE,
     )
 
