@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging.config
 import os
 import pickle
 import sys
@@ -665,4 +666,6 @@ def uris_of(conn_types: list[str]) -> list[str]:
     from airflow import plugins_manager
 
     plugins_manager.ensure_plugins_loaded()
+    # As the servers do after that.
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
     return [Connection(conn_id="a", conn_type=each).get_uri() for each in conn_types]
