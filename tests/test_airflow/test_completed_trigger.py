@@ -139,7 +139,7 @@ def test_a_refused_login_is_not_repeated(
     assert watching.watch(2, seconds=3.0) == ([None], {})
     assert logins(sandbox) == 1
     text = airflow.output.read_text()
-    assert "The next look at ABBYY Vantage is in 60 s" in text
+    assert "The next poll of ABBYY Vantage is in 60 s" in text
     assert "wrong-one" not in text
 
 
