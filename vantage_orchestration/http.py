@@ -18,6 +18,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -236,8 +237,6 @@ class HttpSession(requests.Session):
         pool_size: int = 10,
         throttle: Throttle | None = None,
     ) -> None:
-        from http.cookiejar import DefaultCookiePolicy
-
         super().__init__()
         self._throttle = throttle
         self.settings = settings

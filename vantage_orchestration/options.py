@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import cache, wraps
 from typing import (
     TYPE_CHECKING,
@@ -273,8 +274,6 @@ def _wrong(name: str, value: Any, wanted: str, hint: str = "") -> ConfigurationE
 
 
 def _near(value: Any, choices: Iterable[str]) -> str:
-    from difflib import get_close_matches
-
     names = {each.lower(): each for each in choices}
     near = get_close_matches(str(value).lower(), names, n=1, cutoff=0.6)
     return f"Did you mean {names[near[0]]!r}?" if near else ""

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pendulum
+
 from vantage_orchestration.airflow.ledger import check_stores, ledger_stores
 from vantage_orchestration.processing import TaskKey
 
@@ -52,8 +54,6 @@ def key_of(context: Mapping[str, Any], part: str | None = None, state_path: Any 
         part: See :func:`task_key`.
         state_path: See :func:`task_key`.
     """
-    import pendulum
-
     task, run = context["ti"], context["dag_run"]
     piece = task.map_index if part is None else part
     scope = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])

@@ -24,6 +24,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import pendulum
+
 from vantage_orchestration.airflow.links import page_url
 
 if TYPE_CHECKING:
@@ -62,7 +64,6 @@ def notify_review(
     """
     if not notifiers:
         return
-    import pendulum
 
     review = {
         "transaction_ids": [_MARKUP.sub("_", each)[:_LONGEST_ID] for each in transaction_ids],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration import local
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import ConfigurationError, translating
 
@@ -94,8 +95,6 @@ def below(root: str, *parts: object) -> str:
         ConfigurationError: A part is absolute, a URL, or leads out of the folder by ``..`` or a
             link.
     """
-    from vantage_orchestration import local
-
     texts = [str(part) for part in parts if str(part)]
     pieces = [piece for text in texts for piece in text.split("/")]
     if any(piece in ("", ".", "..") or {"\\", "\0", "\n"} & set(piece) for piece in pieces):

@@ -28,6 +28,13 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
+import pendulum
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import ObjectNotFound
+
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.markdown import literal
@@ -276,9 +283,6 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
     Args:
         transaction_ids: Transactions that may have been in review.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
     with _shown("the reviews"), get_client(sync_client=True) as client:
         for artifacts in _reviews(transaction_ids).values():
             for artifact in artifacts:
@@ -345,8 +349,6 @@ def _unfinished(entry: UnfinishedEntry, deadline: float | None = None) -> dict[s
 
 
 def _moment(seconds: float) -> str:
-    import pendulum
-
     return pendulum.from_timestamp(seconds, tz="UTC").format("YYYY-MM-DD HH:mm [UTC]")
 
 
@@ -384,10 +386,6 @@ def _shown(what: str) -> Iterator[None]:
 
 def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     """Create an artifact of the running task or flow, also in threads and coroutines."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import ArtifactCreate
-    from prefect.context import FlowRunContext, TaskRunContext
-
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     flow_run = flow.flow_run if flow is not None else None
     artifact = ArtifactCreate(
@@ -403,18 +401,12 @@ def _create(kind: str, key: str, data: Any, description: str) -> UUID:
 
 
 def _update(artifact_id: UUID, data: Any, description: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import ArtifactUpdate
-
     with get_client(sync_client=True) as client:
         client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
 
 
 def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     """Return the review artifacts of those transactions that have one."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-
     names = {_review_key(each): each for each in transaction_ids}
     keys, found = list(names), dict[str, list[UUID]]()
     with get_client(sync_client=True) as client:

@@ -10,14 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from prefect.assets import Asset, AssetProperties, add_asset_metadata, materialize
+from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
+
+from vantage_orchestration.processing.files import Folder
 from vantage_orchestration.processing.routing import fixed_part
 from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from prefect import Task
-    from prefect.assets import Asset
 
-    from vantage_orchestration.processing.files import Folder
 
 __all__ = ["MATERIALIZED_BY", "materializing", "results_asset"]
 
@@ -63,8 +65,6 @@ def results_asset(output: str | os.PathLike[str]) -> Asset:
         An asset whose key is the folder's URL. Characters that Prefect does not allow in a key
         become ``_``, and a digest at the end keeps such keys distinct.
     """
-    from prefect.assets import Asset, AssetProperties
-
     url = StorageUrl.of(fixed_part(os.fspath(output))).url
     return Asset(key=_key(url), properties=AssetProperties(name=url))
 
@@ -82,8 +82,6 @@ def materializing(task: Task[P, R], output: str | os.PathLike[str], inputs: Any 
         inputs: Its inputs, in the form that the task takes. Their folders become the asset's
             sources, at most 20.
     """
-    from prefect.assets import add_asset_metadata, materialize
-
     asset = results_asset(output)
     work = task.fn
 
@@ -100,8 +98,6 @@ def materializing(task: Task[P, R], output: str | os.PathLike[str], inputs: Any 
 
 def _folders(inputs: Any) -> list[str]:
     """Return the folders that contain the inputs."""
-    from vantage_orchestration.processing.files import Folder
-
     if isinstance(inputs, (str, os.PathLike, Folder)):
         inputs = [inputs]
     texts = [each for each in inputs if isinstance(each, (str, os.PathLike, Folder))]
@@ -109,8 +105,6 @@ def _folders(inputs: Any) -> list[str]:
 
 
 def _folder(place: str | os.PathLike[str] | Folder) -> str:
-    from vantage_orchestration.processing.files import Folder
-
     if isinstance(place, Folder):
         return place.place
     url = StorageUrl.of(os.fspath(place)).url
@@ -119,8 +113,6 @@ def _folder(place: str | os.PathLike[str] | Folder) -> str:
 
 
 def _key(url: str) -> str:
-    from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
-
     restricted = dict.fromkeys(map(ord, RESTRICTED_ASSET_CHARACTERS), "_")
     key = url.translate(restricted)
     if key == url and len(key) <= _LONGEST_KEY:

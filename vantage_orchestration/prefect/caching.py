@@ -12,6 +12,8 @@ from prefect.context import TaskRunContext
 
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.processing.files import files_of
+from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
 from vantage_orchestration.processing.keys import digest_of
 
 __all__ = ["OncePerRun"]
@@ -58,9 +60,6 @@ class OncePerRun(CachePolicy):
 
 
 def _digests(inputs: Any) -> list[list[str]]:
-    from vantage_orchestration.processing.files import files_of
-    from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
-
     seen = inspect_inputs(files_of(inputs))
     return [
         [str(each.entry.path), str(each.entry.sha256)]

@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
 
 from vantage_orchestration.options import Fetching, Options, takes
+from vantage_orchestration.prefect.context import task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
+from vantage_orchestration.prefect.events import emit_outcome
 from vantage_orchestration.prefect.retries import RETRIES
+from vantage_orchestration.processing.outcome import check_quality
+from vantage_orchestration.processing.routing import output_of
+from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
+from vantage_orchestration.storage import Location
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -90,8 +97,6 @@ def fetch_completed(
     from vantage_orchestration.processing.outcome import check_quality
     from vantage_orchestration.processing.routing import output_of
     from vantage_orchestration.processing.skills import skill_id_of
-    from vantage_orchestration.processing.summary import summary
-    from vantage_orchestration.storage import Location
 
     wanted = CompletedFilter.of(tuple(statuses), include_api, since)
     if overlap < 0:
@@ -126,9 +131,6 @@ def fetch_completed(
 def _running() -> tuple[str, str, str]:
     """Return an identifier of the run that is the same in each try, the flow's name, and a display
     name."""
-    from prefect.context import FlowRunContext, TaskRunContext
-
-    from vantage_orchestration.prefect.context import task_key
 
     flow, running = FlowRunContext.get(), TaskRunContext.get()
     if running is None and flow is None:

@@ -12,6 +12,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pendulum
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.results import get_result_store
+
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.processing import TaskKey
@@ -45,9 +50,6 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
 
     In a subflow this calls the Prefect API for the parent flow runs.
     """
-    from prefect.context import FlowRunContext, TaskRunContext
-    from prefect.results import get_result_store
-
     flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
     flow_run = flow_context.flow_run if flow_context is not None else None
     task_run = task_context.task_run if task_context is not None else None
@@ -74,8 +76,6 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
         again = _may_be_a_later_try(task_run)
         begin = _earliest(task_run.created, task_run.expected_start_time, task_run.start_time)
     if again and begin is None:  # Better to search for long than to charge twice.
-        import pendulum
-
         begin = pendulum.now("UTC").subtract(years=1)
     parts = ["prefect", *path, name, os.fspath(label)]
     scope = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
@@ -88,8 +88,6 @@ def retried_by_itself() -> bool:
 
     In that case nobody has looked at failed documents, whose pages may have been charged.
     """
-    from prefect.context import FlowRunContext, TaskRunContext
-
     flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
     if task_context is not None and task_context.task_run.run_count > 1:
         return True
@@ -117,7 +115,6 @@ def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
     flow_runs = [flow_run]
     if flow_run.parent_task_run_id is None:
         return [str(flow_run.id)], flow_runs
-    from prefect.client.orchestration import get_client
 
     calls: list[str] = []
     with get_client(sync_client=True) as client:
@@ -134,6 +131,4 @@ def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
 
 
 def _earliest(*times: datetime.datetime | None) -> DateTime | None:
-    import pendulum
-
     return min((pendulum.instance(time) for time in times if time is not None), default=None)

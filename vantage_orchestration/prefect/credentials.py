@@ -8,7 +8,10 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+import httpx
 from prefect.blocks.abstract import CredentialsBlock
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from pydantic import (
     ConfigDict,
     Field,
@@ -262,10 +265,6 @@ class VantageCredentials(CredentialsBlock):
         The HTTP stack calls this in any thread, even while an event loop runs in it. So it uses a
         separate blocking client: that of a run may already be closed.
         """
-        import httpx
-        from prefect.client.orchestration import get_client
-        from prefect.exceptions import ObjectNotFound
-
         name = self._block_document_name or ""
         try:
             # With settings, even empty ones, get_client does not return the run's own client.
@@ -331,8 +330,6 @@ def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
         ConfigurationError: There is no such block, it can't be used as it is, or the Prefect API
             does not answer.
     """
-    import httpx
-
     try:
         load, store = load_credentials(name).sources()
     except (httpx.HTTPError, OSError, RuntimeError) as error:

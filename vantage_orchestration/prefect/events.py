@@ -29,11 +29,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventIDFilter
+
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
-    from prefect.events import Event
-
     from vantage_orchestration.processing.manifest import Manifest
 
 __all__ = [
@@ -89,8 +92,6 @@ class TransactionEvent:
 
     def to_prefect(self) -> Event:
         """Return it as a Prefect event that relates to the running flow run and task run."""
-        from prefect.events import Event
-
         resource = {
             "prefect.resource.id": f"{PREFIX}.{self.transaction_id}",
             "prefect.resource.name": f"ABBYY Vantage transaction {self.transaction_id}",
@@ -211,8 +212,6 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
     Raises:
         httpx.HTTPError: The Prefect API does not answer, or refuses.
     """
-    from prefect.client.orchestration import get_client
-
     unique = {event.id: event for event in events}
     names = list(unique)
     with get_client(sync_client=True) as client:
@@ -227,16 +226,12 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
 
 def _stored(client: Any, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Return the ids for which the server has an event."""
-    from prefect.events.filters import EventFilter, EventIDFilter
-
     filter_ = EventFilter(id=EventIDFilter(id=list(names)))
     return {event.id for event in client.read_events(filter_, limit=_TOGETHER).events}
 
 
 def _related() -> list[dict[str, str]]:
     """Return the running flow and task in the form in which Prefect relates its own events."""
-    from prefect.context import FlowRunContext, TaskRunContext
-
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     found = []
     flow_run = flow.flow_run if flow is not None else None

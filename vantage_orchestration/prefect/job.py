@@ -5,14 +5,32 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
+from prefect.context import FlowRunContext, TaskRunContext
+
 from vantage_orchestration import arguments
+from vantage_orchestration.prefect.artifacts import (
+    BatchProgress,
+    DocumentsTable,
+    review_began,
+    review_ended,
+)
 from vantage_orchestration.prefect.context import retried_by_itself, task_key
+from vantage_orchestration.prefect.events import (
+    TransactionEvent,
+    emit,
+    emit_outcome,
+    emit_submitted,
+)
+from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
 from vantage_orchestration.processing.summary import (
     files_by_id,
     lines_of_start,
@@ -20,23 +38,15 @@ from vantage_orchestration.processing.summary import (
     summary_of_wait,
 )
 from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import PeopleNeeded, Wait, wait_here, wait_in_loop
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
-    from vantage_orchestration.prefect.artifacts import DocumentsTable
     from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.waiting import (
-        Observation,
-        Outcome,
-        PeopleNeeded,
-        SharedPoller,
-        Wait,
-        WaitRules,
-    )
+    from vantage_orchestration.waiting import Observation, Outcome, SharedPoller, WaitRules
 
 __all__ = ["UNDO", "Caller", "Reporter", "StartedTransactions", "in_run"]
 
@@ -46,8 +56,6 @@ UNDO = "abbyy_vantage"
 
 def in_run() -> bool:
     """Return whether a Prefect flow or task is running here."""
-    from prefect.context import FlowRunContext, TaskRunContext
-
     return TaskRunContext.get() is not None or FlowRunContext.get() is not None
 
 
@@ -96,8 +104,6 @@ class Caller:
         """
         origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
-            import uuid
-
             return cls(TaskKey(f"prefect/{uuid.uuid4()}"), Ledger(), origin[:8], "")
         key = task_key(json.dumps(dict(options.registration_parameters), sort_keys=True))
         number = _number_of_call()
@@ -126,8 +132,6 @@ class Caller:
         Raises:
             ConfigurationError: An input is missing, is a folder, or matches no file.
         """
-        from vantage_orchestration.processing.files import files_of
-
         return files_of(
             inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty, output=output
         )
@@ -139,7 +143,6 @@ class Caller:
         between tries. If a later try was given other inputs, the number of the call identifies it.
         """
         from vantage_orchestration.processing.job import Job, job_token
-        from vantage_orchestration.processing.manifest import Manifest
 
         token = job_token(self.key.scope, f"{self.origin}-{self.number}")
         job, manifest = Job.load(output), Manifest.load(output)
@@ -153,8 +156,6 @@ class Caller:
 
 
 def _number_of_call() -> str:
-    from prefect.context import TaskRunContext
-
     task = TaskRunContext.get()
     number = task.task_run.dynamic_key if task is not None else ""
     return number if number.isdecimal() else ""
@@ -193,8 +194,6 @@ class Reporter:
         self._progress: Any = None
         self._table: DocumentsTable | None = None
         if self._active and len(ids) > 1:
-            from vantage_orchestration.prefect.artifacts import BatchProgress
-
             self._progress = BatchProgress(len(ids))
 
     def started(self, parts: Sequence[Part], *, shown: bool = False) -> None:
@@ -210,13 +209,8 @@ class Reporter:
         ids = [part.transaction_id for part in parts if not part.landed]
         new = not any(part.earlier for part in parts)
         if self._active and ids:
-            from vantage_orchestration.prefect.events import emit_submitted
-
             emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
         if self._active and ids and shown:
-            from vantage_orchestration.prefect.artifacts import DocumentsTable
-            from vantage_orchestration.processing.manifest import UnfinishedEntry
-
             self._table = DocumentsTable(
                 UnfinishedEntry(each.transaction_id, Status.PROCESSING.value, sources=each.sources)
                 for each in parts
@@ -230,8 +224,6 @@ class Reporter:
             ids: Transactions.
             rules: Limits and polling intervals.
         """
-        from vantage_orchestration.waiting import wait_here
-
         return wait_here(
             self._client,
             wait := self._wait(ids, rules),
@@ -251,9 +243,6 @@ class Reporter:
             ids: Transactions.
             rules: Limits and polling intervals.
         """
-        import anyio.to_thread
-
-        from vantage_orchestration.waiting import PeopleNeeded, wait_in_loop
 
         wait = self._wait(ids, rules)
         while True:
@@ -270,8 +259,6 @@ class Reporter:
             wait.notified(answer)
 
     def _wait(self, ids: Sequence[str], rules: WaitRules) -> Wait:
-        from vantage_orchestration.waiting import Wait
-
         return Wait(ids, rules, time.time(), files=self._files)
 
     def changed(self, seen: Observation) -> None:
@@ -289,8 +276,6 @@ class Reporter:
         self._log("%s", wait.words_of_people(needed))
         self._reviews = True
         if self._active:
-            from vantage_orchestration.prefect.artifacts import review_began
-
             review_began(
                 ids,
                 server=self._server,
@@ -312,8 +297,6 @@ class Reporter:
         over = [each for each in outcome.statuses if each not in outcome.in_review]
         self._reviewed(over)
         if self._active:
-            from vantage_orchestration.prefect.events import TransactionEvent, emit
-
             failed = [each for each, status in outcome.statuses.items() if status.is_failure]
             done = outcome.with_status(Status.PROCESSED) if processed else []
             emit(
@@ -329,8 +312,6 @@ class Reporter:
 
     def _reviewed(self, ids: Sequence[str]) -> None:
         if self._active and self._reviews and ids:
-            from vantage_orchestration.prefect.artifacts import review_ended
-
             review_ended(ids)
 
     def finished(self, manifest: Manifest, output: Location) -> None:
@@ -342,9 +323,6 @@ class Reporter:
         """
         self._log("%s", summary(manifest, output.url))
         if self._active:
-            from vantage_orchestration.prefect.artifacts import DocumentsTable
-            from vantage_orchestration.prefect.events import emit_outcome
-
             over = [each.transaction_id for each in manifest.transactions]
             self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
             emit_outcome(manifest, server=self._server)

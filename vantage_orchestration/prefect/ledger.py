@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from prefect.filesystems import SMB, LocalFileSystem, RemoteFileSystem
+from prefect.results import get_default_result_storage
+
 from vantage_orchestration.processing.ledger import (
     FOLDER,
     Change,
@@ -20,6 +23,7 @@ from vantage_orchestration.processing.ledger import (
     LedgerStore,
     NumberedLedgers,
 )
+from vantage_orchestration.storage import Location
 
 if TYPE_CHECKING:
     from prefect.results import ResultStore
@@ -97,10 +101,6 @@ def _name_of_run(run_id: str) -> str:
 
 
 def _store_in(results: ResultStore, attempt: int) -> LedgerStore:
-    from prefect.filesystems import SMB, LocalFileSystem, RemoteFileSystem
-    from prefect.results import get_default_result_storage
-
-    from vantage_orchestration.storage import Location
 
     storage: Any = results.result_storage
     if storage is None:

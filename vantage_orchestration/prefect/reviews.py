@@ -19,11 +19,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
+from prefect.flow_runs import resume_flow_run, suspend_flow_run
 
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.artifacts import review_ended
+from vantage_orchestration.prefect.credentials import VantageCredentials
+from vantage_orchestration.waiting import Watcher
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -53,8 +61,6 @@ def check_can_suspend(block: str) -> FlowRun:
     Raises:
         ConfigurationError: Prefect can't suspend the running flow, or nothing could resume it.
     """
-    from prefect.context import FlowRunContext, TaskRunContext
-
     context = FlowRunContext.get()
     flow_run = context.flow_run if context is not None else None
     if flow_run is None or TaskRunContext.get() is not None:
@@ -91,9 +97,6 @@ def suspend_for_review(
     Raises:
         ConfigurationError: See :func:`check_can_suspend`.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.flow_runs import suspend_flow_run
-
     flow_run, now = check_can_suspend(block), time.time()
     since = _clocks(flow_run.labels, transaction_ids, now)
     labels: dict[str, bool | int | float | str] = {
@@ -136,8 +139,6 @@ def resume_reviewed() -> int:
             The next run makes up for it.
         ValueError: A block no longer exists.
     """
-    from prefect import get_run_logger
-
     log = get_run_logger()
     waiting: dict[str, list[_Waiting]] = {}
     for each in _suspended():
@@ -181,14 +182,6 @@ class _Waiting:
 
 
 def _suspended() -> Iterator[_Waiting]:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterState,
-        FlowRunFilterStateName,
-    )
-    from prefect.client.schemas.sorting import FlowRunSort
-
     suspended = FlowRunFilter(
         state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
     )
@@ -209,9 +202,6 @@ def _suspended() -> Iterator[_Waiting]:
 
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
     """Return the transactions that do not wait for a person now."""
-    from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.waiting import Watcher
-
     credentials = VantageCredentials.load(block)
     if not isinstance(credentials, VantageCredentials):
         raise TypeError("this can't be called from a coroutine")
@@ -224,9 +214,6 @@ def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
 
 
 def _resume(run: _Waiting, log: Any) -> bool:
-    from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
-    from prefect.flow_runs import resume_flow_run
-
     try:
         resume_flow_run(run.flow_run_id)
     except FlowPauseTimeout:

@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_type_hints
 
+import anyio.to_thread
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import (
     BaseModel,
@@ -29,18 +30,21 @@ from vantage_orchestration.prefect.credentials import (
     reading_block,
 )
 from vantage_orchestration.prefect.forms import block_field
+from vantage_orchestration.prefect.job import Caller, Reporter
 from vantage_orchestration.processing.outcome import (
     check_outcome,
     check_quality,
     outcome_of,
     result_of,
 )
+from vantage_orchestration.processing.routing import output_of
 from vantage_orchestration.processing.summary import summary
+from vantage_orchestration.results import fetch_fields
 from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import SharedPoller, WaitRules
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.prefect.job import Reporter
     from vantage_orchestration.waiting import Outcome
 
 __all__ = ["VantageSkill", "VantageTransaction"]
@@ -138,7 +142,6 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             ConfigurationError: The file, the skill or a parameter is invalid. Nothing was sent.
             VantageError: A request failed. The next try continues.
         """
-        from vantage_orchestration.prefect.job import Caller, Reporter
         from vantage_orchestration.processing.job import submit_files
         from vantage_orchestration.processing.skills import skill_id_of
 
@@ -250,9 +253,6 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: A limit was reached. The transaction keeps running; you can wait for it
                 again.
         """
-        from vantage_orchestration.prefect.job import Reporter
-        from vantage_orchestration.waiting import WaitRules
-
         with self._client() as client:
             skill_id = self._skill_id(client)
             reporter = Reporter(client, skill_id, self.logger.info)
@@ -265,9 +265,6 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         All waits of an event loop with the same block share their requests.
         """
-        from vantage_orchestration.prefect.job import Reporter
-        from vantage_orchestration.waiting import SharedPoller, WaitRules
-
         credentials = await _in_thread(lambda: load_credentials(self._credentials))
         context = contextvars.copy_context()
 
@@ -298,8 +295,6 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             ConfigurationError: It was not processed yet.
             NotFound: It was deleted.
         """
-        from vantage_orchestration.results import fetch_fields
-
         with self._client() as client:
             transaction = client.get_transaction(self.transaction_id)
             if transaction.status is not Status.PROCESSED:
@@ -330,7 +325,6 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             WaitTimeout: It has not ended yet.
         """
         from vantage_orchestration.processing.job import download
-        from vantage_orchestration.processing.routing import output_of
 
         output, by_class = output_of(output_path)
         ids = [self.transaction_id]
@@ -361,6 +355,4 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
 async def _in_thread(work: Callable[[], T]) -> T:
     """Do blocking work in a thread with the context of the run."""
-    import anyio.to_thread
-
     return await anyio.to_thread.run_sync(work)

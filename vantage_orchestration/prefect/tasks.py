@@ -35,14 +35,18 @@ from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.job import Caller, Reporter, StartedTransactions
 from vantage_orchestration.prefect.retries import RETRIES
+from vantage_orchestration.processing import deleting
+from vantage_orchestration.processing.files import check_output
 from vantage_orchestration.processing.outcome import (
     check_outcome,
     check_quality,
     outcome_of,
     result_of,
 )
+from vantage_orchestration.processing.routing import output_of
 from vantage_orchestration.processing.summary import summary_of_start
 from vantage_orchestration.text import counted
+from vantage_orchestration.waiting import WaitRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,10 +101,7 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry continues.
     """
-    from vantage_orchestration.processing.files import check_output
     from vantage_orchestration.processing.job import begin, finish
-    from vantage_orchestration.processing.routing import output_of
-    from vantage_orchestration.waiting import WaitRules
 
     chosen, (output, by_class) = Options.of(**options), output_of(output_path)
     check_output(output)
@@ -183,7 +184,6 @@ def process_document(
         VantageError: As :func:`process_documents`.
     """
     from vantage_orchestration.processing.document import document_result, submit_one
-    from vantage_orchestration.waiting import WaitRules
 
     one_of("on_review", on_review, ("wait", "fail"))
     chosen = Options.of(on_review=on_review, **options)
@@ -288,8 +288,6 @@ def wait_for_transactions(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry continues.
     """
-    from vantage_orchestration.waiting import WaitRules
-
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     if not ids:
         _logger().warning("There are no transactions to wait for")
@@ -327,7 +325,6 @@ def download_results(
         WaitTimeout: One has not ended yet. Call :func:`wait_for_transactions` first.
     """
     from vantage_orchestration.processing.job import download
-    from vantage_orchestration.processing.routing import output_of
 
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     output, by_class = output_of(output_path)
@@ -374,8 +371,6 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     Raises:
         VantageError: Some were not deleted; the error names them. All others were.
     """
-    from vantage_orchestration.processing import deleting
-
     ids = arguments.transaction_ids(transaction_ids)
     if ids:
         with _client(credentials) as client:

@@ -20,12 +20,23 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentTaskRunId,
+)
+from prefect.logging.loggers import flow_run_logger
+from prefect.results import ResultStore
+
 from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.job import UNDO
+from vantage_orchestration.prefect.ledger import ledgers_of
+from vantage_orchestration.processing.deleting import delete_transactions
 
 if TYPE_CHECKING:
     from prefect import Flow, Task
-    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.transactions import Transaction
 
@@ -80,10 +91,6 @@ def delete_on_cancellation(
     """
 
     def delete_started(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-        from prefect.logging.loggers import flow_run_logger
-        from prefect.results import ResultStore
-
-        from vantage_orchestration.prefect.ledger import ledgers_of
 
         store = cast(
             ResultStore,
@@ -112,9 +119,6 @@ def _delete(
 ) -> None:
     """Delete transactions and remove them from their ledgers, so that no try continues with
     them."""
-    from vantage_orchestration.prefect.credentials import load_credentials
-    from vantage_orchestration.processing.deleting import delete_transactions
-
     ids = dict.fromkeys(each for _, those in noted for each in those)
     if not ids:
         return
@@ -130,13 +134,6 @@ def _delete(
 
 def _runs(flow_run_id: UUID) -> Iterator[UUID]:
     """Yield the ids of a flow run, of its task runs, and of all runs they have called."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterId,
-        FlowRunFilterParentTaskRunId,
-    )
-
     flow_runs = [flow_run_id]
     with get_client(sync_client=True) as client:
         while flow_runs:

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.context import SettingsContext, get_settings_context
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
@@ -50,8 +55,6 @@ class PrefectVariables:
     label = "Prefect Variable"
 
     def __init__(self, settings: SettingsContext, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
         # Copies, since a context of Prefect can be entered only once.
         with settings.model_copy(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             self._settings = get_settings_context().model_copy()
@@ -87,17 +90,12 @@ class PrefectVariables:
 
     def delete(self, name: str) -> None:
         """Remove a value; see :class:`vantage_orchestration.state.Store`."""
-        from prefect.exceptions import ObjectNotFound
-
         with self._client() as client, contextlib.suppress(ObjectNotFound):
             client.delete_variable_by_name(_variable(name))
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[SyncPrefectClient]:
         """Give a client of the server that is meant. All its errors become StateUnavailable."""
-        import httpx
-        from prefect.client.orchestration import get_client
-
         if self._now() < self._silent_until:
             raise StateUnavailable("the Prefect API did not answer a moment ago")
         # Settings of its own also keep get_client from giving the client of the run.
@@ -143,8 +141,6 @@ class VariablesOf:
     @classmethod
     def here(cls) -> VariablesOf:
         """Return that of the Prefect server which the calling code means."""
-        from prefect.settings import PREFECT_API_URL
-
         # Alone of the context: the store outlives the run, and must not keep it in memory.
         return cls(_public(PREFECT_API_URL.value() or ""), get_settings_context())
 
@@ -169,9 +165,6 @@ def _encoded(value: bytes) -> str:
 
 def _update(client: SyncPrefectClient, name: str, text: str) -> bool:
     """Change a Variable; return whether there is one."""
-    import httpx
-    from prefect.client.schemas.actions import VariableUpdate
-
     try:
         client.update_variable(VariableUpdate(name=_variable(name), value=text))
     except httpx.HTTPStatusError as error:
@@ -183,9 +176,6 @@ def _update(client: SyncPrefectClient, name: str, text: str) -> bool:
 
 def _create(client: SyncPrefectClient, name: str, text: str) -> bool:
     """Create a Variable; return whether there was none."""
-    from prefect.client.schemas.actions import VariableCreate
-    from prefect.exceptions import ObjectAlreadyExists
-
     try:
         client.create_variable(VariableCreate(name=_variable(name), value=text))
     except ObjectAlreadyExists:

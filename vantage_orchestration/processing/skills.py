@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration import arguments
@@ -139,8 +140,6 @@ def forget_skills() -> None:
 
 
 def _missing(skills: Sequence[Skill], wanted: str) -> NotFound:
-    from difflib import get_close_matches
-
     # By name and by id, ignoring case; an id is shown together with its name.
     shown = {
         text.lower(): f"{each.name!r} ({each.id})"

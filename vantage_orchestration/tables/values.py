@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from vantage_orchestration.errors import ConfigurationError
@@ -166,8 +167,6 @@ def require_pyarrow() -> None:
     Raises:
         ConfigurationError: pyarrow is not installed.
     """
-    from importlib.util import find_spec
-
     if find_spec("pyarrow") is None:
         raise ConfigurationError(
             "Tables need pyarrow, which is not installed",

@@ -26,6 +26,7 @@ from vantage_orchestration.airflow.masking import amask, mask
 from vantage_orchestration.airflow.testing import refuse_elsewhere
 from vantage_orchestration.airflow.variables import AirflowVariables
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
+from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.secret import Secret
 
 if TYPE_CHECKING:
@@ -129,8 +130,6 @@ class VantageHook(BaseHook):
         Returns:
             Whether the login works, and a message. Only an unavailable login endpoint is retried.
         """
-        from vantage_orchestration.retrying import RetryPolicy
-
         once = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=30.0)
         try:
             refuse_elsewhere(self._load_config())

@@ -15,6 +15,7 @@ from vantage_orchestration.airflow.arguments import ArgumentsMixin, is_template
 from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
+from vantage_orchestration.airflow.context import key_of
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.ledger import check_place, check_stores
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
@@ -33,6 +34,7 @@ from vantage_orchestration.options import (
     template_fields_of,
 )
 from vantage_orchestration.processing.keys import digest_of
+from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
 from vantage_orchestration.processing.summary import (
     files_by_id,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from vantage_orchestration.processing.keys import TaskKey
-    from vantage_orchestration.processing.ledger import Ledger
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Outcome
@@ -121,8 +122,6 @@ class _SendingOperator(_VantageOperator):
         and the run is cleared, the indexes of all following files change. Instead, each
         transaction's key contains names and contents of its files.
         """
-        from vantage_orchestration.airflow.context import key_of
-
         part = json.dumps(dict(self.options.registration_parameters), sort_keys=True)
         key = key_of(context, part, state_path)
         return key if self.durable else replace(key, since=None, stores=())
@@ -133,8 +132,6 @@ class _SendingOperator(_VantageOperator):
         Raises:
             ConfigurationError: The task is durable and has no place for notes.
         """
-        from vantage_orchestration.processing.ledger import Ledger, open_ledger
-
         if not self.durable:
             return Ledger()
         if output is None:

@@ -22,6 +22,7 @@ from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, WaitTimeout
 from vantage_orchestration.options import Sensing, takes
 from vantage_orchestration.processing.summary import summary_of_wait
+from vantage_orchestration.waiting import Watcher
 from vantage_orchestration.waiting.machine import Outcome, Over, Wait
 from vantage_orchestration.waiting.rules import WaitRules
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from typing_extensions import Unpack
 
-    from vantage_orchestration.waiting import Watcher
 
 __all__ = ["VantageTransactionsSensor"]
 
@@ -146,8 +146,6 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
 
     @cached_property
     def _watcher(self) -> Watcher:
-        from vantage_orchestration.waiting import Watcher
-
         # In the mode ``reschedule`` each poll is another process without memory.
         if self.reschedule:
             return Watcher(self.hook.client, settle=0.0)
