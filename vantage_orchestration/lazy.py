@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the public names of a package when they are first used, so that importing it is cheap."""
+"""Loads the public names of a package on first use, so that importing it is cheap."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the requests of one credential on one host below limits that its owner has set.
+"""Keeps the requests of one credential on one host within limits set by its owner.
 
-The service publishes no limits (contract, section 5). So there are none by default. Where some are
-set, all processes of the host share them by files beside the token store: a lock for each request
-that may run, and the moment of the next one. When the server answers 429, all of them pause.
+The service publishes no limits (contract, section 5), so by default there are none. If set, all
+processes of the host share them through files beside the token store: a lock for each concurrent
+request, and the time of the next one. When the server answers 429, all of them pause.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["Throttle", "throttle_of"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds of a pause if the server does not say how long.
+#: Pause in seconds if the server does not give one.
 _PAUSE: Final = 5.0
-#: Seconds: a moment that is further ahead was written before the clock was set back.
+#: Seconds: a time further in the future was written before the clock was set back.
 _FURTHEST: Final = 3600.0
-#: Seconds between two looks for a free slot, shortest and longest.
+#: Seconds between two tries to take a slot, shortest and longest.
 _LOOKS: Final = (0.01, 0.05)
-#: Seconds to wait for the file of the next moment, which nobody holds for long.
+#: Seconds to wait for the lock of the next time, which nobody holds for long.
 _PATIENCE: Final = 60.0
 _random = random.SystemRandom()
 
@@ -44,9 +44,9 @@ class Throttle:
     """The limits of one credential.
 
     Args:
-        place: Where the processes of the host share them.
-        identity: Names the credential.
-        at_once: Requests at the same time; 0 for any number.
+        place: Store that the processes of the host share.
+        identity: Identifies the credential.
+        at_once: Concurrent requests; 0 for any number.
         per_second: Requests per second; 0 for any number.
     """
 
@@ -71,7 +71,7 @@ class Throttle:
             self._start_afresh()  # Other threads of the parent may have held it at the fork.
         with contextlib.ExitStack() as stack:
             if self._slots:
-                # Threads wait here, so that only as many as may send look at the files.
+                # Threads wait here, so that only as many as may send access the files.
                 stack.enter_context(self._own)
                 try:
                     self._take(stack)
@@ -87,7 +87,7 @@ class Throttle:
         """Let all requests of the host wait.
 
         Args:
-            seconds: What the server asks for; None if it does not say.
+            seconds: As asked by the server; None if not given.
         """
         until = time.time() + min(_PAUSE if seconds is None else seconds, _FURTHEST)
         try:
@@ -111,7 +111,7 @@ class Throttle:
             time.sleep(_random.uniform(*_LOOKS))
 
     def _wait(self) -> None:
-        """Wait for the next moment, and for the end of a pause."""
+        """Wait for the next time, and for the end of a pause."""
         if self._interval:
             with self._place.lock(self._next, _PATIENCE):
                 turn = max(time.time(), self._read(self._next))
@@ -121,7 +121,7 @@ class Throttle:
             _sleep_until(until)
 
     def _read(self, name: str) -> float:
-        """Return a moment in seconds since the epoch; 0 for none."""
+        """Return a time in seconds since the epoch; 0 for none."""
         try:
             moment = float(self._place.read(name) or 0.0)
         except ValueError:
@@ -148,7 +148,7 @@ def throttle_of(config: VantageConfig) -> Throttle | None:
     if not at_once and not per_second:
         return None
     place = config.tokens.store_path
-    # One account has the same slots and moments whatever its limits are in another connection.
+    # One account has the same slots and times, even if another connection sets other limits.
     identity = json.dumps(config.credentials.account)
     key = (identity, place, at_once, per_second)
     with _lock:

@@ -375,7 +375,7 @@ def test_failed_transaction(scene: Scene, first: Phase, second: Phase) -> None:
     (failed,) = first.of("failing-2")
     text = "TransactionFailed: 1 of 2 transactions failed: 'failing-2.pdf' (transaction "
     assert text + failed["id"] in scene.log("failing")
-    assert "clear or run the task again; only these are sent anew" in scene.log("failing")
+    assert "clear or run the task again; only these are sent again" in scene.log("failing")
     manifest = json.loads((scene.output / "failing" / "manifest.json").read_text())
     assert scene.landed("failing") == ["failing-1"]
     (entry,) = manifest["failed"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a warning about this package's connection type out of Airflow's logs.
 
-Airflow warns that a connection type must not contain an underscore whenever it writes a connection
-as a URI, and its servers do that at each lookup. The URI itself is right: Airflow replaces the
-underscore by a hyphen. So the warning tells nobody anything, and fills the triggerer's log.
+Airflow warns about the underscore in a connection type whenever it writes a connection as a URI,
+and its servers do that at each lookup. The URI itself is correct: Airflow replaces the underscore
+with a hyphen. So the warning is useless and fills the triggerer's log.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NOBODY.addFilter(lambda record: False)
 
 
 def quieten() -> None:
-    """Keep the warning out of this process's logs; those about other types stay."""
+    """Keep the warning out of this process's logs; warnings about other types stay."""
     # Below 3.2, where workers and triggers write connections as URIs too.
     logging.getLogger("airflow.sdk.definitions.connection").addFilter(_is_another)
-    # Of the servers. Other processes have not loaded it, and must not for this.
+    # In servers. Other processes have not loaded it, and must not load it for this.
     kind: Any = getattr(sys.modules.get("airflow.models.connection"), "Connection", None)
     if kind is None or hasattr(kind.get_uri, "__wrapped__"):
         return

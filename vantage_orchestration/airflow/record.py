@@ -36,7 +36,7 @@ class Details:
         classes: Names of the classes of its documents.
         pages: Its pages.
         rules: Number of business rules that its documents break.
-        reason: Why it failed, in the service's words.
+        reason: Why it failed, as reported by the service.
         folder: Folder of its results.
         deadline: When the task stops waiting for its review, in seconds since the epoch.
     """
@@ -56,7 +56,7 @@ class Details:
 
     @classmethod
     def read(cls, data: Any) -> Details:
-        """Read what :meth:`to_json` returned, or what somebody else has written."""
+        """Read the result of :meth:`to_json`, or what somebody else has written."""
         known: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
         texts = {
             name: str(known.get(name, ""))[:_LONGEST]
@@ -181,5 +181,5 @@ def _landed(entry: TransactionManifest) -> Details:
 
 def _number(value: Any) -> float | None:
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Years up to 9999, and no number of pages is larger.
+    # Enough for years up to 9999 and for any number of pages.
     return value if known and math.isfinite(value) and 0 <= value < 2.5e11 else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``airflow providers hooks`` lists where Airflow is too old for the hook.
+"""The entry of ``airflow providers hooks`` if Airflow is too old for the hook.
 
-Airflow 2 shows an import error of a hook class as "Error when importing hook!" and no more. So its
-provider manager gets a class that can be imported, whose name says what is wrong.
+Airflow 2 shows an import error of a hook class only as "Error when importing hook!". So its
+provider manager gets an importable class whose name says what is wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class VantageHook:
     """Stands in for the hook.
 
     Raises:
-        ImportError: Airflow is too old, or there is none.
+        ImportError: Airflow is too old or not installed.
     """
 
     conn_name_attr = CONN_NAME_ATTR

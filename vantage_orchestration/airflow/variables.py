@@ -32,7 +32,7 @@ _PAUSE: Final = 300.0
 
 
 class AirflowVariables:
-    """Keeps values as Airflow Variables, for tasks, triggers and Airflow's own servers.
+    """Stores values as Airflow Variables, for tasks, triggers and Airflow's own servers.
 
     Tasks and triggers access the Variables through their supervisor; the API server and commands
     such as ``airflow connections test`` use the database.
@@ -60,10 +60,10 @@ class AirflowVariables:
     def create(self, name: str, value: bytes) -> bool:
         """Set the Variable if there is none; see :class:`vantage_orchestration.state.Store`.
 
-        Airflow can only set a Variable, whoever has set it before. So it is read once more, after
-        the time that another host may take to set it as well: of several, the one that was last
-        has created it. That is longer than a request takes, so only a host that hangs between its
-        two requests can make two of them believe so.
+        Airflow can set a Variable, but not create it exclusively. So it is read again after the
+        time that another host may take to set it too: the last writer has created it. That time is
+        longer than a request, so two hosts can both succeed only if one hangs between its two
+        requests.
         """
         begun = time.monotonic()
         if self.read(name) is not None:

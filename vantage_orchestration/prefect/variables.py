@@ -41,15 +41,15 @@ _PASSING = frozenset({408, 429, 502, 503})
 
 
 class PrefectVariables:
-    """Keeps values as Prefect Variables, named :data:`PREFIX` and the value's name.
+    """Stores values as Prefect Variables, named :data:`PREFIX` and the value's name.
 
-    They are kept in base64. What Prefect takes is enough for tokens of up to about 3500 characters;
-    a longer one stays in the memory of its process.
+    They are stored in base64. Prefect's limit allows tokens of up to about 3500 characters; a
+    longer one stays in the memory of its process.
 
     Args:
-        settings: Says which Prefect server is meant. Needed since a login runs in a thread of its
-            own, which knows nothing of the run's settings.
-        clock: Steady time.
+        settings: Identifies the Prefect server. It is needed because a login runs in a separate
+            thread without the run's settings.
+        clock: Monotonic time.
     """
 
     label = "Prefect Variable"
@@ -76,14 +76,14 @@ class PrefectVariables:
         """Write a value; see :class:`vantage_orchestration.state.Store`."""
         text = _encoded(value)
         with self._client() as client:
-            # Where it is created by another host in between, it is there to be changed then.
+            # If another host creates it in between, it can be changed then.
             if not _update(client, name, text) and not _create(client, name, text):
                 _update(client, name, text)
 
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
 
-        Of several hosts that try at the same moment, exactly one succeeds.
+        If several hosts try at the same moment, exactly one succeeds.
         """
         with self._client() as client:
             return _create(client, name, _encoded(value))
@@ -95,10 +95,10 @@ class PrefectVariables:
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[SyncPrefectClient]:
-        """Give a client of the server that is meant. All its errors become StateUnavailable."""
+        """Yield a client of the server. All its errors become StateUnavailable."""
         if self._now() < self._silent_until:
             raise StateUnavailable("the Prefect API did not answer a moment ago")
-        # Settings of its own also keep get_client from giving the client of the run.
+        # With settings, get_client does not return the client of the run.
         settings = {
             "timeout": httpx.Timeout(_PATIENCE, connect=_CONNECT),
             "event_hooks": {"response": [_refuse_to_wait]},
@@ -125,10 +125,10 @@ class PrefectVariables:
 
 @dataclass(frozen=True)
 class VariablesOf:
-    """Makes the store of one Prefect server.
+    """Creates the store of one Prefect server.
 
-    Equal for equal servers, and so is its ``repr``, so that all blocks of a process share one token
-    source.
+    Equal servers give equal objects with equal ``repr``, so that all blocks of a process share one
+    token source.
 
     Args:
         server: Address of the Prefect API, without a user's name.
@@ -140,8 +140,8 @@ class VariablesOf:
 
     @classmethod
     def here(cls) -> VariablesOf:
-        """Return that of the Prefect server which the calling code means."""
-        # Alone of the context: the store outlives the run, and must not keep it in memory.
+        """Return the object for the Prefect server of the calling code."""
+        # Only the settings: the store outlives the run and must not keep its context in memory.
         return cls(_public(PREFECT_API_URL.value() or ""), get_settings_context())
 
     def __call__(self) -> PrefectVariables:
@@ -184,7 +184,7 @@ def _create(client: SyncPrefectClient, name: str, text: str) -> bool:
 
 
 def _refuse_to_wait(response: httpx.Response) -> None:
-    """Raise StateUnavailable at an answer after which Prefect's client would wait."""
+    """Raise StateUnavailable for a status after which Prefect's client would wait."""
     if response.status_code in _PASSING:
         raise StateUnavailable(f"the Prefect API answered {response.status_code}")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts about the service that the processes of a host share for some minutes.
 
-Each lies in a small file beside the tokens of the file store, which nobody but its owner can read.
-It holds no secret. Where there is no such folder, each process finds out for itself.
+Each is in a small file beside the tokens of the file store, which only its owner can read. It
+contains no secret. Without such a folder, each process finds the facts itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION: Final = 1
-#: Seconds to wait for another process that finds the same out.
+#: Seconds to wait for another process that is finding the same fact.
 _PATIENCE: Final = 300.0
 
 
@@ -36,9 +36,9 @@ class HostNote:
     """One fact.
 
     Args:
-        client: Client; each account has notes of its own.
-        about: What it is about.
-        kept: Seconds for which it is believed.
+        client: Client; each account has separate notes.
+        about: Subject of the note.
+        kept: Seconds for which it is valid.
     """
 
     def __init__(self, client: VantageClient, *about: str, kept: float) -> None:
@@ -48,7 +48,7 @@ class HostNote:
         self._kept = kept
 
     def read(self, parse: Callable[[Any], T]) -> T | None:
-        """Return what ``parse`` makes of the note; None if there is none that is new enough."""
+        """Return the result of ``parse`` for the note; None if there is no valid one."""
         try:
             data = self._place.read(self._name)
             note = None if data is None else json.loads(data)
@@ -73,7 +73,7 @@ class HostNote:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep others of this host from finding the same out meanwhile, as far as possible."""
+        """Keep other processes of this host from finding the same fact meanwhile, if possible."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._place.lock(self._name, _PATIENCE))

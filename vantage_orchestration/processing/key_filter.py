@@ -29,19 +29,19 @@ __all__ = ["ENCODINGS", "GUESS", "Proof", "disprove", "forget_proofs", "is_known
 
 #: Encodings of the filter, the manual's example first.
 ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
-#: Listed transactions among which one with a registration parameter is sought.
+#: Listed transactions to search for one with a registration parameter.
 _SAMPLE: Final = 20
 #: Seconds for which a host believes what it has learnt.
 _KEPT: Final = 600.0
-#: Seconds for which it believes that nothing could be learnt: a transaction may be listed soon.
+#: Seconds until a test without a result is repeated: a suitable transaction may be listed soon.
 _UNKNOWN_FOR: Final = 30.0
 
 
 class Proof(NamedTuple):
-    """What the control has shown.
+    """The result of the test.
 
     Attributes:
-        encoding: Encoding in which the server understands the filter.
+        encoding: Encoding that the server understands.
         any_value: Whether it also finds a key without a value.
     """
 
@@ -53,7 +53,7 @@ class Proof(NamedTuple):
         return {"parameters": {KEY_PARAMETER: key}, "parameter_encoding": self.encoding}
 
 
-#: What the manual's example says, before anything is shown.
+#: The manual's example, before any test.
 GUESS: Final = Proof(ENCODINGS[0], any_value=True)
 
 _proofs: dict[tuple[str, ...], tuple[Proof | None, float]] = {}
@@ -72,14 +72,14 @@ def is_known(client: VantageClient) -> bool:
 def proof_of(
     client: VantageClient, start: DateTime, encodings: Sequence[str] = ENCODINGS
 ) -> Proof | None:
-    """Return how the server filters; None if that could not be shown.
+    """Return how the server filters; None if the test has no result.
 
-    Takes two to five requests, of a few entries each, the first time in ten minutes.
+    It takes two to five requests, of a few entries each, once in ten minutes.
 
     Args:
         client: Client.
-        start: From which time of making on a listed transaction is sought.
-        encodings: Those that may be right.
+        start: Earliest creation time of transactions to use for the test.
+        encodings: Encodings that may be right.
     """
     account = client.config.credentials.account
     if not is_known(client):
@@ -113,7 +113,7 @@ def _read(data: Any) -> tuple[Proof | None, float]:
 
 
 def forget_proofs() -> None:
-    """Forget what was learnt, so that the servers are tried again."""
+    """Forget all results, so that the servers are tested again."""
     _proofs.clear()
 
 

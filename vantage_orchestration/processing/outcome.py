@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the end of a wait means: results, a failure, or a person who is needed."""
+"""Evaluates the end of a wait: results, a failure, or a person who is needed."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ __all__ = [
     "result_of",
 ]
 
-#: Transactions or documents that an error names, and broken rules of each; more are counted.
+#: Transactions or documents named in an error, and broken rules of each; the rest is counted.
 _SHOWN = 5
 _RULES = 3
 
 
 def outcome_of(manifest: Manifest, timed_out: str | None = None) -> Outcome:
-    """Return what a manifest says, which was made after the wait had ended.
+    """Return the outcome described by a manifest that was written after the wait.
 
     Args:
         manifest: Manifest of the job.
-        timed_out: Which limit was reached, if one was. It does not count if all have ended since.
+        timed_out: Which limit was reached, if any. It is ignored if all have ended since.
     """
     rest = [*manifest.pending, *manifest.failed]
     landed = [each.transaction_id for each in manifest.transactions]
@@ -69,19 +69,20 @@ def check_outcome(
     on_failed: str = "fail",
     client: VantageClient | None = None,
 ) -> None:
-    """Raise what the outcome of a task calls for.
+    """Raise the error for the outcome of a task, if there is one.
 
     Args:
-        outcome: How the waiting ended.
+        outcome: The outcome of the wait.
         on_review: What the task does when a person is needed; ``fail`` makes that an error.
-        on_failed: What the task does when transactions failed; ``return`` makes that no error.
-        client: Asks for files and reasons that the outcome does not hold, for the error's text.
+        on_failed: What the task does when transactions failed; with ``return`` that is not an
+            error.
+        client: Reads files and reasons that the outcome lacks, for the error's text.
 
     Raises:
         TransactionFailed: One or more ended as Failed, or were deleted meanwhile.
         TransactionCanceled: One or more were cancelled.
         ReviewNeeded: A person is needed and ``on_review`` is ``fail``.
-        WaitTimeout: A limit was reached; a new try goes on.
+        WaitTimeout: A limit was reached; a retry continues.
     """
     kind: type[VantageError]
     canceled = outcome.with_status(Status.CANCELED)
@@ -93,27 +94,29 @@ def check_outcome(
         if canceled:
             what += f" (and {counted(len(canceled), 'was', 'were')} cancelled)"
         hint = (
-            "Their pages may have been charged, so they are not sent again by themselves. Check"
-            " files and skill, then clear or run the task again; only these are sent anew"
+            "Their pages may have been charged, so they are not sent again automatically. Check"
+            " files and skill, then clear or run the task again; only these are sent again"
         )
     elif on_failed == "fail" and (ids := canceled):
         kind = TransactionCanceled
         what = f"{len(ids)} of {count} transactions were cancelled in ABBYY Vantage"
-        hint = "Clear or run the task again to send these anew"
+        hint = "Clear or run the task again to send these again"
     elif outcome.in_review and on_review == "fail":
-        # Before a limit: others may not have ended, since the waiting stopped at the first review.
+        # Checked before a limit: others may not have ended, since the wait stopped at the first
+        # review.
         ids = list(outcome.in_review)
         kind = ReviewNeeded
         what = f"{counted(len(ids), 'transaction waits', 'transactions wait')} for a manual review"
         hint = (
-            "Review them in ABBYY Vantage, then clear or run the task again; it goes on from there"
+            "Review them in ABBYY Vantage, then clear or run the task again; it continues from"
+            " there"
         )
     elif outcome.timed_out is not None:
         ids = outcome.open
         kind, what = WaitTimeout, outcome.timed_out
         hint = (
-            "ABBYY Vantage goes on, and the next try finds them again. Documents in manual review"
-            " are reviewed in ABBYY Vantage"
+            "ABBYY Vantage continues, and the next try finds them again. Manual reviews are done"
+            " in ABBYY Vantage"
         )
     else:
         return
@@ -142,7 +145,7 @@ def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | Non
 def _told(
     ids: Sequence[str], statuses: Mapping[str, Status], details: Mapping[str, UnfinishedEntry]
 ) -> str:
-    """Return which documents they are and what the service says of them, after a colon."""
+    """Return the documents and the service's reasons, after a colon."""
     texts = []
     for each in ids[:_SHOWN]:
         entry = details.get(each)
@@ -159,11 +162,11 @@ def _told(
 
 
 def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
-    """Return what a task tells of its job: ``manifest`` (its URL), and the numbers of all things.
+    """Return the result of a task: ``manifest`` (its URL) and the counts.
 
     Args:
         manifest: Manifest of the job.
-        output: The folder it is in.
+        output: Its folder.
     """
     from vantage_orchestration.processing.names import MANIFEST
 
@@ -171,7 +174,7 @@ def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
 
 
 def numbers_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the numbers of all things in a manifest."""
+    """Return all counts of a manifest."""
     return {
         **manifest.counts,
         "by_class": manifest.by_class,
@@ -181,16 +184,16 @@ def numbers_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def check_quality(manifest: Manifest, place: str, options: Options) -> None:
-    """Raise if documents are not good enough, and the task is to fail then.
+    """Raise if documents are not good enough and the task is set to fail in that case.
 
     Args:
         manifest: Manifest of the job.
-        place: Where it is, for the error's text.
-        options: What the task is to do.
+        place: Its location, for the error's text.
+        options: Options of the task.
 
     Raises:
         RulesBroken: A document breaks a business rule.
-        LowQuality: A field is missing or too uncertain. The results are there nevertheless.
+        LowQuality: A field is missing or too uncertain. The results have landed.
     """
     if options.on_low_quality != "fail":
         return
@@ -215,7 +218,7 @@ def check_quality(manifest: Manifest, place: str, options: Options) -> None:
     raise LowQuality(
         f"{len(found)} of {manifest.counts['documents']} documents are not good enough: "
         + "; ".join(texts),
-        hint=f"The results have landed; {place} names all findings. To go on with them, set"
+        hint=f"The results have landed; {place} names all findings. To continue with them, set"
         " on_low_quality to flag or quarantine",
     )
 
@@ -225,10 +228,10 @@ def check_rules(manifest: Manifest, place: str) -> None:
 
     Args:
         manifest: Manifest of the job.
-        place: Where it is, for the error's text.
+        place: Its location, for the error's text.
 
     Raises:
-        RulesBroken: One does. The results are there nevertheless.
+        RulesBroken: A document breaks a rule. The results have landed.
     """
     broken = [
         (entry, number, document.rule_errors)

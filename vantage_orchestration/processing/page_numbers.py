@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads from the list of completed transactions what only it says: pages and time of making."""
+"""Reads pages and creation times, which only the list of completed transactions contains."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = ["Made", "listed_as_completed"]
 
 log = logging.getLogger(__name__)
 
-#: Up to so many transactions are asked for by their own keys.
+#: Up to this number, transactions are searched by their own keys.
 _FEW: Final = 3
-#: Entries that one look reads at the most.
+#: Most entries to read with one filter.
 _MOST_LOOKED_AT: Final = 5 * LONGEST_PAGE
-#: Seconds around the time of making: between the clocks of two well-kept machines, of any two that
+#: Seconds around the creation time: between the clocks of two well-kept machines, of any two that
 #: work, and of those that do not.
 _CLOSE, _NEAR, _FAR = 5.0, 600.0, 86400.0
 
 
 class Made(NamedTuple):
-    """What is known of the making of a transaction.
+    """What is known of the creation of a transaction.
 
     Attributes:
-        key: Its key; empty if it is not known.
-        at: When it was made, in seconds since the epoch by this machine's clock; 0 if not known.
+        key: Its key; empty if unknown.
+        at: When it was created, in seconds since the epoch by this machine's clock; 0 if unknown.
     """
 
     key: str = ""
@@ -54,19 +54,19 @@ class _Look(NamedTuple):
 def listed_as_completed(
     client: VantageClient, made: Mapping[str, Made], *, skill_id: str | None
 ) -> dict[str, ListedTransaction]:
-    """Return what the list of completed transactions says of some of them: pages, time of making.
+    """Return the entries of some transactions in the list of completed ones: pages, creation time.
 
-    A few are asked for by their keys, more by the minutes in which they were made and by the name
-    of our key. So other people's transactions cost nothing, and it does not matter in which order
-    they are listed. Only a server that leaves the filter out, or misreads it, takes a second look.
+    A few are searched by their keys, more by the minutes of their creation and the name of our key.
+    So other people's transactions cost nothing, and the order of the list does not matter. Only a
+    server that ignores or misreads the filter needs a second request.
 
     Args:
         client: Client.
-        made: Id to what is known of its making.
+        made: Id to what is known of its creation.
         skill_id: Their skill, if all have the same.
 
     Returns:
-        Id in lower case to entry. What is not listed (yet) is missing.
+        Id in lower case to entry. Transactions that are not listed yet are missing.
     """
     wanted = {name.lower(): each for name, each in made.items()}
     found: dict[str, ListedTransaction] = {}
@@ -83,7 +83,7 @@ def listed_as_completed(
         try:
             _read(client, filters, wanted, found)
         except BadRequest as error:
-            # Of the filter, or of a time that has not come yet by the server's clock.
+            # Because of the filter, or of a time in the future by the server's clock.
             log.debug("The list of completed transactions was refused: %s", error)
     return found
 
@@ -111,7 +111,7 @@ def _window(wanted: Mapping[str, Made], margin: float) -> tuple[DateTime, DateTi
     times = [pendulum.from_timestamp(each.at) for each in wanted.values()]
     start = max(min(times).subtract(seconds=margin), now.subtract(days=RETENTION_DAYS + 1))
     end = max(times).add(seconds=margin)
-    # The server takes its own present, whatever this machine's clock says.
+    # The server uses its own current time, whatever this machine's clock says.
     return start, end if start < end < now else None
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the lists of transactions once for all tasks of a host that look for their keys.
+"""Reads the lists of transactions once for all tasks of a host that search for their keys.
 
-For servers whose filter can't be relied on. Whoever asks first reads both lists, notes what carries
-one of our keys, and counts everything. Whoever asks within the next minutes asks how many are
-listed from that time. If the number is still the same, nothing was listed late or deleted, and what
-was made since is read alone: four short requests. If not, both lists are read again.
+This is for servers with an unreliable filter. The first task reads both lists, notes transactions
+with one of our keys, and counts all. For some minutes, the next tasks only request the number of
+transactions listed from that time. If it is unchanged, nothing was listed late or deleted, and only
+newer transactions are read: four short requests. Otherwise both lists are read again.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "read_lists", "shared_rows"]
 
-#: Seconds for which what was read is built upon.
+#: Seconds for which a reading is reused.
 _KEPT: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a list says of one transaction of this package.
+    """A list's entry for one transaction of this package.
 
     Attributes:
         id: Transaction.
         key: Its key.
         processed: Whether it was processed.
         failed: Whether it failed or was cancelled.
-        created: When it was made, as text that sorts; empty if the server does not say.
+        created: When it was created, as text that sorts; empty if not reported.
     """
 
     id: str
@@ -63,15 +63,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What both lists have said.
+    """The content of both lists.
 
     Attributes:
         at: When reading began, in seconds since the epoch.
-        start: From which time of making on, likewise.
-        newest: Latest time of making of all that was listed, by the server's clock, likewise; None
-            if nothing was listed.
-        total: Number of transactions that were listed.
-        rows: Those of this package.
+        start: Earliest creation time of the entries, likewise.
+        newest: Latest creation time of all entries, by the server's clock, likewise; None without
+            entries.
+        total: Number of entries.
+        rows: Entries of this package.
     """
 
     at: float
@@ -86,9 +86,9 @@ class _Reading:
 
 
 def read_lists(client: VantageClient, **filters: Any) -> Iterator[ListedTransaction]:
-    """Yield what is active, then what has ended; filters as for the client's lists.
+    """Yield active, then ended transactions; filters as for the client's lists.
 
-    In this order, what ends between the two is seen by the second.
+    In this order, a transaction that ends in between is seen in the second list.
     """
     yield from client.iter_active_transactions(**filters)
     yield from client.iter_completed_transactions(**filters)
@@ -100,7 +100,7 @@ def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequen
     Args:
         client: Client.
         skill_id: Skill.
-        start: Only those made since then.
+        start: Only transactions created since then.
     """
     asked = time.time()
     note = HostNote(client, "lists", skill_id, kept=_KEPT)
@@ -125,7 +125,7 @@ def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequen
 def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:
     at, newest = time.time(), None
     ids: set[str] = set()
-    # What ended between the two lists is seen twice: the later look counts.
+    # A transaction that ended between the two lists is seen twice: the later state counts.
     rows: dict[str, Row] = {}
     for item in read_lists(client, skill_id=skill_id, start_date=start):
         ids.add(item.id)
@@ -137,12 +137,12 @@ def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:
 
 
 def _with_new(client: VantageClient, skill_id: str, before: _Reading) -> Sequence[Row] | None:
-    """Return what was read and what is new since; None if it has to be read anew."""
+    """Return the earlier and newer rows; None if the lists must be read again."""
     import pendulum
 
     if before.newest is None:
         return None
-    # In whole milliseconds, as times are sent: nothing of the last one may be left out.
+    # In whole milliseconds, as times are sent: nothing in the last one may be lost.
     cut, end = (round_(before.newest * 1000) / 1000 for round_ in (math.floor, math.ceil))
     window: dict[str, Any] = {
         "skill_id": skill_id,

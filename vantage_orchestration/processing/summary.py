@@ -24,7 +24,7 @@ __all__ = [
     "summary_of_wait",
 ]
 
-#: Transactions that lines name; more are counted. Failures that a line names.
+#: Transactions named in lines; the rest is counted. Failures named in a line.
 _LINES, _FAILURES = 20, 5
 
 
@@ -77,12 +77,12 @@ def summary(manifest: Manifest, place: str) -> str:
     """Return the last line of a task that has fetched results.
 
     Args:
-        manifest: What has come back.
+        manifest: Manifest of the results.
         place: Path or URL of the output folder.
 
     Returns:
-        The numbers of documents and pages, where they are, their classes and skills, what failed
-        and why, what waits for a person, and how many transactions an earlier try had started.
+        The numbers of documents and pages, their location, classes and skills, failures with
+        reasons, reviews, and how many transactions an earlier try had started.
     """
     counts = manifest.counts
     text = (
@@ -129,7 +129,7 @@ def _numbers(found: Mapping[str, int]) -> str:
 
 
 def _told(entry: UnfinishedEntry) -> str:
-    """Return the files of a transaction without results, and why it has none."""
+    """Return the files of a transaction without results, and the reason."""
     names = _names(entry.sources) or f"transaction {entry.transaction_id}"
     status = Status(entry.status)
     if entry.error is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets one host at a time log in, where hosts share a store that has no lock."""
+"""Lets one host at a time log in if hosts share a store without locks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["claimed"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a claim that does not change is taken over: its holder has died. A login
-#: takes a second or two; where the server is in trouble, a second host that tries does no harm.
+#: Seconds after which an unchanged claim is taken over, because its holder has died. A login takes
+#: a second or two; if the server has problems, a second host that tries does no harm.
 _STALE: Final = 30.0
-#: Seconds between two looks at the claim of another host, shortest and longest.
+#: Seconds between two reads of another host's claim, shortest and longest.
 _PAUSES: Final = (0.2, 0.6)
 _random = random.SystemRandom()
 
@@ -32,13 +32,13 @@ def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]
     """Hold the claim to an entry.
 
     The claim is a value of the store, which only one host creates. Whatever goes wrong with the
-    store, the context begins all the same.
+    store, the context still begins.
 
     Args:
         store: Store that several hosts share.
         name: Name of the entry.
         patience: Seconds to wait for other hosts.
-        served: Tells whether another host has done what the claim is for. Then it is not needed.
+        served: Returns whether another host has done the work. Then the claim is not needed.
     """
     place = hashlib.sha256(f"claim {name}".encode()).hexdigest()
     own = secrets.token_hex(16).encode()
@@ -51,7 +51,7 @@ def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]
         yield
     finally:
         if held:
-            # If it can't be removed, it is taken over when it is old.
+            # If it can't be removed, it is taken over when it is stale.
             with contextlib.suppress(Exception):
                 if store.read(place) == own:
                     store.delete(place)
@@ -67,12 +67,15 @@ def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[
         if other != known:
             known, since = other, now
         elif other is not None and now - since >= _STALE:
-            log.warning("A host that was logging in to ABBYY Vantage has gone; taking its place")
+            log.warning("A host that was logging in to ABBYY Vantage has died; taking over")
             if store.read(place) == other:
                 store.delete(place)
             continue
         if now >= until:
-            log.warning("Other hosts have been logging in to ABBYY Vantage for long; not waiting")
+            log.warning(
+                "Other hosts have been logging in to ABBYY Vantage for too long; not waiting any"
+                " longer"
+            )
             return False
         time.sleep(_random.uniform(*_PAUSES))
     return True

@@ -126,7 +126,7 @@ class Vault:
         """Keep other processes from logging in meanwhile; wait for them for LOCK_PATIENCE at most.
 
         Args:
-            served: Tells whether the store holds by now what the login is for.
+            served: Returns whether the store already contains the result of the login.
         """
         seal = self._ready()
         with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.reply import Reply
 
-#: Id, stage and time of making, as the server writes it; empty if it does not say.
+#: Id, stage and creation time as the server writes it; empty if not reported.
 _Item = tuple[str, str | None, str]
 
 __all__ = ["NO_LISTING", "ActiveList", "Listing"]
@@ -29,11 +29,11 @@ _SHORTEST_PAGE: Final = 50
 _PAGE_BYTES: Final = 1_000_000
 #: Seconds after which the known length of a list expires.
 _KNOWN_FOR: Final = 600.0
-#: Seconds: transactions that were not on the list yet are sought among those made since then.
+#: Seconds: transactions that were not listed yet are searched among those created since then.
 _RECENT: Final = 600.0
-#: That many that it does not show are asked for singly, once, before all of it is read.
+#: This many missing transactions are read singly, once, before the whole list is read.
 _FEW: Final = 16
-#: Stands for the time of making of a transaction that the whole list does not show.
+#: Stands for the creation time of a transaction that the whole list does not contain.
 _NOT_LISTED: Final = "?"
 
 
@@ -58,9 +58,9 @@ class ActiveList:
     """Reads ``GET /transactions/active``, 1000 items per page, and remembers the length of the
     list.
 
-    Other people's transactions cost little: only what was made since the oldest of ours is listed.
-    When that was is learnt from the list itself. Of those that it has not shown yet, it is taken
-    that they were made a few minutes ago.
+    Other people's transactions cost little: only transactions created since the oldest of ours are
+    listed. Their creation times come from the list itself. Transactions that it has not shown yet
+    are assumed to be a few minutes old.
 
     Args:
         client: Client. Nothing is retried here: the next round tries again.
@@ -84,7 +84,7 @@ class ActiveList:
         Args:
             wanted: Ids in lower case that are probably listed.
             skill_id: Only transactions of this skill.
-            others: Further ids, which are looked for as well if the list is read.
+            others: Further ids to search if the list is read.
 
         Returns:
             The part that was read. The list changes meanwhile: if it gets shorter between two
@@ -99,7 +99,7 @@ class ActiveList:
         self._names = names = wanted | others
         self._made = {name: made for name, made in self._made.items() if name in names}
         new = names - self._made.keys()
-        # What was lost may be older than was taken for granted.
+        # Missing transactions may be older than assumed.
         recent = bool(new) and not self._lost & new
         start = None if new and not recent else self._start(recent=recent)
         self._lost = new & wanted
@@ -113,11 +113,11 @@ class ActiveList:
         return listing
 
     def _dear(self, skill_id: str | None) -> int:
-        """Return how many single requests are dearer than to read the whole list at once."""
+        """Return from how many single requests on reading the whole list is cheaper."""
         return max(_FEW, self._pages(skill_id, bounded=False))
 
     def _start(self, *, recent: bool) -> str | None:
-        """Return from which time of making on the list is to be read; None for all of it."""
+        """Return the creation time from which on to read the list; None for all of it."""
         import pendulum
 
         if "" in (times := set(self._made.values()) - {_NOT_LISTED}):
@@ -151,7 +151,7 @@ class ActiveList:
         return Listing(stages, complete=True)
 
     def _pages(self, skill_id: str | None, *, bounded: bool) -> int:
-        """Return how many requests a list takes; an unknown one is told by one page."""
+        """Return how many requests a list takes; for an unknown list assume one page."""
         now = self._clock()
         self._totals = {
             key: (total, since)
@@ -184,9 +184,10 @@ class ActiveList:
 
 
 def _read(data: Any) -> tuple[Sequence[_Item], int | None]:
-    """Return what is needed of each item of a page, and the length of the list if it is there."""
+    """Return the needed values of each item of a page, and the length of the list if given."""
 
-    # Not by models.Page: dates and parameters of 1000 items would cost more than all the rest.
+    # models.Page would parse dates and parameters of 1000 items, which costs more than all the
+    # rest.
     def pick(item: Any) -> _Item:
         name = item.get("transactionId") or item["id"]
         stage, made = item.get("stage"), item.get("createTimeUtc")
