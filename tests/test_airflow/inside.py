@@ -483,14 +483,14 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
 
 def loaded_credential(name: str, forget: bool = False) -> dict[str, Any]:
     """Read a connection and what is stored for it, as the command ``token`` does."""
-    from vantage_orchestration.airflow.credentials import load
+    from vantage_orchestration.airflow.stored_connection import load_config
     from vantage_orchestration.errors import ConfigurationError
     from vantage_orchestration.token.access import SYSTEM_CLOCK
     from vantage_orchestration.token.stores import store_of
     from vantage_orchestration.token.vault import Vault
 
     try:
-        config, orchestrator = load(name)
+        config, orchestrator = load_config(name)
     except ConfigurationError as error:
         return {"error": str(error), "context": str(error.__context__)}
     store = store_of(config, orchestrator)

@@ -61,7 +61,7 @@ def desk(
     sandbox: SandboxServer, opened: list[ConnectionKey], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., TransactionService]:
     """Make desks whose clients are those of the pages, on a sandbox."""
-    monkeypatch.setattr(service, "load", lambda *line: (_config(sandbox), None))
+    monkeypatch.setattr(service, "load_config", lambda *line: (_config(sandbox), None))
 
     def open_client(line: ConnectionKey) -> VantageClient:
         opened.append(line)
@@ -171,7 +171,7 @@ def test_nobody_waits_for_what_hangs(
 ) -> None:
     """Also where the connection itself can't be read, for example from a secrets backend."""
     ids, release = received(sandbox, 3), threading.Event()
-    monkeypatch.setattr(service, "load", lambda *line: release.wait(300))
+    monkeypatch.setattr(service, "load_config", lambda *line: release.wait(300))
 
     async def read() -> list[Any]:
         one = desk(limit=0.05)
@@ -231,7 +231,7 @@ def test_a_server_that_hangs_holds_up_no_other_connection(
 
     monkeypatch.setattr(service, "_row", hanging)
     configs = {"slow": _config(sandbox, read_timeout=2.5), "quick": _config(sandbox)}
-    monkeypatch.setattr(service, "load", lambda name, team: (configs[name], None))
+    monkeypatch.setattr(service, "load_config", lambda name, team: (configs[name], None))
 
     async def read() -> Overview:
         one = desk()
@@ -274,7 +274,7 @@ def test_whatever_a_secrets_backend_raises_is_not_shown(
     def load(*line: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(service, "load", load)
+    monkeypatch.setattr(service, "load_config", load)
 
     async def read() -> Overview:
         return await desk().look(LINE, ["t"])

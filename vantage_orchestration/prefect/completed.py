@@ -18,9 +18,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
 from vantage_orchestration.options import Fetching, Options, takes
+from vantage_orchestration.prefect.artifacts import show_documents
 from vantage_orchestration.prefect.context import task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.events import emit_outcome
+from vantage_orchestration.prefect.job import in_run
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import check_quality
 from vantage_orchestration.processing.routing import output_of
@@ -91,11 +93,6 @@ def fetch_completed(
     from vantage_orchestration.completed.fetching import fetch_due
     from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
-    from vantage_orchestration.prefect.artifacts import show_documents
-    from vantage_orchestration.prefect.events import emit_outcome
-    from vantage_orchestration.prefect.job import in_run
-    from vantage_orchestration.processing.outcome import check_quality
-    from vantage_orchestration.processing.routing import output_of
     from vantage_orchestration.processing.skills import skill_id_of
 
     wanted = CompletedFilter.of(tuple(statuses), include_api, since)

@@ -27,8 +27,8 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from vantage_orchestration.airflow.credentials import load
 from vantage_orchestration.airflow.record import Details, Record
+from vantage_orchestration.airflow.stored_connection import load_config
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import (
     AuthError,
@@ -382,7 +382,7 @@ def _open_client(connection: ConnectionKey) -> VantageClient:
     Raises:
         ConfigurationError: The connection does not exist or can't be used.
     """
-    config, store = load(*connection)
+    config, store = load_config(*connection)
     http = replace(
         config.http,
         connect_timeout=min(config.http.connect_timeout, _CONNECT),

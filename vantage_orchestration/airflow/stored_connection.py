@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
     from vantage_orchestration.token.stores import StoreFactory
 
-__all__ = ["load"]
+__all__ = ["load_config"]
 
 
-def load(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
+def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
     """Load a connection as Airflow's servers do: from environment, secrets backends or database.
 
     Args:
