@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learns whether a server understands the filter of its lists by a registration parameter.
 
-How the server wants this filter encoded is uncertain (contract, section 9), and a server that
-misreads it answers with an empty list. So an empty answer proves nothing until the same filter has
-found something that is known to be listed. That is tried here, once per host and account.
+The encoding of this filter is uncertain (contract, section 9), and a server that misreads it
+answers with an empty list. So an empty answer proves nothing until the same filter has found a
+transaction that is known to be listed. That is tested here, once per host and account.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["ENCODINGS", "GUESS", "Proof", "disprove", "forget_proofs", "is_known
 ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
 #: Listed transactions to search for one with a registration parameter.
 _SAMPLE: Final = 20
-#: Seconds for which a host believes what it has learnt.
+#: Seconds for which a host keeps the result of the test.
 _KEPT: Final = 600.0
 #: Seconds until a test without a result is repeated: a suitable transaction may be listed soon.
 _UNKNOWN_FOR: Final = 30.0
@@ -60,7 +60,7 @@ _proofs: dict[tuple[str, ...], tuple[Proof | None, float]] = {}
 
 
 def is_known(client: VantageClient) -> bool:
-    """Return whether a control was tried lately, whatever it has shown."""
+    """Return whether the test was run lately, whatever its result."""
     account = client.config.credentials.account
     _, until = _proofs.get(account, (None, 0.0))
     if time.time() >= until and (noted := _notes(client).read(_read)) is not None:
@@ -93,7 +93,7 @@ def proof_of(
 
 
 def disprove(client: VantageClient) -> None:
-    """Note that the server has answered with what the filter leaves out."""
+    """Record that the server has returned a transaction that does not match the filter."""
     _note(client, None)
 
 
@@ -142,7 +142,7 @@ def _known(items: Sequence[ListedTransaction]) -> tuple[str, str] | None:
 
 
 def _finds(read: _Read, key: str, value: str | None) -> bool:
-    """Return whether a filter finds what is known to be listed, and nothing else."""
+    """Return whether a filter finds the known transaction, and nothing that does not match."""
     try:
         items = read(limit=2, parameters={key: value}).items
     except BadRequest:

@@ -132,7 +132,7 @@ def check_outcome(
 
 
 def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | None:
-    """Ask once what is known of a transaction that has no results."""
+    """Read once the details of a transaction without results."""
     from vantage_orchestration.processing.manifest import UnfinishedEntry
 
     try:
