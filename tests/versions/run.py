@@ -200,7 +200,7 @@ def attempt(python: Path, name: str, *options: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         trial = subprocess.Popen(
             [python, script, folder, *options],
-            env={"TEST_PATIENCE": "180", **os.environ},
+            env={"TEST_PATIENCE": "300", **os.environ},
             stdout=subprocess.PIPE,
             text=True,
         )
