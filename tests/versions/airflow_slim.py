@@ -100,7 +100,7 @@ def threads() -> None:
 
     def ask(number: int) -> bool:
         key = f"key-{number}"
-        return bool(decoder.send(comms.GetVariable(key=key)).key == key)
+        return bool(decoder.send(msg=comms.GetVariable(key=key)).key == key)
 
     patch_worker()
     threading.Thread(target=supervise, daemon=True).start()

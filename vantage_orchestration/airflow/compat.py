@@ -143,9 +143,9 @@ def patch_worker() -> None:
         return
     send, lock = kind.send, threading.RLock()
 
-    def in_turn(comms: Any, message: Any) -> Any:
+    def in_turn(comms: Any, msg: Any) -> Any:  # Airflow names the argument in some calls.
         with lock:
-            return send(comms, message)
+            return send(comms, msg)
 
     kind.send, kind.one_at_a_time = in_turn, True
 
@@ -163,10 +163,10 @@ def patch_triggerer() -> None:
         return
     send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
 
-    def through_loop(comms: Any, message: Any) -> Any:
+    def through_loop(comms: Any, msg: Any) -> Any:
         if threading.get_ident() == thread:
-            return send(comms, message)
-        return asyncio.run_coroutine_threadsafe(comms.asend(message), loop).result()
+            return send(comms, msg)
+        return asyncio.run_coroutine_threadsafe(comms.asend(msg), loop).result()
 
     kind.send, kind.patched = through_loop, True
 
