@@ -399,7 +399,7 @@ def test_mapped_tasks_with_one_output(scene: Scene, first: Phase) -> None:
         (0, "There is no file"),
         (1, "is a folder"),
         (2, "The skill is empty"),
-        (3, "10 registration parameters were given; 9 can be"),
+        (3, "10 registration parameters were given; 9 are allowed"),
         (4, "Did you mean 'FieldsJson'?"),
         (5, "holds the input"),
         (6, "has the placeholder {skill}"),
