@@ -263,7 +263,7 @@ def test_forks_after_first_use_share_the_token_and_its_renewal(sandbox, folder):
     assert logins(sandbox) == 2
 
 
-def command(sandbox, folder, action, **changes) -> str:
+def command(sandbox, folder, action, ended=0, **changes) -> str:
     account = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
     fields = {
         "region": "custom",
@@ -277,7 +277,7 @@ def command(sandbox, folder, action, **changes) -> str:
         [
             sys.executable,
             "-c",
-            "from vantage_orchestration.cli import main; main()",
+            "from vantage_orchestration.cli import main; raise SystemExit(main())",
             "token",
             action,
         ],
@@ -285,8 +285,9 @@ def command(sandbox, folder, action, **changes) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        check=True,
+        check=False,
     )
+    assert done.returncode == ended, done.stderr
     return done.stdout + done.stderr
 
 
@@ -310,6 +311,19 @@ def test_the_command_shows_and_clears_what_is_stored(sandbox, start, folder):
     assert "a token" in command(sandbox, folder, "status")
     command(sandbox, folder, "forget")
     assert "nothing" in command(sandbox, folder, "status")
+
+
+def test_the_command_says_if_it_could_clear_nothing(sandbox, start, folder):
+    worker = start()
+    worker.ready()
+    worker.ask()
+    worker.answer()
+    [entry] = folder.glob("**/*.entry")
+    entry.unlink()
+    (entry / "in the way").mkdir(parents=True)
+    said = command(sandbox, folder, "forget", ended=1)
+    assert "did not remove the entry" in said
+    assert "Nothing is stored" not in said
 
 
 def test_the_command_reaches_processes_that_live_long(sandbox, start, folder):

@@ -32,24 +32,26 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: There is no such credential.
+        StateUnavailable: The stored state can't be removed.
     """
     config, orchestrator = load_credential(args.of)
     store = store_of(config, orchestrator)
     vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
     place = f"{store.label if store is not None else 'memory'} store"
+    forgets = args.action == "forget"
     try:
         folder = getattr(store, "folder", None)
         place += f" in {folder}" if folder is not None else ""
-        if args.action == "forget":
-            vault.forget()
-            _say(f"Nothing is stored for this credential any more ({place}).")
-            return 0
-        found = vault.load(jitter=0.0)
+        found = None if forgets else vault.load(jitter=0.0)
     except StateUnavailable as error:
         raise ConfigurationError(
             f"The token store of this credential can't be read: {error.what}",
             hint="The token is kept in the memory of each process",
         ) from None
+    if forgets:
+        vault.forget()
+        _say(f"Nothing is stored for this credential any more ({place}).")
+        return 0
     if isinstance(found, AccessToken):
         left = found.ends_at - SYSTEM_CLOCK.steady()
         end = found.expires_at.to_iso8601_string()

@@ -200,7 +200,11 @@ class TokenSource:
         self._vault.save_token(token, Moment(now.wall - age, now.steady - age, now.boot))
 
     def forget(self) -> None:
-        """Forget the token and a remembered refusal, here and in the store."""
+        """Forget the token and a remembered refusal, here and in the store.
+
+        Raises:
+            StateUnavailable: The store can't be used. It may still contain them.
+        """
         with self._lock:
             self._token = self._verdict = self._rejected = None
             self._pause_until = 0.0

@@ -115,11 +115,23 @@ class Vault:
         return self._save(write_refusal(error, hold, Moment.now(self._clock)))
 
     def forget(self) -> None:
-        """Remove the entry."""
+        """Remove the entry.
+
+        Raises:
+            StateUnavailable: The store can't be used. It may still contain the entry.
+        """
         seal = self._ready()
-        if seal is not None and self._store is not None:
-            with self._forgiving():
-                self._store.delete(seal.name)
+        if seal is None or self._store is None:
+            return
+        removed = False
+        with self._forgiving():
+            self._store.delete(seal.name)
+            removed = True
+        if not removed:
+            raise StateUnavailable(
+                f"The {self._store.label} store of tokens did not remove the entry",
+                hint="What it contains stays in use. Mend the store, then repeat this",
+            )
 
     @contextlib.contextmanager
     def alone(self, served: Callable[[], bool]) -> Iterator[None]:
