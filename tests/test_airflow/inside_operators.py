@@ -261,7 +261,7 @@ def construct() -> dict[str, Any]:
         result_types="fieldsjson",
         registration_parameters={"Batch": "{{ run_id }}", "Number": 5},
         default_args={"on_review": "fail", "parallel": 3},
-        quarantine_path="memory://aside",
+        quarantine_path="file:///aside",
     )
     mapped = process_kind.partial(task_id="h", skill="{{ params.skill }}", timeout=timedelta(1))
     name = "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE"

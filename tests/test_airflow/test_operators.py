@@ -218,7 +218,7 @@ def test_constructors(airflow: Airflow) -> None:
         "on_review": "fail",
         "parallel": 3,
         "mapped": "OperatorPartial",
-        "aside": "Location('memory:///aside')",
+        "aside": "Location('/aside')",
     }
     # What somebody sees who asks for help.
     assert {"self", "inputs", "timeout", "on_review", "durable"} <= set(found["signature"])
