@@ -100,9 +100,12 @@ def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequen
     Args:
         client: Client.
         skill_id: Skill.
-        start: Only transactions created since then.
+        start: Transactions created since then are returned, and perhaps some from an hour before.
     """
     asked = time.time()
+    # Tasks begin at different moments. A reading must not be useless for the one that began a
+    # second earlier than its reader.
+    start = start.start_of("hour")
     note = HostNote(client, "lists", skill_id, kept=_KEPT)
 
     def built_upon() -> Sequence[Row] | None:
