@@ -310,6 +310,43 @@ def mask_in_process(text: str) -> dict[str, Any]:
     return {"logs": repr(logs), "redacted": [redact(f"{text}-{number}") for number in (1, 2)]}
 
 
+def ask_in_process(threads: int) -> dict[str, Any]:
+    """Ask for the connection in many threads of a task of ``dag.test()``."""
+    from airflow.sdk.execution_time import comms, task_runner
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.parallel import in_parallel
+
+    class Supervisor:
+        def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
+            time.sleep(0.02)  # Others would begin in this time.
+            if not isinstance(msg, comms.GetConnection):
+                line.messages.append(None)  # To what is to be masked.
+                return
+            extra = json.dumps({"region": "eu", "client_id": "c", "client_secret": "s" * 20})
+            line.messages.append(
+                comms.ConnectionResult(
+                    conn_id=msg.conn_id,
+                    conn_type="abbyy_vantage",
+                    host=None,
+                    schema=None,
+                    port=None,
+                    login=f"user-of-{msg.conn_id}",
+                    password="made up",
+                    extra=extra,
+                )
+            )
+
+    def ask(number: int) -> str:
+        client = VantageHook(f"vantage_{number}").client
+        return client.config.credentials.username
+
+    line = supervisor.InProcessSupervisorComms(supervisor=Supervisor())  # type: ignore[arg-type]
+    with supervisor.set_supervisor_comms(line):
+        users = in_parallel(ask, range(threads), threads)
+        return {"users": users, "there": hasattr(task_runner, "SUPERVISOR_COMMS")}
+
+
 def try_connection(conn_id: str) -> list[Any]:
     """Call ``test_connection`` as Airflow's servers do."""
     from airflow.sdk import BaseHook

@@ -200,6 +200,12 @@ def test_dag_test_is_not_sent_what_it_is_to_mask(airflow: Airflow) -> None:
     assert "another made-up text" in found["logs"]  # It would have been there.
 
 
+def test_threads_take_turns_with_the_supervisor_of_dag_test(airflow: Airflow) -> None:
+    found = airflow("ask_in_process", threads=12)
+    assert found["users"] == [f"user-of-vantage_{number}" for number in range(12)]
+    assert found["there"]
+
+
 # --------------------------------------------------------- test_connection
 
 

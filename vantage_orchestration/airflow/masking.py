@@ -3,30 +3,25 @@
 
 from __future__ import annotations
 
-import sys
-
 from vantage_orchestration.airflow.compat import amask_secret, mask_here, mask_secret
+from vantage_orchestration.airflow.in_process import is_in_process
 from vantage_orchestration.secret import Secret
 
 __all__ = ["amask", "mask"]
 
 
 def mask(secret: Secret) -> None:
-    """Mask a secret in the logs of this process and of its supervisor."""
-    (mask_here if _is_supervised_in_process() else mask_secret)(secret.reveal())
+    """Mask a secret in the logs of this process and of its supervisor.
+
+    ``dag.test()`` logs each message to its supervisor at DEBUG, including the secret. But its
+    supervisor is this process, so masking here is enough.
+    """
+    (mask_here if is_in_process() else mask_secret)(secret.reveal())
 
 
 async def amask(secret: Secret) -> None:
     """Mask a secret as :func:`mask` does, without blocking the event loop."""
-    if _is_supervised_in_process():
+    if is_in_process():
         mask_here(secret.reveal())
     else:
         await amask_secret(secret.reveal())
-
-
-def _is_supervised_in_process() -> bool:
-    """Return whether this is ``dag.test()``. It logs each message to its supervisor at DEBUG,
-    including the secret; but its supervisor is this process, so masking here is enough."""
-    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    supervisor = getattr(runner, "SUPERVISOR_COMMS", None)
-    return type(supervisor).__name__ == "InProcessSupervisorComms"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from vantage_orchestration.airflow.in_process import in_turn
 from vantage_orchestration.errors import StateUnavailable
 
 __all__ = ["KEY_PREFIX", "AirflowVariables"]
@@ -88,7 +89,8 @@ class AirflowVariables:
 
         def ask() -> None:
             try:
-                result = function(*arguments)
+                with in_turn():
+                    result = function(*arguments)
             except BaseException as error:
                 answer.set_exception(error)
             else:

@@ -22,6 +22,7 @@ from vantage_orchestration.airflow.connection import (
 )
 from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.form import with_form
+from vantage_orchestration.airflow.in_process import in_turn
 from vantage_orchestration.airflow.masking import amask, mask
 from vantage_orchestration.airflow.testing import refuse_elsewhere
 from vantage_orchestration.airflow.variables import AirflowVariables
@@ -180,7 +181,8 @@ class VantageHook(BaseHook):
             conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
         try:
             # Not stored in a variable, so that no traceback shows the connection.
-            config = config_of(self.get_connection(conn_id))
+            with in_turn():
+                config = config_of(self.get_connection(conn_id))
         except AirflowNotFoundException as error:
             raise ConnectionMissing(*error.args) from None
         for secret in config.secrets:
