@@ -86,10 +86,16 @@ else:  # May go with 3.1.
     from airflow.sdk.execution_time.secrets_masker import mask_secret
     from airflow.secrets.cache import SecretCache
 
-try:
+if TYPE_CHECKING or AIRFLOW >= (3, 1):
     from airflow.sdk._shared.secrets_masker import mask_secret as mask_here
-except ImportError:  # May go with 3.2.
-    mask_here = mask_secret
+else:  # May go with 3.1.
+
+    def mask_here(secret: Any, name: str | None = None) -> None:
+        """Mask a secret in this process alone; Airflow's own function also sends it."""
+        from airflow.sdk.execution_time.secrets_masker import _secrets_masker
+
+        _secrets_masker().add_mask(secret, name)
+
 
 if TYPE_CHECKING or AIRFLOW >= (3, 3):
     from airflow.sdk.log import amask_secret
