@@ -542,6 +542,9 @@ def test_a_collector_killed_in_a_download(client, sandbox, process, tmp_path, af
     assert [path for path in left if path.endswith(".part")]
     assert "manifest.json" not in left
     assert not landed(manifest, killed)
+    # Nothing but what has landed is noted, if the note was written before the kill.
+    note = json.loads(left.pop("landed.json", b'{"files": []}'))
+    assert {file["path"] for file in note["files"]} <= left.keys()
     for path, data in left.items():
         assert path.endswith(".part") or data == whole.child(path).read_bytes()
     sandbox.control.clear_faults()
