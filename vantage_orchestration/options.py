@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cache, wraps
 from typing import (
@@ -30,6 +30,7 @@ from typing import (
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.status import ENDED, Status
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.values import ValueFormat, require_pyarrow
 
@@ -43,7 +44,9 @@ __all__ = [
     "TIMEOUT",
     "Block",
     "Collecting",
+    "Completed",
     "Document",
+    "Every",
     "Fetching",
     "Flow",
     "Limits",
@@ -155,6 +158,15 @@ class Collecting(Fetching, total=False):
     delete_after: bool
 
 
+class Completed(Fetching, total=False):
+    """Options for fetching what ended in ABBYY Vantage, whatever its origin."""
+
+    statuses: Iterable[str]
+    include_api: bool
+    since: datetime | str | None
+    overlap: Seconds
+
+
 class Document(Parameters, Timed, total=False):
     """Options for processing a single document, except ``on_review``."""
 
@@ -183,6 +195,10 @@ class Sensing(Limits, Review, total=False):
 
 class Processing(Flow, Review, total=False):
     """Options for the whole job."""
+
+
+class Every(Processing, Completed, total=False):
+    """All options."""
 
 
 # ------------------------------------------------------------------------ checks
@@ -232,6 +248,26 @@ def _confidences(name: str, value: Any) -> Any:
 
 def _place(name: str, value: Any) -> Any:
     return arguments.place(name, value)
+
+
+def _statuses(name: str, value: Any) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    found, known = tuple(value) if several else (), sorted(ENDED)
+    if not found or any(each not in known for each in found):
+        raise _wrong(name, value, f"a list of some of {', '.join(known)}")
+    return found
+
+
+def _moment(name: str, value: Any) -> Any:
+    import pendulum
+
+    try:
+        found = pendulum.parse(value, tz="UTC") if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if not isinstance(found, datetime):
+        raise _wrong(name, value, "a date and time such as 2026-03-01T00:00:00Z")
+    return pendulum.instance(found)
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -481,6 +517,38 @@ class Options:
         default=60.0, metadata=_about(_pause, "Longest interval between two polls in seconds.")
     )
     parallel: int = field(default=PARALLEL, metadata=_about(_count, "Concurrent requests."))
+    statuses: tuple[str, ...] = field(
+        default=(Status.PROCESSED.value,),
+        metadata=_about(
+            _statuses,
+            "Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest lists"
+            " transactions without results under ``failed``.",
+        ),
+    )
+    include_api: bool = field(
+        default=False,
+        metadata=_about(
+            _flag,
+            "Whether to include transactions that were sent through the API. Usually their sender"
+            " waits for them.",
+        ),
+    )
+    since: Any = field(
+        default=None,
+        metadata=_about(
+            _optional(_moment),
+            "Only transactions created since then, as ISO 8601 text or a ``datetime``. Without it"
+            " everything that the service still lists is fetched, which is 14 days.",
+        ),
+    )
+    overlap: float = field(
+        default=3600.0,
+        metadata=_about(
+            _seconds,
+            "Seconds: transactions created within them are read at each poll. Older ones are only"
+            " counted, until a count changes.",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -498,7 +566,7 @@ class Options:
             require_pyarrow()
 
     @classmethod
-    def of(cls, **given: Unpack[Processing]) -> Options:
+    def of(cls, **given: Unpack[Every]) -> Options:
         """Return the options for the given values, with defaults for the rest."""
         return cls(**cast(dict[str, Any], given))
 

@@ -23,6 +23,7 @@ from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.inbox import Consumer, Inbox
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 
@@ -56,9 +57,7 @@ class Case:
         return self.control.receive_many(count, "Receipt", **order)
 
     def consumer(self, name: str = "dag.fetch", **wanted: Any) -> Consumer:
-        return self.inbox.consumer(
-            name, CompletedFilter.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
-        )
+        return self.inbox.consumer(name, CompletedFilter.of(Options.of(**wanted)))
 
     def fetch(self, run: str, name: str = "dag.fetch", **options: Any) -> Fetched:
         """Fetch as a new process does."""
@@ -66,7 +65,8 @@ class Case:
         output = options.pop("output", self.output)
         consumer = self.consumer(name, **wanted)
         chosen = Options(**options)
-        return fetch_due(self.client, consumer, output, run=run, label="run", options=chosen)
+        place = Output(output)
+        return fetch_due(self.client, consumer, place, run=run, label="run", options=chosen)
 
     def got(self, run: str, name: str = "dag.fetch", **options: Any) -> list[str]:
         """Return the ids that a run has fetched; all of their results have landed."""

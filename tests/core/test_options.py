@@ -176,8 +176,8 @@ def test_seconds_are_refused(name: str, value: Any) -> None:
 
 
 def test_an_option_is_in_a_group_and_in_the_value_and_described() -> None:
-    assert names_of(Processing) == list(get_type_hints(Options))
-    assert [name for name in names_of(Processing) if not options.words_of(name)] == []
+    assert names_of(options.Every) == list(get_type_hints(Options))
+    assert [name for name in names_of(options.Every) if not options.words_of(name)] == []
 
 
 def test_signature_and_documentation_name_each_option() -> None:

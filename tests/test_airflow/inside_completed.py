@@ -77,14 +77,17 @@ def fetch(kwargs: dict[str, Any], run: str, consumer: str = "dag.fetch", **wante
     from vantage_orchestration.completed.fetching import fetch_due
     from vantage_orchestration.completed.filter import CompletedFilter
     from vantage_orchestration.completed.inbox import Inbox
+    from vantage_orchestration.options import Options
+    from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
     state = Location.of(kwargs["state_path"])
     client = VantageHook(kwargs["conn_id"]).client
     who = Inbox(client, state, kwargs["skill"]).consumer(
-        consumer, CompletedFilter.of(**{"statuses": ["Processed"], "include_api": False, **wanted})
+        consumer, CompletedFilter.of(Options.of(**wanted))
     )
-    fetch_due(client, who, state.child("out"), run=run, label=run)
+    output = Output(state.child("out"))
+    fetch_due(client, who, output, run=run, label=run, options=Options())
 
 
 def arguments() -> dict[str, Any]:
@@ -113,6 +116,7 @@ def arguments() -> dict[str, Any]:
         {"statuses": ("Done",)},
         {"since": "yesterday"},
         {"since": "P1D"},
+        {"overlap": -1},
         {"output_path": "/out/{{ run_id }}"},
     ]
     refused = []

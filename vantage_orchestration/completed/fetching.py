@@ -28,7 +28,6 @@ from vantage_orchestration.errors import (
     WaitTimeout,
     translated,
 )
-from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.files import check_quarantine
@@ -48,6 +47,8 @@ from vantage_orchestration.tables.writing import TABLES
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
+    from vantage_orchestration.options import Options
+    from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
 __all__ = ["Fetched", "fetch_due"]
@@ -84,26 +85,24 @@ class Fetched:
 def fetch_due(
     client: VantageClient,
     consumer: Consumer,
-    output: Location,
+    output: Output,
     *,
     run: str,
     label: str,
-    options: Options | None = None,
-    by_class: str | None = None,
+    options: Options,
 ) -> Fetched:
-    """Fetch what is due, each transaction into a folder of ``output`` named by its id.
+    """Fetch what is due, each transaction into a folder of the output named by its id.
 
-    ``output`` also gets a manifest of the run, which covers all tries of the run, and the run's
+    The output also gets a manifest of the run, which covers all tries of the run, and the run's
     tables if the options ask for them.
 
     Args:
         client: Client.
         consumer: The consumer.
-        output: Folder for the results of all runs.
+        output: Where the results of all runs go.
         run: Identifies the run, the same in each of its tries.
         label: Start of the manifest's name after ``manifest-``.
-        options: Options of the task; the defaults if None.
-        by_class: Folders of the classes, see :mod:`vantage_orchestration.processing.routing`.
+        options: Options of the task.
 
     Returns:
         What was fetched. It is empty if nothing is due or another run is at work.
@@ -115,8 +114,7 @@ def fetch_due(
             retry can help is no longer due: it stays with this run, and clearing the run tries it
             again.
     """
-    options = options or Options()
-    check_quarantine(options.quarantine_path, output)
+    check_quarantine(options.quarantine_path, output.folder)
     with consumer.notes.lease(run) as lease:
         taken = consumer.notes.taken(run)
         if lease is None:
@@ -136,11 +134,12 @@ def fetch_due(
             consumer.settle()
             return Fetched(Manifest(None))
         consumer.notes.take(run, entries.items())
-        work = _Work(client, consumer, lease, output, run, items, dict(taken), options, by_class)
+        work = _Work(client, consumer, lease, output, run, items, dict(taken), options)
         work.do(entries)
         name = f"{safe_name(label)}-{hashlib.sha256(run.encode()).hexdigest()[:8]}"
-        manifest = complete(client, work.manifest(), output, options, tables_in=f"{TABLES}/{name}")
-        place = manifest.write(output, f"manifest-{name}.json")
+        folder, tables = output.folder, f"{TABLES}/{name}"
+        manifest = complete(client, work.manifest(), folder, options, tables_in=tables)
+        place = manifest.write(folder, f"manifest-{name}.json")
         work.conclude()
     by_input = frozenset(
         name
@@ -158,12 +157,11 @@ class _Work:
         client: VantageClient,
         consumer: Consumer,
         lease: Lease,
-        output: Location,
+        output: Output,
         run: str,
         items: Mapping[str, ListedTransaction],
         taken: Collection[str],
         options: Options,
-        by_class: str | None,
     ) -> None:
         self._client = client
         self._consumer = consumer
@@ -173,7 +171,6 @@ class _Work:
         self._items = items
         self._taken = taken
         self._options = options
-        self._by_class = by_class
         self._earlier = 0
         self._landed: list[TransactionManifest] = []
         self._ended: list[UnfinishedEntry] = []
@@ -207,11 +204,11 @@ class _Work:
         # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
         _random.shuffle(shuffled)
-        in_parallel(fetch, shuffled, parallel if self._output.concurrent else 1)
+        in_parallel(fetch, shuffled, parallel if self._output.folder.concurrent else 1)
         self._note()
 
     def _fetch(self, name: str) -> None:
-        item, folder = self._items.get(name), self._output.child(name)
+        item, folder = self._items.get(name), self._output.folder.child(name)
         there = _landed_in(folder, name)
         if there is not None and name in self._taken:
             self._landed.append(there)
@@ -236,7 +233,7 @@ class _Work:
                 result_types=self._options.result_types or None,
                 page_count=item.page_count if item else None,
                 created_at=item.created_at if item else None,
-                by_class=self._by_class,
+                by_class=self._output.by_class,
                 parallel=1,
             )
             self._landed.append(replace(entry, folder=name))

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing.keys import KEY_PARAMETER
-from vantage_orchestration.status import ENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from pendulum import DateTime
 
     from vantage_orchestration.models import ListedTransaction
@@ -35,17 +33,9 @@ class CompletedFilter:
     since: DateTime | None = None
 
     @classmethod
-    def of(
-        cls, statuses: Collection[str], include_api: bool, since: str | None = None
-    ) -> CompletedFilter:
-        """Create a filter from arguments; ``since`` is ISO 8601 text.
-
-        Raises:
-            ValueError: An argument is invalid.
-        """
-        if isinstance(statuses, str) or not statuses or not set(statuses) <= ENDED:
-            raise ValueError(f"statuses is {statuses!r}; give some of {', '.join(sorted(ENDED))}")
-        return cls(frozenset(statuses), include_api, _instant(since))
+    def of(cls, options: Options) -> CompletedFilter:
+        """Return the filter that the options of a task ask for."""
+        return cls(frozenset(options.statuses), options.include_api, options.since)
 
     def fits(self, item: ListedTransaction) -> bool:
         """Return whether a transaction passes the filter."""
@@ -66,23 +56,9 @@ class CompletedFilter:
     @classmethod
     def read(cls, state: Mapping[str, Any]) -> CompletedFilter:
         """Read the result of :meth:`to_json`."""
-        return cls.of(state["statuses"], bool(state["include_api"]), state["since"])
+        return cls.of(Options.of(**{name: state[name] for name in cls.__dataclass_fields__}))
 
 
 def sent_through_api(item: ListedTransaction) -> bool:
     """Return whether a program sent it through the API, and so probably waits for it."""
     return item.parameters.get("App") == "PublicAPI" or KEY_PARAMETER in item.parameters
-
-
-def _instant(text: str | None) -> DateTime | None:
-    if text is None:
-        return None
-    import pendulum
-
-    try:
-        found = pendulum.parse(text, tz="UTC")
-    except ValueError:
-        found = None
-    if not isinstance(found, pendulum.DateTime):
-        raise ValueError(f"since is {text!r}; give a date and time such as 2026-03-01T00:00:00Z")
-    return found

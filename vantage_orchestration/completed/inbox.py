@@ -17,13 +17,15 @@ from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.listing import KEPT_DAYS, CompletedList, hour_of
 from vantage_orchestration.completed.notes import Entry, Notes
 from vantage_orchestration.processing.names import safe_name
+from vantage_orchestration.processing.skills import skill_id_of
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
+    from vantage_orchestration.options import Options
     from vantage_orchestration.storage import Location
 
-__all__ = ["FULL_EVERY", "STATE", "Consumer", "Inbox", "entry_of"]
+__all__ = ["FULL_EVERY", "STATE", "Consumer", "Inbox", "consumer_of", "entry_of"]
 
 #: Seconds after which the whole list is read again: deletions can hide transactions that ended
 #: meanwhile.
@@ -160,6 +162,23 @@ class Consumer:
             return True
         self.settle()
         return False
+
+
+def consumer_of(
+    client: VantageClient, state: Location, skill: str | None, name: str, options: Options
+) -> Consumer:
+    """Return the consumer that a task of any orchestrator is.
+
+    Args:
+        client: Client.
+        state: Folder for the notes of all consumers.
+        skill: Id or exact name of the skill; None for all accessible skills.
+        name: Name of the consumer.
+        options: Options of the task.
+    """
+    skill_id = None if skill is None else skill_id_of(client, skill)
+    inbox = Inbox(client, state, skill_id, overlap=options.overlap)
+    return inbox.consumer(name, CompletedFilter.of(options))
 
 
 def now() -> float:

@@ -10,14 +10,13 @@ next run makes up for one that was missed, cancelled or killed.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
-from vantage_orchestration.options import Fetching, Options, takes
+from vantage_orchestration.options import Completed, Options, takes
 from vantage_orchestration.prefect.artifacts import show_documents
 from vantage_orchestration.prefect.context import task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
@@ -27,7 +26,6 @@ from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import check_quality
 from vantage_orchestration.processing.routing import output_of
 from vantage_orchestration.processing.summary import summary
-from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ __all__ = ["fetch_completed"]
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)
-@takes(Fetching)
+@takes(Completed)
 def fetch_completed(
     credentials: VantageCredentials | str,
     output_path: Any,
@@ -45,11 +43,7 @@ def fetch_completed(
     skill: str | None = None,
     state_path: Any = None,
     consumer: str | None = None,
-    statuses: Sequence[str] = (Status.PROCESSED.value,),
-    include_api: bool = False,
-    since: str | None = None,
-    overlap: float = 3600.0,
-    **options: Unpack[Fetching],
+    **options: Unpack[Completed],
 ) -> dict[str, Any]:
     """Fetch transactions that ended in ABBYY Vantage, sent by mail, scanner and the like, each
     once.
@@ -68,14 +62,6 @@ def fetch_completed(
             ``output_path``.
         consumer: Name under which they are recorded, by default that of the flow. Each name gets
             all transactions.
-        statuses: Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest
-            lists transactions without results under ``failed``.
-        include_api: Whether to include transactions that were sent through the API. Usually their
-            sender waits for them.
-        since: Only transactions created since then, as ISO 8601 text. Without it everything that
-            the service still lists is fetched, which is 14 days.
-        overlap: Seconds: transactions created within them are read at each poll. Older ones are
-            only counted, until a count changes.
 
     Returns:
         ``manifest`` (the URL of the run's manifest, None if nothing was due) and numbers:
@@ -91,36 +77,21 @@ def fetch_completed(
         VantageError: Results could not be fetched; all others have landed.
     """
     from vantage_orchestration.completed.fetching import fetch_due
-    from vantage_orchestration.completed.filter import CompletedFilter
-    from vantage_orchestration.completed.inbox import Inbox
-    from vantage_orchestration.processing.skills import skill_id_of
+    from vantage_orchestration.completed.inbox import consumer_of
 
-    wanted = CompletedFilter.of(tuple(statuses), include_api, since)
-    if overlap < 0:
-        raise ValueError(f"overlap is {overlap!r}; give a number of seconds")
-    chosen = Options.of(**options)
-    output, by_class = output_of(output_path)
-    state = output if state_path is None else Location.of(state_path)
+    chosen, output = Options.of(**options), output_of(output_path)
+    state = output.folder if state_path is None else Location.of(state_path)
     run, flow, label = _running()
     with load_credentials(credentials).get_client() as client:
-        skill_id = None if skill is None else skill_id_of(client, skill)
-        inbox = Inbox(client, state, skill_id, overlap=overlap)
-        fetched = fetch_due(
-            client,
-            inbox.consumer(consumer or flow, wanted),
-            output,
-            run=run,
-            label=label,
-            options=chosen,
-            by_class=by_class,
-        )
+        reader = consumer_of(client, state, skill, consumer or flow, chosen)
+        fetched = fetch_due(client, reader, output, run=run, label=label, options=chosen)
         if fetched.place is not None:
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
             if in_run():
-                show_documents(fetched.manifest, output.url)
+                show_documents(fetched.manifest, output.folder.url)
     result = fetched.result
-    get_run_logger().info(summary(fetched.manifest, output.url))
+    get_run_logger().info(summary(fetched.manifest, output.folder.url))
     check_quality(fetched.manifest, str(result["manifest"]), chosen)
     return result
 

@@ -23,11 +23,10 @@ from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
 from vantage_orchestration.airflow.record import record_of_job
 from vantage_orchestration.airflow.storage import inputs_of, output_of
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
-from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import (
     Collecting,
-    Fetching,
+    Completed,
     Processing,
     Sending,
     takes,
@@ -41,7 +40,6 @@ from vantage_orchestration.processing.summary import (
     summary,
     summary_of_start,
 )
-from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -524,14 +522,6 @@ class VantageFetchCompletedOperator(_VantageOperator):
         abbyy_vantage_conn_id: Connection (templated).
         consumer: Name under which this task records what it has fetched, by default Dag and task.
             Each name gets all transactions.
-        statuses: Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest
-            lists transactions without results under ``failed``.
-        include_api: Whether to include transactions that were sent through the API. Usually their
-            sender waits for them.
-        since: Only transactions created since then, as ISO 8601 text. Without it everything that
-            the service still lists is fetched, which is 14 days.
-        overlap: Seconds: transactions created within them are read at each poll. Older ones are
-            only counted, until a count changes.
 
     Returns:
         The same as :class:`VantageProcessDocumentsOperator`.
@@ -543,15 +533,15 @@ class VantageFetchCompletedOperator(_VantageOperator):
     """
 
     skill: str | None
-    option_group = Fetching
+    option_group = Completed
     template_fields: Sequence[str] = (
         "output_path",
         "state_path",
         CONN_NAME_ATTR,
-        *template_fields_of(Fetching),
+        *template_fields_of(Completed),
     )
 
-    @takes(Fetching)
+    @takes(Completed)
     def __init__(
         self,
         *,
@@ -559,53 +549,35 @@ class VantageFetchCompletedOperator(_VantageOperator):
         skill: str | None = None,
         state_path: Any = None,
         consumer: str | None = None,
-        statuses: Sequence[str] = (Status.PROCESSED.value,),
-        include_api: bool = False,
-        since: str | None = None,
-        overlap: float = 3600.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        CompletedFilter.of(statuses, include_api, since)
         if state_path is None and is_template(output_path):
             raise ValueError("output_path is a template; give a state_path that is not")
         self._keep(output_path=output_path, skill=skill)
         self.state_path = output_path if state_path is None else state_path
         self.consumer = consumer
-        self.statuses = tuple(statuses)
-        self.include_api = include_api
-        self.since = since
-        self.overlap = overlap
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch what is due."""
         from vantage_orchestration.completed.fetching import fetch_due
-        from vantage_orchestration.completed.inbox import Inbox
+        from vantage_orchestration.completed.inbox import consumer_of
 
         options, client, task = self.options, self.hook.client, context["ti"]
-        output, by_class = output_of(self._argument("output_path"))
-        inbox = Inbox(
-            client,
-            output_of(self.state_path).folder,
-            self._skill_id() if self.skill is not None else None,
-            overlap=self.overlap,
-        )
+        output, state = output_of(self._argument("output_path")), output_of(self.state_path).folder
+        name = self.consumer or f"{task.dag_id}.{task.task_id}"
         fetched = fetch_due(
             client,
-            inbox.consumer(
-                self.consumer or f"{task.dag_id}.{task.task_id}",
-                CompletedFilter.of(self.statuses, self.include_api, self.since),
-            ),
+            consumer_of(client, state, self.skill, name, options),
             output,
             run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),
             label=task.run_id,
             options=options,
-            by_class=by_class,
         )
         if fetched.place is None:
             raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
-        self._tell(context, fetched.manifest, output)
-        return self._told(context, fetched.manifest, output, fetched.result)
+        self._tell(context, fetched.manifest, output.folder)
+        return self._told(context, fetched.manifest, output.folder, fetched.result)
 
 
 class VantageDeleteTransactionsOperator(_VantageOperator):

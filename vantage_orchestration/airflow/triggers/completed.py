@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ from vantage_orchestration.airflow.compat import AirflowNotFoundException, patch
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.completed.waking import NOBODY, WakeSchedule
 from vantage_orchestration.errors import VantageError
+from vantage_orchestration.options import checked
 from vantage_orchestration.retrying import RetryPolicy
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         skill: Id or exact name of the skill, the same as in those tasks; None for all.
         conn_id: Connection of the type ``abbyy_vantage``.
         poke_interval: Seconds between two polls, at least 1.
-        overlap: Seconds: transactions created within them are read at each poll. Older ones are
-            only counted, until a count changes.
+        overlap: As for :class:`VantageFetchCompletedOperator`.
 
     The event is ``{"due": [...], "skill": ...}``, with the names of the tasks for which something
     is due. It does not say what has ended: several events may become one run, and some are lost.
@@ -79,17 +78,13 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         overlap: float = 3600.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if not 1 <= poke_interval < math.inf:
-            raise ValueError("poke_interval is below 1; ABBYY Vantage asks for a second or more")
-        if not 0 <= overlap < math.inf:
-            raise ValueError(f"overlap is {overlap!r}; give a number of seconds")
         if not conn_id or not str(state_path).strip():
             raise ValueError("conn_id or state_path is empty")
         self.state_path = str(state_path)
         self.skill = skill
         self.conn_id = conn_id
-        self.poke_interval = poke_interval
-        self.overlap = overlap
+        self.poke_interval: float = checked("poke_interval", poke_interval)
+        self.overlap: float = checked("overlap", overlap)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments; they are stored in plain text and contain no secret."""
