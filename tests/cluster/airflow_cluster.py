@@ -18,7 +18,7 @@ import requests
 from engines import BUCKET, KEY, Bucket, begin_engines, own, redis
 from postgres import Postgres
 from processes import Component, free_port, wait_until
-from test_airflow.live.running import TASK, Running
+from test_airflow.live.running import Running
 
 HERE = Path(__file__).resolve().parent
 WORKERS = ("worker-1", "worker-2")
@@ -132,8 +132,7 @@ class AirflowCluster(Running):
 
     def run(self, dag_id: str, order: str) -> MappedRun:
         """Start a run for an order; its connection has the name of the order."""
-        conf = {"order": order, "conn_id": order}
-        self.api("POST", f"dags/{dag_id}/dagRuns", dag_run_id=order, logical_date=None, conf=conf)
+        self.trigger(dag_id, order, {"order": order, "conn_id": order})
         return MappedRun(self, dag_id, order)
 
     def log(self, run_id: str) -> str:
@@ -195,16 +194,8 @@ class MappedRun:
         )
 
     def clear(self) -> None:
-        """Clear all tasks, as the button *Clear* does."""
-        self.airflow.api(
-            "POST",
-            f"dags/{self._dag}/clearTaskInstances",
-            dag_run_id=self.run_id,
-            task_ids=[TASK],
-            dry_run=False,
-            only_failed=False,
-            reset_dag_runs=True,
-        )
+        """Clear all tasks."""
+        self.airflow.clear(self._dag, self.run_id)
 
 
 __all__ = ["BUCKET", "SLOTS", "TRIGGERERS", "WORKERS", "AirflowCluster", "MappedRun"]

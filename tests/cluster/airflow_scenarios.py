@@ -3,40 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from airflow_cluster import TRIGGERERS, WORKERS, AirflowCluster, MappedRun
-from order import Order
-
-PARTS = 8
-#: More bytes than are on their way before a server has begun to read.
-PADDING = 3_000_000
-#: Seconds that each file takes at least, so that there is time to kill somebody meanwhile.
-UPLOAD = 6.0
-#: Seconds that database and broker are gone.
-OUTAGE = 12
-
-
-@contextlib.contextmanager
-def ordered(
-    airflow: AirflowCluster, name: str, parts: int, each: int, padding: int = 0, **account: Any
-) -> Iterator[Order]:
-    """Make an order, and a connection of the same name."""
-    order = Order(name, airflow.bucket, parts, each, padding)
-    try:
-        airflow.connect(name, order.sandbox, **account)
-        yield order
-    finally:
-        order.stop()
+from order import OUTAGE, PADDING, PARTS, UPLOAD, Order, ordered, wrong_passwords
 
 
 def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
     """Kill -9 a host, with the worker and all tasks on it, while they send files."""
-    with ordered(airflow, "host-killed", PARTS, each, PADDING) as order:
+    with ordered(airflow, "host-killed", each, PADDING) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
         run = airflow.run("eight", order.name)
         order.wait(lambda: order.uploading() & run.on(WORKERS[0]), "files sent by the first host")
@@ -54,7 +29,7 @@ def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
 
 def triggerer_killed(airflow: AirflowCluster) -> str:
     """Kill -9 one of two triggerers while sixty tasks are deferred."""
-    with ordered(airflow, "triggerer-killed", 60, 1) as order:
+    with ordered(airflow, "triggerer-killed", 1, parts=60) as order:
         run = airflow.run("sixty", order.name)
         run.when("deferred", number=60, patience=500)
         airflow.kill(TRIGGERERS[0])
@@ -66,7 +41,7 @@ def triggerer_killed(airflow: AirflowCluster) -> str:
 
 def engines_gone(airflow: AirflowCluster, each: int = 8) -> str:
     """Take the database and the broker away while tasks send files and others are deferred."""
-    with ordered(airflow, "engines-gone", PARTS, each) as order:
+    with ordered(airflow, "engines-gone", each) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=1.0)
         run = airflow.run("eight", order.name)
         run.when("deferred", number=2)
@@ -86,23 +61,18 @@ def engines_gone(airflow: AirflowCluster, each: int = 8) -> str:
 
 def wrong_password(airflow: AirflowCluster) -> str:
     """Let tasks on both hosts log in with a wrong password, with each store that hosts can have."""
-    seen = []
-    for store, most in (("file", len(WORKERS)), ("orchestrator", 1)):
-        account = {"password": "wrong", "store": store}
-        with ordered(airflow, f"wrong-{store}", PARTS, 1, **account) as order:
-            run = airflow.run("eight", order.name)
-            run.when("failed", number=PARTS)
-            assert not order.control.transactions()
-            hosts = len(run.hosts())
-            assert order.logins() <= min(most, hosts), f"{store}: {order.logins()}, {hosts} hosts"
-            sent = f"{order.logins()}, by {PARTS} tasks on {hosts} hosts"
-            seen.append(f"store `{store}`, requests for a token: {sent}")
-    return "; ".join(seen)
+
+    def attempt(order: Order) -> int:
+        run = airflow.run("eight", order.name)
+        run.when("failed", number=PARTS)
+        return len(run.hosts())
+
+    return wrong_passwords(airflow, attempt)
 
 
 def revoked(airflow: AirflowCluster) -> str:
     """Revoke all tokens while tasks are deferred; then clear the run once it has ended."""
-    with ordered(airflow, "revoked", PARTS, 4) as order:
+    with ordered(airflow, "revoked", 4) as order:
         run = airflow.run("eight", order.name)
         run.when("deferred", number=PARTS)
         before = order.logins()
@@ -130,17 +100,5 @@ def _cleared(order: Order, run: MappedRun) -> str:
     return "cleared: nothing sent or fetched again"
 
 
-SCENARIOS: dict[str, Callable[[AirflowCluster], str]] = {
-    each.__name__: each
-    for each in (host_killed, triggerer_killed, engines_gone, wrong_password, revoked)
-}
-
-
-def short(airflow: AirflowCluster) -> str:
-    """Kill a host, with fewer documents."""
-    return host_killed(airflow, each=3)
-
-
-def make(folder: Path) -> AirflowCluster:
-    """Return an Airflow that has not been started."""
-    return AirflowCluster(folder)
+CLUSTER = AirflowCluster
+SCENARIOS = (host_killed, triggerer_killed, engines_gone, wrong_password, revoked)

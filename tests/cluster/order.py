@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from engines import Bucket
 from pdfs import make_invoice
@@ -16,6 +17,15 @@ from processes import wait_until
 from scenes import FOR_EVER, pad, starts_of
 
 from vantage_orchestration.sandbox import SandboxServer
+
+#: Folders of most orders.
+PARTS = 8
+#: More bytes than are on their way before a server has begun to read.
+PADDING = 3_000_000
+#: Seconds that each file takes at least, so that there is time to kill somebody meanwhile.
+UPLOAD = 8.0
+#: Seconds that an engine is gone.
+OUTAGE = 12
 
 
 class Order:
@@ -150,3 +160,43 @@ class Order:
             assert any(self.digests[source].encode() in content for content in contents), source
             found.add(source)
         return found
+
+
+class Cluster(Protocol):
+    """An orchestrator on several hosts."""
+
+    bucket: Bucket
+
+    def connect(self, name: str, sandbox: SandboxServer, **changes: Any) -> object:
+        """Store a connection or a block for a sandbox."""
+
+
+@contextlib.contextmanager
+def ordered(
+    cluster: Cluster, name: str, each: int, padding: int = 0, *, parts: int = PARTS, **account: Any
+) -> Iterator[Order]:
+    """Make an order, and a connection or a block of the same name."""
+    order = Order(name, cluster.bucket, parts, each, padding)
+    try:
+        cluster.connect(name, order.sandbox, **account)
+        yield order
+    finally:
+        order.stop()
+
+
+def wrong_passwords(cluster: Cluster, attempt: Callable[[Order], int]) -> str:
+    """Log in with a wrong password, with each store that hosts can have.
+
+    Args:
+        cluster: An orchestrator.
+        attempt: Runs an order, waits until all of it has failed, and returns the number of hosts.
+    """
+    seen = []
+    for store in ("file", "orchestrator"):
+        with ordered(cluster, f"wrong-{store}", 1, password="wrong", store=store) as order:
+            hosts = attempt(order)
+            assert not order.control.transactions()
+            told = f"store `{store}`: {order.logins()} requests for a token, on {hosts} hosts"
+            assert order.logins() <= (hosts if store == "file" else 1), told
+            seen.append(told)
+    return "; ".join(seen)

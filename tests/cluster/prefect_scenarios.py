@@ -3,36 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-from order import Order
+from order import OUTAGE, PADDING, PARTS, UPLOAD, Order, ordered, wrong_passwords
 from prefect_cluster import DASK, WORKERS, PrefectCluster
 from test_prefect.live.running import Run
-
-PARTS = 8
-#: More bytes than are on their way before a server has begun to read.
-PADDING = 3_000_000
-#: Seconds that each file takes at least, so that there is time to kill somebody meanwhile.
-UPLOAD = 8.0
-#: Seconds that the database is gone.
-OUTAGE = 12
-
-
-@contextlib.contextmanager
-def ordered(
-    prefect: PrefectCluster, name: str, parts: int, each: int, padding: int = 0, **account: Any
-) -> Iterator[Order]:
-    """Make an order, and a block of the same name."""
-    order = Order(name, prefect.bucket, parts, each, padding)
-    try:
-        prefect.save_block(name, order.sandbox, **account)
-        yield order
-    finally:
-        order.stop()
 
 
 def folders(prefect: PrefectCluster, order: Order) -> list[Run]:
@@ -44,7 +19,7 @@ def folders(prefect: PrefectCluster, order: Order) -> list[Run]:
 
 def host_killed(prefect: PrefectCluster, each: int = 8) -> str:
     """Kill -9 a host, with the worker and all flow runs on it, while they send files."""
-    with ordered(prefect, "host-killed", PARTS, each, PADDING) as order:
+    with ordered(prefect, "host-killed", each, PADDING) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
         runs = folders(prefect, order)
         ids = {run.id: str(part) for part, run in enumerate(runs)}
@@ -74,7 +49,7 @@ def host_killed(prefect: PrefectCluster, each: int = 8) -> str:
 
 def dask_killed(prefect: PrefectCluster) -> str:
     """Kill -9 one of two Dask workers while mapped tasks send files."""
-    with ordered(prefect, "dask-killed", PARTS, 4, PADDING) as order:
+    with ordered(prefect, "dask-killed", 4, PADDING) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
         runs = prefect.order("on_dask", {"order": order.name, "parts": PARTS})
         order.wait(lambda: len(order.uploading()) > 2, "files sent by both Dask workers")
@@ -88,7 +63,7 @@ def dask_killed(prefect: PrefectCluster) -> str:
 
 def engines_gone(prefect: PrefectCluster) -> str:
     """Take the server's database away while some runs send files and others wait."""
-    with ordered(prefect, "engines-gone", PARTS, 8) as order:
+    with ordered(prefect, "engines-gone", 8) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=1.0)
         runs = folders(prefect, order)
         order.wait(order.started, "the first transactions")
@@ -103,22 +78,18 @@ def engines_gone(prefect: PrefectCluster) -> str:
 
 def wrong_password(prefect: PrefectCluster) -> str:
     """Let runs on both hosts log in with a wrong password, with each store that hosts can have."""
-    seen = []
-    for store, most in (("file", len(WORKERS)), ("orchestrator", 1)):
-        account = {"password": "wrong", "store": store}
-        with ordered(prefect, f"wrong-{store}", PARTS, 1, **account) as order:
-            runs = folders(prefect, order)
-            for run in runs:
-                run.when("Failed")
-            assert not order.control.transactions()
-            assert order.logins() <= most, f"{store}: {order.logins()}"
-            seen.append(f"store `{store}`, requests for a token: {order.logins()}, by {PARTS} runs")
-    return "; ".join(seen)
+
+    def attempt(order: Order) -> int:
+        for run in folders(prefect, order):
+            run.when("Failed")
+        return len(WORKERS)
+
+    return wrong_passwords(prefect, attempt)
 
 
 def revoked(prefect: PrefectCluster) -> str:
     """Revoke all tokens while runs wait; then mark those that ended as crashed, and retry."""
-    with ordered(prefect, "revoked", PARTS, 4) as order:
+    with ordered(prefect, "revoked", 4) as order:
         runs = folders(prefect, order)
         order.wait(lambda: order.started() == order.count, "all to be started")
         before = order.logins()
@@ -142,17 +113,5 @@ def revoked(prefect: PrefectCluster) -> str:
         return f"{seen}; retried: nothing sent or fetched again"
 
 
-SCENARIOS: dict[str, Callable[[PrefectCluster], str]] = {
-    each.__name__: each
-    for each in (host_killed, dask_killed, engines_gone, wrong_password, revoked)
-}
-
-
-def short(prefect: PrefectCluster) -> str:
-    """Kill a host, with fewer documents."""
-    return host_killed(prefect, each=3)
-
-
-def make(folder: Path) -> PrefectCluster:
-    """Return a Prefect that has not been started."""
-    return PrefectCluster(folder)
+CLUSTER = PrefectCluster
+SCENARIOS = (host_killed, dask_killed, engines_gone, wrong_password, revoked)

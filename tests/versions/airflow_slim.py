@@ -7,12 +7,9 @@ JSON line with a cell for each thing that was tried, and exits with 1 if one of 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 import json
 import os
-import pkgutil
 import socket
 import subprocess
 import sys
@@ -22,10 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-DAGS = HERE / "airflow_dags"
-FILES = 2
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from versions.cells import FILES, Trial, fill, import_all
+
+DAGS = Path(__file__).resolve().parent / "airflow_dags"
 KILLED = {"delete_on_kill": True, "deferrable": True}
 #: Cases of the crash matrix; in each, the service's lists lag and the state store is emptied.
 CRASHES = (
@@ -46,12 +44,11 @@ CRASHES = (
 
 def install() -> None:
     """Import all modules, and let Airflow find the connection type."""
-    import vantage_orchestration.airflow as package
-
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
     from airflow.providers_manager import ProvidersManager
 
+    import vantage_orchestration.airflow
+
+    import_all(vantage_orchestration.airflow)
     assert ProvidersManager().hooks["abbyy_vantage"] is not None
 
 
@@ -187,26 +184,17 @@ def pages() -> None:
 # ------------------------------------------------------------------------ with one that runs
 
 
-class Trial:
+class AirflowTrial(Trial):
     """An Airflow that runs, and a sandbox."""
 
     def __init__(self, folder: Path) -> None:
-        from pdfs import make_invoice
         from test_airflow.installation import columns_of
         from test_airflow.live.running import Running
 
-        from vantage_orchestration.sandbox import SandboxServer
-
-        self.folder = folder
-        (folder / "in").mkdir()
-        (folder / "home").mkdir()
-        for number in range(FILES):
-            make_invoice(folder / "in" / f"{number}.pdf", f"INV-{number}")
-        self.sandbox = SandboxServer(processing_polls=1).start()
-        self.control = self.sandbox.control
+        super().__init__(folder, __file__)
         columns = columns_of(self.sandbox)
         connection = json.dumps({**columns, "extra": json.loads(columns["extra"])})
-        self.airflow = Running(
+        self.host = self.airflow = Running(
             folder / "home",
             DAGS,
             environment={
@@ -219,25 +207,11 @@ class Trial:
 
     def inside(self, name: str, **environment: str) -> None:
         """Call a function of this module in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, __file__, name],
-            env={
-                **self.airflow.environment,
-                "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout[-6000:]
+        quiet = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"}
+        self.call(name, {**self.airflow.environment, **quiet, **environment})
 
     def run(self, dag_id: str, run_id: str = "one") -> Any:
         return self.airflow.trigger(dag_id, run_id, {})
-
-    def started(self) -> int:
-        return sum(each["status"] != "New" for each in self.control.transactions())
 
     def token(self) -> None:
         self.inside("token")
@@ -253,7 +227,6 @@ class Trial:
         """Disturb runs as the crash matrix does, all at the same time."""
         from test_airflow.live import test_crash_matrix as full
         from test_airflow.live.scene import Scene
-        from versions.cells import check_all
 
         from vantage_orchestration.airflow.compat import AIRFLOW
 
@@ -272,15 +245,7 @@ class Trial:
             )
             for name in CRASHES
         }
-        with contextlib.ExitStack() as stack:
-            scenes = {}
-            for seed, (name, case) in enumerate(cases.items(), 100):
-                scenes[name] = SlimScene(self.airflow, case, self.folder / "crashes" / name, seed)
-                stack.callback(scenes[name].stop)
-                scenes[name].begin()
-            matrix = full.Matrix(scenes, cases, full.Gate())
-            stack.callback(matrix.close)
-            told = check_all(matrix, cases)
+        told = self.disturb(SlimScene, cases, full.Gate())
         # The triggerer has looked up connections that are in the database.
         assert "(type: abbyy_vantage)" not in (self.airflow.outputs / "triggerer.txt").read_text(
             errors="replace"
@@ -324,9 +289,7 @@ class Trial:
 
 
 def main(folder: Path, *, short: bool) -> int:
-    from versions.cells import fill
-
-    trial = Trial(folder)
+    trial = AirflowTrial(folder)
     trial.airflow.migrate()
     before = {
         "install": lambda: trial.inside("install"),
@@ -341,7 +304,7 @@ def main(folder: Path, *, short: bool) -> int:
         "crashes": trial.crashes,
         **({} if short else {"watcher": trial.watcher, "pages": trial.pages}),
     }
-    return fill(before, running, trial.airflow, trial.sandbox)
+    return fill(trial, before, running)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,16 @@ JSON line with a cell for each thing that was tried, and exits with 1 if one of 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
 import os
-import pkgutil
-import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from versions.cells import FILES, Trial, fill, import_all
+
 PROCESS = "vantage_orchestration.prefect.flows.process_documents"
-FILES = 2
 #: Cases of the crash matrix; in each, the service's lists lag.
 CRASHES = (
     "before_create",
@@ -34,10 +31,9 @@ CRASHES = (
 
 def install() -> None:
     """Import all modules."""
-    import vantage_orchestration.prefect as package
+    import vantage_orchestration.prefect
 
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(module.name)
+    import_all(vantage_orchestration.prefect)
 
 
 def token() -> None:
@@ -66,44 +62,21 @@ def job() -> None:
     assert one() > 0
 
 
-class Trial:
+class PrefectTrial(Trial):
     """A Prefect that runs, and a sandbox."""
 
     def __init__(self, folder: Path) -> None:
-        from pdfs import make_invoice
         from test_prefect.live.running import Running
 
-        from vantage_orchestration.sandbox import SandboxServer
-
-        self.folder = folder
-        for name in ("in", "home"):
-            (folder / name).mkdir()
-        for number in range(FILES):
-            make_invoice(folder / "in" / f"{number}.pdf", f"INV-{number}")
-        self.sandbox = SandboxServer(processing_polls=1).start()
-        self.control = self.sandbox.control
-        self.prefect = Running(folder / "home")
+        super().__init__(folder, __file__)
+        self.host = self.prefect = Running(folder / "home")
 
     def inside(self, name: str) -> None:
         """Call a function of this module in a process of its own."""
         from test_prefect.live.running import STAYS
 
-        done = subprocess.run(
-            [sys.executable, __file__, name],
-            env={
-                **self.prefect.components[STAYS].environment,
-                "PREFECT_LOGGING_LEVEL": "INFO",
-                "SLIM_FILE": str(self.folder / "in" / "0.pdf"),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout[-4000:]
-
-    def started(self) -> int:
-        return sum(each["status"] != "New" for each in self.control.transactions())
+        more = {"PREFECT_LOGGING_LEVEL": "INFO", "SLIM_FILE": str(self.folder / "in" / "0.pdf")}
+        self.call(name, {**self.prefect.components[STAYS].environment, **more})
 
     def _run(self, name: str) -> object:
         from test_prefect.live.running import POOLS, STAYS
@@ -120,7 +93,7 @@ class Trial:
 
     def block(self) -> None:
         """Save the block, then log in with it."""
-        self.prefect.save_block("slim", self.sandbox)
+        self.prefect.connect("slim", self.sandbox)
         self.inside("token")
 
     def documents(self) -> None:
@@ -133,7 +106,6 @@ class Trial:
         """Disturb runs as the crash matrix does, all at the same time."""
         from test_prefect.live import test_crash_matrix as full
         from test_prefect.live.scene import Machine, Scene
-        from versions.cells import check_all
 
         from vantage_orchestration.prefect.lowest import PREFECT
 
@@ -147,22 +119,12 @@ class Trial:
             # Prefect 3.4 retries no run that was cancelled.
             if name != "cancelled" or PREFECT >= (3, 7)
         }
-        with contextlib.ExitStack() as stack:
-            scenes = {}
-            for seed, (name, case) in enumerate(cases.items(), 200):
-                scenes[name] = Scene(self.prefect, case, self.folder / "crashes" / name, seed)
-                stack.callback(scenes[name].stop)
-                scenes[name].begin()
-            lost = sum(case.machine == full.LOST for case in cases.values())
-            matrix = full.Matrix(scenes, cases, Machine(self.prefect, lost))
-            stack.callback(matrix.close)
-            return check_all(matrix, cases)
+        lost = sum(case.machine == full.LOST for case in cases.values())
+        return self.disturb(Scene, cases, Machine(self.prefect, lost))
 
 
 def main(folder: Path, *, short: bool) -> int:
-    from versions.cells import fill
-
-    trial = Trial(folder)
+    trial = PrefectTrial(folder)
     running = {
         "install": lambda: trial.inside("install"),
         "block, token": trial.block,
@@ -170,7 +132,7 @@ def main(folder: Path, *, short: bool) -> int:
         "job block": lambda: trial.inside("job"),
         "crashes": trial.crashes,
     }
-    return fill({}, running, trial.prefect, trial.sandbox)
+    return fill(trial, {}, running)
 
 
 if __name__ == "__main__":

@@ -274,6 +274,18 @@ class Running(Processes):
         self.api("POST", f"dags/{dag_id}/dagRuns", dag_run_id=run_id, logical_date=None, conf=conf)
         return Run(self, dag_id, run_id)
 
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear the task of a run, or all that it was mapped to, as the button *Clear* does."""
+        self.api(
+            "POST",
+            f"dags/{dag_id}/clearTaskInstances",
+            dag_run_id=run_id,
+            task_ids=[TASK],
+            dry_run=False,
+            only_failed=False,
+            reset_dag_runs=True,
+        )
+
 
 class Run:
     """One run of a Dag that has one task."""
@@ -336,15 +348,7 @@ class Run:
     def clear(self) -> None:
         """Clear the task, as the button *Clear* does; its state goes with it."""
         self.forget_state()
-        self.airflow.api(
-            "POST",
-            f"dags/{self.dag_id}/clearTaskInstances",
-            dag_run_id=self.run_id,
-            task_ids=[TASK],
-            dry_run=False,
-            only_failed=False,
-            reset_dag_runs=True,
-        )
+        self.airflow.clear(self.dag_id, self.run_id)
 
     def mark(self, state: str) -> None:
         """Set the task's state, as *Mark state as...* does."""

@@ -169,7 +169,7 @@ class Running(Processes):
                 self._taken = taken
             return self._runs
 
-    def save_block(self, name: str, sandbox: SandboxServer, **changes: Any) -> None:
+    def connect(self, name: str, sandbox: SandboxServer, **changes: Any) -> None:
         """Save a credentials block for a sandbox, as the user interface does."""
         kind = self.api("GET", "block_types/slug/abbyy-vantage-credentials")["id"]
         wanted = {"block_type_id": {"any_": [kind]}}

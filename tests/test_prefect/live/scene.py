@@ -77,7 +77,7 @@ class Scene(scenes.Scene):
         """
         # What is caught must not be given up before the test has killed somebody.
         options = {"read_timeout": 600, **dict(self.case.block)}
-        self.prefect.save_block(self.block, self.sandbox, **options)
+        self.prefect.connect(self.block, self.sandbox, **options)
         flow = self.case.flow
         entrypoint = f"{FLOWS}/{flow}" if ":" in flow else flow
         deployment = self.prefect.deploy(self.name, entrypoint, POOLS[self.case.machine])

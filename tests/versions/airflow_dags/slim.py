@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 import pendulum
-from airflow.sdk import DAG, Asset, AssetWatcher, Param
+from airflow.sdk import DAG, Asset, AssetWatcher
+from test_airflow.live.one_task import make
 
 from vantage_orchestration.airflow import (
     VantageDownloadResultsOperator,
@@ -57,23 +58,8 @@ for name, deferrable in (("documents", False), ("deferred", True)):
         )
     globals()[name] = dag
 
-# As those of the crash matrix.
-PARAMS = ("inputs", "output", "skill", "conn_id")
-for name, deferrable in (("crash", True), ("crash_in_worker", False)):
-    with DAG(
-        name, schedule=None, params={each: Param(type="string") for each in PARAMS}, **COMMON
-    ) as dag:
-        VantageProcessDocumentsOperator(
-            task_id="process",
-            inputs="{{ params.inputs }}",
-            output_path="{{ params.output }}",
-            skill="{{ params.skill }}",
-            abbyy_vantage_conn_id="{{ params.conn_id }}",
-            deferrable=deferrable,
-            poke_interval=1,
-            max_poke_interval=2,
-        )
-    globals()[name] = dag
+crash = make("crash", retries=5)
+crash_in_worker = make("crash_in_worker", retries=5, deferrable=False)
 
 with DAG("steps", schedule=None, **COMMON) as steps:
     submit = VantageSubmitOperator(task_id="submit", state_path=f"{FOLDER}/state", **SENDING)
