@@ -13,7 +13,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +26,18 @@ from typing import Any
 
 import bare
 import psutil
-from place import CONN_ID, Account, airflow_environment, sandbox, table
+from place import (
+    CONN_ID,
+    SIZE,
+    Account,
+    Worker,
+    airflow_environment,
+    sandbox,
+    table,
+    write_pages,
+)
 
 FILES = 500
-#: Bytes of a file: a scanned page.
-SIZE = 100_000
 PARALLEL = 8
 #: Seconds between two looks: the operator's default.
 POLL = 10.0
@@ -197,35 +203,7 @@ def _work() -> None:
 # ---------------------------------------------------------------- the measurement
 
 
-class _Worker:
-    """The process that is measured, from outside."""
-
-    def __init__(self, home: str) -> None:
-        self._log = Path(home, "log.txt")
-        self._process = subprocess.Popen(  # noqa: S603 - this very script
-            [sys.executable, __file__],
-            env=airflow_environment(home),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=os.open(self._log, os.O_WRONLY | os.O_CREAT),
-            text=True,
-        )
-
-    def __call__(self, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(self._log.read_text(errors="replace")[-5000:])
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        self._process.communicate(timeout=60)
-
-
-def _go(worker: _Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
+def _go(worker: Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
     """Let one contestant process all files once, and look whether it has."""
     settings: dict[str, Any] = {"processing_polls": 0, "processing_seconds": scene.processing}
     with sandbox(latency=scene.latency, **settings) as account:
@@ -257,7 +235,7 @@ def _kind(path: str) -> str:
 
 
 def _measure(
-    worker: _Worker, scene: Scene, inputs: Path, rounds: int
+    worker: Worker, scene: Scene, inputs: Path, rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {key: [] for key in CONTESTANTS}
     order = list(CONTESTANTS)
@@ -284,12 +262,8 @@ def report(files: int = FILES, rounds: int = 5, scenes: tuple[str, ...] = tuple(
     """
     parts = []
     with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder, "inputs")
-        inputs.mkdir()
-        for number in range(files):
-            noise = random.Random(number).randbytes(SIZE)  # noqa: S311 - no secret
-            (inputs / f"page-{number:04}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + noise)
-        worker = _Worker(folder)
+        inputs = write_pages(Path(folder, "inputs"), files)
+        worker = Worker(Path(folder, "log.txt"), airflow_environment(folder), __file__)
         try:
             # What is imported and connected once in a process is not measured.
             _measure(worker, SCENES["instant"], inputs, 1)

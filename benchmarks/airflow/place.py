@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the benchmarks run: a sandbox in a process of its own, and an Airflow in a folder."""
+"""Where the benchmarks run: the service and what is measured, each in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vantage_orchestration.sandbox import SandboxControl
 
 CONN_ID = "benchmark"
+#: Bytes of a file: a scanned page.
+SIZE = 100_000
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,52 @@ def sandbox(*, latency: float = 0.0, received: int = 0, **settings: Any) -> Iter
         yield Account(**json.loads(process.stdout.readline()), process=process.pid)
     finally:
         process.communicate(timeout=30)
+
+
+class Worker:
+    """A process that is measured: it reads a line of JSON for each go, and answers with another.
+
+    Args:
+        log: File for what it writes besides.
+        environment: All of its environment.
+        command: Script and its arguments.
+    """
+
+    def __init__(self, log: Path, environment: Mapping[str, str], *command: str) -> None:
+        self._log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - a script of this folder
+                [sys.executable, *command],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+            )
+
+    def __call__(self, **order: Any) -> dict[str, Any]:
+        """Send an order; return the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(self._log.read_text(errors="replace")[-5000:])
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        """End it, by the end of its orders."""
+        self._process.communicate(timeout=120)
+
+
+def write_pages(folder: Path, files: int) -> Path:
+    """Make a folder with scanned pages, and return it."""
+    folder.mkdir()
+    for number in range(files):
+        noise = random.Random(number).randbytes(SIZE)  # noqa: S311 - no secret
+        (folder / f"page-{number:04}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + noise)
+    return folder
 
 
 def airflow_environment(home: str) -> dict[str, str]:

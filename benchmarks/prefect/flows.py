@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +25,12 @@ from typing import Any
 
 import bare
 import psutil
-from place import Account, sandbox, table
-from server import environment_of, server
+from place import SIZE, Account, Worker, sandbox, table, write_pages
+from server import Server, environment_of, server
 
 BLOCK = "benchmark"
 SKILL = "Invoice"
 FILES = 500
-#: Bytes of a file: a scanned page.
-SIZE = 100_000
 PARALLEL = 8
 #: Seconds between two looks.
 POLL = 10.0
@@ -171,41 +168,23 @@ def _work() -> None:
 # ------------------------------------------------------------------- outside of it
 
 
-class _Worker:
-    """The process that is measured."""
+def worker_of(home: str, server: Server) -> Worker:
+    """Start that process.
 
-    def __init__(self, home: str, api: str, server_process: int) -> None:
-        self._log = Path(home, "worker.txt")
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - this very script
-                [sys.executable, __file__, str(server_process)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={
-                    **environment_of(home),
-                    "PREFECT_API_URL": api,
-                    "PREFECT_LOGGING_LEVEL": "WARNING",
-                    "PYTHONPATH": os.pathsep.join(sys.path[:2]),
-                },
-            )
-
-    def __call__(self, **order: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(self._log.read_text(errors="replace")[-5000:])
-        return dict(json.loads(line))
-
-    def close(self) -> None:
-        self._process.communicate(timeout=120)
+    Args:
+        home: Folder of its own.
+        server: Prefect's server.
+    """
+    environment = {
+        **environment_of(home),
+        "PREFECT_API_URL": server.api,
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PYTHONPATH": str(Path(bare.__file__).parent),
+    }
+    return Worker(Path(home, "worker.txt"), environment, __file__, str(server.process))
 
 
-def _go(worker: _Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
+def _go(worker: Worker, key: str, scene: Scene, inputs: Path, output: Path) -> dict[str, Any]:
     """Let one contestant process all files once, and look whether it has."""
     settings: dict[str, Any] = {"processing_polls": 0, "processing_seconds": scene.processing}
     with sandbox(latency=scene.latency, **settings) as account:
@@ -225,7 +204,7 @@ def _go(worker: _Worker, key: str, scene: Scene, inputs: Path, output: Path) -> 
 
 
 def _measure(
-    worker: _Worker, scene: Scene, inputs: Path, rounds: int
+    worker: Worker, scene: Scene, inputs: Path, rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {key: [] for key in scene.contestants}
     order = list(scene.contestants)
@@ -235,14 +214,6 @@ def _measure(
             with tempfile.TemporaryDirectory(dir=inputs.parent) as output:
                 found[key].append(_go(worker, key, scene, inputs, Path(output)))
     return found
-
-
-def _write(inputs: Path, files: int) -> Path:
-    inputs.mkdir()
-    for number in range(files):
-        noise = random.Random(number).randbytes(SIZE)  # noqa: S311 - no secret
-        (inputs / f"page-{number:04}.jpg").write_bytes(b"\xff\xd8\xff\xe0" + noise)
-    return inputs
 
 
 def report(files: int = FILES, rounds: int = 5, scenes: tuple[str, ...] = tuple(SCENES)) -> str:
@@ -255,9 +226,9 @@ def report(files: int = FILES, rounds: int = 5, scenes: tuple[str, ...] = tuple(
     """
     parts = []
     with tempfile.TemporaryDirectory() as folder, server(folder) as prefect_server:
-        few = _write(Path(folder, "few"), min(files, 3 * PARALLEL))
-        inputs = _write(Path(folder, "inputs"), files)
-        worker = _Worker(folder, prefect_server.api, prefect_server.process)
+        few = write_pages(Path(folder, "few"), min(files, 3 * PARALLEL))
+        inputs = write_pages(Path(folder, "inputs"), files)
+        worker = worker_of(folder, prefect_server)
         try:
             # What is imported and connected once in a process is not measured.
             _measure(worker, SCENES["instant"], few, 1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures what other people's transactions cost, and writes RESULTS.md.
+"""Measures what other people's transactions cost, and writes RESULTS.md and growth.svg.
 
-``python benchmarks/scale/run.py``, in an environment with ``.[sandbox]``. See the README beside it.
+``python benchmarks/scale/run.py``, in an environment with ``.[airflow,prefect,sandbox]`` and the
+dependency group ``benchmark``. See the README beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import loop
 import pendulum
+import plot
+from place import table
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
@@ -38,6 +42,7 @@ from vantage_orchestration.waiting import Wait, WaitRules, Watcher, wait_here
 from vantage_orchestration.waiting.poller import SharedPoller
 
 HERE = Path(__file__).resolve().parent
+PARTS = ("memory", "tenants", "loop")
 NUMBERS = (0, 5_000, 20_000, 100_000)
 #: Ours: of a job, waited for together, and asked for by a triggerer.
 DOCUMENTS, RUNNING, TRIGGERS = 60, 3_000, 10_000
@@ -57,7 +62,6 @@ class Tenant:
         seconds: Time over which theirs were created, up to now.
         parameter_filter: Setting of the sandbox.
         order: Setting of the sandbox.
-        most: Largest number of theirs that is measured: there both lists are read once.
         others: What theirs carry.
     """
 
@@ -65,17 +69,48 @@ class Tenant:
     seconds: float
     parameter_filter: str = "both"
     order: str = "oldest"
-    most: int = 10**6
     others: dict[str, Any] = field(default_factory=lambda: {"source": "PublicAPI"})
 
 
 TENANTS = (
     Tenant("over 14 days", 14 * DAY),
-    Tenant("in the last five minutes", 300.0, order="mixed"),
-    Tenant("filter misread", 14 * DAY, "misread", most=20_000),
-    Tenant("by mail, nothing of ours listed", 14 * DAY, most=20_000, others={}),
-    Tenant("newest first", 14 * DAY, order="newest"),
+    Tenant("over 14 days, newest first", 14 * DAY, order="newest"),
+    Tenant("a burst: in the last five minutes", 300.0, order="mixed"),
+    Tenant("the filter is misread", 14 * DAY, "misread"),
+    Tenant("the filter can't be proved: by mail, nothing of ours listed", 14 * DAY, others={}),
 )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured among N transactions of others: requests, but for what says otherwise."""
+
+    first: int
+    first_seconds: float
+    further: float
+    pages: int
+    known: int
+    rounds: tuple[int, int]
+    per_document: float
+
+    def cells(self) -> list[str]:
+        """Return the cells of a row."""
+        return [
+            f"{self.first}, {self.first_seconds:.2f} s",
+            f"{self.further:.0f}",
+            f"{self.pages}, {self.known} of {DOCUMENTS}",
+            f"{self.rounds[0]}, {self.rounds[1]}",
+            f"{self.per_document:.2f}",
+        ]
+
+    def growth(self) -> dict[str, float]:
+        """Return what is drawn, by the title of its panel."""
+        return {
+            "first look-up of a host": self.first,
+            "look-up of a further task": self.further,
+            "page numbers": self.pages,
+            "a further round of waiting": self.rounds[1],
+        }
 
 
 class Case:
@@ -127,18 +162,13 @@ class Case:
         into.append(self.server.control.count("GET", "/api/") - before)
 
 
-def measure(case: Case) -> list[str]:
-    """Return the cells of a row."""
+def measure(case: Case) -> Found:
+    """Measure one case."""
     looked, first_look = _look_ups(case)
     rounds = _rounds(case)
-    pages, found, per_document = _documents(case)
-    return [
-        f"{looked[0]}, {first_look:.2f} s",
-        f"{median(looked[1:]):.0f}",
-        f"{pages}, {found} of {DOCUMENTS}",
-        f"{rounds[0]}, {rounds[1]}",
-        f"{per_document:.2f}",
-    ]
+    pages, known, per_document = _documents(case)
+    further = median(looked[1:])
+    return Found(looked[0], first_look, further, pages, known, rounds, per_document)
 
 
 def _look_ups(case: Case) -> tuple[list[int], float]:
@@ -160,7 +190,7 @@ def _look_ups(case: Case) -> tuple[list[int], float]:
     return requests, seconds
 
 
-def _rounds(case: Case) -> list[int]:
+def _rounds(case: Case) -> tuple[int, int]:
     """Look twice at running transactions of ours."""
     requests: list[int] = []
     ids = case.receive(RUNNING)
@@ -171,7 +201,7 @@ def _rounds(case: Case) -> list[int]:
                 seen = watcher.look(ids, skill_id=case.skill).seen
             if len(seen) != RUNNING:
                 raise AssertionError(f"{len(seen)} of {RUNNING} were seen")
-    return requests
+    return requests[0], requests[1]
 
 
 def _documents(case: Case) -> tuple[int, int, float]:
@@ -200,8 +230,8 @@ def _documents(case: Case) -> tuple[int, int, float]:
     return pages, known, sent / DOCUMENTS
 
 
-def memory() -> float:
-    """Return the megabytes that a process needs more for waits of many triggers."""
+def memory() -> str:
+    """Measure the megabytes that a process needs more for waits of many triggers."""
 
     async def watch(case: Case, ids: Sequence[str]) -> float:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -214,7 +244,8 @@ def memory() -> float:
 
     with tempfile.TemporaryDirectory() as folder, Case(TENANTS[0], 0, Path(folder)) as case:
         ids = case.receive(TRIGGERS)
-        return asyncio.run(watch(case, ids))
+        megabytes = asyncio.run(watch(case, ids))
+    return f"Memory for {TRIGGERS:,} waits of triggers in one process: {megabytes:.0f} MB.\n"
 
 
 @contextmanager
@@ -229,80 +260,87 @@ def _all(
         yield
 
 
-def plot(name: str, values: Sequence[tuple[int, float]]) -> str:
-    """Return the growth as bars of text."""
-    most = max(value for _, value in values) or 1.0
-    bars = [
-        f"{count:>8,} {'#' * max(1, round(40 * value / most))} {value:g}" for count, value in values
-    ]
-    return "\n".join([name, *bars])
-
-
-def tables(numbers: Sequence[int], say: Callable[[str], object]) -> Iterator[str]:
-    """Measure one tenant after the other; yield table and plot of each."""
+def tenants(numbers: Sequence[int], chart: Path, say: Callable[[str], object]) -> str:
+    """Measure one tenant after the other; return their tables, and draw their growth."""
+    parts = []
+    growth: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for tenant in TENANTS:
-        rows, growth = [], []
-        for count in (each for each in numbers if each <= tenant.most):
+        rows = []
+        for count in numbers:
+            begin = time.monotonic()
             with tempfile.TemporaryDirectory() as folder, Case(tenant, count, Path(folder)) as case:
-                cells = measure(case)
-            say(f"{tenant.name}, {count}: {cells}")
-            rows.append(f"| {count:,} | " + " | ".join(cells) + " |")
-            growth.append((count, float(cells[0].partition(",")[0])))
-        shown = plot("requests of the first look-up", growth)
-        yield _TABLE.format(name=tenant.name, rows="\n".join(rows)) + f"\n```text\n{shown}\n```\n\n"
+                found = measure(case)
+            rows.append([f"{count:,}", *found.cells()])
+            growth.setdefault(tenant.name, []).append((count, found.growth()))
+            took = time.monotonic() - begin
+            say(f"{tenant.name}, {count:,}: {', '.join(rows[-1][1:])} ({took:.0f} s)")
+        parts.append(f"### {tenant.name}\n\n{table(_HEAD, rows)}\n")
+    plot.draw(growth, chart)
+    return _TENANTS.format(
+        documents=DOCUMENTS,
+        running=RUNNING,
+        tasks=TASKS,
+        chart=chart.name,
+        tables="\n".join(parts),
+    )
 
 
-_TABLE = """## {name}
+_HEAD = (
+    "N ended and N running of others",
+    "look-up of a key that was never sent, first on the host",
+    "each further task",
+    "page numbers after success",
+    "a round of waiting, first and further",
+    "requests a document",
+)
+_TENANTS = """## Other people's transactions
 
-| N ended and N running of others | look-up of a key that was never sent, first on the host | \
-each further task | page numbers after success | a round of waiting, first and further | \
-requests a document |
-|---|---|---|---|---|---|
-{rows}
+{tasks} tasks look for one key each, as processes of one host that know nothing yet. {documents}
+documents are processed, then their pages are read. {running} of ours run and are looked at twice.
+Where others have started theirs within the minutes before ours, the first round of waiting reads
+them all: only the list itself tells when ours were created. The second one knows. Where the filter
+is misread, or can't be proved, the first look-up of a host reads both lists.
+
+![requests by the number of other people's transactions]({chart})
+
+{tables}
 """
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts")
     parser.add_argument("--numbers", nargs="+", type=int, default=NUMBERS, help="%(default)s")
+    parser.add_argument("--files", type=int, default=loop.FILES, help="of ours (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=loop.ROUNDS, help="goes (%(default)s)")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md", help="%(default)s")
     arguments = parser.parse_args()
 
     def say(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
-    megabytes = memory()
-    say(f"{megabytes:.1f} MB")
-    head = _HEAD.format(
-        cores=os.cpu_count(),
-        python=platform.python_version(),
-        documents=DOCUMENTS,
-        running=RUNNING,
-        tasks=TASKS,
-        triggers=TRIGGERS,
-        megabytes=megabytes,
-    )
-    parts = [head]
-    for part in tables(arguments.numbers, say):
-        parts.append(part)
-        arguments.output.write_text("".join(parts).rstrip() + "\n")
-    sys.stdout.write(f"{arguments.output}\n")
+    measured: dict[str, Callable[[], str]] = {
+        "memory": memory,
+        "tenants": lambda: tenants(
+            arguments.numbers, arguments.output.with_name("growth.svg"), say
+        ),
+        "loop": lambda: loop.report(arguments.files, arguments.rounds, say),
+    }
+    parts, took = [], []
+    for part in (each for each in PARTS if each in arguments.only):
+        begin = time.monotonic()
+        parts.append(measured[part]())
+        took.append(f"{part} {time.monotonic() - begin:.0f} s")
+        say(took[-1])
+    head = f"""# What other people's transactions cost, measured
 
-
-_HEAD = """# Other people's transactions, measured
-
-Made by `run.py` on {cores} cores, with Python {python}. The service is the
-sandbox on 127.0.0.1, in the same process. Requests are what counts; times belong to one machine.
-
-{tasks} tasks look for one key each, as processes of one host that know nothing yet. {documents}
-documents are processed, then their pages are read. {running} of ours run and are looked at twice.
-
-| | |
-|---|---|
-| memory for {triggers} waits of triggers in one process | {megabytes:.0f} MB |
-
+Made by `run.py` on {os.cpu_count()} cores, with Python {platform.python_version()}, in one run:\
+ {", ".join(took)}.
+The service is the sandbox on 127.0.0.1. Compare requests and ratios; times belong to one machine.
 """
+    arguments.output.write_text("\n".join([head, *parts]).rstrip() + "\n")
+    sys.stdout.write(f"{arguments.output}\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ TRIGGERERS = ("triggerer-1", "triggerer-2")
 SLOTS = 4
 #: Seconds without a sign of life after which a task, or a triggerer, counts as lost.
 LOST_AFTER = 25
+#: Seconds after which a task that no worker has begun is queued anew. Airflow does so twice, then
+#: the task has failed for good, whatever its retries: a busy machine must not reach it.
+QUEUED_AFTER = 60
 #: A component that ends more often than that is not started again.
 RESTARTS = 10
 
@@ -53,11 +56,12 @@ class AirflowCluster(Running):
             "CELERY__WORKER_CONCURRENCY": str(SLOTS),
             "CORE__EXECUTOR": "CeleryExecutor",
             "CORE__HOSTNAME_CALLABLE": "host_name.name",
-            "CORE__PARALLELISM": "32",
+            # No task is queued while all slots are taken: it would wait in the broker.
+            "CORE__PARALLELISM": str(SLOTS * len(WORKERS)),
             "LOGGING__LOGGING_LEVEL": "INFO",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(LOST_AFTER),
             # A task whose worker is gone before it ran it stays "queued" until then.
-            "SCHEDULER__TASK_QUEUED_TIMEOUT": str(LOST_AFTER),
+            "SCHEDULER__TASK_QUEUED_TIMEOUT": str(QUEUED_AFTER),
             "SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
             "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(LOST_AFTER),
         }
