@@ -10,7 +10,8 @@
 # make benchmark   measure the token module beside others (its own environment, about 5 minutes)
 # make benchmark-airflow, make benchmark-prefect   measure the orchestrators' sides (40 and 15 minutes)
 # make benchmark-tables   measure tables of results (2 minutes)
-# make benchmark-scale    measure what other people's transactions cost (20 minutes)
+# make benchmark-scale    measure what other people's transactions cost, and our own documents beside
+#   a bare loop (20 minutes)
 
 SHELL := /bin/sh
 VENV := .venv
@@ -64,8 +65,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 benchmark: $(BENCH_VENV)/.installed
 	@exec $(BENCH_VENV)/bin/python benchmarks/token/run.py $(BENCHMARK)
 
+benchmark-scale: $(VENV)/.plots
 benchmark-airflow benchmark-prefect benchmark-tables benchmark-scale: install
 	@exec $(BIN)/python $(@:benchmark-%=benchmarks/%)/run.py $(BENCHMARK)
+
+$(VENV)/.plots: $(VENV)/.installed
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group benchmark
+	@touch $@
 
 $(BENCH_VENV)/.installed: pyproject.toml constraints.txt benchmarks/token/requirements.txt
 	@rm -f $@
