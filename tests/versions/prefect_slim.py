@@ -99,7 +99,7 @@ class PrefectTrial(Trial):
     def documents(self) -> None:
         """Run the flow in a worker."""
         before = self.started()
-        self._run("documents").when("Completed")
+        self._run("documents").completed()
         assert self.started() == before + FILES
 
     def crashes(self) -> str:

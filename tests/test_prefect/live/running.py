@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,21 @@ class Running(Processes):
 
     def process_of(self, run_id: str) -> psutil.Process:
         """Return the process in which a flow run is executed."""
+        for child in self._processes_of(run_id):
+            return child
+        raise RuntimeError(f"no process executes the run {run_id}")
+
+    def quiet(self, run_id: str) -> bool:
+        """Return whether no process executes a flow run."""
+        return not any(child.is_running() for child in self._processes_of(run_id))
+
+    def _processes_of(self, run_id: str) -> Iterator[psutil.Process]:
         for name in POOLS:
             with contextlib.suppress(psutil.Error, KeyError):
                 for child in psutil.Process(self.pid(name)).children():
                     with contextlib.suppress(psutil.Error):
                         if child.environ().get("PREFECT__FLOW_RUN_ID") == run_id:
-                            return child
-        raise RuntimeError(f"no process executes the run {run_id}")
+                            yield child
 
     # ------------------------------------------------------------------ API
 
@@ -267,6 +276,19 @@ class Run:
             lambda: (
                 f"{self.name}: the run is {self.state}, not {' or '.join(states)}\n{self.log()}"
             ),
+        )
+
+    def completed(self) -> None:
+        """Wait until it has completed, and no process executes it any more.
+
+        A worker may execute a run twice at once: its second report of a crash can come after the
+        retry was submitted, and then the run is submitted once more. The second process writes the
+        same results, and may still do so when the first has ended.
+        """
+        self.when("Completed")
+        wait_until(
+            lambda: self.prefect.quiet(self.id),
+            lambda: f"{self.name}: a process still executes the run\n{self.log()}",
         )
 
     def set_state(self, kind: str, name: str) -> None:

@@ -113,7 +113,7 @@ class Scene(scenes.Scene):
     def end(self) -> None:
         """Wait until the run has ended well."""
         for run in self.trail:
-            run.when("Completed")
+            run.completed()
 
     # -------------------------------------------------------------- outcome
 

@@ -189,7 +189,7 @@ def reviewed(scene: Scene, machine: Machine) -> None:
     resume = "vantage_orchestration.prefect.reviews.resume_reviewed"
     deployment = scene.prefect.deploy("resume", resume, POOLS[STAYS])
     [run] = scene.prefect.run(deployment, "resume", {})
-    run.when("Completed")
+    run.completed()
     scene.end()
 
 

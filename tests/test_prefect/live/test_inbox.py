@@ -79,7 +79,7 @@ def test_each_is_fetched_once_and_none_is_left(
         killed.when("Crashed")
         control.clear_faults()
         running.retry(killed)
-        killed.when("Completed")
+        killed.completed()
         wait_until(complete, "all that has ended")
         ticks.clear()
         ids += control.receive_many(3, "Receipt")
