@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from typing import TypeVar
 
@@ -28,30 +27,36 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
     Args:
         work: Called in a thread, in a copy of the caller's context, so that its log lines reach the
             right run.
-        items: Arguments for it.
+        items: Arguments for it. An iterator is advanced by one thread at a time, and only when a
+            thread is free.
         threads: Number of threads. One item, or one thread, runs in the caller's thread.
 
     Returns:
         The results of ``work``, in the order of the items.
 
     Raises:
-        BaseException: The first error of ``work``. Calls that had not begun are dropped, and all
-            others have ended.
+        BaseException: The first error of ``work`` or of the iterator. Calls that had not begun are
+            dropped, and all others have ended.
     """
-    queue = deque(enumerate(items))
+    if isinstance(items, Sized):
+        threads = min(threads, len(items))
+    source = enumerate(items)
     results: dict[int, R] = {}
     failures: list[BaseException] = []
+    taking = threading.Lock()
+    over = threading.Event()
 
     def drain() -> None:
-        while not failures:
-            try:
-                number, item = queue.popleft()
-            except IndexError:
-                return
-            try:
-                results[number] = work(item)
-            except BaseException as error:
-                failures.append(error)
+        try:
+            while not over.is_set():
+                with taking:
+                    taken = None if over.is_set() else next(source, None)
+                if taken is None or over.is_set():
+                    return
+                results[taken[0]] = work(taken[1])
+        except BaseException as error:
+            failures.append(error)
+            over.set()
 
     workers = [
         # Only one thread at a time can enter a context, hence a copy for each.
@@ -61,7 +66,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
             name="abbyy-vantage-work",
             daemon=True,
         )
-        for _ in range(min(threads, len(queue)) if min(threads, len(queue)) > 1 else 0)
+        for _ in range(threads if threads > 1 else 0)
     ]
     try:
         for worker in workers:
@@ -71,7 +76,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
         for worker in workers:
             worker.join()
     finally:
-        queue.clear()  # Whoever is interrupted here begins nothing more.
+        over.set()  # Whoever is interrupted here begins nothing more.
     if failures:
         raise failures[0]
     return [results[number] for number in sorted(results)]

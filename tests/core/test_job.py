@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -766,7 +767,7 @@ class _NoPlace(FolderLedgers):
         raise OSError("killed here")
 
 
-def test_a_kill_before_the_note_leaves_few_empty_transactions(
+def test_a_kill_before_the_note_leaves_one_empty_transaction(
     client, sandbox, skill, tmp_path, output
 ):
     (tmp_path / "in").mkdir()
@@ -774,17 +775,18 @@ def test_a_kill_before_the_note_leaves_few_empty_transactions(
         make_invoice(tmp_path / "in" / f"{number}.pdf", f"INV-{number}")
     ledger = Ledger((_NoPlace(Location.of(tmp_path / "notes")), "task"))
     with pytest.raises(OSError, match="killed here"):
-        run(client, tmp_path / "in", output, skill, TaskKey("task"), ledger=ledger, parallel=2)
-    assert len(left_over(sandbox)) == 2
+        run(client, tmp_path / "in", output, skill, TaskKey("task"), ledger=ledger, parallel=8)
+    assert len(left_over(sandbox)) == 1
 
 
-def test_tasks_of_a_process_create_and_note_one_transaction_at_a_time(
+def test_a_process_creates_and_notes_one_transaction_at_a_time(
     client, sandbox, skill, tmp_path, monkeypatch
 ):
-    paths = [make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}") for n in range(6)]
+    paths = [make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}") for n in range(18)]
     unnoted: list[int] = []
     without_note = 0
-    create, add = client.create_transaction, Ledger.add
+    sending: set[int] = set()
+    create, add, upload = client.create_transaction, Ledger.add, client.add_files
 
     def created(*args, **kwargs):
         nonlocal without_note
@@ -797,19 +799,26 @@ def test_tasks_of_a_process_create_and_note_one_transaction_at_a_time(
         add(self, entries)
         without_note -= len(entries)
 
+    def uploaded(*args, **kwargs):
+        sending.add(threading.get_ident())
+        return upload(*args, **kwargs)
+
     monkeypatch.setattr(client, "create_transaction", created)
+    monkeypatch.setattr(client, "add_files", uploaded)
     monkeypatch.setattr(Ledger, "add", added)
 
-    def task(number: int) -> None:
+    def task(numbers: range) -> None:
         submit_files(
             client,
-            [Location.of(paths[number])],
-            TaskKey(f"task {number}"),
+            [Location.of(paths[number]) for number in numbers],
+            TaskKey(f"task {numbers}"),
             skill,
-            Options(),
-            ledger=notes(tmp_path / f"notes {number}"),
+            Options(parallel=8),
+            ledger=notes(tmp_path / f"notes {numbers}"),
         )
 
-    in_parallel(task, range(6), 6)
-    assert len(unnoted) == 6
+    # Tasks of one document each, and a job.
+    in_parallel(task, [*(range(n, n + 1) for n in range(6)), range(6, 18)], 7)
+    assert len(unnoted) == 18
     assert max(unnoted) == 1
+    assert len(sending) > 7

@@ -52,18 +52,19 @@ def cleared_at_the_end(scene: Scene, gate: Gate) -> None:
 
 
 def before_create(scene: Scene, gate: Gate) -> None:
-    scene.catch("createTransaction", drop=True)
+    # The others are not created before it is noted.
+    scene.catch("createTransaction", times=1, drop=True)
     scene.trigger()
-    scene.caught()
+    scene.caught(1)
     assert scene.control.transactions() == []
     scene.kill(whole=False)
     scene.finish()
 
 
 def after_create(scene: Scene, gate: Gate) -> None:
-    scene.catch("createTransaction", when="after")
+    scene.catch("createTransaction", times=1, when="after")
     scene.trigger()
-    scene.made()
+    scene.made_one()
     scene.kill(whole=True)
     scene.finish()
 

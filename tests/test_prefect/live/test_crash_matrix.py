@@ -42,9 +42,10 @@ LAG = {"list_lag": 600.0}
 
 
 def before_create(scene: Scene, machine: Machine) -> None:
-    scene.catch("createTransaction", drop=True)
+    # The others are not created before it is noted.
+    scene.catch("createTransaction", times=1, drop=True)
     scene.trigger()
-    scene.caught()
+    scene.caught(1)
     assert scene.control.transactions() == []
     scene.kill()
     scene.retry()
@@ -102,9 +103,9 @@ def waiting_in_steps(scene: Scene, machine: Machine) -> None:
 
 def after_create(scene: Scene, machine: Machine) -> None:
     with machine.losing(scene):
-        scene.catch("createTransaction", when="after")
+        scene.catch("createTransaction", times=1, when="after")
         scene.trigger()
-        scene.made()
+        scene.made_one()
     scene.retry()
     scene.finish()
 
