@@ -324,12 +324,13 @@ class VantageConfig:
 
 def _check_names(values: Mapping[str, Any]) -> None:
     known = {spec.name: spec.name for spec in FIELDS}
+    unknown = [given for given in values if given not in known]
     known |= {name.replace("_", ""): name for name in known}
-    for given in values:
+    for given in unknown:
         # Other tools may store their own values beside ours.
         plain = str(given).lower().replace("-", "_")
         near = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
-        if given not in known.values() and near:
+        if near:
             raise ConfigurationError(
                 f"The ABBYY Vantage credential has no field {str(given)[:40]!r}",
                 hint=f"Did you mean {known[near[0]]!r}?",

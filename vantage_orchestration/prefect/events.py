@@ -24,12 +24,14 @@ several or miss one. A flow that must see each transaction should poll, as
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakKeyDictionary
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventIDFilter
@@ -212,20 +214,60 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
     Raises:
         httpx.HTTPError: The Prefect API does not answer, or refuses.
     """
-    unique = {event.id: event for event in events}
-    names = list(unique)
+    if not events:
+        return
+    own = _Report({event.id: event.to_prefect() for event in events}, new)
     with get_client(sync_client=True) as client:
-        for place in range(0, len(names), _TOGETHER):
-            batch = names[place : place + _TOGETHER]
-            there = set() if new else _stored(client, batch)
-            untold = [unique[name].to_prefect() for name in batch if name not in there]
-            if untold:
-                body = [event.model_dump(mode="json") for event in untold]
+        with _lock:
+            reports, sending = _queues.setdefault(client, ([], threading.Lock()))
+        reports.append(own)
+        with sending:
+            if not own.over:  # Otherwise another thread has sent it with its own.
+                together = reports[:]
+                _send(client, together)
+                del reports[: len(together)]
+    if own.failure is not None:
+        raise own.failure
+
+
+@dataclass(slots=True)
+class _Report:
+    """Events that a thread waits for until they are sent."""
+
+    events: dict[uuid.UUID, Event]
+    new: bool
+    over: bool = False
+    failure: Exception | None = None
+
+
+#: By client: reports that wait, and the lock of the thread that sends them. What several tasks
+#: report while a request is under way goes into the next one.
+_queues: WeakKeyDictionary[SyncPrefectClient, tuple[list[_Report], threading.Lock]]
+_queues = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:
+    events = {name: event for each in reports for name, event in each.events.items()}
+    doubtful = {name for each in reports if not each.new for name in each.events}
+    failure = None
+    try:
+        for place in range(0, len(events), _TOGETHER):
+            batch = list(events)[place : place + _TOGETHER]
+            there = _stored(client, doubtful.intersection(batch))
+            body = [events[name].model_dump(mode="json") for name in batch if name not in there]
+            if body:
                 client.request("POST", "/events", json=body)
+    except Exception as error:
+        failure = error
+    for each in reports:
+        each.over, each.failure = True, failure
 
 
-def _stored(client: Any, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
+def _stored(client: SyncPrefectClient, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Return the ids for which the server has an event."""
+    if not names:
+        return set()
     filter_ = EventFilter(id=EventIDFilter(id=list(names)))
     return {event.id for event in client.read_events(filter_, limit=_TOGETHER).events}
 

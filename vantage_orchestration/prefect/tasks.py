@@ -12,7 +12,6 @@ receives at most the name.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import get_run_logger, task
@@ -32,7 +31,8 @@ from vantage_orchestration.options import (
     takes,
 )
 from vantage_orchestration.prefect.caching import OncePerRun
-from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
+from vantage_orchestration.prefect.clients import client_of
+from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.job import Caller, Reporter, StartedTransactions
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing import deleting
@@ -49,8 +49,6 @@ from vantage_orchestration.text import counted
 from vantage_orchestration.waiting import WaitRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from typing_extensions import Unpack
 
     from vantage_orchestration.client import VantageClient
@@ -105,7 +103,7 @@ def process_documents(
 
     chosen, (output, by_class) = Options.of(**options), output_of(output_path)
     check_output(output)
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, output=output)
         token = caller.token(output)
@@ -188,7 +186,7 @@ def process_document(
     one_of("on_review", on_review, ("wait", "fail"))
     chosen = Options.of(on_review=on_review, **options)
     document = arguments.place("document", document)
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, document, skill_id, chosen)
         submitted = submit_one(
@@ -242,7 +240,7 @@ def submit_documents(
     from vantage_orchestration.processing.job import submit_files
 
     chosen = Options.of(**options)
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, numbered=True)
         submitted = submit_files(
@@ -292,7 +290,7 @@ def wait_for_transactions(
     if not ids:
         _logger().warning("There are no transactions to wait for")
         return {}
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         skill_id = None if skill is None else _skill_id(client, skill)
         reporter = Reporter(client, skill_id, _logger().info, ids)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
@@ -330,7 +328,7 @@ def download_results(
     output, by_class = output_of(output_path)
     if not ids:
         _logger().warning("There are no transactions to fetch results from")
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         manifest = download(client, ids, output, chosen, by_class=by_class)
         Reporter(client, None, _logger().info).finished(manifest, output)
     check_outcome(outcome_of(manifest), on_review="fail", on_failed=chosen.on_failed)
@@ -349,7 +347,7 @@ def list_skills(credentials: Credentials) -> list[dict[str, str | None]]:
     Returns:
         ``id``, ``name`` and ``type`` of each.
     """
-    with _client(credentials) as client:
+    with client_of(credentials) as client:
         return [
             {"id": each.id, "name": each.name, "type": each.type} for each in client.list_skills()
         ]
@@ -373,16 +371,10 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     """
     ids = arguments.transaction_ids(transaction_ids)
     if ids:
-        with _client(credentials) as client:
+        with client_of(credentials) as client:
             deleting.check_deleted(deleting.delete_transactions(client, ids), len(ids))
         _logger().info("Deleted %d transactions", len(ids))
     return len(ids)
-
-
-@contextmanager
-def _client(credentials: Credentials) -> Iterator[VantageClient]:
-    with load_credentials(credentials).get_client() as client:
-        yield client
 
 
 def _skill_id(client: VantageClient, skill: str) -> str:
