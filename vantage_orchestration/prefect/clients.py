@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that the tasks of a flow run share as long as they overlap.
+
+Mapped tasks would otherwise each read the credentials block from Prefect and open connections of
+their own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from prefect.context import TaskRunContext
+
+from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
+
+if TYPE_CHECKING:
+    from vantage_orchestration.client import VantageClient
+
+__all__ = ["client_of"]
+
+#: Seconds after which new tasks read the block again, which somebody may have edited.
+_KEPT: Final = 60.0
+
+
+@dataclass
+class _Shared:
+    """A client and the number of tasks that use it."""
+
+    since: float
+    users: int = 0
+    client: VantageClient | None = None
+    making: threading.Lock = field(default_factory=threading.Lock)
+
+
+_shared: dict[Hashable, _Shared] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
+    """Yield a client; it is closed when the last of the tasks that share it has ended.
+
+    Args:
+        credentials: The credentials block, or the name of a saved one.
+    """
+    task = TaskRunContext.get()
+    run = task.task_run.flow_run_id if task is not None else None
+    if run is None:
+        with load_credentials(credentials).get_client() as client:
+            yield client
+        return
+    key = (run, credentials if isinstance(credentials, str) else credentials.poller_key())
+    now = time.monotonic()
+    with _lock:
+        found = _shared.get(key)
+        if found is None or now - found.since > _KEPT:
+            found = _shared[key] = _Shared(now)
+        found.users += 1
+    try:
+        with found.making:
+            if found.client is None:
+                found.client = load_credentials(credentials).get_client()
+        yield found.client
+    finally:
+        with _lock:
+            found.users -= 1
+            last = not found.users
+            if last and _shared.get(key) is found:
+                del _shared[key]
+        if last and found.client is not None:
+            found.client.close()
