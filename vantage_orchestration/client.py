@@ -515,9 +515,7 @@ class VantageClient(ApiSession):
             "parameters": "TransactionParameters",
             "file_parameters": "DocumentParameters",
         }
-        encode = _PARAMETER_ENCODINGS.get(filters.pop("parameter_encoding", "json"))
-        if encode is None:
-            raise ConfigurationError("parameter_encoding must be 'json' or 'indexed'")
+        encoding = filters.pop("parameter_encoding", "json")
         for name, value in filters.items():
             if name not in known:
                 raise ConfigurationError(f"{name!r} is not a filter of the lists of transactions")
@@ -526,7 +524,7 @@ class VantageClient(ApiSession):
             if name.endswith("_date"):
                 query[known[name]] = _utc(name, value)
             elif name.endswith("parameters"):
-                query |= encode(known[name], value)
+                query |= parameter_filter(known[name], value, encoding)
             else:
                 query[known[name]] = value
         query |= {"Limit": limit, "Offset": offset}
@@ -621,24 +619,24 @@ def _parameter_members(
     return members
 
 
-def _as_json(name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
-    return {name: [json.dumps(members) for members in _members(values)]}
-
-
-def _as_indexed(name: str, values: Mapping[str, str | None]) -> dict[str, Any]:
+def parameter_filter(
+    name: str, values: Mapping[str, str | None], encoding: str = "json"
+) -> dict[str, Any]:
+    """Return the query that filters a list by parameters, see
+    :meth:`VantageClient.list_active_transactions`."""
+    members = [
+        {"key": key} if text is None else {"key": key, "value": text}
+        for key, text in values.items()
+    ]
+    if encoding == "json":
+        return {name: [json.dumps(each) for each in members]}
+    if encoding != "indexed":
+        raise ConfigurationError("parameter_encoding must be 'json' or 'indexed'")
     return {
         f"{name}[{place}].{member}": text
-        for place, members in enumerate(_members(values))
-        for member, text in members.items()
+        for place, each in enumerate(members)
+        for member, text in each.items()
     }
-
-
-def _members(values: Mapping[str, str | None]) -> Iterator[dict[str, str]]:
-    for key, text in values.items():
-        yield {"key": key} if text is None else {"key": key, "value": text}
-
-
-_PARAMETER_ENCODINGS = {"json": _as_json, "indexed": _as_indexed}
 
 
 def _utc(name: str, value: Any) -> str:

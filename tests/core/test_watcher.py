@@ -15,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.waiting import Observation, Watcher, active_list
@@ -690,6 +691,72 @@ def test_a_round_costs_the_same_whatever_others_have(world: World) -> None:
     world.control.add_others(4000, "Invoice", ended=False, seconds=0.0)
     world.look(ids)
     assert all(entry["query"].get("StartDate") for entry in lists)
+
+
+def _costs(world: World, ids: list[str], rounds: int = 3) -> list[int]:
+    """Return how many requests each round takes, all of which see everything."""
+    world.cost()
+    costs = []
+    for _ in range(rounds):
+        assert statuses(world.look(ids)) == {"Processing": len(ids)}
+        costs.append(sum(world.cost()))
+    return costs
+
+
+def _ours(world: World, count: int) -> list[str]:
+    return world.control.receive_many(count, "Invoice", parameters={KEY_PARAMETER: "a" * 64})
+
+
+def _burst(world: World, count: int = 230) -> None:
+    """Let others create transactions at the same time, enough for 23 pages."""
+    world.control.add_others(count, "Invoice", ended=False, seconds=0.0)
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "mixed"])
+@pytest.mark.parametrize("count", [3, 12, 35])
+def test_a_burst_of_others_costs_one_more_request_a_round(
+    paged: World, count: int, order: str
+) -> None:
+    paged.control.set(list_order=order)
+    ids = _ours(paged, count)
+    alone = max(_costs(paged, ids))
+    _burst(paged)
+    paged.watcher = Watcher(paged.client, clock=paged.clock)
+    assert max(_costs(paged, ids)) <= alone + 2
+    # Most of them end. They are read singly, and the others still cost nothing.
+    paged.end_all()
+    late = _ours(paged, 5)
+    _burst(paged)
+    paged.cost()
+    seen = statuses(paged.look([*ids, *late]))
+    assert seen == {"Processed": count, "Processing": 5}
+    assert sum(paged.cost()) <= count + alone + 2
+
+
+@pytest.mark.parametrize("filter_", ["none", "indexed", "misread", "refused"])
+def test_a_filter_that_is_misread_costs_at_most_one_request_in_ten_minutes(
+    paged: World, filter_: str
+) -> None:
+    ids = _ours(paged, 35)
+    _burst(paged)
+    paged.control.set(parameter_filter=filter_)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(active_list, "_WORTH", 10**6)
+        before = _costs(paged, ids)
+    paged.watcher = Watcher(paged.client, clock=paged.clock)
+    costs = _costs(paged, ids)
+    assert costs[0] <= before[0] + 1
+    assert costs[1:] == before[1:]
+
+
+def test_transactions_made_elsewhere_cost_what_they_did(paged: World) -> None:
+    ids = [*paged.running(15), *_ours(paged, 20)]
+    _burst(paged)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(active_list, "_WORTH", 10**6)
+        before = _costs(paged, ids)
+    paged.watcher = Watcher(paged.client, clock=paged.clock)
+    assert _costs(paged, ids) == before
 
 
 def test_old_transactions_are_found_on_the_list_all_the_same(world: World) -> None:

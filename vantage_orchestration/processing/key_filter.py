@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 _Read = Callable[..., "Page"]
 
-__all__ = ["ENCODINGS", "GUESS", "Proof", "disprove", "forget_proofs", "is_known", "proof_of"]
+__all__ = [
+    "ENCODINGS",
+    "GUESS",
+    "Proof",
+    "disprove",
+    "forget_proofs",
+    "is_known",
+    "likely",
+    "proof_of",
+]
 
 #: Encodings of the filter, the manual's example first.
 ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
@@ -67,6 +76,11 @@ def is_known(client: VantageClient) -> bool:
         _proofs[account] = noted
         _, until = noted
     return time.time() < until
+
+
+def likely(client: VantageClient) -> Proof | None:
+    """Return how the server filters, by a guess before the test; None if it can't."""
+    return _proofs[client.config.credentials.account][0] if is_known(client) else GUESS
 
 
 def proof_of(

@@ -5,20 +5,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.client import parameter_filter
+from vantage_orchestration.errors import BadRequest
 from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import instant, items_of_page
 from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.processing.key_filter import likely
+from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.text import utc_text
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.reply import Reply
 
-#: Id, stage and creation time as the server writes it; empty if not reported.
-_Item = tuple[str, str | None, str]
+#: Id, stage, creation time as the server writes it (empty if not reported), and whether it carries
+#: a key of this package.
+_Item = tuple[str, str | None, str, bool]
 
 __all__ = ["NO_LISTING", "ActiveList", "Listing"]
 
@@ -27,10 +32,12 @@ _SHORTEST_PAGE: Final = 50
 #: Largest desired page in bytes. ``json`` blocks all other threads while it parses a page, about 8
 #: ms per megabyte, and each listed transaction shows the parameters of up to 1000 files.
 _PAGE_BYTES: Final = 1_000_000
-#: Seconds after which the known length of a list expires.
+#: Seconds after which the known cost of a list expires.
 _KNOWN_FOR: Final = 600.0
 #: Seconds: transactions that were not listed yet are searched among those created since then.
 _RECENT: Final = 600.0
+#: Requests that a filter must save before it is tried: it may be misread, once in ten minutes.
+_WORTH: Final = 2
 #: This many missing transactions are read singly, once, before the whole list is read.
 _FEW: Final = 16
 #: Stands for the creation time of a transaction that the whole list does not contain.
@@ -44,10 +51,12 @@ class Listing:
     Attributes:
         stages: Transaction id in lower case to its stage.
         complete: Whether the list was read to its end.
+        pages: Number of pages that were read.
     """
 
     stages: Mapping[str, str | None]
     complete: bool
+    pages: int = 0
 
 
 #: The list was not read.
@@ -55,12 +64,12 @@ NO_LISTING: Final = Listing({}, complete=False)
 
 
 class ActiveList:
-    """Reads ``GET /transactions/active``, 1000 items per page, and remembers the length of the
-    list.
+    """Reads ``GET /transactions/active``, 1000 items per page, and remembers what it takes.
 
     Other people's transactions cost little: only transactions created since the oldest of ours are
     listed. Their creation times come from the list itself. Transactions that it has not shown yet
-    are assumed to be a few minutes old.
+    are assumed to be a few minutes old. If these are many, only those of this package are listed,
+    by the name of our key: what they show is true, however well the server filters.
 
     Args:
         client: Client. Nothing is retried here: the next round tries again.
@@ -70,7 +79,9 @@ class ActiveList:
     def __init__(self, client: VantageClient, clock: Callable[[], float]) -> None:
         self._client = client
         self._clock = clock
-        self._totals: dict[tuple[str | None, bool], tuple[int, float]] = {}
+        self._costs: dict[tuple[str | None, bool, bool], tuple[int, float]] = {}
+        self._no_filter_until = -math.inf
+        self._filtered: Set[str] = frozenset()
         self._names: Set[str] = frozenset()
         self._made: dict[str, str] = {}
         self._lost: Set[str] = frozenset()
@@ -98,6 +109,7 @@ class ActiveList:
             return NO_LISTING
         self._names = names = wanted | others
         self._made = {name: made for name, made in self._made.items() if name in names}
+        self._filtered &= names
         new = names - self._made.keys()
         # Missing transactions may be older than assumed.
         recent = bool(new) and not self._lost & new
@@ -130,51 +142,90 @@ class ActiveList:
             starts.append(oldest.subtract(seconds=1))
         return utc_text(min(starts)) if starts else None
 
-    def _read(self, wanted: Set[str], skill_id: str | None, start: str | None) -> Listing:
+    def _read(
+        self, wanted: Set[str], skill_id: str | None, start: str | None, *, ours: bool = False
+    ) -> Listing:
+        """Read the list, or with ``ours`` only transactions of this package."""
         stages: dict[str, str | None] = {}
-        missing, read = len(wanted), 0
-        pages = Pages(lambda offset: self._read_page(skill_id, start, offset), lambda item: item[0])
-        for page in pages:
-            found = {name: stage for name, stage, _ in page.items}
+        missing, read, count, keyed = len(wanted), 0, 0, not ours
+        params: dict[str, Any] = {"SkillId": skill_id, "StartDate": start}
+        if ours and (filter_ := likely(self._client)):
+            params |= parameter_filter(
+                "TransactionParameters", {KEY_PARAMETER: None}, filter_.encoding
+            )
+        pages = Pages(lambda offset: self._read_page(params, offset), lambda item: item[0])
+        for count, page in enumerate(pages, 1):
+            found = {name: stage for name, stage, *_ in page.items}
+            keyed = keyed and all(key for name, *_, key in page.items if name in wanted)
             missing -= len(wanted & (found.keys() - stages.keys()))
             stages.update(found)
-            self._made |= {name: made for name, _, made in page.items if name in self._names}
+            self._made |= {name: made for name, _, made, _ in page.items if name in self._names}
             read += len(page.items)
             total = read if page.total is None else page.total
-            self._totals[skill_id, start is not None] = (total, self._clock())
-            if page.total is not None and read >= total:
-                break  # If that is a wrong number, the rest is asked for singly.
             # A further page may cost more than it saves: never read the list of a whole tenant for
             # three transactions.
-            if read < total and math.ceil((total - read) / self._size) >= missing:
-                return Listing(stages, complete=False)
-        return Listing(stages, complete=True)
+            rest = min(math.ceil(max(0, total - read) / self._size), missing)
+            self._costs[skill_id, start is not None, ours] = (count + rest, self._clock())
+            if page.total is not None and read >= total:
+                break  # If that is a wrong number, the rest is asked for singly.
+            if keyed and rest - math.ceil(missing / self._size) >= _WORTH:
+                listing = self._read_ours(wanted, skill_id, start, rest)
+                if listing is not None:
+                    return replace(listing, stages={**stages, **listing.stages})
+            if read < total and rest == missing:
+                return Listing(stages, complete=False, pages=count)
+        return Listing(stages, complete=True, pages=count)
+
+    def _read_ours(
+        self, wanted: Set[str], skill_id: str | None, start: str | None, most: int
+    ) -> Listing | None:
+        """Read the list of this package's transactions; None if that saves nothing.
+
+        Args:
+            wanted: Ids of which that list should show all but a few.
+            skill_id: As for :meth:`read`.
+            start: Creation time from which on to read it.
+            most: Requests that are needed without it.
+        """
+        proof = likely(self._client)
+        if self._clock() < self._no_filter_until or proof is None or not proof.any_value:
+            return None
+        try:
+            listing = self._read(wanted, skill_id, start, ours=True)
+        except BadRequest:
+            listing = NO_LISTING
+        # What it has shown before, it would show: the rest was made elsewhere, or it is misread.
+        lost = wanted - listing.stages.keys() - self._filtered
+        if listing.stages and listing.pages + len(lost) <= most:
+            self._filtered |= wanted & listing.stages.keys()
+            return listing
+        self._no_filter_until = self._clock() + _KNOWN_FOR
+        return None
 
     def _pages(self, skill_id: str | None, *, bounded: bool) -> int:
         """Return how many requests a list takes; for an unknown list assume one page."""
         now = self._clock()
-        self._totals = {
-            key: (total, since)
-            for key, (total, since) in self._totals.items()
-            if now - since < _KNOWN_FOR
+        self._costs = {
+            key: known for key, known in self._costs.items() if now - known[1] < _KNOWN_FOR
         }
-        total, _ = self._totals.get((skill_id, bounded), (0, now))
-        return max(1, math.ceil(total / self._size))
+        cost, _ = self._costs.get((skill_id, bounded, False), (1, now))
+        filtered = self._costs.get((skill_id, bounded, True))
+        if filtered is not None and now >= self._no_filter_until:
+            cost = min(cost, 1 + filtered[0])
+        return max(1, cost)
 
-    def _read_page(self, skill_id: str | None, start: str | None, offset: int) -> Chunk[_Item]:
+    def _read_page(self, params: Mapping[str, Any], offset: int) -> Chunk[_Item]:
         limit = self._size
-        params: dict[str, Any] = {"Limit": limit, "Offset": offset}
-        if skill_id is not None:
-            params["SkillId"] = skill_id
-        if start is not None:
-            params["StartDate"] = start
 
         def take(reply: Reply) -> Chunk[_Item]:
             items, total = reply.json(_read)
             self._fit(reply.size, len(items))
             return Chunk(items, total, limit)
 
-        return self._client.send_once("GET", _PATH, take, params=params)
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._client.send_once(
+            "GET", _PATH, take, params={"Limit": limit, "Offset": offset, **given}
+        )
 
     def _fit(self, size: int, count: int) -> None:
         """Choose the length of the next page by the size of this one."""
@@ -191,10 +242,12 @@ def _read(data: Any) -> tuple[Sequence[_Item], int | None]:
     def pick(item: Any) -> _Item:
         name = item.get("transactionId") or item["id"]
         stage, made = item.get("stage"), item.get("createTimeUtc")
+        given = item.get("transactionParameters")
         return (
             name.lower(),
             stage if isinstance(stage, str) else None,
             made if isinstance(made, str) else "",
+            isinstance(given, list) and any(each.get("key") == KEY_PARAMETER for each in given),
         )
 
     return items_of_page(data, pick)
