@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A string that hides its value."""
+"""A string that hides its value, and the base of the values that hold one."""
 
 from __future__ import annotations
 
 import hmac
-from typing import NoReturn, final
+from typing import NoReturn, TypeVar, final
 
-__all__ = ["MASK", "Secret", "refuse_pickling"]
+__all__ = ["MASK", "Confidential", "Secret", "refuse_pickling"]
+
+C = TypeVar("C")
 
 MASK = "**********"
 
@@ -23,8 +25,29 @@ def refuse_pickling(self: object, protocol: object = None) -> NoReturn:
     )
 
 
+class Confidential:
+    """Base of immutable values with a secret: pickling is refused, a copy is the value itself."""
+
+    __slots__ = ()
+
+    def __copy__(self: C) -> C:
+        return self
+
+    def __deepcopy__(self: C, memo: object) -> C:
+        return self
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a value of the type {type(self).__name__} can't be changed")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a value of the type {type(self).__name__} can't be changed")
+
+    __reduce__ = refuse_pickling
+    __reduce_ex__ = refuse_pickling
+
+
 @final
-class Secret:
+class Secret(Confidential):
     """A password, client secret, token or link that contains a token.
 
     ``repr``, ``str``, ``format`` and ``vars`` show a mask, and pickling is refused. Only
@@ -48,9 +71,6 @@ class Secret:
         """Return the text itself."""
         return self._value
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a Secret can't be changed")
-
     def __repr__(self) -> str:
         return f"Secret({MASK!r})" if self._value else "Secret('')"
 
@@ -70,12 +90,3 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    __reduce__ = refuse_pickling
-    __reduce_ex__ = refuse_pickling

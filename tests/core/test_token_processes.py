@@ -22,10 +22,10 @@ WORKER = """
     import json, os, sys, threading, time
     from vantage_orchestration import errors
     from vantage_orchestration.config import VantageConfig
-    from vantage_orchestration.token import token_source, vault
+    from vantage_orchestration.token import cache, token_source
 
     threads, rounds, patience = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    vault.LOCK_PATIENCE = patience
+    cache.LOCK_PATIENCE = patience
     config = VantageConfig.from_env()
     old = None
     print("ready", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rests between processes: sealed, private, and never a reason to fail."""
+"""What rests between processes: encrypted, private, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import AccessToken, Clock
-from vantage_orchestration.token.request import Grant
-from vantage_orchestration.token.stores import FileStore, default_folder
-from vantage_orchestration.token.vault import (
-    Moment,
+from vantage_orchestration.token.cache import TokenCache
+from vantage_orchestration.token.entry import (
+    EntryCipher,
     Refusal,
-    Seal,
-    Vault,
     read_entry,
     write_refusal,
     write_token,
 )
+from vantage_orchestration.token.request import Grant
+from vantage_orchestration.token.stores import FileStore, default_folder
 
 PASSWORD = "a password of length"
 CLIENT_SECRET = "a client secret of sufficient length"
@@ -99,14 +98,14 @@ def entry_of(folder) -> Path:
     return path
 
 
-# -------------------------------------------------------------------- the seal
+# ------------------------------------------------------------------ the cipher
 
 
 def test_only_the_same_credential_finds_and_opens_an_entry():
-    seal = Seal(credentials())
-    entry = seal.close(b"something")
-    assert Seal(credentials()).name == seal.name
-    assert Seal(credentials()).open(entry) == b"something"
+    cipher = EntryCipher(credentials())
+    entry = cipher.encrypt(b"something")
+    assert EntryCipher(credentials()).name == cipher.name
+    assert EntryCipher(credentials()).decrypt(entry) == b"something"
     for changes in (
         {"password": "another password"},
         {"client_secret": "another secret of enough length"},
@@ -117,11 +116,13 @@ def test_only_the_same_credential_finds_and_opens_an_entry():
         {"tenant_id": "t"},
         {"region": "us"},
     ):
-        other = Seal(credentials(**changes))
-        assert other.name != seal.name, changes
-        assert other.open(entry) is None, changes
+        other = EntryCipher(credentials(**changes))
+        assert other.name != cipher.name, changes
+        assert other.decrypt(entry) is None, changes
     for trust in (HttpSettings(verify=False), HttpSettings(proxy=Secret("http://127.0.0.1:1"))):
-        assert Seal(credentials(), Trust.of(trust, "https://example.com")).name != seal.name
+        assert (
+            EntryCipher(credentials(), Trust.of(trust, "https://example.com")).name != cipher.name
+        )
 
 
 def test_each_guess_of_a_password_costs_time_and_memory(monkeypatch):
@@ -133,7 +134,7 @@ def test_each_guess_of_a_password_costs_time_and_memory(monkeypatch):
         return derived(salt, length=length, n=n, r=r, p=p)
 
     monkeypatch.setattr(scrypt, "Scrypt", record)
-    first, second = Seal(credentials()), Seal(credentials(username="x@example.com"))
+    first, second = EntryCipher(credentials()), EntryCipher(credentials(username="x@example.com"))
     assert [size for size, _ in costs] == [16 * 1024**2] * 2
     assert costs[0][1] != costs[1][1]  # Guesses at one user are of no use for another.
     assert len(first.name) == 64
@@ -151,27 +152,27 @@ def test_without_scrypt_nothing_is_stored(folder, time, caplog, monkeypatch):
 
 
 def test_a_changed_or_foreign_entry_is_not_opened():
-    seal = Seal(credentials())
-    entry = bytearray(seal.close(b"something"))
+    cipher = EntryCipher(credentials())
+    entry = bytearray(cipher.encrypt(b"something"))
     for place in range(len(entry)):
         changed = bytearray(entry)
         changed[place] ^= 1
-        assert seal.open(bytes(changed)) is None
+        assert cipher.decrypt(bytes(changed)) is None
     for foreign in (b"", b"short", bytes(entry[:-1]), b"x" * 500):
-        assert seal.open(foreign) is None
+        assert cipher.decrypt(foreign) is None
 
 
 def test_two_entries_with_the_same_content_differ():
-    seal = Seal(credentials())
-    assert seal.close(b"something") != seal.close(b"something")
+    cipher = EntryCipher(credentials())
+    assert cipher.encrypt(b"something") != cipher.encrypt(b"something")
 
 
 def test_parts_can_not_be_shifted_into_each_other():
-    one = Seal(credentials(username="ab", client_id="c"))
-    assert one.name != Seal(credentials(username="a", client_id="bc")).name
+    one = EntryCipher(credentials(username="ab", client_id="c"))
+    assert one.name != EntryCipher(credentials(username="a", client_id="bc")).name
     secrets = {"client_secret": "a client secret of length", "password": "x and more"}
     moved = {"client_secret": "a client secret of lengthx", "password": " and more"}
-    assert Seal(credentials(**secrets)).name != Seal(credentials(**moved)).name
+    assert EntryCipher(credentials(**secrets)).name != EntryCipher(credentials(**moved)).name
 
 
 def test_a_short_client_secret_is_not_put_at_rest(folder, time, caplog):
@@ -185,15 +186,14 @@ def test_a_short_client_secret_is_not_put_at_rest(folder, time, caplog):
 
 
 def token_entry(time, lifetime=3600.0) -> bytes:
-    begun = Moment.now(time.clock)
     token = AccessToken(
         Secret("the-token"),
         lifetime=lifetime,
         margin=300,
-        begun=begun.steady,
-        begun_wall=begun.wall,
+        begun=time.steady,
+        begun_wall=time.wall,
     )
-    return write_token(token, begun)
+    return write_token(token, time.clock)
 
 
 @pytest.mark.parametrize("boot", ["same", "other"])
@@ -237,12 +237,12 @@ def test_a_suspended_machine_comes_back_to_a_stale_token(time):
 
 def test_a_refusal_keeps_its_words_and_its_time(time):
     error = errors.ClientRejected("The client was refused", hint="Check it", status=400, host="h")
-    entry = write_refusal(error, 900.0, Moment.now(time.clock))
+    entry = write_refusal(error, 900.0, time.clock)
     time.pass_(100)
     refusal = read_entry(entry, time.clock, jitter=0)
     assert isinstance(refusal, Refusal)
     assert (type(refusal.error), str(refusal.error)) == (errors.ClientRejected, str(error))
-    assert (refusal.remaining, refusal.hold) == (800.0, 900.0)
+    assert (refusal.until - time.steady, refusal.hold) == (800.0, 900.0)
 
 
 @pytest.mark.parametrize(
@@ -618,7 +618,7 @@ def test_an_entry_name_never_leaves_the_folder(folder):
 def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, monkeypatch):
     logins = Logins()
     process(folder, time, logins).get()
-    monkeypatch.setattr("vantage_orchestration.token.vault._FORMAT", b"another format")
+    monkeypatch.setattr("vantage_orchestration.token.entry._FORMAT", b"another format")
     assert process(folder, time, logins).get().reveal() == "token-number-2"
     monkeypatch.undo()
     assert process(folder, time, logins).get().reveal() == "token-number-1"
@@ -684,17 +684,17 @@ class Shared:
 
 def test_processes_of_a_host_lock_what_hosts_share(folder, time, caplog):
     store = Shared()
-    vaults = [
-        Vault(store, credentials(), time.clock, locks=FileStore(place))
+    caches = [
+        TokenCache(store, credentials(), time.clock, locks=FileStore(place))
         for place in (folder, folder, __file__)
     ]
-    with vaults[0].alone(lambda: True):
+    with caches[0].locked(lambda: True):
         (lock,) = folder.glob("*.lock")
         with FileStore(folder).lock(lock.stem, 0.0) as held:
             assert not held
-        with vaults[2].alone(lambda: True):  # A host without a place for lock files.
+        with caches[2].locked(lambda: True):  # A host without a place for lock files.
             pass
-    with vaults[1].alone(lambda: True), FileStore(folder).lock(lock.stem, 0.0) as held:
+    with caches[1].locked(lambda: True), FileStore(folder).lock(lock.stem, 0.0) as held:
         assert not held
     assert caplog.text == ""
 

@@ -523,21 +523,21 @@ def loaded_credential(name: str, forget: bool = False) -> dict[str, Any]:
     from vantage_orchestration.airflow.stored_connection import load_config
     from vantage_orchestration.errors import ConfigurationError
     from vantage_orchestration.token.access import SYSTEM_CLOCK
+    from vantage_orchestration.token.cache import TokenCache
     from vantage_orchestration.token.stores import store_of
-    from vantage_orchestration.token.vault import Vault
 
     try:
         config, orchestrator = load_config(name)
     except ConfigurationError as error:
         return {"error": str(error), "context": str(error.__context__)}
     store = store_of(config, orchestrator)
-    vault = Vault(store, config.credentials, SYSTEM_CLOCK)
+    cache = TokenCache(store, config.credentials, SYSTEM_CLOCK)
     if forget:
-        vault.forget()
+        cache.forget()
     return {
         "username": config.credentials.username,
         "label": store.label,
-        "found": type(vault.load(0.0)).__name__,
+        "found": type(cache.load(0.0)).__name__,
     }
 
 

@@ -40,8 +40,8 @@ from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.token import command, source
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
+from vantage_orchestration.token.cache import TokenCache
 from vantage_orchestration.token.stores import FileStore
-from vantage_orchestration.token.vault import Moment, Vault
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -183,25 +183,25 @@ def test_token_of_3500_characters_fits_and_a_longer_one_is_said_once(
 ) -> None:
     credentials = VantageConfig.from_fields(account).credentials
 
-    def vault() -> Vault:
-        return Vault(store, credentials, SYSTEM_CLOCK)
+    def cache() -> TokenCache:
+        return TokenCache(store, credentials, SYSTEM_CLOCK)
 
     def token(length: int) -> AccessToken:
-        begun = Moment.now(SYSTEM_CLOCK)
         text = base64.urlsafe_b64encode(os.urandom(length))[:length].decode()
+        begun, begun_wall = SYSTEM_CLOCK.steady(), SYSTEM_CLOCK.wall()
         return AccessToken(
-            Secret(text), lifetime=86400.0, margin=60.0, begun=begun.steady, begun_wall=begun.wall
+            Secret(text), lifetime=86400.0, margin=60.0, begun=begun, begun_wall=begun_wall
         )
 
     fits = token(3500)
-    vault().save_token(fits, Moment.now(SYSTEM_CLOCK))
-    found = vault().load(0.0)
+    cache().save_token(fits)
+    found = cache().load(0.0)
     assert isinstance(found, AccessToken)
     assert found.reveal() == fits.reveal()
     assert _warnings(caplog) == []
-    too_long = vault()
+    too_long = cache()
     for _ in range(2):
-        too_long.save_token(token(4000), Moment.now(SYSTEM_CLOCK))
+        too_long.save_token(token(4000))
     (warning,) = _warnings(caplog)
     assert "and Prefect allows 5000" in warning
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, final
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, final
 
-from vantage_orchestration.secret import Secret, refuse_pickling
+from vantage_orchestration.secret import Confidential, Secret
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -53,7 +53,8 @@ SYSTEM_CLOCK = Clock(steady=_steady_clock(), wall=time.time)
 
 
 @final
-class AccessToken:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class AccessToken(Confidential):
     """An access token with its expiry. Its ``repr`` shows only the expiry.
 
     Args:
@@ -66,71 +67,34 @@ class AccessToken:
             this token has already replaced a rejected one.
     """
 
-    __slots__ = ("_begun_wall", "_value", "ends_at", "kept_until", "lifetime", "renew_at")
-    _value: Secret
-    _begun_wall: float
+    value: Secret
+    _: KW_ONLY
     lifetime: float
-    ends_at: float
-    renew_at: float
-    kept_until: float
+    margin: float
+    begun: float
+    begun_wall: float
+    kept_until: float = float("-inf")
+    ends_at: float = field(init=False)
+    renew_at: float = field(init=False)
 
-    def __init__(
-        self,
-        value: Secret,
-        *,
-        lifetime: float,
-        margin: float,
-        begun: float,
-        begun_wall: float,
-        kept_until: float = float("-inf"),
-    ) -> None:
-        for name, item in (
-            ("_value", value),
-            ("_begun_wall", begun_wall),
-            ("lifetime", lifetime),
-            ("ends_at", begun + lifetime),
-            ("renew_at", begun + lifetime - margin),
-            ("kept_until", kept_until),
-        ):
-            object.__setattr__(self, name, item)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends_at", self.begun + self.lifetime)
+        object.__setattr__(self, "renew_at", self.ends_at - self.margin)
 
     def reveal(self) -> str:
         """Return the token itself. Do not store, log or return it."""
-        return self._value.reveal()
-
-    def kept(self, until: float) -> AccessToken:
-        """Return the same token with another ``kept_until``."""
-        return AccessToken(
-            self._value,
-            lifetime=self.lifetime,
-            margin=self.ends_at - self.renew_at,
-            begun=self.ends_at - self.lifetime,
-            begun_wall=self._begun_wall,
-            kept_until=until,
-        )
+        return self.value.reveal()
 
     @property
     def expires_at(self) -> DateTime:
         """Expiry of the token as wall time in UTC, for display."""
         import pendulum
 
-        return pendulum.from_timestamp(self._begun_wall + self.lifetime)
+        return pendulum.from_timestamp(self.begun_wall + self.lifetime)
 
     def is_same(self, other: AccessToken | str) -> bool:
         """Return whether ``other`` is the same token."""
-        return self._value == Secret(other.reveal() if isinstance(other, AccessToken) else other)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("an AccessToken can't be changed")
+        return self.value == Secret(other.reveal() if isinstance(other, AccessToken) else other)
 
     def __repr__(self) -> str:
         return f"AccessToken(expires_at={self.expires_at.to_iso8601_string()!r})"
-
-    def __copy__(self) -> AccessToken:
-        return self
-
-    def __deepcopy__(self, memo: object) -> AccessToken:
-        return self
-
-    __reduce__ = refuse_pickling
-    __reduce_ex__ = refuse_pickling

@@ -29,10 +29,9 @@ _random = random.SystemRandom()
 
 @contextlib.contextmanager
 def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]) -> Iterator[None]:
-    """Hold the claim to an entry.
+    """Hold the claim to an entry: a value of the store, which only one host creates.
 
-    The claim is a value of the store, which only one host creates. Whatever goes wrong with the
-    store, the context still begins.
+    Whatever goes wrong with the store, the context still begins.
 
     Args:
         store: Store that several hosts share.
@@ -53,8 +52,7 @@ def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]
         if held:
             # If it can't be removed, it is taken over when it is stale.
             with contextlib.suppress(Exception):
-                if store.read(place) == own:
-                    store.delete(place)
+                _remove(store, place, own)
 
 
 def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[], bool]) -> bool:
@@ -68,8 +66,7 @@ def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[
             known, since = other, now
         elif other is not None and now - since >= _STALE:
             log.warning("A host that was logging in to ABBYY Vantage has died; taking over")
-            if store.read(place) == other:
-                store.delete(place)
+            _remove(store, place, other)
             continue
         if now >= until:
             log.warning(
@@ -79,3 +76,8 @@ def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[
             return False
         time.sleep(_random.uniform(*_PAUSES))
     return True
+
+
+def _remove(store: Store, place: str, claim: bytes) -> None:
+    if store.read(place) == claim:
+        store.delete(place)

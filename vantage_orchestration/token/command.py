@@ -10,8 +10,9 @@ import sys
 from vantage_orchestration.errors import ConfigurationError, StateUnavailable
 from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
+from vantage_orchestration.token.cache import TokenCache
+from vantage_orchestration.token.entry import Refusal
 from vantage_orchestration.token.stores import store_of
-from vantage_orchestration.token.vault import Refusal, Vault
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -36,20 +37,20 @@ def run(args: argparse.Namespace) -> int:
     """
     config, orchestrator = load_credential(args.of)
     store = store_of(config, orchestrator)
-    vault = Vault(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
+    cache = TokenCache(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
     place = f"{store.label if store is not None else 'memory'} store"
     forgets = args.action == "forget"
     try:
         folder = getattr(store, "folder", None)
         place += f" in {folder}" if folder is not None else ""
-        found = None if forgets else vault.load(jitter=0.0)
+        found = None if forgets else cache.load(jitter=0.0)
     except StateUnavailable as error:
         raise ConfigurationError(
             f"The token store of this credential can't be read: {error.what}",
             hint="The token is kept in the memory of each process",
         ) from None
     if forgets:
-        vault.forget()
+        cache.forget()
         _say(f"Nothing is stored for this credential any more ({place}).")
         return 0
     if isinstance(found, AccessToken):
@@ -57,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
         end = found.expires_at.to_iso8601_string()
         state = f"a token, valid until {end}" if left > 0 else f"a token that expired at {end}"
     elif isinstance(found, Refusal):
+        left = found.until - SYSTEM_CLOCK.steady()
         state = (
-            f"a refused login, not retried for {found.remaining:.0f} s"
-            if found.remaining > 0
+            f"a refused login, not retried for {left:.0f} s"
+            if left > 0
             else "a refused login, which may be retried now"
         )
         state += f"\n{found.error}"

@@ -134,14 +134,11 @@ class Grant:
 
 
 def token_form(credentials: Credentials) -> bytes:
-    """Return the body of the token request, form-encoded (contract, section 2.1).
+    """Return the body of the token request, form-encoded as UTF-8 (contract, section 2.1).
 
-    Every value is percent-encoded as UTF-8. Client id and secret are form values, as the vendor
-    documents, unless the credential requires HTTP Basic: see :func:`client_header`.
-
-    Args:
-        credentials: The login. A grant type other than ``password`` and ``client_credentials``
-            sends all values that are set.
+    Client id and secret are form values, as the vendor documents, unless the credential requires
+    HTTP Basic: see :func:`client_header`. A grant type other than ``password`` and
+    ``client_credentials`` sends all values that are set.
     """
     form = {"grant_type": credentials.grant_type, "scope": credentials.scope}
     if credentials.grant_type != "client_credentials" and credentials.username:
@@ -169,10 +166,8 @@ def client_header(credentials: Credentials) -> dict[str, str]:
 def renewal_margin(lifetime: float, jitter: float = 0.0) -> float:
     """Return how many seconds before its expiry a token is renewed.
 
-    Args:
-        lifetime: Seconds of the token's life.
-        jitter: 0 to 1: spreads the renewals of processes that share a credential. Up to half of the
-            margin is added.
+    A jitter of 0 to 1 spreads the renewals of processes that share a credential: up to half of the
+    margin is added.
     """
     return min(300.0, lifetime / 10) * (1 + jitter / 2)
 
@@ -185,26 +180,18 @@ def read_reply(
     retry_after: float | None = None,
     request_id: str | None = None,
 ) -> Grant | VantageError:
-    """Read the reply to a token request.
+    """Return the grant, or the error to raise, for the reply to a token request.
 
-    Args:
-        status: HTTP status.
-        body: Body, at most :data:`LONGEST_REPLY` bytes.
-        credentials: The login, for messages and to mask echoed secrets.
-        retry_after: Seconds that the reply asks to wait.
-        request_id: The reply's request id.
-
-    Returns:
-        The grant, or the error to raise. The caller raises it, so that the traceback has no frame
-        with the body.
+    The caller raises it, so that the traceback has no frame with the body, which has at most
+    :data:`LONGEST_REPLY` bytes.
 
     ``expires_in`` may be a number or a text of digits; missing or null means
     :data:`ASSUMED_LIFETIME`; a higher value than :data:`LONGEST_LIFETIME` is reduced to it. Zero,
     negative and other values are an AuthProtocolError, since a token that is never valid would be
     requested again and again.
 
-    Status, error code and ``Retry-After`` determine the meaning of an error, never the server's
-    text. That only selects a hint.
+    Status, error code and ``Retry-After`` (in seconds) determine the meaning of an error, never the
+    server's text. That only selects a hint.
     """
     where: dict[str, Any] = {
         "method": "POST",
@@ -213,13 +200,24 @@ def read_reply(
         "status": status,
         "request_id": request_id,
     }
-    reply = _json_object(body)
+    try:
+        parsed = read_json(body)
+    except ValueError:
+        parsed = None
+    reply = parsed if isinstance(parsed, dict) else None
     code = _error_code(reply, credentials)
     if status == 200 and (code is None or (reply or {}).get("access_token")):
-        return _read_grant(reply, where)
+        grant = _read_grant(reply)
+        if isinstance(grant, Grant):
+            return grant
+        return AuthProtocolError(
+            f"The token endpoint answered, but {grant}",
+            hint="Check the base URL; a proxy or login page may have answered in its place",
+            **where,
+        )
     said = message_of(body, credentials.secrets)
-    where["server_message"] = f"{code}: {said}" if code and said and code not in said else said
-    where["server_message"] = where["server_message"] or code
+    shown = f"{code}: {said}" if code and said and code not in said else said
+    where["server_message"] = shown or code
     if 200 < status < 400 or status < 200:
         return AuthProtocolError(
             "The token endpoint answered with a redirect"
@@ -239,7 +237,8 @@ def read_reply(
     if status == 429 or code == "slow_down" or retry_after is not None:
         return Throttled("The token endpoint asks to slow down", retry_after=retry_after, **where)
     if _is_refusal(status, body, code):
-        return _read_refusal(code, said, credentials, where)
+        refusal, what, hint = _refusal(status, code, said, credentials)
+        return refusal(what, hint=hint, **where)
     what, hint = _FOREIGN_ANSWERS.get(status, _FOREIGN_ANSWER)
     if status in (403, 421):
         return AuthUnavailable(what, hint=hint, **where)
@@ -264,14 +263,6 @@ def hold_of(error: VantageError) -> float:
     return 0.0
 
 
-def _json_object(body: bytes) -> dict[str, Any] | None:
-    try:
-        reply = read_json(body)
-    except ValueError:
-        return None
-    return reply if isinstance(reply, dict) else None
-
-
 def _error_code(reply: dict[str, Any] | None, credentials: Credentials) -> str | None:
     for name in ("error", "errorCode", "error_code"):
         code = (reply or {}).get(name)
@@ -290,26 +281,20 @@ def _is_refusal(status: int, body: bytes, code: str | None) -> bool:
     return status in (400, 401) and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def _read_grant(reply: dict[str, Any] | None, where: dict[str, Any]) -> Grant | AuthError:
-    def wrong(what: str) -> AuthError:
-        return AuthProtocolError(
-            f"The token endpoint answered, but {what}",
-            hint="Check the base URL; a proxy or login page may have answered in its place",
-            **where,
-        )
-
+def _read_grant(reply: dict[str, Any] | None) -> Grant | str:
+    """Return the grant, or what is wrong with the reply."""
     if reply is None:
-        return wrong("without a JSON object")
+        return "without a JSON object"
     token = reply.get("access_token")
     if not isinstance(token, str) or not _VISIBLE.fullmatch(token):
         # Other characters would end the header that contains it.
-        return wrong("without a usable access_token")
+        return "without a usable access_token"
     kind = reply.get("token_type")
     if kind is not None and not (isinstance(kind, str) and kind.lower() == "bearer"):
-        return wrong("with a token_type other than Bearer")
+        return "with a token_type other than Bearer"
     lifetime = _lifetime(reply.get("expires_in"))
     if lifetime is None:
-        return wrong("with an expires_in that is not a positive number of seconds")
+        return "with an expires_in that is not a positive number of seconds"
     return Grant(Secret(token), lifetime)
 
 
@@ -320,58 +305,44 @@ def _lifetime(value: Any) -> float | None:
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return min(float(min(value, LONGEST_LIFETIME)), LONGEST_LIFETIME) if value > 0 else None
+    return float(min(value, LONGEST_LIFETIME)) if 0 < value < math.inf else None
 
 
-def _read_refusal(
-    code: str | None, said: str | None, credentials: Credentials, where: dict[str, Any]
-) -> AuthError:
-    password_grant = credentials.grant_type == "password"
-    foreign = password_grant and bool(_FOREIGN.search(said or "") or code in _BY_HAND)
-    if code == "invalid_client" or (code == "unauthorized_client" and where["status"] == 401):
-        return ClientRejected(
-            f"The API client {credentials.client_id!r} was refused",
-            hint=_client_hint(credentials),
-            **where,
-        )
+def _refusal(
+    status: int, code: str | None, said: str | None, credentials: Credentials
+) -> tuple[type[AuthError], str, str]:
+    """Return class, text and hint of a refused login."""
+    by_password = credentials.grant_type == "password"
+    if code == "invalid_client" or (code == "unauthorized_client" and status == 401):
+        what = f"The API client {credentials.client_id!r} was refused"
+        return ClientRejected, what, _client_hint(credentials)
     if code == "invalid_scope":
-        return ScopeRejected(
-            f"The scope {credentials.scope!r} was refused",
-            hint="Check the scopes that the API client may request"
-            if credentials.scope == DEFAULT_SCOPE
-            else f"The documented scope is {DEFAULT_SCOPE!r}; set the scope of the connection,"
-            " and check the scopes that the API client may request",
-            **where,
-        )
+        hint = "Check the scopes that the API client may request"
+        if credentials.scope != DEFAULT_SCOPE:
+            hint = (
+                f"The documented scope is {DEFAULT_SCOPE!r}; set the scope of the connection, and"
+                " check the scopes that the API client may request"
+            )
+        return ScopeRejected, f"The scope {credentials.scope!r} was refused", hint
+    foreign = by_password and bool(_FOREIGN.search(said or "") or code in _BY_HAND)
     if foreign or code in ("unauthorized_client", "unsupported_grant_type"):
-        return GrantNotAllowed(
-            f"The grant type {credentials.grant_type!r} is not allowed here",
-            hint=_grant_hint(credentials),
-            **where,
-        )
-    if code == "invalid_request" and where["status"] != 200:
-        return AuthProtocolError(
-            "The token endpoint does not understand the request",
-            hint="Check grant type, scope and authentication path of the connection",
-            **where,
-        )
-    who, hint = _who(credentials), _login_hint(credentials)
+        what = f"The grant type {credentials.grant_type!r} is not allowed here"
+        return GrantNotAllowed, what, _grant_hint(credentials)
+    if code == "invalid_request" and status != 200:
+        hint = "Check grant type, scope and authentication path of the connection"
+        return AuthProtocolError, "The token endpoint does not understand the request", hint
+    who = f"user {credentials.username!r}"
+    if credentials.grant_type == "client_credentials":
+        who = f"API client {credentials.client_id!r}"
+    what, hint = f"The login of {who} was refused", _login_hint(credentials)
     if _LOCKED.search(f"{code or ''} {said or ''}"):
-        return CredentialsRejected(
-            f"The login of {who} was refused; the account is locked, or about to be",
-            hint="Ask a Tenant Administrator to unlock it, and correct the password before the"
-            " next try",
-            **where,
+        what += "; the account is locked, or about to be"
+        hint = (
+            "Ask a Tenant Administrator to unlock it, and correct the password before the next try"
         )
-    if _TENANT.search(said or "") and not credentials.tenant_id and password_grant:
-        return CredentialsRejected(
-            f"The login of {who} was refused: it belongs to several tenants",
-            hint="Set the tenant id of the connection",
-            **where,
-        )
-    return CredentialsRejected(f"The login of {who} was refused", hint=hint, **where)
+    elif _TENANT.search(said or "") and not credentials.tenant_id and by_password:
+        what, hint = f"{what}: it belongs to several tenants", "Set the tenant id of the connection"
+    return CredentialsRejected, what, hint
 
 
 # Hints name only settings that differ from the advice, so that two hints never form a circle.
@@ -420,9 +391,3 @@ def _login_hint(credentials: Credentials) -> str:
     if credentials.grant_type == "password":
         hint += "; if the tenant uses single sign-on, set the grant type to client_credentials"
     return f"{hint}. This login is not retried automatically, so that the account is not locked"
-
-
-def _who(credentials: Credentials) -> str:
-    if credentials.grant_type == "client_credentials":
-        return f"API client {credentials.client_id!r}"
-    return f"user {credentials.username!r}"

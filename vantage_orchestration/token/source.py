@@ -22,7 +22,8 @@ import shlex
 import threading
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple, TypeGuard
+from dataclasses import replace
+from typing import TypeGuard
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import (
@@ -35,9 +36,10 @@ from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.state import Store
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
+from vantage_orchestration.token.cache import LOCK_PATIENCE, TokenCache
+from vantage_orchestration.token.entry import LONGEST_HOLD, Refusal
 from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
 from vantage_orchestration.token.stores import FileStore, StoreFactory, store_of
-from vantage_orchestration.token.vault import LOCK_PATIENCE, LONGEST_HOLD, Moment, Refusal, Vault
 
 __all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
 
@@ -50,22 +52,6 @@ REJECTED_HOLD = 60.0
 
 LogIn = Callable[[VantageConfig], "Grant | VantageError"]
 _Outcome = concurrent.futures.Future["AccessToken | VantageError"]
-
-
-class _Verdict(NamedTuple):
-    """A failure that all callers get, without another request, until its time is over.
-
-    Args:
-        error: The failure.
-        until: Steady time at which the login may be retried.
-        hold: Total seconds for which it is held.
-        stored: Whether it is in the store, so that clearing the store clears it.
-    """
-
-    error: VantageError
-    until: float
-    hold: float
-    stored: bool
 
 
 def _network_log_in(config: VantageConfig) -> Grant | VantageError:
@@ -81,7 +67,7 @@ class TokenSource:
     Args:
         config: The configuration.
         store: Store of the token for other processes; by default only memory.
-        locks: See :class:`.vault.Vault`.
+        locks: See :class:`.cache.TokenCache`.
         log_in: Requests a token once; returns the grant or an error. Over the network by default.
         clock: Steady and wall time.
         retries: Tries and waits after temporary failures. A refusal is never retried.
@@ -103,10 +89,10 @@ class TokenSource:
         self._now = clock.steady
         self._retries = retries
         self._trust = config.trust
-        self._vault = Vault(store, config.credentials, clock, self._trust, locks)
+        self._cache = TokenCache(store, config.credentials, clock, self._trust, locks)
         self._token: AccessToken | None = None
         self._rejected: AccessToken | None = None
-        self._verdict: _Verdict | None = None
+        self._refusal: Refusal | None = None
         self._pause_until = 0.0
         self._logins = 0
         self.start_afresh()
@@ -116,7 +102,6 @@ class TokenSource:
         """Reset thread state; a forked child has none of its parent's threads."""
         self._lock = threading.Lock()
         self._flight: _Outcome | None = None
-        self._vault.start_afresh()
         # SystemRandom, since a forked child would otherwise repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
 
@@ -137,13 +122,11 @@ class TokenSource:
         token = self._token
         if token is not None and self._now() < token.renew_at:
             return token
-        flight, token = self._board()
-        if flight is None:
-            return self._present(token)
+        limit = self._patience if patience is None else patience
         try:
-            outcome = flight.result(self._patience if patience is None else patience)
+            outcome = self._board().result(limit)
         except concurrent.futures.TimeoutError:
-            outcome = self._too_slow(patience)
+            outcome = self._too_slow(limit)
         return self._settle(outcome)
 
     async def aget(self, patience: float | None = None) -> AccessToken:
@@ -151,16 +134,15 @@ class TokenSource:
         token = self._token
         if token is not None and self._now() < token.renew_at:
             return token
-        flight, token = self._board()
-        if flight is None:
-            return self._present(token)
-        # Shielded: a coroutine that is cancelled must not cancel the login of the others.
-        waiter = asyncio.shield(asyncio.wrap_future(flight))
+        flight = self._board()
+        if flight.done():
+            return self._settle(flight.result())
+        limit = self._patience if patience is None else patience
         try:
-            limit = self._patience if patience is None else patience
-            outcome = await asyncio.wait_for(waiter, limit)
+            # Shielded: a coroutine that is cancelled must not cancel the login of the others.
+            outcome = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(flight)), limit)
         except (asyncio.TimeoutError, TimeoutError):  # Two classes before Python 3.11.
-            outcome = self._too_slow(patience)
+            outcome = self._too_slow(limit)
         return self._settle(outcome)
 
     def invalidate(self, rejected: AccessToken | str) -> bool:
@@ -191,13 +173,12 @@ class TokenSource:
         Args:
             rejected: The new token.
         """
-        now = Moment.now(self._clock)
         with self._lock:
             if self._token is None or not self._token.is_same(rejected):
                 return
-            token = self._token = self._token.kept(now.steady + REJECTED_HOLD)
-        age = now.steady - (token.ends_at - token.lifetime)
-        self._vault.save_token(token, Moment(now.wall - age, now.steady - age, now.boot))
+            token = replace(self._token, kept_until=self._now() + REJECTED_HOLD)
+            self._token = token
+        self._cache.save_token(token)
 
     def forget(self) -> None:
         """Forget the token and a remembered refusal, here and in the store.
@@ -206,9 +187,9 @@ class TokenSource:
             StateUnavailable: The store can't be used. It may still contain them.
         """
         with self._lock:
-            self._token = self._verdict = self._rejected = None
+            self._token = self._refusal = self._rejected = None
             self._pause_until = 0.0
-        self._vault.forget()
+        self._cache.forget()
 
     # -- internals
 
@@ -216,34 +197,31 @@ class TokenSource:
     def _patience(self) -> float:
         """Seconds to wait for a flight: for another process, all its tries, and a margin."""
         one_try = sum(self._config.http.timeouts) + self._config.http.read_timeout
-        wait = 0.0 if self._vault.keeps_nothing else LOCK_PATIENCE
+        wait = 0.0 if self._cache.keeps_nothing else LOCK_PATIENCE
         return wait + self._retries.budget + one_try + 5.0
 
-    def _board(self) -> tuple[_Outcome | None, AccessToken | None]:
-        """Return the flight to wait for, or the token to use."""
+    def _board(self) -> _Outcome:
+        """Return the flight to wait for, or one that has ended."""
         now = self._now()
         with self._lock:
-            token = self._token
-            if token is not None and now < token.renew_at:
-                return None, token
-            alive = token is not None and now < token.ends_at
-            if alive and (now < self._pause_until or self._flight is not None):
-                # One caller renews; the others need not wait while the token is valid.
-                return None, token
-            verdict = self._verdict
-            if verdict is not None and now < verdict.until and not verdict.stored:
-                return _done(self._held(verdict.error, verdict.until - now, fresh=False)), None
-            flight = self._flight
-            if flight is not None:
-                return flight, None
-            flight = self._flight = concurrent.futures.Future()
+            token, refusal = self._token, self._refusal
+            if token is not None and now < token.ends_at:
+                busy = now < self._pause_until or self._flight is not None
+                if busy or now < token.renew_at:
+                    # One caller renews; the others need not wait while the token is valid.
+                    return _ended(token)
+            if refusal is not None and now < refusal.until and not refusal.stored:
+                return _ended(self._held(refusal, fresh=False))
+            if self._flight is not None:
+                return self._flight
+            flight = self._flight = _Outcome()
         try:
             threading.Thread(
                 target=self._fly, args=(flight,), name="abbyy-vantage-login", daemon=True
             ).start()
         except RuntimeError:  # No new threads while the interpreter shuts down.
             self._fly(flight)
-        return flight, token
+        return flight
 
     def _fly(self, flight: _Outcome) -> None:
         """Get a token and give the outcome to all waiters of ``flight``."""
@@ -253,8 +231,7 @@ class TokenSource:
         try:
             outcome = self._fetch()
             if isinstance(outcome, Refusal):
-                fresh = self._logins != logins
-                result = self._held(outcome.error, outcome.remaining, fresh=fresh)
+                result = self._held(outcome, fresh=self._logins != logins)
             else:
                 result = outcome
         except VantageError as error:
@@ -275,23 +252,29 @@ class TokenSource:
             VantageError: The login failed and may be retried.
         """
         found = self._stored()
-        if _counts(found):
+        if self._saves_login(found):
             return found
-        with self._vault.alone(lambda: _counts(self._stored())):
+        with self._cache.locked(lambda: self._saves_login(self._stored())):
             # Again, since another process may have logged in while this one waited for the lock.
             found = self._stored()
-            if _counts(found):
+            if self._saves_login(found):
                 return found
             try:
-                token, begun = call(self._try_once, self._retries, may_repeat=_may_repeat)
+                token = call(self._try_once, self._retries, may_repeat=_may_repeat)
             except VantageError as error:
                 hold = self._hold(error, found.hold if isinstance(found, Refusal) else 0.0)
                 if not hold:
                     raise
-                stored = self._vault.save_refusal(error, hold)
-                return Refusal(error.copy(), hold, hold, stored)
-            self._vault.save_token(token, begun)
+                stored = self._cache.save_refusal(error, hold)
+                return Refusal(error.copy(), self._now() + hold, hold, stored)
+            self._cache.save_token(token)
             return token
+
+    def _saves_login(self, found: AccessToken | Refusal | None) -> TypeGuard[AccessToken | Refusal]:
+        """Return whether a stored token, or a refusal that is still held, saves a login."""
+        if isinstance(found, Refusal):
+            return self._now() < found.until
+        return found is not None
 
     def _stored(self) -> AccessToken | Refusal | None:
         """Return a token to use or the last refusal from the store, or None.
@@ -299,111 +282,93 @@ class TokenSource:
         The store takes precedence over the memory of this process: somebody may have cleared it.
         """
         try:
-            found = self._vault.load(self._jitter)
+            found = self._cache.load(self._jitter)
         except StateUnavailable:
-            verdict = self._verdict
-            if verdict is None:
-                return None
-            left = verdict.until - self._now()
-            return Refusal(verdict.error, left, verdict.hold, verdict.stored)
-        if not isinstance(found, AccessToken):
-            if found is None and self._verdict is not None and self._verdict.stored:
-                self._verdict = None
-            return found
-        rejected, now = self._rejected, self._now()
-        known_bad = rejected is not None and rejected.is_same(found) and now >= found.kept_until
-        return None if known_bad or now >= found.renew_at else found
+            return self._refusal
+        if found is None and self._refusal is not None and self._refusal.stored:
+            self._refusal = None
+        if isinstance(found, AccessToken):
+            rejected, now = self._rejected, self._now()
+            bad = rejected is not None and rejected.is_same(found) and now >= found.kept_until
+            return None if bad or now >= found.renew_at else found
+        return found
 
     def _hold(self, error: VantageError, last: float) -> float:
         """Return the seconds for which a failed login is not sent again; 0 if it may be.
 
-        Args:
-            error: The failure.
-            last: Seconds for which the last refusal was held, as another process saw it.
+        The last refusal, as another process saw it, was held for ``last`` seconds.
         """
         if isinstance(error, Throttled):
             return min(error.retry_after or 0.0, REFUSAL_HOLD)
         hold = hold_of(error)
         if not hold:
             return 0.0
-        if self._verdict is not None:
-            last = max(last, self._verdict.hold)
+        if self._refusal is not None:
+            last = max(last, self._refusal.hold)
         return min(max(hold, 2 * last), REFUSAL_HOLD if error.retryable else LONGEST_HOLD)
 
-    def _try_once(self) -> tuple[AccessToken, Moment]:
+    def _try_once(self) -> AccessToken:
         # A token's lifetime counts from before the request.
-        begun = Moment.now(self._clock)
+        begun, begun_wall = self._now(), self._clock.wall()
         self._logins += 1
         reply = self._log_in(self._config)
         if isinstance(reply, VantageError):
             raise reply
-        token = AccessToken(
+        margin = renewal_margin(reply.lifetime, self._jitter)
+        return AccessToken(
             reply.token,
             lifetime=reply.lifetime,
-            margin=renewal_margin(reply.lifetime, self._jitter),
-            begun=begun.steady,
-            begun_wall=begun.wall,
+            margin=margin,
+            begun=begun,
+            begun_wall=begun_wall,
         )
-        return token, begun
 
     def _record(self, outcome: AccessToken | Refusal | VantageError) -> None:
         if isinstance(outcome, AccessToken):
-            self._token, self._verdict, self._rejected = outcome, None, None
+            self._token, self._refusal, self._rejected = outcome, None, None
             return
-        now = self._now()
-        wait = RENEWAL_PAUSE
+        self._pause_until = self._now() + RENEWAL_PAUSE
         if isinstance(outcome, Refusal):
-            self._verdict = _Verdict(
-                outcome.error, now + outcome.remaining, outcome.hold, outcome.stored
-            )
-            wait = max(wait, outcome.remaining)
-        self._pause_until = now + wait
+            self._refusal = outcome
+            self._pause_until = max(self._pause_until, outcome.until)
 
     def _settle(self, outcome: AccessToken | VantageError) -> AccessToken:
         if isinstance(outcome, AccessToken):
             return outcome
         token = self._token
         if token is not None and self._now() < token.ends_at:
-            log.warning(
-                ("The token of ABBYY Vantage was not renewed and is still used: %s"), outcome
-            )
+            log.warning("The token of ABBYY Vantage was not renewed and is still used: %s", outcome)
             return token
         raise outcome.copy()
 
-    def _held(self, failure: VantageError, seconds: float, *, fresh: bool) -> VantageError:
+    def _held(self, refusal: Refusal, *, fresh: bool) -> VantageError:
         """Return a held failure with a message that says so and how to clear it."""
         import pendulum
 
-        error = failure.copy()
+        error, seconds = refusal.error.copy(), refusal.until - self._now()
         end = pendulum.from_timestamp(self._clock.wall() + seconds).to_datetime_string()
         if not fresh:
             error.what += f" (remembered from an earlier try, not retried for {seconds:.0f} s)"
         if error.retry_after is not None:
             error.retry_after = seconds
-        error.hint = (
-            f"{error.hint}. " if error.hint else ""
-        ) + f"It is not sent again before {end} UTC; {self._clearing()}"
+        advice = f"It is not sent again before {end} UTC; {self._clearing()}"
+        error.hint = f"{error.hint}. {advice}" if error.hint else advice
         return error
 
     def _clearing(self) -> str:
         origin = self._config.origin
-        if self._vault.keeps_nothing:
+        if self._cache.keeps_nothing:
             return "only this process remembers this"
         if origin is None:
             return "token_source(config).forget() clears this"
         of = f" --of {shlex.quote(origin)}" if origin else ""
         place = ", on this machine" if self._config.tokens.store == "file" else ""
-        if self._trust.bundle_from or self._trust.proxy_from:
+        trust = self._trust
+        if trust.bundle_from or trust.proxy_from:
             place += ", with proxy and CA bundle of the environment as in this process"
         return f"to clear this{place}: vantage-orchestration token forget{of}"
 
-    def _present(self, token: AccessToken | None) -> AccessToken:
-        if token is None:  # pragma: no cover - _board gives one of the two
-            raise AuthUnavailable("There is neither a token nor a login")
-        return token
-
-    def _too_slow(self, patience: float | None) -> AuthUnavailable:
-        limit = self._patience if patience is None else patience
+    def _too_slow(self, limit: float) -> AuthUnavailable:
         return AuthUnavailable(
             f"The login did not end within {limit:.0f} s",
             host=self._config.credentials.host,
@@ -416,17 +381,12 @@ class TokenSource:
     __reduce_ex__ = refuse_pickling
 
 
-def _counts(found: AccessToken | Refusal | None) -> TypeGuard[AccessToken | Refusal]:
-    """Return whether what the store holds saves a login: a token, or a refusal that is held."""
-    return found is not None and (isinstance(found, AccessToken) or found.remaining > 0)
-
-
 def _may_repeat(error: VantageError) -> bool:
     return error.retryable and not hold_of(error)
 
 
-def _done(outcome: AccessToken | VantageError) -> _Outcome:
-    flight: _Outcome = concurrent.futures.Future()
+def _ended(outcome: AccessToken | VantageError) -> _Outcome:
+    flight = _Outcome()
     flight.set_result(outcome)
     return flight
 
