@@ -44,14 +44,10 @@ _AS_OBJECT: Final = (
 def items(name: str, value: Any) -> list[Any]:
     """Return the items of a list argument in order, with nested lists flattened.
 
-    Args:
-        name: Name of the argument, for messages.
-        value: One item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
-            text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
-            ``None``, is an empty list: the previous task had nothing.
-
-    Returns:
-        The items. Only line breaks at the ends of strings are removed.
+    The value is one item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
+    text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
+    ``None``, is an empty list: the previous task had nothing. Only line breaks at the ends of
+    strings are removed.
 
     Raises:
         ConfigurationError: It is a dictionary, a number or another object that is not an item.
@@ -63,7 +59,7 @@ def items(name: str, value: Any) -> list[Any]:
         return [value.strip("\r\n")] if found is value else items(name, found)
     if value is None:
         return []
-    if isinstance(value, (os.PathLike, bytes)) or _is_place(value):
+    if _is_place(value):
         return [value]
     if isinstance(value, (bool, int, float, Mapping)) or not isinstance(value, Iterable):
         raise _refused(name, value, "a list is expected")
@@ -76,13 +72,9 @@ def items(name: str, value: Any) -> list[Any]:
 def transaction_ids(value: Any) -> list[str]:
     """Return transaction ids, each once, in lower case: ids are compared without case.
 
-    Args:
-        value: One id or several, or the result of a task. A text may contain several, separated by
-            commas, spaces or line breaks, or as the text of a list. From a mapping, its
-            ``transaction_ids`` are used.
-
-    Returns:
-        The ids; empty for None, an empty list or an empty text.
+    The value is one id or several, or the result of a task, whose ``transaction_ids`` are used. A
+    text may contain several, separated by commas, spaces or line breaks, or as the text of a list.
+    None, an empty list and an empty text contain none.
 
     Raises:
         ConfigurationError: One is not a UUID, as all ids of transactions are.
@@ -113,9 +105,7 @@ def transaction_ids(value: Any) -> list[str]:
 def text(name: str, value: Any) -> str:
     """Return a required text without surrounding spaces.
 
-    Args:
-        name: Name of the argument, for messages.
-        value: A string, or a whole number, into which native rendering converts digits.
+    A whole number is accepted, into which native rendering converts digits.
 
     Raises:
         ConfigurationError: It is empty, missing or of another type.
@@ -133,20 +123,17 @@ def text(name: str, value: Any) -> str:
 
 
 def place(name: str, value: Any) -> Any:
-    """Return a path or URL; line breaks at the ends of a string are removed.
-
-    Args:
-        name: Name of the argument, for messages.
-        value: A path, a URL or a path object.
+    """Return a path, URL or path object; line breaks at the ends of a string are removed.
 
     Raises:
         ConfigurationError: It is empty, missing or of another type.
     """
     if isinstance(value, str):
         value = value.strip("\r\n")
-        if not value.strip() or value.strip() == _NONE:
-            raise _refused(name, value, "a path or URL is expected")
-    elif not (isinstance(value, (os.PathLike, bytes)) or _is_place(value)):
+        usable = value.strip() not in ("", _NONE)
+    else:
+        usable = _is_place(value)
+    if not usable:
         raise _refused(name, value, "a path or URL is expected")
     return value
 
@@ -154,12 +141,8 @@ def place(name: str, value: Any) -> Any:
 def output(name: str, value: Any) -> Any:
     """Return what names a folder for results, as :func:`place` does.
 
-    Args:
-        name: Name of the argument, for messages.
-        value: A path, a URL or a path object. It may have the placeholder ``{class}`` in it.
-
     Raises:
-        ConfigurationError: It is empty, missing or something else, or has another placeholder.
+        ConfigurationError: It is not a place, or has another placeholder than ``{class}``.
     """
     found = place(name, value)
     for each in _PLACEHOLDER.findall(str(found)):
@@ -172,13 +155,10 @@ def output(name: str, value: Any) -> Any:
 
 
 def pairs(name: str, value: Any) -> dict[str, str]:
-    """Return parameters as strings.
+    """Return parameters as strings, from a mapping or its text as Jinja or JSON writes it.
 
-    Args:
-        name: Name of the argument, for messages.
-        value: A mapping, or its text as Jinja or JSON writes it; None for no parameters. Numbers
-            become text, dates ISO 8601 text, and true and false ``Yes`` and ``No``, which is how
-            ABBYY Vantage writes them in skill parameters (contract, section 3.2).
+    None is an empty mapping. Numbers become text, dates ISO 8601 text, and true and false ``Yes``
+    and ``No``, which is how ABBYY Vantage writes them in skill parameters (contract, section 3.2).
 
     Raises:
         ConfigurationError: It is not a mapping, or a value is None or another object.
@@ -234,8 +214,10 @@ def _of_texts(found: Iterable[Any]) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    """Return whether a value is a file: a path object with a store, a file to send, or a folder."""
-    return hasattr(value, "fs") or hasattr(value, "open") or hasattr(value, "pattern")
+    """Return whether a value is a path, a path object with a store, a file to send or a folder."""
+    return isinstance(value, (os.PathLike, bytes)) or any(
+        hasattr(value, name) for name in ("fs", "open", "pattern")
+    )
 
 
 def _refused(

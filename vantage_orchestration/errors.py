@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 from vantage_orchestration.text import one_line
@@ -101,33 +101,34 @@ class VantageError(Exception):
     ) -> None:
         self.what = one_line(what)
         super().__init__(self.what)
-        self.hint = hint and one_line(hint)
+        texts = (hint, path, transaction_id, server_message, host, request_id)
+        (
+            self.hint,
+            self.path,
+            self.transaction_id,
+            self.server_message,
+            self.host,
+            self.request_id,
+        ) = (text and one_line(text) for text in texts)
         self.method = method
-        self.path = path and one_line(path)
         self.status = status
-        self.transaction_id = transaction_id and one_line(transaction_id)
-        self.server_message = server_message and one_line(server_message)
-        self.host = host and one_line(host)
-        self.request_id = request_id and one_line(request_id)
         self.retry_after = retry_after
         self.doubtful = doubtful
 
     def details(self) -> dict[str, Any]:
         """Return all details as keyword arguments for the constructor."""
-        return {name: value for name, value in vars(self).items() if name in _DETAILS}
+        names = VantageError.__init__.__kwdefaults__ or {}
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
-        where = []
-        if self.method and self.path:
-            where.append(f"{self.method} {self.path}")
-        if self.status is not None:
-            where.append(f"status {self.status}")
-        if self.transaction_id:
-            where.append(f"transaction {self.transaction_id}")
-        if self.host:
-            where.append(f"host {self.host}")
-        if self.request_id:
-            where.append(f"request id {self.request_id}")
+        parts = {
+            "status": self.status,
+            "transaction": self.transaction_id,
+            "host": self.host,
+            "request id": self.request_id,
+        }
+        where = [f"{self.method} {self.path}"] if self.method and self.path else []
+        where += [f"{name} {part}" for name, part in parts.items() if part not in (None, "")]
         text = self.what
         if where:
             text += f" ({', '.join(where)})"
@@ -139,7 +140,7 @@ class VantageError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the cleaned details are pickled, so a pickle holds exactly what the text shows.
-        return (_rebuild, (type(self), self.what, self.details()))
+        return (partial(type(self), **self.details()), (self.what,))
 
     def copy(self) -> VantageError:
         """Return an equal error without traceback, cause and context.
@@ -147,36 +148,12 @@ class VantageError(Exception):
         One failed login is raised in many threads. A shared exception would collect the frames of
         all of them.
         """
-        return _rebuild(type(self), self.what, self.details())
-
-
-_DETAILS = frozenset(
-    {
-        "hint",
-        "method",
-        "path",
-        "status",
-        "transaction_id",
-        "server_message",
-        "host",
-        "request_id",
-        "retry_after",
-        "doubtful",
-    }
-)
-
-
-def _rebuild(cls: type[VantageError], what: str, details: dict[str, Any]) -> VantageError:
-    return cls(what, **details)
+        return type(self)(self.what, **self.details())
 
 
 @contextmanager
 def translating(translate: Callable[[VantageError], Exception] | None) -> Iterator[None]:
-    """Translate errors of this package that are raised inside the context.
-
-    Args:
-        translate: Takes an error and returns the exception to raise, which may be the same.
-    """
+    """Raise what ``translate`` returns for an error of this package, which may be the same."""
     try:
         yield
     except VantageError as error:
@@ -224,11 +201,6 @@ def frameless(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def _is_of_the_call(error: BaseException) -> bool:
-    """Return whether a function was called with wrong arguments; such an error quotes no values."""
-    return error.__traceback__ is not None and error.__traceback__.tb_next is None
-
-
 def discreet(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function that reads a credential, as :func:`frameless` does.
 
@@ -244,8 +216,9 @@ def discreet(function: Callable[P, R]) -> Callable[P, R]:
         except VantageError:
             raise
         except Exception as error:
-            if type(error) is TypeError and _is_of_the_call(error):
-                raise
+            trace = error.__traceback__
+            if type(error) is TypeError and trace is not None and trace.tb_next is None:
+                raise  # It was called with wrong arguments; such an error quotes no values.
             kind = type(error).__name__
         raise ConfigurationError(
             f"The ABBYY Vantage credential can't be read ({kind})", hint="Check its values"

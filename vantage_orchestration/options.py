@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import cache, wraps
@@ -246,10 +246,6 @@ def _confidences(name: str, value: Any) -> Any:
     return QualityRules(min_confidence=value).min_confidence
 
 
-def _place(name: str, value: Any) -> Any:
-    return arguments.place(name, value)
-
-
 def _statuses(name: str, value: Any) -> tuple[str, ...]:
     several = isinstance(value, Iterable) and not isinstance(value, str)
     found, known = tuple(value) if several else (), sorted(ENDED)
@@ -318,11 +314,14 @@ def _near(value: Any, choices: Iterable[str]) -> str:
 # ----------------------------------------------------------------- the one value
 
 
-def _about(
-    check: Callable[[str, Any], Any], words: str, *, templated: bool = False
-) -> dict[str, Any]:
-    """Describe an option: its check, its documentation, and whether an orchestrator renders it."""
-    return {"check": check, "words": words, "templated": templated}
+def _option(
+    default: Any, check: Callable[[str, Any], Any], words: str, *, templated: bool = False
+) -> Any:
+    """Declare an option: default, check and description, and whether an orchestrator renders it.
+
+    A check gets the default as well, and turns None into an empty list or mapping where it is one.
+    """
+    return field(default=default, metadata={"check": check, "words": words, "templated": templated})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,218 +335,168 @@ class Options:
         ConfigurationError: A value is invalid.
     """
 
-    result_types: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            _result_types,
-            "Types of result files to fetch, such as ``['FieldsJson']``, in upper or lower case;"
-            " by default, and if the list is empty, all. ``'other:NAME'`` requests a type that"
-            " this version does not know.",
-            templated=True,
-        ),
+    result_types: tuple[str, ...] = _option(
+        None,
+        _result_types,
+        "Types of result files to fetch, such as ``['FieldsJson']``, in upper or lower case;"
+        " by default, and if the list is empty, all. ``'other:NAME'`` requests a type that"
+        " this version does not know.",
+        templated=True,
     )
-    registration_parameters: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=_about(
-            arguments.pairs,
-            "Up to 9 names and values of your own that are stored with each transaction, such as"
-            " ``{'batch': '42'}``. They must not change between tries, since a try finds its"
-            " transactions by them. Numbers become text, true and false ``Yes`` and ``No``.",
-            templated=True,
-        ),
+    registration_parameters: Mapping[str, str] = _option(
+        None,
+        arguments.pairs,
+        "Up to 9 names and values of your own that are stored with each transaction, such as"
+        " ``{'batch': '42'}``. They must not change between tries, since a try finds its"
+        " transactions by them. Numbers become text, true and false ``Yes`` and ``No``.",
+        templated=True,
     )
-    skill_parameters: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=_about(
-            arguments.pairs,
-            "Up to 10 names and values that override the defaults of the skill, such as"
-            " ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
-            templated=True,
-        ),
+    skill_parameters: Mapping[str, str] = _option(
+        None,
+        arguments.pairs,
+        "Up to 10 names and values that override the defaults of the skill, such as"
+        " ``{'Note': 'urgent'}``. Numbers become text, true and false ``Yes`` and ``No``.",
+        templated=True,
     )
-    duplicates: Duplicates = field(
-        default="skip",
-        metadata=_about(
-            _one_of(Duplicates),
-            "``skip`` sends one of several files with the same content, ``send`` all of them,"
-            " ``fail`` refuses them.",
-        ),
+    duplicates: Duplicates = _option(
+        "skip",
+        _one_of(Duplicates),
+        "``skip`` sends one of several files with the same content, ``send`` all of them,"
+        " ``fail`` refuses them.",
     )
-    on_empty: OnEmpty = field(
-        default="fail",
-        metadata=_about(
-            _one_of(OnEmpty),
-            "What to do when a pattern matches no file: ``fail``, or ``skip`` the work. An empty"
-            " list of inputs is never an error: there is nothing to do.",
-        ),
+    on_empty: OnEmpty = _option(
+        "fail",
+        _one_of(OnEmpty),
+        "What to do when a pattern matches no file: ``fail``, or ``skip`` the work. An empty"
+        " list of inputs is never an error: there is nothing to do.",
     )
-    max_files: int | None = field(
-        default=None,
-        metadata=_about(
-            lambda name, value: None if value is None else _count(name, value),
-            "Refuse the work, before anything is sent, if there are more files: a guard against a"
-            " pattern that matches too much, since pages cost money. No limit by default.",
-        ),
+    max_files: int | None = _option(
+        None,
+        _optional(_count),
+        "Refuse the work, before anything is sent, if there are more files: a guard against a"
+        " pattern that matches too much, since pages cost money. No limit by default.",
     )
-    timeout: float = field(
-        default=TIMEOUT,
-        metadata=_about(
-            _seconds,
-            "Seconds that the service may take, or a ``timedelta``. This clock stops while all"
-            " open transactions wait for people.",
-        ),
+    timeout: float = _option(
+        TIMEOUT,
+        _seconds,
+        "Seconds that the service may take, or a ``timedelta``. This clock stops while all"
+        " open transactions wait for people.",
     )
-    review_timeout: float = field(
-        default=REVIEW_TIMEOUT,
-        metadata=_about(
-            _seconds,
-            "Seconds that people may take for each transaction, counted from when it needs a"
-            " manual review, or a ``timedelta``.",
-        ),
+    review_timeout: float = _option(
+        REVIEW_TIMEOUT,
+        _seconds,
+        "Seconds that people may take for each transaction, counted from when it needs a"
+        " manual review, or a ``timedelta``.",
     )
-    on_review: OnReview = field(
-        default="wait",
-        metadata=_about(
-            _one_of(OnReview),
-            "What to do when a person is needed: ``wait`` for up to ``review_timeout``,"
-            " ``return`` without those documents, or ``fail``. A retry continues in each case.",
-        ),
+    on_review: OnReview = _option(
+        "wait",
+        _one_of(OnReview),
+        "What to do when a person is needed: ``wait`` for up to ``review_timeout``,"
+        " ``return`` without those documents, or ``fail``. A retry continues in each case.",
     )
-    tables: TableFormat | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_one_of(TableFormat)),
-            "Write the fields of all documents as typed tables below ``tables/`` in the output:"
-            " ``parquet``, ``jsonl`` or ``csv``. Needs the extra ``tables``.",
-        ),
+    tables: TableFormat | None = _option(
+        None,
+        _optional(_one_of(TableFormat)),
+        "Write the fields of all documents as typed tables below ``tables/`` in the output:"
+        " ``parquet``, ``jsonl`` or ``csv``. Needs the extra ``tables``.",
     )
-    date_format: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            _formats,
-            "Format of dates in the results, such as ``'%d.%m.%y'``, or several formats. Without"
-            " it or ``day_first`` an ambiguous date stays text.",
-        ),
+    date_format: tuple[str, ...] = _option(
+        None,
+        _formats,
+        "Format of dates in the results, such as ``'%d.%m.%y'``, or several formats. Without"
+        " it or ``day_first`` an ambiguous date stays text.",
     )
-    day_first: bool | None = field(
-        default=None,
-        metadata=_about(_optional(_flag), "Whether ``03/04/2026`` is the third of April."),
+    day_first: bool | None = _option(
+        None, _optional(_flag), "Whether ``03/04/2026`` is the third of April."
     )
-    decimal: Literal[".", ","] | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_one_of(Literal[".", ","])),
-            "The decimal sign of numbers in the results. Without it an ambiguous number, such as"
-            " ``1,234``, stays text.",
-        ),
+    decimal: Literal[".", ","] | None = _option(
+        None,
+        _optional(_one_of(Literal[".", ","])),
+        "The decimal sign of numbers in the results. Without it an ambiguous number, such as"
+        " ``1,234``, stays text.",
     )
-    min_confidence: float | Mapping[str, float] | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_confidences),
-            "Lowest confidence of every field, 0 to 100; or a mapping of field names to that,"
-            " such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
-            " as certain.",
-        ),
+    min_confidence: float | Mapping[str, float] | None = _option(
+        None,
+        _optional(_confidences),
+        "Lowest confidence of every field, 0 to 100; or a mapping of field names to that,"
+        " such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
+        " as certain.",
     )
-    required_fields: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            _texts,
-            "Names of fields that must have a value, such as ``['Total', 'Items.Amount']``. A"
-            " column of a table needs a value in each row.",
-        ),
+    required_fields: tuple[str, ...] = _option(
+        None,
+        _texts,
+        "Names of fields that must have a value, such as ``['Total', 'Items.Amount']``. A"
+        " column of a table needs a value in each row.",
     )
-    fail_on_rule_errors: bool = field(
-        default=False,
-        metadata=_about(
-            _flag,
-            "Whether a document that breaks a business rule of its skill is not good enough."
-            " ``on_low_quality`` then decides; by default the task fails.",
-        ),
+    fail_on_rule_errors: bool = _option(
+        False,
+        _flag,
+        "Whether a document that breaks a business rule of its skill is not good enough."
+        " ``on_low_quality`` then decides; by default the task fails.",
     )
-    on_low_quality: OnLowQuality = field(
-        default="fail",
-        metadata=_about(
-            _one_of(OnLowQuality),
-            "What to do with documents that are not good enough. ``fail`` the task when all results"
-            " have landed; ``flag`` and count them; or ``quarantine``: also leave them out of the"
-            " tables and copy them to ``quarantine_path``, if that is given.",
-        ),
+    on_low_quality: OnLowQuality = _option(
+        "fail",
+        _one_of(OnLowQuality),
+        "What to do with documents that are not good enough. ``fail`` the task when all results"
+        " have landed; ``flag`` and count them; or ``quarantine``: also leave them out of the"
+        " tables and copy them to ``quarantine_path``, if that is given.",
     )
-    on_failed: OnFailed = field(
-        default="fail",
-        metadata=_about(
-            _one_of(OnFailed),
-            "What to do when ABBYY Vantage could not process a document: ``fail`` the task when"
-            " all other results have landed, or ``return`` them. The manifest lists failed"
-            " documents.",
-        ),
+    on_failed: OnFailed = _option(
+        "fail",
+        _one_of(OnFailed),
+        "What to do when ABBYY Vantage could not process a document: ``fail`` the task when"
+        " all other results have landed, or ``return`` them. The manifest lists failed"
+        " documents.",
     )
-    quarantine_path: Any = field(
-        default=None,
-        metadata=_about(
-            _optional(_place),
-            "Folder to which failed and quarantined documents are copied, each with a JSON file"
-            " that gives the reason.",
-            templated=True,
-        ),
+    quarantine_path: Any = _option(
+        None,
+        _optional(arguments.place),
+        "Folder to which failed and quarantined documents are copied, each with a JSON file"
+        " that gives the reason.",
+        templated=True,
     )
-    max_pages: int | None = field(
-        default=None,
-        metadata=_about(
-            _optional(_count),
-            "Refuse to start if the files have more pages in total, including those of earlier"
-            " tries. A file other than a PDF counts as one page. Needs pypdf.",
-        ),
+    max_pages: int | None = _option(
+        None,
+        _optional(_count),
+        "Refuse to start if the files have more pages in total, including those of earlier"
+        " tries. A file other than a PDF counts as one page. Needs pypdf.",
     )
-    delete_after: bool = field(
-        default=False,
-        metadata=_about(
-            _flag,
-            "Delete the transactions in ABBYY Vantage when all their results have landed. The"
-            " service deletes them after 14 days anyway.",
-        ),
+    delete_after: bool = _option(
+        False,
+        _flag,
+        "Delete the transactions in ABBYY Vantage when all their results have landed. The"
+        " service deletes them after 14 days anyway.",
     )
-    poke_interval: float = field(
-        default=10.0,
-        metadata=_about(_pause, "Seconds between the first polls, at least 1; the interval grows."),
+    poke_interval: float = _option(
+        10.0, _pause, "Seconds between the first polls, at least 1; the interval grows."
     )
-    max_poke_interval: float = field(
-        default=60.0, metadata=_about(_pause, "Longest interval between two polls in seconds.")
+    max_poke_interval: float = _option(
+        60.0, _pause, "Longest interval between two polls in seconds."
     )
-    parallel: int = field(default=PARALLEL, metadata=_about(_count, "Concurrent requests."))
-    statuses: tuple[str, ...] = field(
-        default=(Status.PROCESSED.value,),
-        metadata=_about(
-            _statuses,
-            "Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest lists"
-            " transactions without results under ``failed``.",
-        ),
+    parallel: int = _option(PARALLEL, _count, "Concurrent requests.")
+    statuses: tuple[str, ...] = _option(
+        (Status.PROCESSED.value,),
+        _statuses,
+        "Final statuses to fetch: ``Processed``, ``Failed``, ``Canceled``. The manifest lists"
+        " transactions without results under ``failed``.",
     )
-    include_api: bool = field(
-        default=False,
-        metadata=_about(
-            _flag,
-            "Whether to include transactions that were sent through the API. Usually their sender"
-            " waits for them.",
-        ),
+    include_api: bool = _option(
+        False,
+        _flag,
+        "Whether to include transactions that were sent through the API. Usually their sender"
+        " waits for them.",
     )
-    since: Any = field(
-        default=None,
-        metadata=_about(
-            _optional(_moment),
-            "Only transactions created since then, as ISO 8601 text or a ``datetime``. Without it"
-            " everything that the service still lists is fetched, which is 14 days.",
-        ),
+    since: Any = _option(
+        None,
+        _optional(_moment),
+        "Only transactions created since then, as ISO 8601 text or a ``datetime``. Without it"
+        " everything that the service still lists is fetched, which is 14 days.",
     )
-    overlap: float = field(
-        default=3600.0,
-        metadata=_about(
-            _seconds,
-            "Seconds: transactions created within them are read at each poll. Older ones are only"
-            " counted, until a count changes.",
-        ),
+    overlap: float = _option(
+        3600.0,
+        _seconds,
+        "Seconds: transactions created within them are read at each poll. Older ones are only"
+        " counted, until a count changes.",
     )
 
     def __post_init__(self) -> None:
@@ -577,9 +526,8 @@ def _fields() -> Mapping[str, Any]:
 
 
 def default_of(name: str) -> Any:
-    """Return the default of an option in a caller's form; None for an empty mapping."""
-    default = _fields()[name].default
-    return None if default in (MISSING, ()) else default
+    """Return the default of an option in a caller's form."""
+    return _fields()[name].default
 
 
 def names_of(group: type) -> list[str]:
@@ -628,12 +576,8 @@ def takes(
     """Give a function with ``**options`` a signature and documentation that name each option.
 
     So ``help()``, Prefect's forms and Airflow's ``default_args`` see what type checkers and editors
-    read from ``**options: Unpack[GROUP]``.
-
-    Args:
-        group: The accepted options.
-        form: Returns the annotation of an option from its name and type, for forms.
-        defaults: Defaults that differ from those of :class:`Options`.
+    read from ``**options: Unpack[GROUP]``. ``form`` returns the annotation of an option from its
+    name and type, for forms; ``defaults`` are those that differ from :class:`Options`.
     """
     types = get_type_hints(Options if form is not None else group)
 
