@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +20,7 @@ from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "TokenSettings", "Trust", "VantageConfig"]
+__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "Trust", "VantageConfig"]
 
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
 #: Value of ``proxy`` for a direct connection.
@@ -29,8 +29,8 @@ _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _LONGEST_BUNDLE = 16 * 1024 * 1024
 _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
-_TRUE = frozenset({"true", "1", "yes", "on"})
-_FALSE = frozenset({"false", "0", "no", "off"})
+_FLAGS = dict.fromkeys(("true", "1", "yes", "on"), True)
+_FLAGS |= dict.fromkeys(("false", "0", "no", "off"), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +205,26 @@ def _proxy_of_environment(url: str) -> Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSettings:
-    """Storage of tokens.
+class VantageConfig:
+    """One stored credential: login, connection settings and storage of tokens.
 
     Args:
-        store: ``file``, ``orchestrator`` or ``memory``.
+        credentials: Login.
+        http: Connection settings.
+        store: Where tokens are for other processes: ``file``, ``orchestrator`` or ``memory``.
         store_path: Folder of the file store; empty for the user's runtime or cache folder.
+        origin: Its source, in the form of ``vantage-orchestration token --of``: empty for the
+            environment, None if created in code.
 
     Raises:
         ConfigurationError: The store is unknown.
     """
 
+    credentials: Credentials
+    http: HttpSettings = field(default_factory=HttpSettings)
     store: str = "memory"
     store_path: str = ""
+    origin: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.store not in STORES:
@@ -225,24 +232,6 @@ class TokenSettings:
                 f"{self.store!r} is not a store for tokens of ABBYY Vantage",
                 hint=f"Choose one of {', '.join(STORES)}",
             )
-
-
-@dataclass(frozen=True, slots=True)
-class VantageConfig:
-    """One stored credential: login, connection settings and storage of tokens.
-
-    Args:
-        credentials: Login.
-        http: Connection settings.
-        tokens: Storage of tokens.
-        origin: Its source, in the form of ``vantage-orchestration token --of``: empty for the
-            environment, None if created in code.
-    """
-
-    credentials: Credentials
-    http: HttpSettings = field(default_factory=HttpSettings)
-    tokens: TokenSettings = field(default_factory=TokenSettings)
-    origin: str | None = field(default=None, compare=False)
 
     @property
     def trust(self) -> Trust:
@@ -286,19 +275,18 @@ class VantageConfig:
             value = values.get(spec.name)
             if value is None or (isinstance(value, (str, Secret)) and not value):
                 continue
-            if spec.kind == "secret":
-                read[spec.name] = _secret(spec.name, value)
-            elif spec.kind == "flag":
-                read[spec.name] = _flag(spec.name, value)
-            elif spec.kind == "number":
-                read[spec.name] = _number(spec.name, value)
-            elif isinstance(value, str):
-                read[spec.name] = value
-            else:
-                raise _wrong(spec.name, "not a string")
+            reader, problem = _READERS[spec.kind]
+            try:
+                read[spec.name] = reader(value)
+            except (KeyError, OverflowError, TypeError, ValueError):
+                # The value is not quoted: it may belong to another field.
+                raise ConfigurationError(
+                    f"The field {spec.name} of the ABBYY Vantage credential is {problem}",
+                    hint="Correct the connection or block",
+                ) from None
         http = {name: read.pop(name) for name in HttpSettings.__slots__ if name in read}
-        tokens = {name: read.pop(name) for name in TokenSettings.__slots__ if name in read}
-        return cls(Credentials(**read), HttpSettings(**http), TokenSettings(**tokens), origin)
+        tokens = {name: read.pop(name) for name in ("store", "store_path") if name in read}
+        return cls(Credentials(**read), HttpSettings(**http), **tokens, origin=origin)
 
     @classmethod
     @discreet
@@ -337,31 +325,24 @@ def _check_names(values: Mapping[str, Any]) -> None:
             )
 
 
-def _wrong(name: str, what: str, hint: str = "Correct the connection or block") -> Exception:
-    # The value is not quoted: it may belong to another field.
-    return ConfigurationError(
-        f"The field {name} of the ABBYY Vantage credential is {what}", hint=hint
-    )
-
-
-def _secret(name: str, value: Any) -> Secret:
-    if isinstance(value, (str, Secret)):
-        return Secret(value).unbroken()
-    raise _wrong(name, "not a string")
-
-
-def _flag(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
+def _text(value: Any) -> str:
+    if isinstance(value, str):
         return value
-    text = str(value).strip().lower()
-    if text in _TRUE or text in _FALSE:
-        return text in _TRUE
-    raise _wrong(name, "neither true nor false")
+    raise TypeError
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise _wrong(name, "not a number")
+def _secret(value: Any) -> Secret:
+    return (value if isinstance(value, Secret) else Secret(_text(value))).unbroken()
+
+
+def _flag(value: Any) -> bool:
+    return value if isinstance(value, bool) else _FLAGS[str(value).strip().lower()]
+
+
+#: How a value of each kind is read, and what one is that can't be read.
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "text": (_text, "not a string"),
+    "secret": (_secret, "not a string"),
+    "flag": (_flag, "neither true nor false"),
+    "number": (float, "not a number"),
+}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from typing import NoReturn, final
+from typing import final
 from urllib.parse import quote, urlsplit
 
 from vantage_orchestration.credential_fields import (
@@ -20,7 +20,7 @@ from vantage_orchestration.credential_fields import (
     REGIONS,
 )
 from vantage_orchestration.errors import ConfigurationError, discreet
-from vantage_orchestration.secret import MASK, Secret, refuse_pickling
+from vantage_orchestration.secret import MASK, Confidential, Secret
 
 __all__ = ["Credentials", "is_loopback", "with_scheme"]
 
@@ -29,7 +29,7 @@ _TENANT = "{tenantId}"
 
 
 @final
-class Credentials:
+class Credentials(Confidential):
     """Who logs in, where and how (contract, sections 1 and 2).
 
     Args:
@@ -59,18 +59,8 @@ class Credentials:
     """
 
     __slots__ = (
-        "_auth_path",
-        "api_path",
-        "base_url",
-        "client_auth",
-        "client_id",
-        "client_secret",
-        "grant_type",
-        "password",
-        "region",
-        "scope",
-        "tenant_id",
-        "username",
+        *("_auth_path", "api_path", "base_url", "client_auth", "client_id", "client_secret"),
+        *("grant_type", "password", "region", "scope", "tenant_id", "username"),
     )
     region: str
     base_url: str
@@ -200,12 +190,6 @@ class Credentials:
             self.password.reveal(),
         )
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("Credentials can't be changed; make a new value")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("Credentials can't be changed; make a new value")
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Credentials):
             return NotImplemented
@@ -222,15 +206,6 @@ class Credentials:
             f" username={self.username!r}, client_id={self.client_id!r},"
             f" password={str(self.password)!r}, client_secret={str(self.client_secret)!r})"
         )
-
-    def __copy__(self) -> Credentials:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Credentials:
-        return self
-
-    __reduce__ = refuse_pickling
-    __reduce_ex__ = refuse_pickling
 
 
 def _is_text(value: str | Secret) -> bool:

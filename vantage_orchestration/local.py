@@ -102,38 +102,45 @@ def part_of(name: str) -> str:
     return f".{short}.{secrets.token_hex(8)}.part"
 
 
-def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T:
+def write_whole(
+    path: str,
+    root: str | None,
+    fill: Callable[[BinaryIO], T],
+    *,
+    private: bool = False,
+    new: bool = False,
+) -> T:
     """Write a file so that it appears under its name only when complete, and never through a link.
 
     Args:
         path: Its path. Missing folders are created.
         root: The folder below which no link is followed; by default the file's own folder.
-        fill: Writes the content.
-
-    Returns:
-        The result of ``fill``.
+        fill: Writes the content. Its result is returned.
+        private: Whether only its owner may read it. Such a file need not last through a power cut.
+        new: Whether an existing file is an error instead of being replaced.
 
     Raises:
         ConfigurationError: A link or a file is in the place of a folder.
-        OSError: The file can't be written.
+        OSError: The file can't be written; a FileExistsError if it exists and should not.
     """
     name = os.path.basename(path)
     part = part_of(name)
     with _folder_of(path, root, make=True) as (at, prefix):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _SAFE
-        handle = os.open(prefix + part, flags, 0o666, dir_fd=at)
+        handle = os.open(prefix + part, flags, 0o600 if private else 0o666, dir_fd=at)
         try:
             with os.fdopen(handle, "w+b") as stream:
                 result = fill(stream)
                 stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(prefix + part, prefix + name, src_dir_fd=at, dst_dir_fd=at)
-        except BaseException:
-            # The first error is raised, not one of the clean-up.
+                if not private:
+                    os.fsync(stream.fileno())
+            move = os.link if new else os.replace
+            move(prefix + part, prefix + name, src_dir_fd=at, dst_dir_fd=at)
+        finally:
+            # Nothing is left of it but after an error or a link. The first error is raised.
             with contextlib.suppress(OSError):
                 os.unlink(prefix + part, dir_fd=at)
-            raise
-        if at is not None:
+        if at is not None and not private:
             with contextlib.suppress(OSError):
                 os.fsync(at)  # Makes the new name last through a power cut.
     return result
@@ -142,9 +149,7 @@ def write_whole(path: str, root: str | None, fill: Callable[[BinaryIO], T]) -> T
 def remove(path: str, root: str | None = None) -> None:
     """Remove a file, or a link itself. A missing file counts as removed.
 
-    Args:
-        path: Its path.
-        root: The folder below which no link is followed; by default the file's own folder.
+    Below ``root``, which is by default the file's own folder, no link is followed.
     """
     with (
         contextlib.suppress(FileNotFoundError),

@@ -25,7 +25,6 @@ __all__ = [
     "Store",
     "Values",
     "checked",
-    "parsed",
     "read_json",
     "read_value",
     "reading",
@@ -125,24 +124,8 @@ class FolderStore:
 
 
 def read_value(values: Values, name: str, parse: Callable[[Any], T]) -> T | None:
-    """Return a JSON value; None only if there is none.
-
-    Args:
-        values: Its place.
-        name: Its name.
-        parse: See :func:`read_json`.
-
-    Raises:
-        StateUnavailable: It can't be read at present.
-        StateDamaged: Its content is invalid.
-    """
-    place = f"{values.label}/{name}"
-    try:
-        with reading(place):
-            data = values.read(name)
-    except FileNotFoundError:
-        return None
-    return None if data is None else parsed(lambda: parse(json.loads(data)), place)
+    """Return a JSON value, see :func:`read_json`."""
+    return _read(lambda: values.read(name), f"{values.label}/{name}", parse)
 
 
 def write_value(values: Values, name: str, value: Any) -> None:
@@ -151,39 +134,43 @@ def write_value(values: Values, name: str, value: Any) -> None:
 
 
 def read_json(location: Location, parse: Callable[[Any], T]) -> T | None:
-    """Return the content of a JSON file.
+    """Return the content of a JSON file; None only if there is none.
 
     Args:
         location: The file.
         parse: Converts the JSON data; raises ValueError, or the error of accessing a missing
             member, if the data is invalid.
 
-    Returns:
-        The result of ``parse``; None if the file does not exist.
-
     Raises:
         StateUnavailable: The file can't be read at present.
         StateDamaged: Its content is invalid.
     """
+    return _read(location.read_bytes, location, parse)
+
+
+def _read(read: Callable[[], bytes | None], place: object, parse: Callable[[Any], T]) -> T | None:
     try:
-        with reading(location):
-            data = location.read_bytes()
+        with reading(place):
+            data = read()
     except FileNotFoundError:
         return None
-    return parsed(lambda: parse(json.loads(data)), location)
+    if data is None:
+        return None
+    try:
+        return parse(json.loads(data))
+    except _MALFORMED as error:
+        failure = StateDamaged(
+            f"{place} was not written by this version of the package, or is damaged:"
+            f" {clean(str(error)) or type(error).__name__}",
+            hint="Nothing was overwritten. Check it, then update the package, restore it or move"
+            " it away. Without it documents may be sent and charged, or results fetched, again",
+        )
+    raise failure
 
 
 @contextmanager
 def reading(place: object) -> Iterator[None]:
-    """Convert every error of a store except "not found" into one that a retry can cure.
-
-    Args:
-        place: What is read, for the message.
-
-    Raises:
-        FileNotFoundError: Nothing has that name.
-        StateUnavailable: It can't be read at present.
-    """
+    """Turn each error of a store, except "not found", into a StateUnavailable about ``place``."""
     try:
         yield
     except FileNotFoundError:
@@ -205,34 +192,8 @@ def reading(place: object) -> Iterator[None]:
         ) from error
 
 
-def parsed(parse: Callable[[], T], place: object) -> T:
-    """Return the result of ``parse``.
-
-    Args:
-        parse: See :func:`read_json`.
-        place: What was read, for the message.
-
-    Raises:
-        StateDamaged: ``parse`` has raised an error.
-    """
-    try:
-        return parse()
-    except _MALFORMED as error:
-        failure = StateDamaged(
-            f"{place} was not written by this version of the package, or is damaged:"
-            f" {clean(str(error)) or type(error).__name__}",
-            hint="Nothing was overwritten. Check it, then update the package, restore it or move"
-            " it away. Without it documents may be sent and charged, or results fetched, again",
-        )
-    raise failure
-
-
 def checked(data: Any, version: int) -> Mapping[str, Any]:
-    """Return data after a check of its version.
-
-    Args:
-        data: JSON data.
-        version: The expected version.
+    """Return JSON data after a check of its version.
 
     Raises:
         ValueError: It has another version, or none.

@@ -147,7 +147,7 @@ def throttle_of(config: VantageConfig) -> Throttle | None:
     at_once, per_second = int(http.max_concurrent_requests), http.max_requests_per_second
     if not at_once and not per_second:
         return None
-    place = config.tokens.store_path
+    place = config.store_path
     # One account has the same slots and times, even if another connection sets other limits.
     identity = json.dumps(config.credentials.account)
     key = (identity, place, at_once, per_second)

@@ -572,12 +572,10 @@ def test_entries_that_were_swapped_are_ignored_and_replaced(folder, time):
 def test_where_the_store_can_not_be_written_the_token_still_comes_with_one_warning(
     folder, time, monkeypatch, caplog, number
 ):
-    import tempfile
-
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(tempfile, "mkstemp", fail)
+    monkeypatch.setattr(os, "replace", fail)
     source = process(folder, time, Logins())
     assert source.get().reveal() == "token-number-1"
     time.pass_(3500)

@@ -524,7 +524,7 @@ def test_entry_point_reads_the_block_and_its_store(
     VantageCredentials.load(name).get_token()
     config, make = load_config(name)
     assert config.credentials.username == account["username"]
-    assert config.tokens.store == "orchestrator"
+    assert config.store == "orchestrator"
     ((variable, _),) = stored().items()
     assert make().read(variable.removeprefix(variables.PREFIX))
 

@@ -138,8 +138,8 @@ def _way(config: VantageConfig) -> dict[str, Any]:
         "verify": config.http.verify,
         "ca_bundle": config.http.ca_bundle,
         "proxy": config.http.proxy,
-        "store": config.tokens.store,
-        "store_path": config.tokens.store_path,
+        "store": config.store,
+        "store_path": config.store_path,
     }
 
 

@@ -44,7 +44,7 @@ class HostNote:
     def __init__(self, client: VantageClient, *about: str, kept: float) -> None:
         identity = json.dumps([_VERSION, *client.config.credentials.account, *about])
         self._name = hashlib.sha256(identity.encode()).hexdigest()
-        self._place = FileStore(client.config.tokens.store_path)
+        self._place = FileStore(client.config.store_path)
         self._kept = kept
 
     def read(self, parse: Callable[[Any], T]) -> T | None:

@@ -362,7 +362,7 @@ class TokenSource:
         if origin is None:
             return "token_source(config).forget() clears this"
         of = f" --of {shlex.quote(origin)}" if origin else ""
-        place = ", on this machine" if self._config.tokens.store == "file" else ""
+        place = ", on this machine" if self._config.store == "file" else ""
         trust = self._trust
         if trust.bundle_from or trust.proxy_from:
             place += ", with proxy and CA bundle of the environment as in this process"
@@ -415,7 +415,7 @@ def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None
             source = TokenSource(
                 config,
                 store=store_of(config, orchestrator),
-                locks=FileStore(config.tokens.store_path),
+                locks=FileStore(config.store_path),
             )
             _registry[key] = source
         return source
@@ -426,8 +426,8 @@ def _key(config: VantageConfig, orchestrator: str) -> bytes:
         *config.credentials.identity(),
         *config.trust.identity(),
         repr(config.http),
-        repr(config.tokens),
-        orchestrator if config.tokens.store == "orchestrator" else "",
+        repr((config.store, config.store_path)),
+        orchestrator if config.store == "orchestrator" else "",
     )
     digest = hmac.new(_process_key.reveal().encode(), digestmod=hashlib.sha256)
     for part in parts:

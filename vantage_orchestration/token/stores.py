@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stores for tokens between processes: the choice by configuration, and the store of this host,
-with files that only their owner can read and a lock for each."""
+"""Stores for tokens between processes, and the store of this host: files that only their owner can
+read, with a lock for each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vantage_orchestration import local
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.state import Store
@@ -31,15 +31,15 @@ def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) ->
         config: The configuration.
         orchestrator: Creates the orchestrator's own store, if there is an orchestrator.
     """
-    if config.tokens.store == "orchestrator":
+    if config.store == "orchestrator":
         if orchestrator is not None:
             return orchestrator()
         log.warning(
             "The token of ABBYY Vantage is kept in this process alone: there is no orchestrator"
             " whose store could be used"
         )
-    if config.tokens.store == "file":
-        return FileStore(config.tokens.store_path)
+    if config.store == "file":
+        return FileStore(config.store_path)
     return None
 
 
@@ -91,13 +91,12 @@ class FileStore:
             StateUnavailable: Something unusable is in its place.
         """
         # Checked late: creating a store must not fail for a user without a home.
-        try:
+        with _translated():
             base = Path(self._given).expanduser() if self._given else default_folder()
-            found = os.lstat(base)
-        except FileNotFoundError:
-            return base
-        except (OSError, RuntimeError) as error:
-            raise _problem(error) from None
+            try:
+                found = os.lstat(base)
+            except FileNotFoundError:
+                return base
         if not stat.S_ISDIR(found.st_mode):
             raise StateUnavailable(f"{base} is not a folder")
         if not _is_open(found):
@@ -110,12 +109,11 @@ class FileStore:
         """Return a value; see :class:`vantage_orchestration.state.Store`."""
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            path = self._path(name, "entry", make=False)
-            handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+            with _translated(FileNotFoundError):
+                path = self._path(name, "entry", make=False)
+                handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise _problem(error) from None
         with os.fdopen(handle, "rb") as stream:
             found = os.fstat(stream.fileno())
             if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
@@ -125,7 +123,8 @@ class FileStore:
 
     def write(self, name: str, value: bytes) -> None:
         """Write a value; see :class:`vantage_orchestration.state.Store`."""
-        self._put(name, value, os.replace)
+        with _translated():
+            self._write(name, value, new=False)
 
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
@@ -133,37 +132,20 @@ class FileStore:
         If several processes try at the same moment, exactly one succeeds.
         """
         try:
-            self._put(name, value, os.link)
+            with _translated(FileExistsError):
+                self._write(name, value, new=True)
         except FileExistsError:
             return False
         return True
 
-    def _put(self, name: str, value: bytes, move: Callable[[str, Path], None]) -> None:
-        """Write a temporary file, and give it the entry's name with ``move``."""
-        try:
-            path = self._path(name, "entry", make=True)
-            # mkstemp creates it with the mode 0600 whatever the umask, and never through a link.
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(value)
-                move(temporary, path)
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise _problem(error) from None
+    def _write(self, name: str, value: bytes, *, new: bool) -> None:
+        path = self._path(name, "entry", make=True)
+        local.write_whole(str(path), None, lambda file: file.write(value), private=True, new=new)
 
     def delete(self, name: str) -> None:
         """Remove a value; see :class:`vantage_orchestration.state.Store`."""
-        try:
+        with contextlib.suppress(FileNotFoundError), _translated(FileNotFoundError):
             os.unlink(self._path(name, "entry", make=False))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise _problem(error) from None
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
@@ -183,17 +165,12 @@ class FileStore:
         """
         from filelock import FileLock, Timeout
 
-        try:
+        with _translated():
             # A new object for each use: filelock counts repeated locks of one object as one.
             lock = FileLock(self._path(name, "lock", make=True), mode=0o600, thread_local=False)
-            try:
+            with contextlib.suppress(Timeout):
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
-            except Timeout:
-                held = False
-            else:
-                held = True
-        except (OSError, NotImplementedError) as error:
-            raise _problem(error) from None
+            held = lock.is_locked
         try:
             yield held
         finally:
@@ -236,6 +213,16 @@ def _is_open(found: os.stat_result) -> bool:
     return os.name == "posix" and bool(stat.S_IMODE(found.st_mode) & 0o077)
 
 
-def _problem(error: Exception) -> StateUnavailable:
-    reason = error.strerror if isinstance(error, OSError) else None
-    return StateUnavailable(reason or type(error).__name__)
+@contextlib.contextmanager
+def _translated(*expected: type[OSError]) -> Iterator[None]:
+    """Turn the errors of a folder into StateUnavailable, other than expected ones."""
+    try:
+        yield
+    except expected:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        failure = StateUnavailable(reason or type(error).__name__)
+    else:
+        return
+    raise failure
