@@ -122,8 +122,8 @@ class Results:
             )
         )
 
-    def tables(self, values: ValueFormat | None = None, *, spill: bool = True) -> ResultTables:
-        tables = ResultTables(self.skills, values, spill=spill)
+    def tables(self, values: ValueFormat | None = None) -> ResultTables:
+        tables = ResultTables(self.skills, values)
         for each in self.transactions:
             tables.add(each, self.output.child(each.folder))
         return tables

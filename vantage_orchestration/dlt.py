@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import dlt
 import pyarrow as pa
@@ -15,6 +14,7 @@ from dlt.extract.resource import DltResource
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.tables.layout import DOCUMENT_KEY
 from vantage_orchestration.tables.opening import OpenTable, opened_tables, tables_of_skill
+from vantage_orchestration.tables.writing import flattened
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import AnyPath
@@ -66,22 +66,8 @@ def documents(
 def _pieces(table: OpenTable, context: object) -> Iterator[pa.Table]:
     """Yield the rows of a table; its context stays open meanwhile."""
     for batch in table.batches():
-        yield _flat(pa.Table.from_batches([batch]))
+        yield pa.Table.from_batches([flattened(batch)])
     del context
-
-
-def _flat(table: pa.Table) -> pa.Table:
-    """Return a table without nested columns, which not every database supports."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_nested(field.type):
-            cells = [None if cell is None else json.dumps(cell) for cell in _cells(table, index)]
-            table = table.set_column(index, field.name, pa.array(cells, pa.string()))
-    return table
-
-
-def _cells(table: pa.Table, index: int) -> list[Any]:
-    cells: list[Any] = table.column(index).to_pylist()
-    return cells
 
 
 def _snake(name: str) -> str:

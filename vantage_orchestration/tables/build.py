@@ -4,26 +4,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.models import Skill
-from vantage_orchestration.tables.reading import READABLE, Content, read_content
-from vantage_orchestration.tables.skill_tables import DocumentFacts, SkillTables
+from vantage_orchestration.tables.reading import DocumentContent, contents_of
+from vantage_orchestration.tables.skill_tables import SkillTables
 from vantage_orchestration.tables.values import ValueFormat
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.manifest import (
-        DocumentEntry,
-        SourceEntry,
-        TransactionManifest,
-    )
+    from vantage_orchestration.processing.manifest import FindingEntry, TransactionManifest
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.tables.quality import Finding
 
-__all__ = ["AppliedSkills", "DocumentContent", "ResultTables", "contents_of", "sources_of"]
+__all__ = ["AppliedSkills", "ResultTables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +77,33 @@ class AppliedSkills:
 class ResultTables:
     """Tables of results, one set for each skill. Use it as a context manager.
 
+    Rows are written to temporary files, so that memory does not grow with the results.
+
     Args:
         skills: The skills that processed the documents.
         values: Format of dates and numbers.
-        spill: Whether to write rows to temporary files, so that memory does not grow with the
-            results.
 
     Attributes:
         sets: Name of a skill to its tables.
     """
 
-    def __init__(
-        self, skills: AppliedSkills, values: ValueFormat | None = None, *, spill: bool = True
-    ) -> None:
+    def __init__(self, skills: AppliedSkills, values: ValueFormat | None = None) -> None:
         self._skills = skills
         self._values = values or ValueFormat()
-        self._folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-") if spill else None
+        self._folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
         self.sets: dict[str, SkillTables] = {}
 
     def __enter__(self) -> ResultTables:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the temporary files."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.cleanup()
 
     def add(
         self,
         transaction: TransactionManifest,
         folder: Location,
-        findings: Mapping[int, Sequence[Finding]] | None = None,
+        findings: Mapping[int, Sequence[FindingEntry]] | None = None,
     ) -> None:
         """Add the documents of a transaction.
 
@@ -134,105 +122,18 @@ class ResultTables:
         self,
         transaction: TransactionManifest,
         found: DocumentContent,
-        findings: Sequence[Finding] = (),
+        findings: Sequence[FindingEntry] = (),
         *,
         left_out: bool = False,
     ) -> None:
-        """Add a document.
-
-        Args:
-            transaction: Its transaction.
-            found: Content of its result files.
-            findings: Its findings.
-            left_out: Add only its findings.
-        """
-        document = found.document
-        class_name = document.class_name
+        """Add a document of a transaction; only its findings if it is left out."""
         concept = found.content.concept if found.content is not None else None
-        name, skill = self._skills.of_transaction(transaction.skill_id).of(class_name, concept)
+        applied = self._skills.of_transaction(transaction.skill_id)
+        name, skill = applied.of(found.document.class_name, concept)
         if name not in self.sets:
-            spill = Path(self._folder.name) if self._folder is not None else None
             fields = skill.fields if skill is not None else ()
-            self.sets[name] = SkillTables(fields, self._values, spill)
-        sources = sources_of(transaction, document)
-        first = sources[0] if sources else None
-        alone = len(transaction.documents) == 1
-        facts = DocumentFacts(
-            transaction.transaction_id,
-            found.index,
-            document.document_id,
-            name,
-            (first.name, first.path, first.sha256) if first is not None else (None, None, None),
-            len(sources) or None,
-            class_name,
-            (document.classification or {}).get("confidence"),
-            transaction.pages if alone else None,
-            [
-                (each.get("type"), each.get("rule_id"), each.get("message"), each.get("field_id"))
-                for each in document.rule_errors
-            ],
-            findings,
-        )
+            self.sets[name] = SkillTables(name, fields, self._values, Path(self._folder.name))
         if left_out:
-            self.sets[name].add_findings(facts)
+            self.sets[name].add_findings(transaction, found, findings)
         else:
-            self.sets[name].add(facts, found.content, found.problems)
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentContent:
-    """A document with the content of its result files.
-
-    Attributes:
-        index: Its position in the transaction, from 1.
-        document: Its entry in the manifest.
-        content: Its fields; None if it has no readable file with fields.
-        problems: Why files could not be read.
-    """
-
-    index: int
-    document: DocumentEntry
-    content: Content | None
-    problems: Sequence[str]
-
-
-def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[DocumentContent]:
-    """Read the result files of a transaction, document by document.
-
-    Args:
-        transaction: Its entry in the manifest.
-        folder: Folder of its results.
-
-    Raises:
-        OSError: A result file can't be read at present.
-    """
-    for index, document in enumerate(transaction.documents, 1):
-        yield DocumentContent(index, document, *_content_of(document, document.place(folder)))
-
-
-def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:
-    """Return the fields of a document, and why files could not be read."""
-    problems: list[str] = []
-    for kind in READABLE:
-        for file in document.files:
-            if file.type != kind:
-                continue
-            try:
-                data = folder.child(file.path).read_bytes()
-                return read_content(kind, data, document.document_id), problems
-            except FileNotFoundError:
-                problems.append(f"{file.path} is missing")
-            except ValueError as error:
-                problems.append(f"{file.path} can't be read as {kind}: {error}")
-    return None, problems
-
-
-def sources_of(
-    transaction: TransactionManifest, document: DocumentEntry
-) -> tuple[SourceEntry, ...]:
-    """Return the files from which a document was made, as far as known."""
-    if document.sources:
-        return tuple(each for each in transaction.sources if each.stored_name in document.sources)
-    if len(transaction.documents) == 1 or len(transaction.sources) == 1:
-        return transaction.sources
-    return ()
+            self.sets[name].add(transaction, found, findings)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from vantage_orchestration.tables.values import DECIMAL_DIGITS, DECIMAL_PLACES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "Rows"]
+__all__ = ["Column", "Rows", "columns_of", "free_name"]
 
 #: Cells to collect before they become a batch: about 20 MB of Python objects.
 _CELLS: Final = 250_000
@@ -45,27 +46,38 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        """Return the Arrow field. Its metadata holds the skill's names of the field."""
+        """The Arrow field. Its metadata holds the skill's names of the field."""
         import pyarrow as pa
 
         metadata = {"abbyy_vantage.path": json.dumps(self.path)} if self.path else None
-        kind = _arrow_type(self.type)
+        members = ("page", "left", "top", "right", "bottom")
+        kind = {
+            "text": pa.string(),
+            "date": pa.date32(),
+            "decimal": pa.decimal128(DECIMAL_DIGITS, DECIMAL_PLACES),
+            "boolean": pa.bool_(),
+            "integer": pa.int32(),
+            "regions": pa.list_(pa.struct([pa.field(each, pa.int32()) for each in members])),
+        }[self.type]
         return pa.field(self.name, kind, nullable=not self.key, metadata=metadata)
 
 
-def _arrow_type(name: str) -> pa.DataType:
-    import pyarrow as pa
+def columns_of(**types: str) -> tuple[Column, ...]:
+    """Return columns of our own from their names and types."""
+    return tuple(Column(name, kind) for name, kind in types.items())
 
-    if name == "regions":
-        members = ("page", "left", "top", "right", "bottom")
-        return pa.list_(pa.struct([pa.field(each, pa.int32()) for each in members]))
-    return {
-        "text": pa.string(),
-        "date": pa.date32(),
-        "decimal": pa.decimal128(DECIMAL_DIGITS, DECIMAL_PLACES),
-        "boolean": pa.bool_(),
-        "integer": pa.int32(),
-    }[name]
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name, with a number if it is taken, and note it in ``taken``.
+
+    Names that some databases treat as the same count as one.
+    """
+    candidate, number = name, 2
+    while (key := _NOT_ALPHANUMERIC.sub("_", candidate.casefold()).strip("_")) in taken:
+        candidate = f"{name}_{number}"
+        number += 1
+    taken.add(key)
+    return candidate
 
 
 class Rows:
@@ -74,59 +86,44 @@ class Rows:
     Args:
         name: Name of the table.
         columns: Its first columns.
-        spill: Folder for batches; None keeps them in memory.
+        spill: Folder for batches.
+
+    Attributes:
+        pending: Rows that are in no batch yet. A row may be shorter than the table is wide.
+        count: Number of rows in batches.
     """
 
-    def __init__(self, name: str, columns: Sequence[Column], spill: Path | None = None) -> None:
+    def __init__(self, name: str, columns: Sequence[Column], spill: Path) -> None:
         self.name = name
         self.columns = list(columns)
+        self.pending: list[Sequence[Any]] = []
         self.count = 0
-        self._taken = {_same(column.name) for column in columns}
-        self._rows: list[Sequence[Any]] = []
+        self._taken: set[str] = set()
+        for column in columns:
+            free_name(column.name, self._taken)
         self._spill = spill
-        self._batches: list[Path | pa.RecordBatch] = []
+        self._batches: list[Path] = []
 
     def add_column(self, name: str, kind: str, path: tuple[str, ...]) -> int:
         """Add a column and return its index. A name that is taken gets a number."""
-        candidate, number = name, 2
-        while _same(candidate) in self._taken:
-            candidate = f"{name}_{number}"
-            number += 1
-        self._taken.add(_same(candidate))
-        self.columns.append(Column(candidate, kind, path))
+        self.columns.append(Column(free_name(name, self._taken), kind, path))
         return len(self.columns) - 1
 
-    def add(self, row: Sequence[Any]) -> None:
-        """Add a row. It may be shorter than the table is wide."""
-        self._rows.append(row)
-
-    def mark(self) -> int:
-        """Return the number of collected rows, for :meth:`cut`."""
-        return len(self._rows)
-
-    def cut(self, mark: int) -> None:
-        """Remove the rows added since a mark."""
-        del self._rows[mark:]
-
     def settle(self, *, last: bool = False) -> None:
-        """Turn the collected rows into a batch if there are enough of them.
-
-        Args:
-            last: Do so in any case.
-        """
-        if not self._rows or not (last or len(self._rows) * len(self.columns) >= _CELLS):
-            return
-        batch = self._batch()
-        self.count += batch.num_rows
-        self._rows = []
-        if self._spill is None:
-            self._batches.append(batch)
+        """Turn the pending rows into a batch if there are enough of them, or if they are the
+        last."""
+        if not self.pending or not (last or len(self.pending) * len(self.columns) >= _CELLS):
             return
         import pyarrow as pa
 
+        cells = list(zip_longest(*self.pending))
+        cells += [(None,) * len(self.pending)] * (len(self.columns) - len(cells))
+        arrays = [pa.array(*each) for each in zip(cells, self.schema.types, strict=True)]
         path = self._spill / f"{id(self)}-{len(self._batches)}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
+        self.count += len(self.pending)
+        self.pending = []
         self._batches.append(path)
 
     @property
@@ -142,52 +139,9 @@ class Rows:
 
         self.settle(last=True)
         schema = self.schema
-        for each in self._batches:
-            if isinstance(each, Path):
-                with pa.memory_map(str(each)) as source:
-                    batch = pa.ipc.open_file(source).get_batch(0)
-            else:
-                batch = each
-            missing = [
-                pa.nulls(len(batch), type=f.type) for f in list(schema)[len(batch.columns) :]
-            ]
-            yield pa.RecordBatch.from_arrays([*batch.columns, *missing], schema=schema)
-
-    def _batch(self) -> pa.RecordBatch:
-        import pyarrow as pa
-
-        width = len(self.columns)
-        if all(len(row) == width for row in self._rows):
-            values: list[Any] = list(zip(*self._rows, strict=True))
-        else:
-            values = [
-                [row[index] if index < len(row) else None for row in self._rows]
-                for index in range(width)
-            ]
-        arrays = [
-            _regions(cells) if column.type == "regions" else pa.array(cells, column.field.type)
-            for column, cells in zip(self.columns, values, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
-
-
-def _same(name: str) -> str:
-    """Return a key that is equal for names that some databases treat as the same."""
-    return _NOT_ALPHANUMERIC.sub("_", name.casefold()).strip("_")
-
-
-def _regions(cells: Sequence[Sequence[Sequence[int]] | None]) -> pa.Array:
-    """Return a list column of regions, each with page, left, top, right and bottom."""
-    import pyarrow as pa
-
-    kind = _arrow_type("regions")
-    flat = [region for cell in cells if cell for region in cell]
-    offsets, end = [0], 0
-    for cell in cells:
-        end += len(cell or ())
-        offsets.append(end)
-    members = list(zip(*flat, strict=True)) if flat else [()] * 5
-    struct = pa.StructArray.from_arrays(
-        [pa.array(member, pa.int32()) for member in members], fields=list(kind.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), struct, type=kind)
+        for path in self._batches:
+            with pa.memory_map(str(path)) as source:
+                batch = pa.ipc.open_file(source).get_batch(0)
+            missing = [pa.nulls(len(batch), field.type) for field in schema]
+            arrays = [*batch.columns, *missing[len(batch.columns) :]]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)

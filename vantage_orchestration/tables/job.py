@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import Forbidden, NotFound
 from vantage_orchestration.processing.manifest import FindingEntry
-from vantage_orchestration.tables.build import (
-    AppliedSkills,
-    DocumentContent,
-    ResultTables,
-    contents_of,
-)
+from vantage_orchestration.tables.build import AppliedSkills, ResultTables
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.quarantine import Quarantine
+from vantage_orchestration.tables.reading import DocumentContent, contents_of
 from vantage_orchestration.tables.values import ValueFormat
 from vantage_orchestration.tables.writing import TABLES, write_tables
 from vantage_orchestration.text import clean
@@ -44,15 +40,8 @@ def complete(
 ) -> Manifest:
     """Judge the documents of a job and write its tables, as set by its options.
 
-    Args:
-        client: Client.
-        manifest: The manifest of the results.
-        output: Folder of the job.
-        options: Options of the job.
-        tables_in: Folder of the tables, a path from ``output``.
-
-    Returns:
-        The manifest with findings, quarantine copies, skills and tables.
+    The manifest of the results is returned with findings, quarantine copies, skills and tables,
+    which are below the path ``tables_in`` of ``output``.
 
     Raises:
         VantageError: The skill can't be read at present, or a file can't be copied.
@@ -72,11 +61,13 @@ def complete(
     with ResultTables(AppliedSkills.of_job(skills), values) as tables:
         for each in manifest.transactions:
             for document in contents_of(each, output.child(each.folder)):
-                found = rules.findings(document.content, document.problems, _broken(document))
-                findings += (
+                found = [
                     FindingEntry(each.transaction_id, document.index, one.field, one.reason)
-                    for one in found
-                )
+                    for one in rules.findings(
+                        document.content, document.problems, _broken(document)
+                    )
+                ]
+                findings += found
                 if options.tables:
                     tables.add_document(each, document, found, left_out=aside and bool(found))
                 if found and aside and quarantine is not None:

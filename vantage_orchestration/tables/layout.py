@@ -92,50 +92,41 @@ class Layout:
     ) -> None:
         self._make = make
         self.root = Group(make("documents", columns))
-        for each in fields:
-            self._declare(self.root, each)
+        self._declare(self.root, fields)
 
     def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
-        """Add a field that the skill does not declare, judged by its values. The values stay
-        text."""
+        """Add a field that the skill does not declare, judged by its values, which stay text."""
         grouped = any(isinstance(value, Mapping) for value in values)
-        if len(values) > 1:
-            return self._repeated(group, name, None if grouped else "text")
-        return self._group(group, name) if grouped else self._leaf(group, name, "text")
+        return self._add(group, name, None if grouped else "text", repeated=len(values) > 1)
 
-    def _declare(self, group: Group, declared: SkillField) -> None:
-        name = declared.name
-        if not name or name in group.members:
-            return
-        if declared.is_repeatable:
-            grouped = bool(declared.children) or declared.type == "Group"
-            node: Any = self._repeated(group, name, None if grouped else _kind(declared))
-            node = node.item
-        elif declared.children or declared.type == "Group":
-            node = self._group(group, name)
-        else:
-            self._leaf(group, name, _kind(declared))
-            return
-        for child in declared.children:
-            if isinstance(node, Group):
-                self._declare(node, child)
+    def _declare(self, group: Group, fields: Iterable[SkillField]) -> None:
+        for each in fields:
+            if not each.name or each.name in group.members:
+                continue
+            kind = None if each.children or each.type == "Group" else _kind(each)
+            added = self._add(group, each.name, kind, repeated=bool(each.is_repeatable))
+            item = added.item if isinstance(added, Repeated) else added
+            if isinstance(item, Group):
+                self._declare(item, each.children)
 
-    def _leaf(self, group: Group, name: str, kind: Kind) -> Leaf:
+    def _add(
+        self, group: Group, name: str, kind: Kind | None, *, repeated: bool
+    ) -> Leaf | Group | Repeated:
+        """Add a field to a group. It is a group itself if it has no kind."""
         path = (*group.path, name)
-        leaf = group.members[name] = _leaf(group.rows, ".".join(path), kind, path)
-        return leaf
-
-    def _group(self, group: Group, name: str) -> Group:
-        made = group.members[name] = Group(group.rows, (*group.path, name))
-        return made
-
-    def _repeated(self, group: Group, name: str, kind: Kind | None) -> Repeated:
-        nested = group.rows is not self.root.rows
-        key = (*DOCUMENT_KEY, *([Column("parent", "text", key=True)] if nested else []))
-        rows = self._make(".".join((group.rows.name, *group.path, name)), (*key, POSITION))
-        item = Group(rows) if kind is None else _leaf(rows, "value", kind, (name,))
-        made = group.members[name] = Repeated(rows, item, nested)
-        return made
+        added: Leaf | Group | Repeated
+        if repeated:
+            nested = group.rows is not self.root.rows
+            key = (*DOCUMENT_KEY, *([Column("parent", "text", key=True)] if nested else []))
+            rows = self._make(".".join((group.rows.name, *path)), (*key, POSITION))
+            item = Group(rows) if kind is None else _leaf(rows, "value", kind, (name,))
+            added = Repeated(rows, item, nested)
+        elif kind is None:
+            added = Group(group.rows, path)
+        else:
+            added = _leaf(group.rows, ".".join(path), kind, path)
+        group.members[name] = added
+        return added
 
 
 def _leaf(rows: Rows, name: str, kind: Kind, path: tuple[str, ...]) -> Leaf:

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.tables.build import AppliedSkills, ResultTables
-from vantage_orchestration.tables.quality import Finding
 from vantage_orchestration.tables.values import require_pyarrow
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.manifest import FindingEntry, Manifest
     from vantage_orchestration.storage import Location
     from vantage_orchestration.tables.values import ValueFormat
 
@@ -24,16 +24,12 @@ __all__ = ["OpenTable", "opened_tables", "tables_of_skill"]
 
 
 class OpenTable(Protocol):
-    """A table that can be read in batches."""
+    """A table that can be read in batches, each with its schema."""
 
     @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema."""
-        ...
+    def schema(self) -> pa.Schema: ...
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in batches with this schema."""
-        ...
+    def batches(self) -> Iterator[pa.RecordBatch]: ...
 
 
 #: Skill name to its tables by name.
@@ -64,14 +60,13 @@ def opened_tables(
             opened.setdefault(each.skill, {})[each.name] = table
         yield opened
         return
+    findings: dict[str, dict[int, list[FindingEntry]]] = defaultdict(lambda: defaultdict(list))
+    for found in manifest.findings:
+        findings[found.transaction_id][found.document_index].append(found)
     with ResultTables(AppliedSkills.of_job(manifest.skills), values) as tables:
-        findings: dict[str, dict[int, list[Finding]]] = {}
-        for found in manifest.findings:
-            those = findings.setdefault(found.transaction_id, {})
-            those.setdefault(found.document_index, []).append(Finding(found.field, found.reason))
         for transaction in manifest.transactions:
             place = folder.child(transaction.folder)
-            tables.add(transaction, place, findings.get(transaction.transaction_id))
+            tables.add(transaction, place, findings[transaction.transaction_id])
         yield {name: those.tables for name, those in tables.sets.items()}
 
 

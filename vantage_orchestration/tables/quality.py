@@ -71,10 +71,8 @@ class QualityRules:
     ) -> list[Finding]:
         """Return what is wrong with a document.
 
-        Args:
-            content: Its fields; None if it has no readable fields.
-            problems: Why result files could not be read.
-            rules: Message of each broken rule.
+        It has no content if no file with fields is readable; ``problems`` say why. ``rules`` are
+        the messages of the broken rules.
         """
         found = [Finding("", problem) for problem in problems] if self else []
         if self.rule_errors:

@@ -6,26 +6,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import NotFound
 from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.names import safe_name, suffixed
 from vantage_orchestration.storage import Location
-from vantage_orchestration.tables.build import sources_of
+from vantage_orchestration.tables.reading import sources_of
 from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.processing.manifest import (
         DocumentEntry,
+        FindingEntry,
         SourceEntry,
         TransactionManifest,
         UnfinishedEntry,
     )
     from vantage_orchestration.storage import AnyPath
-    from vantage_orchestration.tables.quality import Finding
 
 __all__ = ["Quarantine"]
 
@@ -54,21 +53,16 @@ class Quarantine:
         self,
         transaction: TransactionManifest,
         document: DocumentEntry,
-        findings: Sequence[Finding],
+        findings: Sequence[FindingEntry],
     ) -> None:
-        """Copy the files of a document that is not good enough.
-
-        Raises:
-            VantageError: A file can't be fetched at present.
-            OSError: The folder can't be written at present.
-        """
+        """Copy the files of a document that is not good enough. Errors as for a failed one."""
         sources = sources_of(transaction, document) or transaction.sources
         why = {
             "transaction_id": transaction.transaction_id,
             "document_id": document.document_id,
             "status": transaction.status,
             "class": document.class_name,
-            "findings": [asdict(each) for each in findings],
+            "findings": [{"field": each.field, "reason": each.reason} for each in findings],
         }
         self._add(transaction.transaction_id, sources, why)
 

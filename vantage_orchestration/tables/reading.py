@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads result files of any type into one form (contract, sections 7.2 and 7.3).
+"""Reads the result files of documents into one form (contract, sections 7.2 and 7.3).
 
 The form is that of ``Json``: a list of ``{"Name": ..., "List": [{"Value": ...}]}``. The values of a
 ``FieldsJson`` are converted to it, without confidence and regions, which that type lacks.
@@ -9,17 +9,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["READABLE", "Content", "Entry", "members", "read_content", "values_by_name"]
+if TYPE_CHECKING:
+    from vantage_orchestration.processing.manifest import (
+        DocumentEntry,
+        SourceEntry,
+        TransactionManifest,
+    )
+    from vantage_orchestration.storage import Location
+
+__all__ = [
+    "Content",
+    "DocumentContent",
+    "Entry",
+    "contents_of",
+    "members",
+    "read_content",
+    "sources_of",
+    "values_by_name",
+]
 
 Entry = Mapping[str, Any]
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 #: Types of result files with fields, best first.
-READABLE = ("Json", "FieldsJson")
+_READABLE = ("Json", "FieldsJson")
 
 
 class Content(NamedTuple):
@@ -38,13 +56,63 @@ class Content(NamedTuple):
     rule_errors: Sequence[tuple[str, str | None]] = ()
 
 
-def read_content(kind: str, data: bytes, document_id: str) -> Content:
-    """Read a result file.
+@dataclass(frozen=True, slots=True)
+class DocumentContent:
+    """A document with the content of its result files.
 
-    Args:
-        kind: ``Json`` or ``FieldsJson``.
-        data: Its bytes.
-        document_id: The document, for a file that holds several.
+    Attributes:
+        index: Its position in the transaction, from 1.
+        document: Its entry in the manifest.
+        content: Its fields; None if it has no readable file with fields.
+        problems: Why files could not be read.
+    """
+
+    index: int
+    document: DocumentEntry
+    content: Content | None
+    problems: Sequence[str]
+
+
+def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[DocumentContent]:
+    """Read the result files of a transaction in a folder, document by document.
+
+    Raises:
+        OSError: A result file can't be read at present.
+    """
+    for index, document in enumerate(transaction.documents, 1):
+        yield DocumentContent(index, document, *_content_of(document, document.place(folder)))
+
+
+def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:
+    """Return the fields of a document, and why files could not be read."""
+    problems: list[str] = []
+    for kind in _READABLE:
+        for file in document.files:
+            if file.type != kind:
+                continue
+            try:
+                data = folder.child(file.path).read_bytes()
+                return read_content(kind, data, document.document_id), problems
+            except FileNotFoundError:
+                problems.append(f"{file.path} is missing")
+            except ValueError as error:
+                problems.append(f"{file.path} can't be read as {kind}: {error}")
+    return None, problems
+
+
+def sources_of(
+    transaction: TransactionManifest, document: DocumentEntry
+) -> tuple[SourceEntry, ...]:
+    """Return the files from which a document was made, as far as known."""
+    if document.sources:
+        return tuple(each for each in transaction.sources if each.stored_name in document.sources)
+    if len(transaction.documents) == 1 or len(transaction.sources) == 1:
+        return transaction.sources
+    return ()
+
+
+def read_content(kind: str, data: bytes, document_id: str) -> Content:
+    """Read the bytes of a ``Json`` or ``FieldsJson``, which may hold several documents.
 
     Raises:
         ValueError: It has another structure.
@@ -102,16 +170,11 @@ def _document(content: Any, document_id: str) -> Content:
 
 
 def _entries_of(values: Mapping[str, Any]) -> list[Entry]:
-    return [
-        {"Name": name, "List": [{"Value": _value_of(each)} for each in _listed(value)]}
-        for name, value in values.items()
-    ]
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    if value is None:
-        return ()
-    return value if isinstance(value, list) else (value,)
+    entries: list[Entry] = []
+    for name, value in values.items():
+        items = () if value is None else value if isinstance(value, list) else (value,)
+        entries.append({"Name": name, "List": [{"Value": _value_of(each)} for each in items]})
+    return entries
 
 
 def _value_of(value: Any) -> Any:

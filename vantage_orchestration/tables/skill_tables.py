@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from vantage_orchestration.tables.columns import Column, Rows
+from vantage_orchestration.tables.columns import Column, Rows, columns_of, free_name
 from vantage_orchestration.tables.layout import (
     DOCUMENT_KEY,
     POSITION,
@@ -18,120 +18,62 @@ from vantage_orchestration.tables.layout import (
     Leaf,
     Repeated,
 )
-from vantage_orchestration.tables.reading import Content, members, values_by_name
+from vantage_orchestration.tables.reading import members, sources_of, values_by_name
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
-    from vantage_orchestration.tables.quality import Finding
+    from vantage_orchestration.processing.manifest import FindingEntry, TransactionManifest
+    from vantage_orchestration.tables.reading import DocumentContent
     from vantage_orchestration.tables.values import ValueFormat
 
-__all__ = ["DocumentFacts", "SkillTables"]
+__all__ = ["SkillTables"]
 
 _DOCUMENTS: Final = (
     *DOCUMENT_KEY,
-    Column("document_id", "text"),
-    Column("skill", "text"),
-    Column("source_name", "text"),
-    Column("source_path", "text"),
-    Column("source_sha256", "text"),
-    Column("source_files", "integer"),
-    Column("class_name", "text"),
-    Column("class_confidence", "integer"),
-    Column("pages", "integer"),
-    Column("rule_errors", "integer"),
-    Column("reviewed", "boolean"),
-    Column("lowest_confidence", "integer"),
-    Column("conversions", "integer"),
-    Column("findings", "integer"),
+    *columns_of(document_id="text", skill="text"),
+    *columns_of(source_name="text", source_path="text", source_sha256="text"),
+    *columns_of(source_files="integer", class_name="text", class_confidence="integer"),
+    *columns_of(pages="integer", rule_errors="integer", reviewed="boolean"),
+    *columns_of(lowest_confidence="integer", conversions="integer", findings="integer"),
 )
+_SEVERAL: Final = (*DOCUMENT_KEY, POSITION)
 _FIELDS: Final = (
-    *DOCUMENT_KEY,
-    POSITION,
-    Column("path", "text"),
-    Column("field", "text"),
-    Column("raw", "text"),
-    Column("value", "text"),
-    Column("confidence", "integer"),
-    Column("verified", "boolean"),
-    Column("needs_verification", "boolean"),
-    Column("page", "integer"),
-    Column("regions", "regions"),
+    *_SEVERAL,
+    *columns_of(path="text", field="text", raw="text", value="text", confidence="integer"),
+    *columns_of(verified="boolean", needs_verification="boolean"),
+    *columns_of(page="integer", regions="regions"),
 )
 _RULE_ERRORS: Final = (
-    *DOCUMENT_KEY,
-    POSITION,
-    Column("type", "text"),
-    Column("rule", "text"),
-    Column("message", "text"),
-    Column("field_id", "text"),
+    *_SEVERAL,
+    *columns_of(type="text", rule="text", message="text", field_id="text"),
 )
 _CONVERSIONS: Final = (
-    *DOCUMENT_KEY,
-    POSITION,
-    Column("path", "text"),
-    Column("wanted", "text"),
-    Column("text", "text"),
-    Column("reason", "text"),
+    *_SEVERAL,
+    *columns_of(path="text", wanted="text", text="text", reason="text"),
 )
-
-
-_FINDINGS: Final = (
-    *DOCUMENT_KEY,
-    POSITION,
-    Column("source_name", "text"),
-    Column("field", "text"),
-    Column("reason", "text"),
-)
+_FINDINGS: Final = (*_SEVERAL, *columns_of(source_name="text", field="text", reason="text"))
 
 #: Page, left, top, right, bottom.
 Region = tuple[int | None, int | None, int | None, int | None, int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentFacts:
-    """What is known of a document besides its fields.
-
-    Attributes:
-        transaction_id: Its transaction.
-        index: Its position in the transaction, from 1. Its results are in the folder of that name.
-        document_id: Its UUID.
-        skill: Name of the skill that extracted its fields.
-        source: Name, path and SHA-256 of its first source file; each None if unknown.
-        source_files: Number of source files; None if unknown.
-        class_name: Its class.
-        class_confidence: 0 to 100.
-        pages: Number of pages.
-        rule_errors: Type, rule, message and field id of each broken rule.
-        findings: Findings of the quality gate.
-    """
-
-    transaction_id: str
-    index: int
-    document_id: str
-    skill: str
-    source: tuple[str | None, str | None, str | None] = (None, None, None)
-    source_files: int | None = None
-    class_name: str | None = None
-    class_confidence: int | None = None
-    pages: int | None = None
-    rule_errors: Sequence[tuple[str | None, str | None, str | None, str | None]] = ()
-    findings: Sequence[Finding] = ()
 
 
 class SkillTables:
     """The tables of one skill.
 
     Args:
+        skill: Name of the skill.
         fields: The skill's fields.
         values: Format of dates and numbers.
-        spill: Folder for rows that do not fit into memory; None keeps everything in memory.
+        spill: Folder for rows that do not fit into memory.
     """
 
     def __init__(
-        self, fields: Iterable[SkillField], values: ValueFormat, spill: Path | None = None
+        self, skill: str, fields: Iterable[SkillField], values: ValueFormat, spill: Path
     ) -> None:
+        self._skill = skill
         self._values = values
         self._spill = spill
+        self._taken: set[str] = set()
         self.tables: dict[str, Rows] = {}
         self._layout = Layout(fields, _DOCUMENTS, self._make)
         self._fields = self._make("fields", _FIELDS)
@@ -139,83 +81,95 @@ class SkillTables:
         self._conversions = self._make("conversions", _CONVERSIONS)
         self._findings = self._make("findings", _FINDINGS)
 
-    def add(self, facts: DocumentFacts, content: Content | None, problems: Sequence[str]) -> None:
-        """Add a document.
+    def _make(self, name: str, columns: Sequence[Column]) -> Rows:
+        unique = free_name(name, self._taken)
+        rows = self.tables[unique] = Rows(unique, columns, self._spill)
+        return rows
 
-        Args:
-            facts: What is known of it.
-            content: Its fields; None if it has no readable fields.
-            problems: Why result files could not be read.
-        """
-        marks = {name: rows.mark() for name, rows in self.tables.items()}
+    def add(
+        self,
+        transaction: TransactionManifest,
+        found: DocumentContent,
+        findings: Sequence[FindingEntry],
+    ) -> None:
+        """Add a document of a transaction, with the findings of the quality gate."""
+        marks = {name: len(rows.pending) for name, rows in self.tables.items()}
         try:
-            self._add(facts, content, problems)
+            self._add(transaction, found, len(findings))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             # Its content has an unknown structure. The document must not be lost.
             for name, rows in self.tables.items():
-                rows.cut(marks.get(name, 0))
-            reason = f"the fields can't be read ({type(error).__name__})"
-            self._add(facts, None, [*problems, reason])
+                del rows.pending[marks.get(name, 0) :]
+            problem = f"the fields can't be read ({type(error).__name__})"
+            bare = replace(found, content=None, problems=[*found.problems, problem])
+            self._add(transaction, bare, len(findings))
+        self.add_findings(transaction, found, findings)
         for rows in self.tables.values():
             rows.settle()
 
-    def add_findings(self, facts: DocumentFacts) -> None:
+    def add_findings(
+        self,
+        transaction: TransactionManifest,
+        found: DocumentContent,
+        findings: Sequence[FindingEntry],
+    ) -> None:
         """Add only the findings of a document."""
-        key = (facts.transaction_id, facts.index)
-        for position, each in enumerate(facts.findings, 1):
-            self._findings.add((*key, position, facts.source[0], each.field, each.reason))
+        source, _ = _source_of(transaction, found)
+        for position, each in enumerate(findings, 1):
+            key = (transaction.transaction_id, found.index, position)
+            self._findings.pending.append((*key, source[0], each.field, each.reason))
 
-    def _add(self, facts: DocumentFacts, content: Content | None, problems: Sequence[str]) -> None:
-        root = self._layout.root
+    def _add(self, transaction: TransactionManifest, found: DocumentContent, findings: int) -> None:
+        root, content, entry = self._layout.root, found.content, found.document
         row: list[Any] = [None] * len(root.rows.columns)
-        key = (facts.transaction_id, facts.index)
+        key = (transaction.transaction_id, found.index)
         document = _Document(key, self._layout, self._values, self._fields, self._conversions)
-        for problem in problems:
+        for problem in found.problems:
             document.not_converted("", "result file", None, problem)
         if content is not None:
             document.group(root, content.entries, row, _FieldPath())
-        errors = facts.rule_errors
+        members = ("type", "rule_id", "message", "field_id")
+        errors = [tuple(each.get(name) for name in members) for each in entry.rule_errors]
         if not errors and content is not None:
             errors = [(None, rule, message, None) for rule, message in content.rule_errors]
         for position, error in enumerate(errors, 1):
-            self._rule_errors.add((*key, position, *error))
-        pages = facts.pages if content is None or content.pages is None else content.pages
+            self._rule_errors.pending.append((*key, position, *error))
+        pages = transaction.pages if len(transaction.documents) == 1 else None
+        if content is not None and content.pages is not None:
+            pages = content.pages
+        source, source_files = _source_of(transaction, found)
         row[: len(_DOCUMENTS)] = [
             *key,
-            facts.document_id,
-            facts.skill,
-            *facts.source,
-            facts.source_files,
-            facts.class_name,
-            _int32(facts.class_confidence),
+            entry.document_id,
+            self._skill,
+            *source,
+            source_files,
+            entry.class_name,
+            _int32((entry.classification or {}).get("confidence")),
             _int32(pages),
             len(errors),
             document.reviewed,
             document.lowest,
             document.conversions,
-            len(facts.findings),
+            findings,
         ]
-        self.add_findings(facts)
-        root.rows.add(row)
+        root.rows.pending.append(row)
 
-    def _make(self, name: str, columns: Sequence[Column]) -> Rows:
-        unique, number = name, 2
-        while unique in self.tables:
-            unique = f"{name}_{number}"
-            number += 1
-        rows = self.tables[unique] = Rows(unique, columns, self._spill)
-        return rows
+
+def _source_of(
+    transaction: TransactionManifest, found: DocumentContent
+) -> tuple[tuple[str | None, str | None, str | None], int | None]:
+    """Return name, path and SHA-256 of a document's first source file, and their number."""
+    sources = sources_of(transaction, found.document)
+    if not sources:
+        return (None, None, None), None
+    return (sources[0].name, sources[0].path, sources[0].sha256), len(sources)
 
 
 class _Document:
-    """Adds the fields of one document to the tables.
+    """Adds the fields of one document, which ``key`` names, to the tables.
 
-    Args:
-        key: Values of :data:`.layout.DOCUMENT_KEY`.
-        layout: Table and column of each field.
-        values: Format of dates and numbers.
-        fields: Receives a row for each value.
-        conversions: Receives a row for each value that could not be converted.
+    ``fields`` gets a row for each value, ``conversions`` one for each that could not be converted.
     """
 
     def __init__(
@@ -239,7 +193,7 @@ class _Document:
     def not_converted(self, path: str, wanted: str, text: str | None, reason: str) -> None:
         """Record a value that could not be converted."""
         self.conversions += 1
-        self._conversions.add((*self._key, self.conversions, path, wanted, text, reason))
+        self._conversions.pending.append((*self._key, self.conversions, path, wanted, text, reason))
 
     def group(
         self, group: Group, entries: Sequence[Mapping[str, Any]], row: list[Any], at: _FieldPath
@@ -307,47 +261,32 @@ class _Document:
             row: list[Any] = [*key, position]
             row += [None] * (len(node.rows.columns) - len(row))
             self._single(node.item, item, row, place)
-            node.rows.add(row)
+            node.rows.pending.append(row)
 
     def _note(self, item: Mapping[str, Any], at: _FieldPath) -> str | None:
         """Record a value; return its text."""
-        value = item.get("Value")
-        annotation = _annotation(item)
+        value, annotation = item.get("Value"), _annotation(item)
         confidence = _int32(annotation.get("Confidence"))
         if confidence is not None and (self.lowest is None or confidence < self.lowest):
             self.lowest = confidence
-        verified = item.get("isVerified")
-        if isinstance(verified, bool):
+        verified, needed = (_flag(item.get(n)) for n in ("isVerified", "NeedVerification"))
+        if verified is not None:
             self.reviewed = verified or bool(self.reviewed)
         regions = _regions(annotation.get("ImageRegions"))
-        raw, text = annotation.get("RawValue"), _text(value)
+        page = regions[0][0] if regions else None
+        raw, text = annotation.get("RawValue"), value
+        if value is not None and not isinstance(value, str):
+            text = json.dumps(value, ensure_ascii=False)
         self._count += 1
-        self._fields.add(
-            (
-                *self._key,
-                self._count,
-                at.path,
-                at.field,
-                None if raw is None else str(raw),
-                text,
-                confidence,
-                _flag(verified),
-                _flag(item.get("NeedVerification")),
-                regions[0][0] if regions else None,
-                regions,
-            )
-        )
+        key = (*self._key, self._count, at.path, at.field)
+        raw = None if raw is None else str(raw)
+        row = (*key, raw, text, confidence, verified, needed, page, regions)
+        self._fields.pending.append(row)
         return text
 
 
 class _FieldPath(NamedTuple):
-    """Position of a value.
-
-    Attributes:
-        path: Names with positions, such as ``Items[2].Amount``.
-        field: Names alone, such as ``Items.Amount``.
-        row: Positions of the enclosing rows, such as ``2``.
-    """
+    """Position of a value, such as ``Items[2].Amount``, ``Items.Amount`` and row ``2``."""
 
     path: str = ""
     field: str = ""
@@ -370,12 +309,6 @@ def _set(row: list[Any], index: int, value: Any) -> None:
     row[index] = value
 
 
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
@@ -384,17 +317,15 @@ def _annotation(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return item.get("Annotation") or {}
 
 
-def _regions(data: Any) -> list[Region] | None:
+def _regions(data: Any) -> list[Region]:
     found: list[Region] = []
     for region in data or ():
         page = _int32(region.get("Page"))
         for rectangle in region.get("Rects") or ():
             left, top, right, bottom = map(_int32, rectangle)
             found.append((page, left, top, right, bottom))
-    return found or None
+    return found
 
 
 def _int32(value: Any) -> int | None:
-    if type(value) is int and -(2**31) <= value < 2**31:
-        return value
-    return None
+    return value if type(value) is int and -(2**31) <= value < 2**31 else None

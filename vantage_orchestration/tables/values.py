@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -37,11 +38,10 @@ Kind = Literal["text", "date", "decimal", "boolean"]
 DECIMAL_DIGITS: Final = 38
 DECIMAL_PLACES: Final = 9
 
-#: Converted texts to cache. Batches repeat dates and amounts.
-_MOST_REMEMBERED: Final = 50_000
-
-_TRUE: Final = frozenset({"1", "checked", "on", "selected", "true", "x", "yes"})
-_FALSE: Final = frozenset({"0", "false", "no", "off", "unchecked", "unselected"})
+_BOOLEANS: Final = {
+    **dict.fromkeys(("1", "checked", "on", "selected", "true", "x", "yes"), True),
+    **dict.fromkeys(("0", "false", "no", "off", "unchecked", "unselected"), False),
+}
 
 _ISO_DATE: Final = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ][\d:.,Z+-]*)?")
 _COMPACT_DATE: Final = re.compile(r"(\d{4})(\d{2})(\d{2})")
@@ -88,9 +88,6 @@ class ValueFormat:
     date_format: str | Sequence[str] | None = ()
     day_first: bool | None = None
     decimal: Literal[".", ","] | None = None
-    _known: dict[tuple[Kind, str], Converted] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if self.decimal not in (None, ".", ","):
@@ -107,58 +104,51 @@ class ValueFormat:
                 )
 
     def convert(self, kind: Kind, text: str) -> Converted:
-        """Convert a text.
+        """Convert a text as the service delivered it. An empty text becomes None."""
+        return _converted(self, kind, text)
 
-        Args:
-            kind: Type of the value.
-            text: The text as delivered by the service. An empty text becomes None.
-        """
-        key = (kind, text)
-        found = self._known.get(key)
-        if found is None:
-            found = self._convert(kind, text)
-            if len(self._known) < _MOST_REMEMBERED:
-                self._known[key] = found
-        return found
 
-    def _convert(self, kind: Kind, text: str) -> Converted:
-        if kind == "text":
-            return Converted(text, None)
-        stripped = text.strip()
-        if not stripped:
-            return Converted(None, None)
-        if kind == "date":
-            return self._date(stripped)
-        if kind == "decimal":
-            return _decimal(stripped, self.decimal)
-        return _boolean(stripped)
+@lru_cache(maxsize=50_000)
+def _converted(form: ValueFormat, kind: Kind, text: str) -> Converted:
+    # Cached, since batches repeat dates and amounts.
+    stripped = text.strip()
+    if kind == "text":
+        return Converted(text, None)
+    if not stripped:
+        return Converted(None, None)
+    if kind == "date":
+        return _date(stripped, form)
+    if kind == "decimal":
+        return _decimal(stripped, form.decimal)
+    value = _BOOLEANS.get(stripped.lower())
+    reason = "neither checked nor unchecked, such as true or false" if value is None else None
+    return Converted(value, reason)
 
-    def _date(self, text: str) -> Converted:
-        for pattern in self.date_format or ():
-            if (found := _by_pattern(text, pattern)) is not None:
-                return Converted(found, None)
-        if match := _ISO_DATE.fullmatch(text) or _COMPACT_DATE.fullmatch(text):
-            return _day(match[1], match[2], match[3])
-        if match := _DAY_NAMED.fullmatch(text):
-            return _day(match[3], _month(match[2]), match[1])
-        if match := _MONTH_NAMED.fullmatch(text):
-            return _day(match[3], _month(match[1]), match[2])
-        if match := _SHORT_DATE.fullmatch(text):
-            return self._short_date(int(match[1]), int(match[2]), match[3])
+
+def _date(text: str, form: ValueFormat) -> Converted:
+    for pattern in form.date_format or ():
+        if (found := _by_pattern(text, pattern)) is not None:
+            return Converted(found, None)
+    if match := _ISO_DATE.fullmatch(text) or _COMPACT_DATE.fullmatch(text):
+        return _day(match[1], match[2], match[3])
+    if match := _DAY_NAMED.fullmatch(text):
+        return _day(match[3], _month(match[2]), match[1])
+    if match := _MONTH_NAMED.fullmatch(text):
+        return _day(match[3], _month(match[1]), match[2])
+    if not (match := _SHORT_DATE.fullmatch(text)):
         return Converted(None, "the date has an unknown format: set date_format")
-
-    def _short_date(self, first: int, second: int, year: str) -> Converted:
-        readings = {
-            day_first
-            for day_first, month in ((True, second), (False, first))
-            if month <= 12 and self.day_first in (None, day_first)
-        }
-        if len(readings) == 2 and first != second:
-            return Converted(None, "day and month are ambiguous: set day_first or date_format")
-        if not readings:
-            return Converted(None, "there is no such date, or it contradicts day_first")
-        day_first = readings.pop()
-        return _day(year, second if day_first else first, first if day_first else second)
+    first, second = int(match[1]), int(match[2])
+    readings = {
+        (day, month)
+        for day_first, day, month in ((True, first, second), (False, second, first))
+        if month <= 12 and form.day_first in (None, day_first)
+    }
+    if len(readings) == 2:
+        return Converted(None, "day and month are ambiguous: set day_first or date_format")
+    if not readings:
+        return Converted(None, "there is no such date, or it contradicts day_first")
+    day, month = readings.pop()
+    return _day(match[3], month, day)
 
 
 def require_pyarrow() -> None:
@@ -200,13 +190,6 @@ def _month(name: str) -> int | None:
         if low in (month, month[:3]) or (month == "september" and low == "sept"):
             return number
     return None
-
-
-def _boolean(text: str) -> Converted:
-    low = text.lower()
-    if low in _TRUE or low in _FALSE:
-        return Converted(low in _TRUE, None)
-    return Converted(None, "neither checked nor unchecked, such as true or false")
 
 
 def _decimal(text: str, sign: str | None) -> Converted:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.columns import Rows
 
-__all__ = ["TABLES", "arrow_table", "write_tables"]
+__all__ = ["TABLES", "arrow_table", "flattened", "write_tables"]
 
 #: Name of the folder with the tables, in the output folder.
 TABLES: Final = "tables"
@@ -72,9 +72,7 @@ def write_tables(
 def _remove_others(output: Location, folder: str, written: Collection[str]) -> None:
     """Remove files that an earlier try wrote and this one did not."""
     place = output.child(folder)
-    if not place.exists():
-        return
-    for path in place.sizes():
+    for path in place.sizes() if place.exists() else ():
         if f"{folder}/{path}" not in written:
             place.child(path).remove()
 
@@ -82,7 +80,6 @@ def _remove_others(output: Location, folder: str, written: Collection[str]) -> N
 def _parquet(rows: Rows, stream: BinaryIO) -> None:
     import pyarrow.parquet as pq
 
-    rows.settle(last=True)
     with pq.ParquetWriter(stream, rows.schema) as writer:
         for batch in rows.batches():
             writer.write_batch(batch)
@@ -92,19 +89,26 @@ def _csv(rows: Rows, stream: BinaryIO) -> None:
     import pyarrow as pa
     from pyarrow import csv
 
-    rows.settle(last=True)
-    nested = [i for i, field in enumerate(rows.schema) if pa.types.is_nested(field.type)]
-    schema = rows.schema
-    for index in nested:
-        schema = schema.set(index, pa.field(schema.field(index).name, pa.string()))
-    with csv.CSVWriter(stream, schema) as writer:
+    empty = flattened(pa.RecordBatch.from_pylist([], rows.schema))
+    with csv.CSVWriter(stream, empty.schema) as writer:
         for batch in rows.batches():
-            columns = list(batch.columns)
-            for index in nested:
-                cells = columns[index].to_pylist()
-                texts = [None if cell is None else _line(cell) for cell in cells]
-                columns[index] = pa.array(texts, pa.string())
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            writer.write_batch(flattened(batch))
+
+
+def flattened(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch with nested columns as JSON, since not every format or database has them."""
+    import pyarrow as pa
+
+    arrays, fields = list(batch.columns), list(batch.schema)
+    for index, field in enumerate(fields):
+        if pa.types.is_nested(field.type):
+            cells = arrays[index].to_pylist()
+            texts = [None if cell is None else _line(cell) for cell in cells]
+            arrays[index], fields[index] = (
+                pa.array(texts, pa.string()),
+                field.with_type(pa.string()),
+            )
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _jsonl(rows: Rows, stream: BinaryIO) -> None:
@@ -136,5 +140,4 @@ def arrow_table(rows: Rows) -> pa.Table:
     """Return all rows as an Arrow table in memory."""
     import pyarrow as pa
 
-    rows.settle(last=True)
     return pa.Table.from_batches(rows.batches(), schema=rows.schema)
