@@ -6,7 +6,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from typing import final
+from dataclasses import dataclass, field, fields
+from typing import TypeVar, final
 from urllib.parse import quote, urlsplit
 
 from vantage_orchestration.credential_fields import (
@@ -24,11 +25,20 @@ from vantage_orchestration.secret import MASK, Confidential, Secret
 
 __all__ = ["Credentials", "is_loopback", "with_scheme"]
 
+T = TypeVar("T")
+
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _TENANT = "{tenantId}"
 
 
+def _made_discreetly(cls: type[T]) -> type[T]:
+    cls.__init__ = discreet(cls.__init__)  # type: ignore[method-assign]
+    return cls
+
+
 @final
+@_made_discreetly
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class Credentials(Confidential):
     """Who logs in, where and how (contract, sections 1 and 2).
 
@@ -58,55 +68,35 @@ class Credentials(Confidential):
     The object shows neither password nor client secret in any form, and can't be pickled.
     """
 
-    __slots__ = (
-        *("_auth_path", "api_path", "base_url", "client_auth", "client_id", "client_secret"),
-        *("grant_type", "password", "region", "scope", "tenant_id", "username"),
-    )
-    region: str
-    base_url: str
-    tenant_id: str
-    username: str
-    password: Secret
-    client_id: str
-    client_secret: Secret
-    grant_type: str
-    scope: str
-    client_auth: str
-    api_path: str
-    _auth_path: str
+    region: str = ""
+    base_url: str = ""
+    tenant_id: str = ""
+    username: str = ""
+    password: Secret = field(default_factory=Secret)
+    client_id: str = ""
+    client_secret: Secret = field(default_factory=Secret)
+    grant_type: str = DEFAULT_GRANT_TYPE
+    scope: str = DEFAULT_SCOPE
+    client_auth: str = DEFAULT_CLIENT_AUTH
+    auth_path: str = ""
+    api_path: str = DEFAULT_API_PATH
 
-    @discreet
-    def __init__(
-        self,
-        *,
-        region: str = "",
-        base_url: str = "",
-        tenant_id: str = "",
-        username: str = "",
-        password: str | Secret = "",
-        client_id: str = "",
-        client_secret: str | Secret = "",
-        grant_type: str = DEFAULT_GRANT_TYPE,
-        scope: str = DEFAULT_SCOPE,
-        client_auth: str = DEFAULT_CLIENT_AUTH,
-        auth_path: str = "",
-        api_path: str = DEFAULT_API_PATH,
-    ) -> None:
-        api_path = _path("api_path", api_path or DEFAULT_API_PATH)
-        region = region.strip().lower()
+    def __post_init__(self) -> None:
+        api_path = _path("api_path", self.api_path or DEFAULT_API_PATH)
+        region, tenant_id = self.region.strip().lower(), self.tenant_id.strip()
         values = {
+            "password": Secret(self.password).unbroken(),
+            "client_secret": Secret(self.client_secret).unbroken(),
             "region": region,
-            "base_url": _base_url(region, base_url.strip(), api_path),
-            "tenant_id": tenant_id.strip(),
-            "username": username.strip(),
-            "password": Secret(password).unbroken(),
-            "client_id": client_id.strip(),
-            "client_secret": Secret(client_secret).unbroken(),
-            "grant_type": grant_type.strip() or DEFAULT_GRANT_TYPE,
-            "scope": " ".join(scope.split()) or DEFAULT_SCOPE,
-            "client_auth": client_auth.strip().lower() or DEFAULT_CLIENT_AUTH,
+            "base_url": _base_url(region, self.base_url.strip(), api_path),
+            "tenant_id": tenant_id,
+            "username": self.username.strip(),
+            "client_id": self.client_id.strip(),
+            "grant_type": self.grant_type.strip() or DEFAULT_GRANT_TYPE,
+            "scope": " ".join(self.scope.split()) or DEFAULT_SCOPE,
+            "client_auth": self.client_auth.strip().lower() or DEFAULT_CLIENT_AUTH,
+            "auth_path": _auth_path(self.auth_path.strip(), tenant_id),
             "api_path": api_path,
-            "_auth_path": _auth_path(auth_path.strip(), tenant_id.strip()),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -127,16 +117,15 @@ class Credentials(Confidential):
                 f"The client_auth {self.client_auth!r} of the ABBYY Vantage credential is unknown",
                 hint=f"Choose {' or '.join(CLIENT_AUTHS)}",
             )
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if not _is_text(value):
+        for each in fields(self):
+            name = each.name
+            if not _is_text(getattr(self, name)):
                 raise ConfigurationError(
-                    f"The {name.strip('_')} of the ABBYY Vantage credential can't be sent as text",
+                    f"The {name} of the ABBYY Vantage credential can't be sent as text",
                     hint="Give a string; in the environment it must be UTF-8",
                 )
         for name in ("password", "client_secret"):
-            secret: Secret = getattr(self, name)
-            if secret and secret.reveal() == MASK:
+            if getattr(self, name).reveal() == MASK:
                 raise ConfigurationError(
                     f"The {name} of the ABBYY Vantage credential is {MASK}: it was saved from a"
                     " masked display",
@@ -151,7 +140,7 @@ class Credentials(Confidential):
     @property
     def token_path(self) -> str:
         """Path of the token endpoint, below the base address."""
-        return self._auth_path.replace(_TENANT, quote(self.tenant_id, safe=""))
+        return self.auth_path.replace(_TENANT, quote(self.tenant_id, safe=""))
 
     @property
     def api_url(self) -> str:
@@ -199,8 +188,6 @@ class Credentials(Confidential):
         return hash(self.identity())
 
     def __repr__(self) -> str:
-        if not hasattr(self, "base_url"):
-            return "Credentials(refused)"  # In the traceback of its own making.
         return (
             f"Credentials(token_url={self.token_url!r}, grant_type={self.grant_type!r},"
             f" username={self.username!r}, client_id={self.client_id!r},"
