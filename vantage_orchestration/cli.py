@@ -22,14 +22,7 @@ GROUP = "vantage_orchestration.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: Arguments; those of the process by default.
-
-    Returns:
-        Exit status: 0 for success, 1 for a failure, 2 for wrong usage.
-    """
+    """Run the command line; return 0 for success, 1 for a failure, 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="vantage-orchestration",

@@ -49,13 +49,8 @@ def check_content(
 ) -> None:
     """Refuse a file whose content does not fit the type that the service gave it.
 
-    Args:
-        stream: The file, read from the stream's current position to its end.
-        kind: Result file type, such as ``FieldsJson``; None if unknown.
-        may_be_empty: Whether the server announced an empty file. It is accepted if its type is
-            unknown here; no known type can be empty.
-        may_be_page: Whether the server declared it as a file. Then an HTML page is accepted if its
-            type is unknown here.
+    The stream is read from its current position. A file of an unknown type may be empty if the
+    server announced that, and may be an HTML page if the server declared it as a file.
 
     Raises:
         ValueError: The content does not fit. The text says what was found.

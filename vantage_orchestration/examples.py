@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         metavar="FOLDER",
         required=True,
-        help=("folder in which to create the folders dags and flows"),
+        help="folder in which to create the folders dags and flows",
     )
     parser.add_argument(
         "--only", choices=KINDS, action="append", help="copy only these; may be repeated"
@@ -33,28 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0.
-
-    Raises:
-        ConfigurationError: A file is there already, or the examples are not installed.
-    """
+    """Run the command; errors as for :func:`copy_examples`."""
     for path in copy_examples(Path(args.to), tuple(args.only or KINDS)):
         sys.stdout.write(f"{path}\n")
     return 0
 
 
 def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
-    """Copy examples. Existing files are never overwritten.
+    """Copy examples of the given kinds into folders below ``target``; return the created files.
 
-    Args:
-        target: Folder in which to create ``dags`` and ``flows``.
-        kinds: Which of the two to copy.
-
-    Returns:
-        The created files.
+    Existing files are never overwritten.
 
     Raises:
         ConfigurationError: A file is there already, or the examples are not installed.

@@ -69,9 +69,7 @@ def check_regular(path: str) -> os.stat_result:
 def open_regular(path: str, root: str | None = None) -> BinaryIO:
     """Open a regular file for reading, without blocking.
 
-    Args:
-        path: Its path.
-        root: The folder that a link may not lead out of; by default the file's own folder.
+    A link may not lead out of ``root``, which is by default the file's own folder.
 
     Raises:
         ConfigurationError: It is not a regular file, or a link leads out of the folder.

@@ -38,11 +38,8 @@ _HEX, _HEX_DIGITS = str.maketrans("ABCDEF", "abcdef"), "0123456789abcdef"
 def masked(text: str, secrets: Iterable[Secret]) -> str:
     """Return a text with all secrets masked.
 
-    Args:
-        text: Any text.
-        secrets: Secrets to look for: plain, escaped for URLs, forms, HTML or JSON, in base64 or
-            hex, or cut at the end of the text. If an escaped one is found, all escapes of the text
-            are undone.
+    They are found plain, escaped for URLs, forms, HTML or JSON, in base64 or hex, or cut at the end
+    of the text. If an escaped one is found, all escapes of the text are undone.
     """
     needles = [needle for secret in secrets for needle in _needles(secret.reveal())]
     needles.sort(key=lambda needle: -len(needle[0]))  # One secret may be part of another.

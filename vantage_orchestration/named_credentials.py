@@ -37,8 +37,7 @@ def add_credential_option(parser: argparse.ArgumentParser) -> None:
 def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
     """Return a credential, and a factory for its orchestrator's own token store.
 
-    Args:
-        name: Value of ``--of``; empty for the environment.
+    The name is the value of ``--of``; empty for the environment.
 
     Raises:
         ConfigurationError: There is no such credential.

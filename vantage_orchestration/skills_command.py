@@ -27,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Returns:
-        0, or 1 if there is no such skill.
+    """Run the command; return 1 if there is no such skill.
 
     Raises:
         VantageError: The skills can't be listed.

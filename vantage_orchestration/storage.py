@@ -164,10 +164,7 @@ class Location:
         return Location(self.fs, above or self.fs.root_marker)
 
     def child(self, *parts: str) -> Location:
-        """Return a location below this one.
-
-        Args:
-            parts: Names, or relative paths with ``/``.
+        """Return a location below this one, from names or relative paths with ``/``.
 
         Raises:
             ConfigurationError: A part is empty or leads out of it (``..``).
@@ -300,14 +297,9 @@ class Location:
         """Write the file so that it appears under its name only when complete.
 
         It is written to a part with a unique name in the same folder, which then replaces the
-        target. A killed process leaves its part behind.
-
-        Args:
-            fill: Writes the content. Its stream can read, seek and truncate in every store: for a
-                remote store a temporary file is filled first and then copied.
-
-        Returns:
-            The result of ``fill``.
+        target. A killed process leaves its part behind. The stream that ``fill`` gets can read,
+        seek and truncate in every store: for a remote store a temporary file is filled first and
+        then copied. The result of ``fill`` is returned.
 
         Raises:
             ConfigurationError: It is local, and a link is in its place.

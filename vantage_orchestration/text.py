@@ -84,15 +84,11 @@ def read_json(data: bytes | str) -> Any:
 
 
 def clean(text: str, secrets: Iterable[Secret] = ()) -> str:
-    """Return ``text`` as one short line without secrets.
+    """Return external text as one short line without secrets.
 
-    Args:
-        text: Any text that came from outside.
-        secrets: Secrets to mask, in case the other side echoes them: plain, escaped for URLs,
-            forms, HTML or JSON, in base64, or cut at the end of the text.
-
-    Known secrets are masked, and so is whatever looks like a token or like the value of a password
-    or secret; addresses lose their query, since links of ABBYY Vantage carry tokens there.
+    Known secrets are masked, in case the other side echoes them, in each form that :func:`.masked`
+    finds. So is whatever looks like a token or like the value of a password or secret; addresses
+    lose their query, since links of ABBYY Vantage carry tokens there.
     """
     text = masked(text[:_SEARCHED], secrets)
     text = one_line(text[:_LOOKED_AT])
@@ -123,14 +119,10 @@ def named(names: Sequence[str]) -> str:
 def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:
     """Return the cleaned message of an error body, or None if it has none that can be shown.
 
-    Args:
-        body: The body of an error reply: a ProblemDetails object, an OAuth 2.0 error, or anything.
-        secrets: Secrets to mask.
-
-    The order ``detail``, ``error_description``, ``title`` is that of the contract (section 2.3);
-    ``errors`` names the wrong members. Known forms of gateways, such as
-    ``{"error": {"message": "..."}}``, are read as well. HTML (of a proxy or a maintenance page) is
-    not shown.
+    The body may be a ProblemDetails object, an OAuth 2.0 error, or anything. The order ``detail``,
+    ``error_description``, ``title`` is that of the contract (section 2.3); ``errors`` names the
+    wrong members. Known forms of gateways, such as ``{"error": {"message": "..."}}``, are read as
+    well. HTML (of a proxy or a maintenance page) is not shown.
     """
     try:
         data: Any = read_json(body[:65536])

@@ -57,9 +57,8 @@ class AppliedSkills:
     def of(self, class_name: str | None, concept: str | None) -> tuple[str, Skill | None]:
         """Return name and description of the skill that extracted a document's fields.
 
-        Args:
-            class_name: Class of the document. A Process skill names its classes after its skills.
-            concept: Name given in the result file.
+        A Process skill names its classes after its skills. The concept is the name in the result
+        file.
         """
         if self.skill is not None and self.skill.type != "Process":
             return self.skill.name, self.skill
@@ -105,12 +104,9 @@ class ResultTables:
         folder: Location,
         findings: Mapping[int, Sequence[FindingEntry]] | None = None,
     ) -> None:
-        """Add the documents of a transaction.
+        """Add the documents of a transaction, whose results are in ``folder``.
 
-        Args:
-            transaction: Its entry in the manifest.
-            folder: Folder of its results.
-            findings: Findings by index of the document.
+        ``findings`` are those of the quality gate by index of the document.
 
         Raises:
             OSError: A result file can't be read at present.

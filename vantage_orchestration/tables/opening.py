@@ -42,10 +42,7 @@ def opened_tables(
 ) -> Iterator[Tables]:
     """Open the tables of a job. They can be read within the context.
 
-    Args:
-        manifest: The job's manifest.
-        folder: The job's output folder.
-        values: Format of dates and numbers. By default the one used when the tables were written.
+    Without ``values``, they have the format of dates and numbers with which they were written.
 
     Raises:
         ConfigurationError: pyarrow is not installed.

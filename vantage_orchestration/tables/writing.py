@@ -34,22 +34,13 @@ def write_tables(
     form: TableFormat = "parquet",
     folder: str = TABLES,
 ) -> tuple[TableEntry, ...]:
-    """Write all tables, each skill's into a folder of its own.
+    """Write all tables, each skill's into a folder of its own, below ``folder`` in ``output``.
 
     Each file appears only when complete. Files of an earlier try that are not written again are
-    removed.
-
-    Args:
-        tables: Tables to write.
-        output: Output folder of the job.
-        form: ``parquet``, ``jsonl`` or ``csv``.
-        folder: Folder for them, a path from the output folder.
-
-    Returns:
-        The written tables, for the manifest.
+    removed. The written tables are returned for the manifest.
 
     Raises:
-        ConfigurationError: The format is unknown.
+        ConfigurationError: The format is none of ``parquet``, ``jsonl`` and ``csv``.
         OSError: The store can't be written.
     """
     if form not in _WRITERS:

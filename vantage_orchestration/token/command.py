@@ -28,9 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command. It never prints a token.
 
-    Returns:
-        0.
-
     Raises:
         ConfigurationError: There is no such credential.
         StateUnavailable: The stored state can't be removed.

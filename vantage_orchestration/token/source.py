@@ -146,15 +146,10 @@ class TokenSource:
         return self._settle(outcome)
 
     def invalidate(self, rejected: AccessToken | str) -> bool:
-        """Drop the token that the server rejected, and no other.
+        """Drop the token that the server rejected, and no other; return whether it was dropped.
 
-        Args:
-            rejected: Exactly the token that was used. If another token has replaced it, that one
-                stays: 64 late rejections of one token cause one login. A token that :meth:`keep`
-                protects stays too.
-
-        Returns:
-            Whether the token was dropped.
+        If another token has replaced exactly that one, it stays: 64 late rejections of one token
+        cause one login. A token that :meth:`keep` protects stays too.
         """
         with self._lock:
             token = self._token
@@ -169,9 +164,6 @@ class TokenSource:
 
         It replaced a rejected one, so another login would not help. All processes that share the
         store do the same: a server that rejects every token costs two logins, not two per task.
-
-        Args:
-            rejected: The new token.
         """
         with self._lock:
             if self._token is None or not self._token.is_same(rejected):

@@ -27,9 +27,7 @@ StoreFactory = Callable[[], Store]
 def store_of(config: VantageConfig, orchestrator: StoreFactory | None = None) -> Store | None:
     """Return the store named in ``config``; None if tokens stay in the process's memory.
 
-    Args:
-        config: The configuration.
-        orchestrator: Creates the orchestrator's own store, if there is an orchestrator.
+    ``orchestrator`` creates the orchestrator's own store, if there is an orchestrator.
     """
     if config.store == "orchestrator":
         if orchestrator is not None:
@@ -149,16 +147,10 @@ class FileStore:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[bool]:
-        """Hold the lock of ``name`` against the other processes of this host.
+        """Hold the lock of a value, which need not exist, against the other processes of this host.
 
-        The system releases it when its holder ends, however it ends.
-
-        Args:
-            name: Name of a value, which need not exist.
-            timeout: Seconds to wait for it.
-
-        Yields:
-            Whether it is held. A hanging holder must not block everybody.
+        The system releases it when its holder ends, however it ends. The result says whether it is
+        held after ``timeout`` seconds: a hanging holder must not block everybody.
 
         Raises:
             StateUnavailable: The lock can't be used.

@@ -36,14 +36,7 @@ _UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 
 def log_in(config: VantageConfig) -> Grant | VantageError:
-    """Request a token once (contract, section 2.1).
-
-    Args:
-        config: The configuration.
-
-    Returns:
-        The grant, or the error.
-    """
+    """Request a token once (contract, section 2.1); return the grant or the error."""
     credentials = config.credentials
     where: dict[str, Any] = {
         "method": "POST",
