@@ -184,15 +184,14 @@ def _fleet(results: Results) -> str:
 Simulated with the package's own token source and stores on an injected clock, for tokens that live
 {" and ".join(pods.LIFETIMES)}. Pods start at random moments ("spread") or {pods.WAVE} at a time
 within {pods.WAVE_SECONDS:.0f} seconds ("in waves"). The day begins with empty stores, so each
-store's first login is on top of the long run. A login takes {pods.LOGIN:.0f} s. The orchestrator's
-store is a table without a lock here: each pod that starts while a login lasts makes one more.
+store's first login is on top of the long run. The orchestrator's store is a table without locks
+here: a host claims the login in it, and the others wait for its token.
 
 {_table(head, rows)}
 On paper, in the long run: N pods a day run on H hosts; a token lives L seconds and is renewed m
 seconds before its end, when a pod asks, which takes g seconds more. That makes
 H x 86400 / (L - m + g) logins a day. m is min(300, L/10) and up to half as much again by chance;
-hence the range. Without a lock this is multiplied by 1 + the number of pods that start while a
-login lasts. A pod that sees no other pod's store makes a login of its own: N.
+hence the range. A pod that sees no other pod's store makes a login of its own: N.
 """
 
 

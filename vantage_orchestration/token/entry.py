@@ -23,6 +23,7 @@ from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.request import LONGEST_LIFETIME, REFUSALS, renewal_margin
 
 __all__ = [
+    "KEY_COST",
     "LONGEST_HOLD",
     "SHORTEST_SECRET",
     "EntryCipher",
@@ -43,7 +44,7 @@ SHORTEST_SECRET = 20
 _FORMAT = b"vantage-orchestration token entry 2"
 _NONCE = 12
 #: Cost of scrypt: 16 MB and about 50 ms for each guess of a password.
-_COST = 2**14
+KEY_COST = 2**14
 #: Seconds by which the clocks of two hosts may differ.
 _SKEW = 120.0
 _OTHER_FAILURES = (
@@ -196,7 +197,7 @@ class EntryCipher:
         )
         kind = trust.identity() if trust is not None else ()
         try:
-            derived = Scrypt(_FORMAT + public, length=64, n=_COST, r=8, p=1).derive(
+            derived = Scrypt(_FORMAT + public, length=64, n=KEY_COST, r=8, p=1).derive(
                 _pack(secret, credentials.password.reveal(), *kind)
             )
         except (UnsupportedAlgorithm, MemoryError) as error:
