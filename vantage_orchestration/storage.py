@@ -293,6 +293,10 @@ class Location:
             raise ConfigurationError(f"{self} has more than {_LONGEST_IN_MEMORY} bytes")
         return data
 
+    def read_text(self) -> str:
+        """Return the content of the UTF-8 file."""
+        return self.read_bytes().decode()
+
     def write(self, fill: Callable[[BinaryIO], T]) -> T:
         """Write the file so that it appears under its name only when complete.
 

@@ -55,7 +55,7 @@ def test_what_was_written_is_read(folder):
     assert (file.exists(), file.is_dir(), file.size(), file.name) == (True, False, 10_000, "b.bin")
     assert (file.parent.is_dir(), file.parent.name, file.parent.parent) == (True, "a", folder)
     file.write_text("Grüße\n")
-    assert file.read_bytes().decode() == "Grüße\n"
+    assert file.read_text() == "Grüße\n"
     assert folder.sizes() == {"a/b.bin": 8}
     file.remove()
     file.remove()
@@ -168,7 +168,7 @@ def test_names_are_no_patterns(folder):
         write(inner.child(name), name.encode())
     for name in names:
         write(inner.child(name), f"{name} again".encode())
-        assert inner.child(name).read_bytes() == f"{name} again".encode()
+        assert inner.child(name).read_text() == f"{name} again"
     assert [file.name for file in inner.files("x*")] == sorted(names[:3])
     inner.child("x*.txt").remove()
     assert sorted(inner.sizes()) == sorted(set(names) - {"x*.txt"})
@@ -421,7 +421,7 @@ def test_files_in_an_archive_can_be_read(tmp_path):
         archive.writestr("in/a.txt", "from the archive")
     location = Location.of(f"zip://in::{tmp_path / 'a.zip'}")
     (file,) = location.files("*.txt")
-    assert (file.name, file.size(), file.read_bytes()) == ("a.txt", 16, b"from the archive")
+    assert (file.name, file.size(), file.read_text()) == ("a.txt", 16, "from the archive")
     assert not file.concurrent
     assert isinstance(file.open(), io.IOBase)
 
