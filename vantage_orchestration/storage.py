@@ -468,17 +468,14 @@ def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
     head, rest = parts[0], parts[1:]
     if head == "**":
         yield from _fitting(folder, rest or ("*",))
-        for entry, kind in list(_entries(folder)):
-            # Links are not followed here: they may lead in circles.
-            if kind == "directory" and not entry.name.startswith("."):
-                yield from _fitting(entry, parts)
-        return
     for entry, kind in list(_entries(folder)):
-        if not _fits(entry.name, head, suffix=not rest):
-            continue
         if entry.name.startswith(".") and not head.startswith("."):
             continue
-        if rest and kind != "file":
-            yield from _fitting(entry, rest)
-        elif not rest and kind == "file":
-            yield entry
+        if head == "**":
+            if kind == "directory":  # Links are not followed here: they may lead in circles.
+                yield from _fitting(entry, parts)
+        elif _fits(entry.name, head, suffix=not rest):
+            if rest and kind != "file":
+                yield from _fitting(entry, rest)
+            elif not rest and kind == "file":
+                yield entry

@@ -12,7 +12,7 @@ from core.conftest import config_of
 from vantage_orchestration import errors
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.token import claim
+from vantage_orchestration.token import cache
 from vantage_orchestration.token.source import TokenSource
 from vantage_orchestration.token.stores import FileStore
 
@@ -58,7 +58,7 @@ class Shared:
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> Shared:
-    monkeypatch.setattr(claim, "_PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(cache, "_PAUSES", (0.01, 0.02))
     return Shared()
 
 
@@ -121,7 +121,7 @@ def test_a_host_that_died_holds_up_the_others_for_a_while_and_no_longer(
     (place,) = {name for name in shared.created if name not in shared.values}
     shared.values.clear()
     shared.values[place] = b"of one that is not there any more"
-    monkeypatch.setattr(claim, "_STALE", 0.2)
+    monkeypatch.setattr(cache, "_STALE", 0.2)
     assert len(set(start_pods(sandbox, shared, tmp_path / "later", count=1))) == 1
     assert logins(sandbox) == 2
     assert place not in shared.values
@@ -140,7 +140,7 @@ def test_who_has_waited_long_enough_logs_in(
     sandbox: SandboxServer, shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(patience: float) -> None:
-        with claim.claimed(shared, "name", patience, lambda: False):
+        with cache.claimed(shared, "name", patience, lambda: False):
             held.append(dict(shared.values))
 
     held: list[dict[str, bytes]] = []

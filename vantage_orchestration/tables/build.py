@@ -129,7 +129,4 @@ class ResultTables:
         if name not in self.sets:
             fields = skill.fields if skill is not None else ()
             self.sets[name] = SkillTables(name, fields, self._values, Path(self._folder.name))
-        if left_out:
-            self.sets[name].add_findings(transaction, found, findings)
-        else:
-            self.sets[name].add(transaction, found, findings)
+        self.sets[name].add(transaction, found, findings, left_out=left_out)

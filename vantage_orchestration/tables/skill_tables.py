@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -65,20 +65,23 @@ class SkillTables:
         fields: The skill's fields.
         values: Format of dates and numbers.
         spill: Folder for rows that do not fit into memory.
+
+    Attributes:
+        tables: Tables by name; ``fields`` and ``conversions`` are two of them.
     """
 
     def __init__(
         self, skill: str, fields: Iterable[SkillField], values: ValueFormat, spill: Path
     ) -> None:
+        self.tables: dict[str, Rows] = {}
+        self.values = values
         self._skill = skill
-        self._values = values
         self._spill = spill
         self._taken: set[str] = set()
-        self.tables: dict[str, Rows] = {}
-        self._layout = Layout(fields, _DOCUMENTS, self._make)
-        self._fields = self._make("fields", _FIELDS)
+        self.layout = Layout(fields, _DOCUMENTS, self._make)
+        self.fields = self._make("fields", _FIELDS)
+        self.conversions = self._make("conversions", _CONVERSIONS)
         self._rule_errors = self._make("rule_errors", _RULE_ERRORS)
-        self._conversions = self._make("conversions", _CONVERSIONS)
         self._findings = self._make("findings", _FINDINGS)
 
     def _make(self, name: str, columns: Sequence[Column]) -> Rows:
@@ -91,39 +94,42 @@ class SkillTables:
         transaction: TransactionManifest,
         found: DocumentContent,
         findings: Sequence[FindingEntry],
+        *,
+        left_out: bool = False,
     ) -> None:
-        """Add a document of a transaction, with the findings of the quality gate."""
-        marks = {name: len(rows.pending) for name, rows in self.tables.items()}
-        try:
-            self._add(transaction, found, len(findings))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            # Its content has an unknown structure. The document must not be lost.
-            for name, rows in self.tables.items():
-                del rows.pending[marks.get(name, 0) :]
-            problem = f"the fields can't be read ({type(error).__name__})"
-            bare = replace(found, content=None, problems=[*found.problems, problem])
-            self._add(transaction, bare, len(findings))
-        self.add_findings(transaction, found, findings)
-        for rows in self.tables.values():
-            rows.settle()
-
-    def add_findings(
-        self,
-        transaction: TransactionManifest,
-        found: DocumentContent,
-        findings: Sequence[FindingEntry],
-    ) -> None:
-        """Add only the findings of a document."""
-        source, _ = _source_of(transaction, found)
+        """Add a document of a transaction; only its findings if it is left out."""
+        sources = sources_of(transaction, found.document)
+        first = sources[0] if sources else None
+        source = (first.name, first.path, first.sha256) if first is not None else (None,) * 3
+        if not left_out:
+            facts = (*source, len(sources) or None)
+            marks = {name: len(rows.pending) for name, rows in self.tables.items()}
+            try:
+                self._add(transaction, found, facts, len(findings))
+            except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+                # Its content has an unknown structure. The document must not be lost.
+                for name, rows in self.tables.items():
+                    del rows.pending[marks.get(name, 0) :]
+                problem = f"the fields can't be read ({type(error).__name__})"
+                bare = replace(found, content=None, problems=[*found.problems, problem])
+                self._add(transaction, bare, facts, len(findings))
         for position, each in enumerate(findings, 1):
             key = (transaction.transaction_id, found.index, position)
             self._findings.pending.append((*key, source[0], each.field, each.reason))
+        for rows in self.tables.values():
+            rows.settle()
 
-    def _add(self, transaction: TransactionManifest, found: DocumentContent, findings: int) -> None:
-        root, content, entry = self._layout.root, found.content, found.document
+    def _add(
+        self,
+        transaction: TransactionManifest,
+        found: DocumentContent,
+        source: Sequence[Any],
+        findings: int,
+    ) -> None:
+        root, content, entry = self.layout.root, found.content, found.document
         row: list[Any] = [None] * len(root.rows.columns)
         key = (transaction.transaction_id, found.index)
-        document = _Document(key, self._layout, self._values, self._fields, self._conversions)
+        document = _Document(key, self)
         for problem in found.problems:
             document.not_converted("", "result file", None, problem)
         if content is not None:
@@ -137,13 +143,11 @@ class SkillTables:
         pages = transaction.pages if len(transaction.documents) == 1 else None
         if content is not None and content.pages is not None:
             pages = content.pages
-        source, source_files = _source_of(transaction, found)
         row[: len(_DOCUMENTS)] = [
             *key,
             entry.document_id,
             self._skill,
             *source,
-            source_files,
             entry.class_name,
             _int32((entry.classification or {}).get("confidence")),
             _int32(pages),
@@ -156,44 +160,23 @@ class SkillTables:
         root.rows.pending.append(row)
 
 
-def _source_of(
-    transaction: TransactionManifest, found: DocumentContent
-) -> tuple[tuple[str | None, str | None, str | None], int | None]:
-    """Return name, path and SHA-256 of a document's first source file, and their number."""
-    sources = sources_of(transaction, found.document)
-    if not sources:
-        return (None, None, None), None
-    return (sources[0].name, sources[0].path, sources[0].sha256), len(sources)
-
-
+@dataclass(slots=True)
 class _Document:
-    """Adds the fields of one document, which ``key`` names, to the tables.
+    """Adds the fields of one document, which ``key`` names, to tables."""
 
-    ``fields`` gets a row for each value, ``conversions`` one for each that could not be converted.
-    """
-
-    def __init__(
-        self,
-        key: tuple[str, int],
-        layout: Layout,
-        values: ValueFormat,
-        fields: Rows,
-        conversions: Rows,
-    ) -> None:
-        self.lowest: int | None = None
-        self.reviewed: bool | None = None
-        self.conversions = 0
-        self._key = key
-        self._layout = layout
-        self._values = values
-        self._fields = fields
-        self._conversions = conversions
-        self._count = 0
+    key: tuple[str, int]
+    tables: SkillTables
+    lowest: int | None = None
+    reviewed: bool | None = None
+    conversions: int = 0
+    count: int = 0
 
     def not_converted(self, path: str, wanted: str, text: str | None, reason: str) -> None:
         """Record a value that could not be converted."""
         self.conversions += 1
-        self._conversions.pending.append((*self._key, self.conversions, path, wanted, text, reason))
+        self.tables.conversions.pending.append(
+            (*self.key, self.conversions, path, wanted, text, reason)
+        )
 
     def group(
         self, group: Group, entries: Sequence[Mapping[str, Any]], row: list[Any], at: _FieldPath
@@ -205,7 +188,7 @@ class _Document:
                 if not items:
                     continue
                 values = [item.get("Value") for item in items]
-                node = self._layout.unknown(group, name, values)
+                node = self.tables.layout.unknown(group, name, values)
             self._put(node, items, row, at.below(name))
 
     def _put(
@@ -248,7 +231,7 @@ class _Document:
         if isinstance(value, Mapping):
             self.not_converted(at.path, node.kind, text, "a group, not a single value")
         elif node.kind != "text":
-            converted, reason_not = self._values.convert(node.kind, text)
+            converted, reason_not = self.tables.values.convert(node.kind, text)
             if reason_not is not None:
                 self.not_converted(at.path, node.kind, text, reason_not)
             else:
@@ -257,7 +240,7 @@ class _Document:
     def _repeated(self, node: Repeated, items: Sequence[Mapping[str, Any]], at: _FieldPath) -> None:
         for position, item in enumerate(items, 1):
             place = at.nth(position)
-            key = (*self._key, at.row) if node.nested else self._key
+            key = (*self.key, at.row) if node.nested else self.key
             row: list[Any] = [*key, position]
             row += [None] * (len(node.rows.columns) - len(row))
             self._single(node.item, item, row, place)
@@ -277,11 +260,11 @@ class _Document:
         raw, text = annotation.get("RawValue"), value
         if value is not None and not isinstance(value, str):
             text = json.dumps(value, ensure_ascii=False)
-        self._count += 1
-        key = (*self._key, self._count, at.path, at.field)
+        self.count += 1
+        key = (*self.key, self.count, at.path, at.field)
         raw = None if raw is None else str(raw)
         row = (*key, raw, text, confidence, verified, needed, page, regions)
-        self._fields.pending.append(row)
+        self.tables.fields.pending.append(row)
         return text
 
 
