@@ -158,7 +158,7 @@ def _encoded(value: bytes) -> str:
     length = len(text) + 2  # JSON puts it in quotes.
     if length > LONGEST_VALUE:
         raise StateUnavailable(
-            f"the sealed entry takes {length} characters, and Prefect allows {LONGEST_VALUE}"
+            f"the encrypted entry takes {length} characters, and Prefect allows {LONGEST_VALUE}"
         )
     return text
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -48,10 +48,17 @@ _COMPACT_DATE: Final = re.compile(r"(\d{4})(\d{2})(\d{2})")
 _SHORT_DATE: Final = re.compile(r"(\d{1,2})\s*[-/.]\s*(\d{1,2})\s*[-/.]\s*(\d{4})")
 _DAY_NAMED: Final = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?[\s.-]*([A-Za-z]{3,9})[\s.,-]*(\d{4})")
 _MONTH_NAMED: Final = re.compile(r"([A-Za-z]{3,9})[\s.-]*(\d{1,2})(?:st|nd|rd|th)?[\s.,-]+(\d{4})")
-_MONTHS: Final = (
-    "january", "february", "march", "april", "may", "june",
-    "july", "august", "september", "october", "november", "december",
-)  # fmt: skip
+_MONTHS: Final = {
+    form: number
+    for number, name in enumerate(
+        (
+            *("january", "february", "march", "april", "may", "june"),
+            *("july", "august", "september", "october", "november", "december"),
+        ),
+        1,
+    )
+    for form in (name, name[:3])
+} | {"sept": 9}
 
 _CURRENCY_CODE: Final = re.compile(r"^[A-Z]{3}(?![A-Za-z])|(?<![A-Za-z])[A-Z]{3}$")
 _NUMBER: Final = re.compile(r"[+-]?(?:\d[\d.,]*|[.,]\d+)")
@@ -112,31 +119,32 @@ class ValueFormat:
 def _converted(form: ValueFormat, kind: Kind, text: str) -> Converted:
     # Cached, since batches repeat dates and amounts.
     stripped = text.strip()
-    if kind == "text":
-        return Converted(text, None)
-    if not stripped:
-        return Converted(None, None)
-    if kind == "date":
-        return _date(stripped, form)
-    if kind == "decimal":
-        return _decimal(stripped, form.decimal)
-    value = _BOOLEANS.get(stripped.lower())
-    reason = "neither checked nor unchecked, such as true or false" if value is None else None
-    return Converted(value, reason)
+    if kind == "text" or not stripped:
+        return Converted(text if kind == "text" else None, None)
+    try:
+        return Converted(_READERS[kind](stripped, form), None)
+    except ValueError as error:
+        return Converted(None, str(error))
 
 
-def _date(text: str, form: ValueFormat) -> Converted:
+def _boolean(text: str, form: ValueFormat) -> bool:
+    if (value := _BOOLEANS.get(text.lower())) is None:
+        raise ValueError("neither checked nor unchecked, such as true or false")
+    return value
+
+
+def _date(text: str, form: ValueFormat) -> date:
     for pattern in form.date_format or ():
         if (found := _by_pattern(text, pattern)) is not None:
-            return Converted(found, None)
+            return found
     if match := _ISO_DATE.fullmatch(text) or _COMPACT_DATE.fullmatch(text):
         return _day(match[1], match[2], match[3])
     if match := _DAY_NAMED.fullmatch(text):
-        return _day(match[3], _month(match[2]), match[1])
+        return _day(match[3], _MONTHS.get(match[2].lower(), 0), match[1])
     if match := _MONTH_NAMED.fullmatch(text):
-        return _day(match[3], _month(match[1]), match[2])
+        return _day(match[3], _MONTHS.get(match[1].lower(), 0), match[2])
     if not (match := _SHORT_DATE.fullmatch(text)):
-        return Converted(None, "the date has an unknown format: set date_format")
+        raise ValueError("the date has an unknown format: set date_format")
     first, second = int(match[1]), int(match[2])
     readings = {
         (day, month)
@@ -144,9 +152,9 @@ def _date(text: str, form: ValueFormat) -> Converted:
         if month <= 12 and form.day_first in (None, day_first)
     }
     if len(readings) == 2:
-        return Converted(None, "day and month are ambiguous: set day_first or date_format")
+        raise ValueError("day and month are ambiguous: set day_first or date_format")
     if not readings:
-        return Converted(None, "there is no such date, or it contradicts day_first")
+        raise ValueError("there is no such date, or it contradicts day_first")
     day, month = readings.pop()
     return _day(match[3], month, day)
 
@@ -173,42 +181,35 @@ def _by_pattern(text: str, pattern: str) -> date | None:
         return None
 
 
-def _day(year: str, month: str | int | None, day: str | int) -> Converted:
+def _day(year: str, month: str | int, day: str | int) -> date:
     import pendulum
 
     try:
-        if month is not None:
-            return Converted(pendulum.Date(int(year), int(month), int(day)), None)
+        return pendulum.Date(int(year), int(month), int(day))
     except ValueError:
-        pass
-    return Converted(None, "there is no such date")
+        raise ValueError("there is no such date") from None
 
 
-def _month(name: str) -> int | None:
-    low = name.lower()
-    for number, month in enumerate(_MONTHS, 1):
-        if low in (month, month[:3]) or (month == "september" and low == "sept"):
-            return number
-    return None
-
-
-def _decimal(text: str, sign: str | None) -> Converted:
+def _decimal(text: str, form: ValueFormat) -> Decimal:
     bare = _bare_number(text)
     if not _NUMBER.fullmatch(bare):
-        return Converted(None, "not a number")
-    plain, reason = _plain(bare, sign)
-    if plain is None:
-        return Converted(None, reason)
-    value = Decimal(plain)
+        raise ValueError("not a number")
+    value = Decimal(_plain(bare, form.decimal))
     _, digits, exponent = value.as_tuple()
-    places = -int(exponent)
+    places, whole = -int(exponent), DECIMAL_DIGITS - DECIMAL_PLACES
     if places > DECIMAL_PLACES and any(digits[len(digits) - (places - DECIMAL_PLACES) :]):
-        return Converted(None, f"more than {DECIMAL_PLACES} digits after the decimal sign")
-    if len(digits) - places > DECIMAL_DIGITS - DECIMAL_PLACES:
-        return Converted(
-            None, f"more than {DECIMAL_DIGITS - DECIMAL_PLACES} digits before the decimal sign"
-        )
-    return Converted(value if places <= DECIMAL_PLACES else round(value, DECIMAL_PLACES), None)
+        raise ValueError(f"more than {DECIMAL_PLACES} digits after the decimal sign")
+    if len(digits) - places > whole:
+        raise ValueError(f"more than {whole} digits before the decimal sign")
+    return value if places <= DECIMAL_PLACES else round(value, DECIMAL_PLACES)
+
+
+#: How a text of each kind is read; a ValueError says why it can't be.
+_READERS: Final[dict[str, Callable[[str, ValueFormat], Any]]] = {
+    "boolean": _boolean,
+    "date": _date,
+    "decimal": _decimal,
+}
 
 
 def _bare_number(text: str) -> str:
@@ -220,19 +221,20 @@ def _bare_number(text: str) -> str:
     return _BLANKS.sub("", text)
 
 
-def _plain(text: str, sign: str | None) -> tuple[str | None, str | None]:
-    """Return a number in Python's notation, or None and the reason why it can't be read."""
+def _plain(text: str, sign: str | None) -> str:
+    """Return a number in Python's notation."""
     sign = sign or _certain_sign(text)
     if sign is None:
-        return None, "the decimal sign is ambiguous: set decimal"
+        raise ValueError("the decimal sign is ambiguous: set decimal")
     group = "," if sign == "." else "."
     whole, _, decimals = text.partition(sign)
-    if sign in decimals or group in decimals:
-        return None, f"not a number with the decimal sign {sign!r}"
     parts = whole.lstrip("+-").split(group)
-    if len(parts) > 1 and not (1 <= len(parts[0]) <= 3 and all(len(p) == 3 for p in parts[1:])):
-        return None, f"not a number with the decimal sign {sign!r}"
-    return f"{'-' if text.startswith('-') else ''}{''.join(parts) or '0'}.{decimals or '0'}", None
+    grouped = len(parts) == 1 or (
+        1 <= len(parts[0]) <= 3 and all(len(part) == 3 for part in parts[1:])
+    )
+    if sign in decimals or group in decimals or not grouped:
+        raise ValueError(f"not a number with the decimal sign {sign!r}")
+    return f"{'-' if text.startswith('-') else ''}{''.join(parts) or '0'}.{decimals or '0'}"
 
 
 def _certain_sign(text: str) -> str | None:
