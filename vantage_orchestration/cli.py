@@ -12,9 +12,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn
 
 from vantage_orchestration import __version__
-from vantage_orchestration.errors import VantageError
+from vantage_orchestration.errors import ConfigurationError, VantageError
 
 __all__ = ["main"]
 
@@ -23,7 +24,6 @@ GROUP = "vantage_orchestration.commands"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 for success, 1 for a failure, 2 for wrong usage."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="vantage-orchestration",
         description="ABBYY Vantage for Apache Airflow and Prefect.",
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         _add(commands, entry)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     try:
         return int(args.run(args))
     except VantageError as error:
@@ -45,19 +45,17 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], entry: E
         module = entry.load()
     except ImportError as error:
         # A missing extra disables only its own command.
-        text, reason = f"not available: {error}", str(error)
-        parser = commands.add_parser(entry.name, help=text)
-        parser.set_defaults(run=lambda args: _unavailable(entry.name, reason))
+        failure = ConfigurationError(
+            f"{entry.name} is not available ({error})",
+            hint=f"Install it with pip install 'vantage-orchestration[{entry.name}]'",
+        )
+        parser = commands.add_parser(entry.name, help=f"not available: {error}")
+        parser.set_defaults(run=lambda args: _raise(failure))
         return
     parser = commands.add_parser(entry.name, help=module.HELP, description=module.HELP)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
 
 
-def _unavailable(name: str, reason: str) -> int:
-    print(
-        f"vantage-orchestration: {name} is not available ({reason}). Install it with"
-        f" pip install 'vantage-orchestration[{name}]'.",
-        file=sys.stderr,
-    )
-    return 1
+def _raise(failure: VantageError) -> NoReturn:
+    raise failure

@@ -13,10 +13,17 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from vantage_orchestration import errors
 from vantage_orchestration.config import Trust
 from vantage_orchestration.credentials import Credentials
-from vantage_orchestration.errors import StateUnavailable, VantageError, frameless
+from vantage_orchestration.errors import (
+    AuthProtocolError,
+    AuthUnavailable,
+    ConfigurationError,
+    StateUnavailable,
+    Throttled,
+    VantageError,
+    frameless,
+)
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import AccessToken, Clock
@@ -47,14 +54,9 @@ _NONCE = 12
 KEY_COST = 2**14
 #: Seconds by which the clocks of two hosts may differ.
 _SKEW = 120.0
-_OTHER_FAILURES = (
-    errors.Throttled,
-    errors.AuthProtocolError,
-    errors.AuthUnavailable,
-    errors.ConfigurationError,
-)
 _KINDS: dict[str, type[VantageError]] = {
-    kind.__name__: kind for kind in (*REFUSALS, *_OTHER_FAILURES)
+    kind.__name__: kind
+    for kind in (*REFUSALS, Throttled, AuthProtocolError, AuthUnavailable, ConfigurationError)
 }
 
 
@@ -173,11 +175,12 @@ class EntryCipher:
         StateUnavailable: The client secret is too short to be safe at rest, or there is no scrypt.
     """
 
-    __slots__ = ("_key", "name")
+    __slots__ = ("_aead", "name")
 
     @frameless
     def __init__(self, credentials: Credentials, trust: Trust | None = None) -> None:
         from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
         secret = credentials.client_secret.reveal()
@@ -204,22 +207,19 @@ class EntryCipher:
             raise StateUnavailable(f"scrypt can't be used ({type(error).__name__})") from None
         #: Name of the entry, 64 hex digits.
         self.name = derived[:32].hex()
-        self._key = derived[32:]
+        self._aead = AESGCM(derived[32:])
 
     def encrypt(self, data: bytes) -> bytes:
         """Return ``data`` encrypted with AES-256-GCM and bound to the name of the entry."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         nonce = os.urandom(_NONCE)
-        return nonce + AESGCM(self._key).encrypt(nonce, data, self._bound)
+        return nonce + self._aead.encrypt(nonce, data, self._bound)
 
     def decrypt(self, entry: bytes) -> bytes | None:
         """Return the data; None if the entry is another credential's, damaged or changed."""
         from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         try:
-            return AESGCM(self._key).decrypt(entry[:_NONCE], entry[_NONCE:], self._bound)
+            return self._aead.decrypt(entry[:_NONCE], entry[_NONCE:], self._bound)
         except (InvalidTag, ValueError):
             return None
 
