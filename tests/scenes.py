@@ -130,11 +130,9 @@ class Scene(ABC):
 
         return wait_until(there, lambda: f"{self.name}: {what}\n{self.log()}")
 
-    def made_one(self) -> None:
-        """Wait until a creation is caught after its transaction was made; there is no other."""
-        self.until(self.control.transactions, "a transaction to be made")
-        self.caught(1)
-        assert len(self.left_over()) == len(self.control.transactions()) == 1
+    def made(self) -> None:
+        """Wait until all transactions have been made, and none was started."""
+        self.until(lambda: len(self.left_over()) == INPUTS, "the transactions to be made")
 
     def started(self, number: int = INPUTS) -> None:
         """Wait until so many transactions have been started."""

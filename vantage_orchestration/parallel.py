@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterable, Sized
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -27,36 +28,30 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
     Args:
         work: Called in a thread, in a copy of the caller's context, so that its log lines reach the
             right run.
-        items: Arguments for it. An iterator is advanced by one thread at a time, and only when a
-            thread is free.
+        items: Arguments for it.
         threads: Number of threads. One item, or one thread, runs in the caller's thread.
 
     Returns:
         The results of ``work``, in the order of the items.
 
     Raises:
-        BaseException: The first error of ``work`` or of the iterator. Calls that had not begun are
-            dropped, and all others have ended.
+        BaseException: The first error of ``work``. Calls that had not begun are dropped, and all
+            others have ended.
     """
-    if isinstance(items, Sized):
-        threads = min(threads, len(items))
-    source = enumerate(items)
+    queue = deque(enumerate(items))
     results: dict[int, R] = {}
     failures: list[BaseException] = []
-    taking = threading.Lock()
-    over = threading.Event()
 
     def drain() -> None:
-        try:
-            while not over.is_set():
-                with taking:
-                    taken = None if over.is_set() else next(source, None)
-                if taken is None or over.is_set():
-                    return
-                results[taken[0]] = work(taken[1])
-        except BaseException as error:
-            failures.append(error)
-            over.set()
+        while not failures:
+            try:
+                number, item = queue.popleft()
+            except IndexError:
+                return
+            try:
+                results[number] = work(item)
+            except BaseException as error:
+                failures.append(error)
 
     workers = [
         # Only one thread at a time can enter a context, hence a copy for each.
@@ -66,7 +61,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
             name="abbyy-vantage-work",
             daemon=True,
         )
-        for _ in range(threads if threads > 1 else 0)
+        for _ in range(min(threads, len(queue)) if min(threads, len(queue)) > 1 else 0)
     ]
     try:
         for worker in workers:
@@ -76,7 +71,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
         for worker in workers:
             worker.join()
     finally:
-        over.set()  # Whoever is interrupted here begins nothing more.
+        queue.clear()  # Whoever is interrupted here begins nothing more.
     if failures:
         raise failures[0]
     return [results[number] for number in sorted(results)]

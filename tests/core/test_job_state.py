@@ -181,7 +181,7 @@ def test_what_is_damaged_is_refused_before_anything_is_sent(sandbox, make, which
     if "manifest" in which:
         task.finish()
     pattern = {"ledger": f"{FOLDER}/*/*.json", "its manifest": "1.pdf/manifest.json"}
-    file, *_ = task.output.files(pattern.get(which, which))
+    (file,) = task.output.files(pattern.get(which, which))
     good = file.read_text()
     file.write_text(DAMAGE[damage](good))
     damaged, requests = file.read_text(), sandbox.control.count("POST")

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,7 +25,6 @@ from vantage_orchestration.errors import (
     DocumentMismatch,
     FileChanged,
     NotFound,
-    VantageError,
 )
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
@@ -50,6 +49,8 @@ __all__ = ["Part", "Work", "keyed_units", "submit"]
 
 log = logging.getLogger(__name__)
 
+#: Transactions whose files are sent before more are created.
+_CHUNK = 100
 #: Held by the one thread of the process that creates transactions and notes them.
 _making = threading.Lock()
 #: Seconds after creation during which a 404 must be repeated more often before it is believed.
@@ -190,11 +191,13 @@ def submit(
     known = _known(work, units, resend_failed)
     entries = {key: entry for key, (entry, _) in known.items()}
     unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
-    resumed = [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()]
-    _send(work, resumed, sum(max(1, len(each.missing)) for each in resumed))
-    missing = {key: unit for key, unit in units.items() if key not in known}
-    files = sum(len(unit.files) for unit in missing.values())
-    _send(work, _created(work, missing, entries), files)
+    _send(work, [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()])
+    missing = [key for key in units if key not in known]
+    for at in range(0, len(missing), _CHUNK):
+        chunk = missing[at : at + _CHUNK]
+        made = _make(work, units, chunk)
+        _send(work, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
+        entries |= made
     return tuple(
         Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
         for key, unit in units.items()
@@ -298,31 +301,38 @@ def _rank(transaction: Transaction) -> int:
 # --------------------------------------------------------------- sending
 
 
-def _created(
-    work: Work, units: Mapping[str, Unit], entries: dict[str, LedgerEntry]
-) -> Iterator[_Sending]:
-    """Create and note one transaction after the other, while the files of earlier ones are sent.
+def _make(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str, LedgerEntry]:
+    """Create transactions and note them; none may be started before that.
 
-    A kill between a creation and its note leaves an empty transaction that nobody finds again. It
-    costs nothing, but there should be few: at most one in a process, whatever runs in it.
+    A kill in between leaves empty transactions that nobody finds again. They cost nothing, but
+    there should be few: one in a task of one document, whatever its process does besides, and as
+    many as a job sends requests at the same time.
     """
-    for key, unit in units.items():
-        failure: VantageError | None = None
+    made: dict[str, LedgerEntry] = {}
+    for at in range(0, len(keys), work.options.parallel):
+        group = keys[at : at + work.options.parallel]
         with _making:
-            try:
-                transaction = work.client.create_transaction(
-                    work.skill_id,
-                    registration_parameters=keyed(work.options.registration_parameters, key),
-                    skill_parameters=work.options.skill_parameters,
-                )
-            except NotFound as error:
-                failure = unknown_skill(work.client, work.skill_id, error)
-            else:
-                entries[key] = work.entry(transaction.id, unit)
-                work.ledger.add({key: entries[key]})
-        if failure is not None:
-            raise failure
-        yield _Sending(key, unit, transaction.id)
+            entries = dict(zip(group, _create(work, units, group), strict=True))
+            work.ledger.add(entries)
+        made |= entries
+    return made
+
+
+def _create(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
+    def create(key: str) -> LedgerEntry:
+        try:
+            transaction = work.client.create_transaction(
+                work.skill_id,
+                registration_parameters=keyed(work.options.registration_parameters, key),
+                skill_parameters=work.options.skill_parameters,
+            )
+        except NotFound as error:
+            failure = unknown_skill(work.client, work.skill_id, error)
+        else:
+            return work.entry(transaction.id, units[key])
+        raise failure
+
+    return in_parallel(create, keys, work.options.parallel)
 
 
 class _Sending:
@@ -357,22 +367,7 @@ class _Sending:
             return self._left <= 0
 
 
-def _send(work: Work, sendings: Iterable[_Sending], files: int) -> None:
-    """Add the files of transactions, and start them.
-
-    Args:
-        work: Client and so on.
-        sendings: Transactions; the next one is taken when the files of the last are being sent.
-        files: Number of their files, which limits the number of threads.
-    """
-    begun: list[_Sending] = []
-
-    def steps() -> Iterator[tuple[_Sending, tuple[int, PlannedFile] | None]]:
-        for sending in sendings:
-            begun.append(sending)
-            for file in tuple(sending.missing) or (None,):
-                yield sending, file
-
+def _send(work: Work, sendings: Sequence[_Sending]) -> None:
     def send(step: tuple[_Sending, tuple[int, PlannedFile] | None]) -> None:
         sending, missing = step
         if missing is not None:
@@ -380,10 +375,11 @@ def _send(work: Work, sendings: Iterable[_Sending], files: int) -> None:
         if sending.one_arrived():
             _start(work, sending)
 
+    steps = [(each, file) for each in sendings for file in (tuple(each.missing) or (None,))]
     try:
-        in_parallel(send, steps(), min(work.options.parallel, files))
+        in_parallel(send, steps, work.options.parallel)
     finally:
-        if given_up := [sending.key for sending in begun if sending.given_up]:
+        if given_up := [sending.key for sending in sendings if sending.given_up]:
             # Deleting takes the service minutes, and no other try may continue with them meanwhile.
             work.ledger.drop(given_up)
 

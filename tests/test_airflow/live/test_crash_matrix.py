@@ -52,19 +52,18 @@ def cleared_at_the_end(scene: Scene, gate: Gate) -> None:
 
 
 def before_create(scene: Scene, gate: Gate) -> None:
-    # The others are not created before it is noted.
-    scene.catch("createTransaction", times=1, drop=True)
+    scene.catch("createTransaction", drop=True)
     scene.trigger()
-    scene.caught(1)
+    scene.caught()
     assert scene.control.transactions() == []
     scene.kill(whole=False)
     scene.finish()
 
 
 def after_create(scene: Scene, gate: Gate) -> None:
-    scene.catch("createTransaction", times=1, when="after")
+    scene.catch("createTransaction", when="after")
     scene.trigger()
-    scene.made_one()
+    scene.made()
     scene.kill(whole=True)
     scene.finish()
 

@@ -42,10 +42,9 @@ LAG = {"list_lag": 600.0}
 
 
 def before_create(scene: Scene, machine: Machine) -> None:
-    # The others are not created before it is noted.
-    scene.catch("createTransaction", times=1, drop=True)
+    scene.catch("createTransaction", drop=True)
     scene.trigger()
-    scene.caught(1)
+    scene.caught()
     assert scene.control.transactions() == []
     scene.kill()
     scene.retry()
@@ -103,9 +102,9 @@ def waiting_in_steps(scene: Scene, machine: Machine) -> None:
 
 def after_create(scene: Scene, machine: Machine) -> None:
     with machine.losing(scene):
-        scene.catch("createTransaction", times=1, when="after")
+        scene.catch("createTransaction", when="after")
         scene.trigger()
-        scene.made_one()
+        scene.made()
     scene.retry()
     scene.finish()
 
