@@ -32,7 +32,9 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(SUITS)' 2>/dev/null && 
 demo: install
 	@exec $(BIN)/python demo/run.py $(DEMO)
 
-test: lint types pytest
+# The type checker works beside the tests, which wait now and then.
+test: lint
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
 lint: install
 	$(BIN)/ruff check .
@@ -41,7 +43,9 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# Most processes that tests start write no bytecode; they find it.
 pytest: install
+	@$(BIN)/python -m compileall -q vantage_orchestration
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope $(PYTEST)
 
 test-versions: install

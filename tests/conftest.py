@@ -14,20 +14,53 @@ from vantage_orchestration.sandbox import SandboxServer
 pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefect.live.scene")
 
 
+#: What is run by one process at a time, and begins first, in this order: what takes longest. A
+#: folder shares an orchestrator that starts slowly. All other files are run by whoever is free.
+FIRST = (
+    "tests/test_airflow/live/test_crash_matrix.py",
+    "tests/test_prefect/live",
+    "tests/test_airflow",
+    "tests/test_prefect",
+    "tests/test_airflow/live/test_inbox.py",
+)
+
+
+def _scope(nodeid: str) -> str:
+    """Return the folder or file that a test is run with."""
+    file = nodeid.partition("::")[0]
+    folder = file.rpartition("/")[0]
+    return folder if folder in FIRST else file
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a folder in one process: they share an orchestrator that starts slowly.
+    """Let processes that run at the same time (``-n 4``) take a folder or file each.
 
-    Processes that run at the same time (``-n 4``) take a folder each. Marks can't say so: the
-    plugin's groups have no effect with this pytest, which does not let it rename tests.
+    Marks can't say so: the plugin's groups have no effect with this pytest, which does not let it
+    rename tests.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class Folders(LoadScopeScheduling):
+    class Scopes(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.partition("::")[0].rpartition("/")[0]
+            return _scope(nodeid)
 
-    return Folders(config, log)
+    # Else those with the most tests come first, which are over soon.
+    config.option.loadscopereorder = False
+    return Scopes(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests for processes that run at the same time: none ends long after the others."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {_scope(item.nodeid) for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        scope = _scope(item.nodeid)
+        return FIRST.index(scope) if scope in FIRST else len(FIRST) + (scope not in slow)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

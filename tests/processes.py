@@ -54,22 +54,31 @@ def kill(*processes: psutil.Process) -> None:
     psutil.wait_procs(processes, timeout=30)
 
 
-def kill_below(folder: Path) -> None:
-    """Kill all processes that work in a folder or below it."""
-    folder = folder.resolve()
+def kill_all(belongs: Callable[[psutil.Process], bool]) -> None:
+    """Kill all processes for which ``belongs`` is true, and those that they start meanwhile."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and belongs(process)
+        except (psutil.Error, OSError):
+            return False
+
     for _ in range(20):
-        left = [item for item in psutil.process_iter() if _works_below(item, folder)]
+        left = [item for item in psutil.process_iter() if lives(item)]
         if not left:
             return
         kill(*left)
 
 
-def _works_below(process: psutil.Process, folder: Path) -> bool:
-    try:
-        alive = process.status() != psutil.STATUS_ZOMBIE
-        return alive and Path(process.cwd()).is_relative_to(folder)
-    except (psutil.Error, OSError):
-        return False
+def kill_below(folder: Path) -> None:
+    """Kill all processes that work in a folder or below it."""
+    folder = folder.resolve()
+    kill_all(lambda process: Path(process.cwd()).is_relative_to(folder))
+
+
+def kill_session(leader: int) -> None:
+    """Kill what a process has started that led a session, whoever is its parent by now."""
+    kill_all(lambda process: os.getsid(process.pid) == leader)
 
 
 @dataclass(frozen=True)
@@ -147,11 +156,7 @@ class Processes:
         for name in list(self._processes):
             self.kill(name)
         # What was started by a process that was killed is nobody's child now.
-        for _ in range(20):
-            left = [item for item in psutil.process_iter() if self._is_ours(item)]
-            if not left:
-                return
-            kill(*left)
+        kill_all(self._is_ours)
 
     def _family(self, pid: int) -> list[psutil.Process]:
         try:
@@ -162,14 +167,7 @@ class Processes:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         """Whether a process is in one of our sessions, and in our folder, which none else has."""
-        try:
-            return (
-                os.getsid(process.pid) in self._sessions
-                and process.status() != psutil.STATUS_ZOMBIE
-                and Path(process.cwd()) == self.home
-            )
-        except (psutil.Error, OSError):
-            return False
+        return os.getsid(process.pid) in self._sessions and Path(process.cwd()) == self.home
 
     def is_begun(self, name: str) -> bool:
         """Return whether a component was started, and was not killed or ended since."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pendulum
 import pytest
+from jobs import TOKEN, files_of, notes, run
 from pdfs import make_invoice
 from waits import waited
 
@@ -40,7 +41,6 @@ from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
 
 PROCESS = "workspace.default.processing"
-TOKEN = job_token("task", "-1")
 
 
 @pytest.fixture
@@ -63,17 +63,8 @@ def output(tmp_path) -> Location:
     return Location.of(tmp_path / "out")
 
 
-def notes(folder: Path | str) -> Ledger:
-    """Return a ledger that survives the process."""
-    return Ledger((FolderLedgers(Location.of(folder)), "task"))
-
-
 def again(scope: str = "task") -> TaskKey:
     return TaskKey(scope, pendulum.now("UTC"))
-
-
-def files_of(folder: Path) -> list[Location]:
-    return Location.of(folder).files("**/*.pdf")
 
 
 def started(sandbox) -> dict[str, int]:
@@ -96,25 +87,6 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **settings) -> Manifest:
-    """Begin and finish, waiting in between."""
-    chosen = Options(**settings)
-    job = begin(
-        client,
-        files_of(folder),
-        output,
-        key,
-        skill,
-        chosen,
-        token=token,
-        origin="o",
-        ledger=ledger,
-    )
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
-        time.sleep(0.01)
-    return finish(client, output, skill, chosen, token=token, ledger=ledger)
 
 
 def test_results_land_with_the_file_they_belong_to(client, sandbox, skill, folder, output):
@@ -680,17 +652,19 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
     script = textwrap.dedent(
         """
         import json, sys
-        import test_job as t
+        import jobs
         from pathlib import Path
         import pendulum
         from vantage_orchestration.client import VantageClient
         from vantage_orchestration.config import VantageConfig
         from vantage_orchestration.storage import Location
         told = json.load(sys.stdin)
-        ledger = t.notes(told["ledger"]) if told["ledger"] else t.Ledger()
+        from vantage_orchestration.processing.keys import TaskKey
+        from vantage_orchestration.processing.ledger import Ledger
+        ledger = jobs.notes(told["ledger"]) if told["ledger"] else Ledger()
         with VantageClient(VantageConfig.from_fields(told["config"])) as client:
-            t.run(client, Path(told["folder"]), Location.of(told["output"]), told["skill"],
-                  t.TaskKey("task", pendulum.parse(told["since"])), ledger=ledger, parallel=2)
+            jobs.run(client, Path(told["folder"]), Location.of(told["output"]), told["skill"],
+                  TaskKey("task", pendulum.parse(told["since"])), ledger=ledger, parallel=2)
         """
     )
     account = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}
@@ -702,10 +676,7 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
         "since": pendulum.now("UTC").to_iso8601_string(),
         "ledger": str(note) if ledger == "ledger" else "",
     }
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]) + os.pathsep + str(Path(__file__).parent),
-    }
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     operation, when = CRASHES[crash]
     chance = random.Random(f"{crash} {kind} {ledger}")
     for _ in range(2):

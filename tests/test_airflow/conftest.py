@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from test_airflow.installation import Airflow, columns_of
+from test_airflow.installation import Airflow, columns_of, template_of
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -16,7 +16,7 @@ from vantage_orchestration.sandbox import SandboxServer
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     """One Airflow for all tests; they keep apart by connection ids and run ids."""
-    installation = Airflow(tmp_path_factory.mktemp("airflow"))
+    installation = Airflow(tmp_path_factory.mktemp("airflow"), template_of(tmp_path_factory))
     try:
         installation.start()
         yield installation

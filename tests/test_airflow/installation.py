@@ -8,11 +8,17 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
+from filelock import FileLock
+from processes import kill_session
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -71,11 +77,47 @@ def copy_dags(home: Path) -> None:
         (home / "dags" / path.name).write_text(text)
 
 
-class Airflow:
-    """An Airflow installation in a folder, whose functions are in ``inside``."""
+def migrate(environment: Mapping[str, str]) -> None:
+    """Make the database of an Airflow."""
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
 
-    def __init__(self, home: Path) -> None:
+
+def copy_migrated(home: Path, template: Path) -> None:
+    """Copy the database of an Airflow on which nothing was done yet, with its configuration.
+
+    Args:
+        home: Folder that gets the copy.
+        template: Folder that all tests of a run share. Who comes first makes it.
+    """
+    made = template / "made"
+    with FileLock(f"{template}.lock"):
+        if not made.exists():
+            template.mkdir(exist_ok=True)
+            migrate(airflow_environment(template))
+            made.touch()
+    shutil.copy(template / "airflow.db", home)
+    settings = (template / "airflow.cfg").read_text()
+    (home / "airflow.cfg").write_text(settings.replace(str(template), str(home)))
+
+
+def template_of(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder for :func:`copy_migrated` that the processes of a test run share."""
+    base = factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "migrated"
+
+
+class Airflow:
+    """An Airflow installation in a folder, whose functions are in ``inside``.
+
+    Args:
+        home: Empty folder for everything it writes.
+        template: Its database is a copy of the one that is kept there.
+    """
+
+    def __init__(self, home: Path, template: Path) -> None:
         self.home = home
+        self.template = template
         self.environment = airflow_environment(home)
         self._answers = (home / f"answer-{number}.json" for number in itertools.count())
         self._process: subprocess.Popen[str] | None = None
@@ -95,18 +137,14 @@ class Airflow:
 
     def start(self) -> None:
         copy_dags(self.home)
-        subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env=self.environment,
-            check=True,
-            capture_output=True,
-        )
+        copy_migrated(self.home, self.template)
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "zygote.py"), str(self.output)],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         if self._line() != "ready":
             raise RuntimeError(f"Airflow did not start:\n{self.output.read_text()[-8000:]}")
@@ -115,6 +153,8 @@ class Airflow:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait(timeout=30)
+            # A task's process ends at once; what it has started, such as a listener's, does not.
+            kill_session(self._process.pid)
 
     def __call__(self, function: str, environment: dict[str, str] | None = None, **arguments: Any):
         """Call a function of ``inside`` and return its result."""

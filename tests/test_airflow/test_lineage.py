@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_airflow.installation import Airflow
+from test_airflow.installation import Airflow, template_of
 
 from vantage_orchestration.airflow.lineage import dataset_name, datasets
 from vantage_orchestration.urls import StorageUrl
@@ -59,9 +59,9 @@ def test_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_events(tmp_path: Path) -> None:
+def test_events(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A real task under the provider's own listener, which writes events into a file."""
-    airflow, file = Airflow(tmp_path), tmp_path / "events.json"
+    airflow, file = Airflow(tmp_path, template_of(tmp_path_factory)), tmp_path / "events.json"
     transport = {"type": "file", "log_file_path": str(file), "append": True}
     # The provider decides when it is loaded whether it does anything.
     airflow.environment["AIRFLOW__OPENLINEAGE__TRANSPORT"] = json.dumps(transport)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_airflow.installation import template_of
 from test_airflow.live.running import Running
 
 DAGS = Path(__file__).parent / "dags"
@@ -15,7 +16,7 @@ DAGS = Path(__file__).parent / "dags"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """API server, scheduler, Dag processor and triggerer, for all tests of a module."""
-    airflow = Running(tmp_path_factory.mktemp("live"), DAGS)
+    airflow = Running(tmp_path_factory.mktemp("live"), DAGS, template=template_of(tmp_path_factory))
     try:
         airflow.start()
         yield airflow

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ import psutil
 import requests
 from cryptography.fernet import Fernet
 from processes import Component, Processes, free_port, wait_until
-from test_airflow.installation import airflow_environment, columns_of
+from test_airflow.installation import airflow_environment, columns_of, copy_migrated, migrate
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -110,6 +109,8 @@ class Running(Processes):
         dags: Folder with its Dag files.
         postgres: Address of its database, without the driver; else it has a file of its own.
         environment: More of its environment.
+        template: Folder whose migrated database is copied, see ``copy_migrated``; else it makes
+            its own.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Running(Processes):
         dags: Path,
         postgres: str | None = None,
         environment: Mapping[str, str] | None = None,
+        template: Path | None = None,
     ) -> None:
         ports = {name: free_port() for name in SERVERS}
         environment = {
@@ -125,6 +127,7 @@ class Running(Processes):
             **(environment or {}),
         }
         self.postgres = postgres
+        self.template = template
         components = {}
         for name, command in COMPONENTS.items():
             port = ("--port", str(ports[name])) if name in ports else ()
@@ -152,12 +155,10 @@ class Running(Processes):
 
     def migrate(self) -> None:
         """Make the database."""
-        subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env=self.environment,
-            check=True,
-            capture_output=True,
-        )
+        if self.template is None:
+            migrate(self.environment)
+        else:
+            copy_migrated(self.home, self.template)
         if self.postgres is None:
             with contextlib.closing(sqlite3.connect(self.database)) as connection:
                 # Readers and a writer at the same time. The file keeps this setting.

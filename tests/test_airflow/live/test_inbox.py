@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from postgres import Postgres
 from processes import wait_until
-from test_airflow.installation import columns_of
+from test_airflow.installation import columns_of, template_of
 from test_airflow.live.running import Running
 
 from vantage_orchestration.sandbox import SandboxServer
@@ -33,7 +33,7 @@ FILES = 2  # Result files of a receipt.
 class Inbox:
     """An Airflow, and a sandbox to which mail comes."""
 
-    def __init__(self, folder: Path, postgres: str | None) -> None:
+    def __init__(self, folder: Path, postgres: str | None, template: Path | None) -> None:
         self.out = folder / "out"
         self.sandbox = SandboxServer(seed=700 + (postgres is None)).start()
         self.control = self.sandbox.control
@@ -41,7 +41,7 @@ class Inbox:
         connection = json.dumps({**columns, "extra": json.loads(columns["extra"])})
         environment = {"INBOX_OUT": str(self.out), "AIRFLOW_CONN_INBOX": connection}
         (folder / "home").mkdir()
-        self.airflow = Running(folder / "home", DAGS, postgres, environment)
+        self.airflow = Running(folder / "home", DAGS, postgres, environment, template)
         self.ids: list[str] = []
 
     def stop(self) -> None:
@@ -140,8 +140,9 @@ def inboxes(
         postgres.start()
         found = {}
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        for name, url in (("sqlite", None), ("postgres", postgres.url)):
-            inbox = Inbox(tmp_path_factory.mktemp(name), url)
+        template = template_of(tmp_path_factory)
+        for name, *database in (("sqlite", None, template), ("postgres", postgres.url, None)):
+            inbox = Inbox(tmp_path_factory.mktemp(name), *database)
             stack.callback(inbox.stop)
             found[name] = inbox, pool.submit(inbox.live)
         yield found
