@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from processes import free_port, wait_until
+from patience import wait_until
+from processes import free_port
 
 
 class Postgres:

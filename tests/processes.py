@@ -8,36 +8,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
-
-T = TypeVar("T")
-#: Seconds. Only a test that fails waits that long.
-PATIENCE = float(os.environ.get("TEST_PATIENCE", "300"))
-
-
-def wait_until(
-    condition: Callable[[], T], what: str | Callable[[], str], patience: float = PATIENCE
-) -> T:
-    """Return the first true result of ``condition``.
-
-    Args:
-        condition: What is asked for again and again.
-        what: What is waited for, to be told when it does not come.
-        patience: Seconds.
-    """
-    end = time.monotonic() + patience
-    while not (found := condition()):
-        if time.monotonic() > end:
-            text = what if isinstance(what, str) else what()
-            raise TimeoutError(f"not within {patience:.0f} s: {text}")
-        time.sleep(0.4)
-    return found
+from patience import PATIENCE
 
 
 def free_port() -> int:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import requests
+from patience import wait_until
 from pdfs import make_invoice
-from processes import wait_until
 from pypdf import PdfWriter
 
 from vantage_orchestration.processing.ledger import FOLDER

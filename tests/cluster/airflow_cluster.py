@@ -16,8 +16,9 @@ from typing import Any
 
 import requests
 from engines import BUCKET, KEY, Bucket, begin_engines, own, redis
+from patience import wait_until
 from postgres import Postgres
-from processes import Component, free_port, wait_until
+from processes import Component, free_port
 from test_airflow.live.running import Running
 
 HERE = Path(__file__).resolve().parent

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from processes import Component, Processes, free_port, wait_until
+from patience import wait_until
+from processes import Component, Processes, free_port
 
 #: The bucket of all scenarios.
 BUCKET = "cluster"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines import Bucket
+from patience import wait_until
 from pdfs import make_invoice
-from processes import wait_until
 from scenes import FOR_EVER, pad, starts_of
 
 from vantage_orchestration.sandbox import SandboxServer

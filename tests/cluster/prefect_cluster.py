@@ -15,8 +15,9 @@ from typing import Any
 
 import psutil
 from engines import BUCKET, Bucket, begin_engines, listens, own
+from patience import wait_until
 from postgres import Postgres
-from processes import Component, free_port, wait_until
+from processes import Component, free_port
 from test_prefect.live.running import BAD, Run, Running
 
 HERE = Path(__file__).resolve().parent

@@ -24,6 +24,7 @@ from typing import Any
 import pendulum
 import pytest
 from core.conftest import config_of
+from patience import wait_while_running
 from pdfs import make_invoice
 
 import vantage_orchestration
@@ -574,10 +575,9 @@ def test_a_killed_collection_fetches_only_the_rest(client, sandbox, batch, outpu
     sandbox.control.add_fault(**fault)
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
         try:
-            end = time.monotonic() + 60
-            while not sandbox.control.faults()[0]["hits"] and time.monotonic() < end:
-                assert process.poll() is None
-                time.sleep(0.05)
+            wait_while_running(
+                process, lambda: sandbox.control.faults()[0]["hits"], "the download to be held up"
+            )
         finally:
             process.send_signal(signal.SIGKILL)
     assert len(downloads(sandbox)) == 30

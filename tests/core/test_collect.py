@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pendulum
 import pytest
 import stores
+from patience import wait_while_running
 from pdfs import make_invoice
 
 from vantage_orchestration import errors
@@ -529,11 +529,11 @@ def test_a_collector_killed_in_a_download(client, sandbox, process, tmp_path, af
     try:
         json.dump([fields, transaction.id, killed.path], worker.stdin)
         worker.stdin.close()
-        end = time.monotonic() + 60
-        while not (parts := [path for path in killed.sizes() if path.endswith(".part")]):
-            assert worker.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        parts = wait_while_running(
+            worker,
+            lambda: [path for path in killed.sizes() if path.endswith(".part")],
+            "a download to begin",
+        )
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait(30)

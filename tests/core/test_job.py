@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from pathlib import Path
 import pendulum
 import pytest
 from jobs import TOKEN, files_of, notes, run
+from patience import wait_until
 from pdfs import make_invoice
 from waits import waited
 
@@ -688,12 +688,15 @@ def test_kill_minus_9_anywhere_and_each_document_is_charged_once(
         ) as process:
             process.stdin.write(json.dumps(told))
             process.stdin.close()
-            deadline = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < deadline:
-                if any(fault["hits"] for fault in sandbox.control.faults()):
-                    process.send_signal(signal.SIGKILL)
-                    break
-                time.sleep(0.02)
+            wait_until(
+                lambda: (
+                    any(fault["hits"] for fault in sandbox.control.faults())
+                    or process.poll() is not None
+                ),
+                "the request to kill it at, or its end",
+                pause=0.02,
+            )
+            process.kill()
             process.wait(10)
     sandbox.control.clear_faults()
     last = subprocess.run(

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pendulum
 import pytest
+from patience import wait_until, wait_while_running
 from pdfs import make_invoice
 
 from vantage_orchestration import errors
@@ -269,11 +269,11 @@ def test_kill_minus_9_at_each_step_and_the_next_try_starts_nothing_twice(
         [sys.executable, "-c", textwrap.dedent(WORKER), str(invoice), skill], env=environment
     )
     try:
-        end = time.monotonic() + 60
-        while not any(fault["hits"] for fault in sandbox.control.faults()):
-            assert worker.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        wait_while_running(
+            worker,
+            lambda: any(fault["hits"] for fault in sandbox.control.faults()),
+            "the step to be held up",
+        )
         if delayed == "after":
             wait_until_done(sandbox, operation)
     finally:
@@ -287,18 +287,12 @@ def test_kill_minus_9_at_each_step_and_the_next_try_starts_nothing_twice(
 
 def wait_until_done(sandbox, operation) -> None:
     """Wait until the work of a step is done, though its reply is not sent."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        for item in sandbox.control.transactions():
-            done = {
-                "createTransaction": True,
-                "addFiles": item["files"],
-                "startTransaction": item["started"],
-            }[operation]
-            if done:
-                return
-        time.sleep(0.02)
-    raise AssertionError(f"{operation} was never done")
+    member = {"createTransaction": "id", "addFiles": "files", "startTransaction": "started"}
+    wait_until(
+        lambda: any(item[member[operation]] for item in sandbox.control.transactions()),
+        f"{operation} to be done",
+        pause=0.02,
+    )
 
 
 def test_tasks_at_the_same_time_do_not_mix_up_documents(client, sandbox, skill, tmp_path):

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -166,10 +167,11 @@ def test_a_wrong_password_is_sent_once_by_all_processes(sandbox, start):
 
 
 def wait_for_login(sandbox, count: int = 1) -> None:
-    end = time.monotonic() + 30
-    while sum(fault["hits"] for fault in sandbox.control.faults()) < count:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(
+        lambda: sum(fault["hits"] for fault in sandbox.control.faults()) >= count,
+        "the login",
+        pause=0.02,
+    )
 
 
 def test_a_process_killed_with_the_lock_holds_nobody_up(sandbox, start):

@@ -12,13 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from patience import wait_while_running
 from pdfs import make_invoice
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 
@@ -38,9 +38,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
-        while not self.ready.exists():
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.01)
+        wait_while_running(self.process, self.ready.exists, "the sandbox")
         self.info = json.loads(self.ready.read_text(encoding="utf-8"))
         self.url = self.info["url"]
         self.control = SandboxControl(self.url)

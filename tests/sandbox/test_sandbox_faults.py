@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import requests
+from patience import wait_until
 
 from vantage_orchestration.sandbox.control_client import SandboxControlError
 
@@ -297,11 +298,10 @@ def test_client_that_goes_away_leaves_nothing(api: Any) -> None:
     )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + b"x" * 200_000)
-    for _ in range(500):
-        (entry,) = api.control.journal(path_regex="files")
-        if entry["finished"]:
-            break
-        time.sleep(0.01)
+    wait_until(
+        lambda: api.control.journal(path_regex="files")[0]["finished"], "its end", pause=0.01
+    )
+    (entry,) = api.control.journal(path_regex="files")
     assert entry["outcome"] == "the client went away"
     assert list(api.server._state.folder.iterdir()) == []
 
@@ -351,7 +351,7 @@ def test_slow_download_arrives_whole(api: Any, invoice: bytes) -> None:
 def test_slow_download_stalls(api: Any, invoice: bytes) -> None:
     path = download_path(api, invoice)
     api.control.add_fault(operation="downloadResultFile", chunk_delay=60, chunk_size=10)
-    with requests.get(api.base + path, headers=api.headers, stream=True, timeout=0.2) as reply:
+    with requests.get(api.base + path, headers=api.headers, stream=True, timeout=2) as reply:
         assert reply.status_code == 200
         with pytest.raises(requests.ConnectionError, match="Read timed out"):
             _ = reply.content
@@ -367,6 +367,8 @@ def test_slow_reply(api: Any, when: str) -> None:
             headers=api.headers,
             timeout=0.2,
         )
+    if when == "after":
+        wait_until(api.control.transactions, "the work to be done", pause=0.01)
     assert len(api.control.transactions()) == (1 if when == "after" else 0)
 
 
@@ -390,8 +392,7 @@ def test_stop_does_not_wait_for_delayed_replies(make_api: Any) -> None:
 
     caller = Thread(target=ask)
     caller.start()
-    while not api.control.journal(path_regex="skills"):
-        time.sleep(0.005)
+    wait_until(lambda: api.control.journal(path_regex="skills"), "the request", pause=0.005)
     thread = api.server._thread
     api.server.stop()
     assert not thread.is_alive()

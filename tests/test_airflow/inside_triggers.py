@@ -121,7 +121,7 @@ class Triggerer:
             RunTrigger(id=number, classpath=CLASSPATH, encrypted_kwargs=encrypted, ti=ti)
         )
 
-    def serve_until(self, check: Callable[[], Any], seconds: float = 60.0) -> None:
+    def serve_until(self, check: Callable[[], Any], seconds: float = 300.0) -> None:
         end = time.monotonic() + seconds
         while not check():
             if not self.supervisor.is_alive() or time.monotonic() > end:

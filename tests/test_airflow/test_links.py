@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
@@ -24,6 +23,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 import requests
 from leaks import find_leaks
+from patience import wait_until, wait_while_running
 from test_airflow.installation import SERVER, Airflow, columns_of
 
 from vantage_orchestration.airflow.provider import get_provider_info
@@ -59,12 +59,16 @@ class Server:
                 stdout=output,
                 stderr=output,
             )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"no API server:\n{self.output.read_text()[-5000:]}")
-            time.sleep(0.2)
+        try:
+            wait_while_running(
+                self._process,
+                self._answers,
+                lambda: f"no API server:\n{self.output.read_text()[-5000:]}",
+                pause=0.2,
+            )
+        except BaseException:
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
         try:
@@ -145,10 +149,9 @@ class Case:
 
     def until(self, wanted: Callable[[requests.Response], object], query: str = "") -> None:
         """Reload the page until it shows what is wanted: answers count as new for a moment."""
-        deadline = time.monotonic() + 60
-        while not wanted(page := self.get(query=query)):
-            assert time.monotonic() < deadline, page.text
-            time.sleep(0.2)
+        wait_until(
+            lambda: wanted(self.get(query=query)), lambda: self.get(query=query).text, pause=0.2
+        )
 
     def asked(self) -> int:
         """Return the number of requests about transactions so far."""
@@ -660,10 +663,11 @@ def test_a_service_that_hangs_stalls_nobody_else(case: Case, airflow: Airflow, w
 
     with ThreadPoolExecutor(viewers) as pool:
         pages = [pool.submit(case.get, "VIEWER") for _ in range(viewers)]
-        deadline = time.monotonic() + 60
-        while not (begun.is_set() or (where != "token" and asked())):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(
+            lambda: begun.is_set() or (where != "token" and asked()),
+            "the first request",
+            pause=0.01,
+        )
         # This one runs in the API server's own threads.
         other = case.server.send("GET", f"/api/v2/dags/{DAG}/dagRuns?limit=1", "VIEWER")
         assert other.status_code == 200

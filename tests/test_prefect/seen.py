@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from patience import wait_until
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
@@ -16,13 +16,9 @@ from vantage_orchestration.prefect.events import PREFIX
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 90.0) -> T:
+def until(condition: Callable[[], T]) -> T:
     """Wait until a condition holds; return what it gave."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited in vain; at last there was {found!r}"
-        time.sleep(0.1)
-    return found
+    return wait_until(condition, "what the server is to show", pause=0.1)
 
 
 def told(*transaction_ids: str) -> list[Any]:

@@ -220,8 +220,7 @@ def test_worker_is_free_while_a_person_reviews(
         lambda: any(
             each.payload["transactions"] == 3
             for each in events_named("prefect.asset.materialization.succeeded", key)
-        ),
-        seconds=30,
+        )
     )
 
 

@@ -10,7 +10,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 from leaks import find_leaks
+from patience import PATIENCE, wait_while_running
 from pdfs import make_invoice
 from prefect import flow, task
 from prefect.client.orchestration import get_client
@@ -352,18 +352,6 @@ def _process(arguments: list[str], environment: dict[str, str], log: Path) -> An
             process.wait(30)
 
 
-def _until(condition: Callable[[], Any], process: Any, log: Path) -> Any:
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        if process.poll() is not None:
-            pytest.fail(f"the process ended with {process.returncode}: {log.read_text()}")
-        time.sleep(0.1)
-    pytest.fail(f"waited in vain: {log.read_text()}")
-
-
 def test_killed_process_goes_on_as_the_same_run(
     sandbox: SandboxServer,
     skill: str,
@@ -377,10 +365,11 @@ def test_killed_process_goes_on_as_the_same_run(
     name = save_block()
     arguments = [str(FLOW_FILE), str(folder), f"--skill={skill}", f"--output={output}"]
     with _process([*arguments, f"--block={name}"], prefect_server.environment(), log) as process:
-        _until(
-            lambda: sum(item["looks"] > 1 for item in sandbox.control.transactions()) == 3,
+        wait_while_running(
             process,
-            log,
+            lambda: sum(item["looks"] > 1 for item in sandbox.control.transactions()) == 3,
+            log.read_text,
+            pause=0.1,
         )
         process.send_signal(signal.SIGKILL)
         assert process.wait(30) == -signal.SIGKILL
@@ -395,7 +384,7 @@ def test_killed_process_goes_on_as_the_same_run(
     retry = ["-m", "prefect", "flow-run", "retry", str(runs[0].id)]
     retry += ["--entrypoint", f"{FLOW_FILE}:abbyy_vantage_documents"]
     with _process(retry, prefect_server.environment(), log) as process:
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
 
     assert _started(sandbox) == _once_each(folder)
     _check_output(output, folder)
@@ -431,13 +420,14 @@ def test_nothing_secret_is_left_anywhere(
     arguments = ["-c", DRIVER, str(FLOW_FILE), str(folder), "--skill", skill]
     arguments += ["--output", str(output), "--block", name]
     with _process(arguments, environment, log) as process:
-        waiting = _until(
-            lambda: [item["id"] for item in control.transactions() if item["in_review"]],
+        waiting = wait_while_running(
             process,
-            log,
+            lambda: [item["id"] for item in control.transactions() if item["in_review"]],
+            log.read_text,
+            pause=0.1,
         )
         control.finish_review(waiting[0])
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
     _check_output(output, folder)
     assert _started(sandbox) == _once_each(folder)
 

@@ -266,7 +266,7 @@ class AirflowTrial(Trial):
 
     def watcher(self) -> None:
         """Let mail come in, and see it fetched."""
-        from processes import wait_until
+        from patience import wait_until
 
         transactions = set(self.control.receive_many(3, "Receipt"))
         wait_until(

@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 import requests
 from cryptography.fernet import Fernet
-from processes import Component, Processes, free_port, wait_until
+from patience import wait_until
+from processes import Component, Processes, free_port
 from test_airflow.installation import airflow_environment, columns_of, copy_migrated, migrate
 
 from vantage_orchestration.sandbox import SandboxServer

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from leaks import database_bytes, find_leaks
-from processes import PATIENCE, kill
+from patience import PATIENCE
+from processes import kill
 from scenes import INPUTS, TWICE, Matrix, secrets_of
 from test_airflow.live.running import Running
 from test_airflow.live.scene import Case, Scene

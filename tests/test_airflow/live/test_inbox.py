@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import wait_until
 from postgres import Postgres
-from processes import wait_until
 from test_airflow.installation import columns_of, template_of
 from test_airflow.live.running import Running
 

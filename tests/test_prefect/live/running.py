@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 import requests
-from processes import Component, Processes, free_port, wait_until
+from patience import wait_until
+from processes import Component, Processes, free_port
 
 from vantage_orchestration.sandbox import SandboxServer
 

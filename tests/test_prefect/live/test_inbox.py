@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import kill, wait_until
+from patience import wait_until
+from processes import kill
 from test_prefect.live.running import POOLS, STAYS, Run, Running
 
 from vantage_orchestration.sandbox import SandboxServer
