@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``vantage-orchestration``.
+"""The command ``vantage-orchestration``, and how its subcommands load a stored credential by name.
 
 Its subcommands come from the entry point group ``vantage_orchestration.commands``: each is a module
 with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> int``. Only the chosen one is loaded
@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vantage_orchestration import __version__
+from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from vantage_orchestration.token.stores import StoreFactory
+
+__all__ = ["add_credential_option", "load_credential", "main"]
 
 GROUP = "vantage_orchestration.commands"
+#: Entry points that load a credential of an orchestrator by name: ``load(name)`` returns the
+#: configuration and a factory for the orchestrator's own store.
+_CREDENTIALS = "vantage_orchestration.credentials"
+
+Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,3 +68,34 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], entry: E
 
 def _raise(failure: VantageError) -> NoReturn:
     raise failure
+
+
+def add_credential_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--of``."""
+    parser.add_argument(
+        "--of",
+        metavar="ORCHESTRATOR:NAME",
+        default="",
+        help="credential to take: airflow:CONNECTION_ID or prefect:BLOCK_NAME; by default the"
+        f" environment's {ENVIRONMENT_PREFIX}*",
+    )
+
+
+def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
+    """Return a credential, and a factory for its orchestrator's own token store.
+
+    The name is the value of ``--of``; empty for the environment.
+
+    Raises:
+        ConfigurationError: There is no such credential.
+    """
+    if not name:
+        return VantageConfig.from_env(), None
+    orchestrator, _, credential = name.partition(":")
+    for entry in entry_points(group=_CREDENTIALS, name=orchestrator):
+        loader: Loader = entry.load()
+        return loader(credential)
+    raise ConfigurationError(
+        f"{orchestrator!r} is not a known orchestrator",
+        hint="Give airflow:CONNECTION_ID or prefect:BLOCK_NAME",
+    )

@@ -8,10 +8,10 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 
+from vantage_orchestration.cli import add_credential_option, load_credential
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import NotFound
 from vantage_orchestration.models import Skill, SkillField
-from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.text import clean
 
 __all__ = ["HELP", "add_arguments", "run"]

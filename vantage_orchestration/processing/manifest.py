@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.models import BusinessRuleError, Classification, Transaction
     from vantage_orchestration.storage import AnyPath
-    from vantage_orchestration.tables.opening import OpenTable
+    from vantage_orchestration.tables.build import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
 
 __all__ = [
@@ -497,7 +497,7 @@ class Manifest:
     def _opened(
         self, skill: str | None, values: ValueFormat | None
     ) -> Iterator[Mapping[str, OpenTable]]:
-        from vantage_orchestration.tables.opening import opened_tables, tables_of_skill
+        from vantage_orchestration.tables.build import opened_tables, tables_of_skill
 
         with opened_tables(self, self.opened_in, values) as tables:
             yield tables_of_skill(tables, skill)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from vantage_orchestration.cli import add_credential_option, load_credential
 from vantage_orchestration.errors import ConfigurationError, StateUnavailable
-from vantage_orchestration.named_credentials import add_credential_option, load_credential
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
 from vantage_orchestration.token.cache import TokenCache
 from vantage_orchestration.token.entry import Refusal
