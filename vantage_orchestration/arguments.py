@@ -21,8 +21,6 @@ from typing import Any, Final
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import clean
 
-__all__ = ["CLASS", "items", "output", "pairs", "place", "text", "transaction_ids"]
-
 #: A transaction id is a UUID (contract, section 3.2).
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BETWEEN_IDS: Final = re.compile(r"[\s,;\[\](){}'\"]+")

@@ -21,8 +21,6 @@ from vantage_orchestration.errors import ConfigurationError, VantageError
 if TYPE_CHECKING:
     from vantage_orchestration.token.stores import StoreFactory
 
-__all__ = ["add_credential_option", "load_credential", "main"]
-
 GROUP = "vantage_orchestration.commands"
 #: Entry points that load a credential of an orchestrator by name: ``load(name)`` returns the
 #: configuration and a factory for the orchestrator's own store.

@@ -15,8 +15,6 @@ from functools import partial
 from itertools import chain
 from typing import BinaryIO, Final
 
-__all__ = ["check_content", "is_markup"]
-
 #: Bytes at the start that must show an HTML page or the PDF signature.
 _HEAD: Final = 1024
 _CHUNK: Final = 1024 * 1024

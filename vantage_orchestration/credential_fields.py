@@ -10,21 +10,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-__all__ = [
-    "CLIENT_AUTHS",
-    "DEFAULT_API_PATH",
-    "DEFAULT_AUTH_PATH",
-    "DEFAULT_CLIENT_AUTH",
-    "DEFAULT_GRANT_TYPE",
-    "DEFAULT_SCOPE",
-    "DEFAULT_STORE",
-    "DEFAULT_TENANT_AUTH_PATH",
-    "FIELDS",
-    "REGIONS",
-    "STORES",
-    "Field",
-]
-
 #: Base address per region [OAS25]. A tenant exists in one region only.
 REGIONS: Final = {
     "us": "https://vantage-us.abbyy.com",

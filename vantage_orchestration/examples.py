@@ -11,8 +11,6 @@ from pathlib import Path
 
 from vantage_orchestration.errors import ConfigurationError
 
-__all__ = ["HELP", "KINDS", "add_arguments", "copy_examples", "run"]
-
 HELP = "copy the example DAGs and flows into a folder"
 #: Folders of examples.
 KINDS = ("dags", "flows")

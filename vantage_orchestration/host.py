@@ -7,8 +7,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-__all__ = ["airflow_version", "prefect_version"]
-
 
 def airflow_version() -> tuple[int, ...]:
     """Return the version of Airflow, without importing it.

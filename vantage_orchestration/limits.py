@@ -3,16 +3,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "LONGEST_KEY",
-    "LONGEST_PAGE",
-    "LONGEST_UPLOAD",
-    "LONGEST_VALUE",
-    "MOST_FILES",
-    "MOST_PARAMETERS",
-    "RETENTION_DAYS",
-]
-
 #: Most bytes of all files of a transaction together.
 LONGEST_UPLOAD = 2 * 1024**3
 #: Most files of a transaction of a Process skill; other skills accept one.

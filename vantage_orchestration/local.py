@@ -25,16 +25,6 @@ from typing import BinaryIO, TypeVar
 
 from vantage_orchestration.errors import ConfigurationError
 
-__all__ = [
-    "check_regular",
-    "is_below",
-    "open_regular",
-    "part_of",
-    "remove",
-    "remove_folder",
-    "write_whole",
-]
-
 T = TypeVar("T")
 
 #: Bytes of a file's name that its temporary part keeps; a file system allows 255 in all.

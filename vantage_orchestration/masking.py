@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 
 from vantage_orchestration.secret import MASK, Secret
 
-__all__ = ["masked"]
-
 #: A shorter secret would mask parts of ordinary words.
 _SHORTEST, _SHORTEST_ENCODED = 4, 6
 # Escapes of URLs, HTML, JSON and Python's repr, also if escaped more than once.

@@ -14,8 +14,6 @@ from vantage_orchestration.errors import NotFound
 from vantage_orchestration.models import Skill, SkillField
 from vantage_orchestration.text import clean
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = "list the skills that a credential may use, with their fields"
 
 

@@ -20,17 +20,6 @@ from vantage_orchestration.text import clean
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = [
-    "FolderStore",
-    "Store",
-    "Values",
-    "checked",
-    "read_json",
-    "read_value",
-    "reading",
-    "write_value",
-]
-
 T = TypeVar("T")
 
 _MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)

@@ -14,8 +14,6 @@ from vantage_orchestration.secret import MASK, Secret
 if TYPE_CHECKING:
     from pendulum import DateTime
 
-__all__ = ["clean", "counted", "identifier", "message_of", "named", "one_line", "read_json"]
-
 _LONGEST = 300
 #: Characters to search for known secrets, and for text that looks like a secret. More would take
 #: noticeable time, and the shown text is much shorter.

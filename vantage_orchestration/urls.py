@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-__all__ = ["StorageUrl"]
-
 #: Aliases of a scheme.
 _SAME: Final = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "local": "file"}
 #: Schemes that name the container where others name a user.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     )
     from vantage_orchestration.storage import Location
 
-__all__ = ["AppliedSkills", "OpenTable", "ResultTables", "opened_tables", "tables_of_skill"]
-
 
 @dataclass(frozen=True, slots=True)
 class AppliedSkills:

@@ -21,8 +21,6 @@ from vantage_orchestration.tables.values import DECIMAL_DIGITS, DECIMAL_PLACES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Column", "Rows", "columns_of", "free_name"]
-
 #: Cells to collect before they become a batch: about 20 MB of Python objects.
 _CELLS: Final = 250_000
 _NOT_ALPHANUMERIC: Final = re.compile(r"[\W_]+")

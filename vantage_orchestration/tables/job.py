@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.storage import Location
 
-__all__ = ["complete"]
-
 log = logging.getLogger(__name__)
 
 

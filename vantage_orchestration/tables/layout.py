@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
     from vantage_orchestration.tables.values import Kind
 
-__all__ = ["DOCUMENT_KEY", "POSITION", "Group", "Layout", "Leaf", "Repeated"]
-
 #: The columns that identify the document of a row.
 DOCUMENT_KEY = (
     Column("transaction_id", "text", key=True),

@@ -13,8 +13,6 @@ from typing import Any
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.tables.reading import Content, Entry, members, values_by_name
 
-__all__ = ["Finding", "QualityRules"]
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:

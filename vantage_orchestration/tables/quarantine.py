@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     )
     from vantage_orchestration.storage import AnyPath
 
-__all__ = ["Quarantine"]
-
 _CHUNK = 1024 * 1024
 
 

@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     )
     from vantage_orchestration.storage import Location
 
-__all__ = [
-    "Content",
-    "DocumentContent",
-    "Entry",
-    "contents_of",
-    "members",
-    "read_content",
-    "sources_of",
-    "values_by_name",
-]
-
 Entry = Mapping[str, Any]
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")

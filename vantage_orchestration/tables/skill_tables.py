@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.reading import DocumentContent
     from vantage_orchestration.tables.values import ValueFormat
 
-__all__ = ["SkillTables"]
-
 _DOCUMENTS: Final = (
     *DOCUMENT_KEY,
     *columns_of(document_id="text", skill="text"),

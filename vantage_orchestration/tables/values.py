@@ -21,15 +21,6 @@ from vantage_orchestration.errors import ConfigurationError
 if TYPE_CHECKING:
     from datetime import date
 
-__all__ = [
-    "DECIMAL_DIGITS",
-    "DECIMAL_PLACES",
-    "Converted",
-    "Kind",
-    "ValueFormat",
-    "require_pyarrow",
-]
-
 #: Type of a column.
 Kind = Literal["text", "date", "decimal", "boolean"]
 

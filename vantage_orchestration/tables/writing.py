@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.columns import Rows
 
-__all__ = ["TABLES", "arrow_table", "flattened", "write_tables"]
-
 #: Name of the folder with the tables, in the output folder.
 TABLES: Final = "tables"
 

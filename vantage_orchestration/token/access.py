@@ -14,8 +14,6 @@ from vantage_orchestration.secret import Confidential, Secret
 if TYPE_CHECKING:
     from pendulum import DateTime
 
-__all__ = ["SYSTEM_CLOCK", "AccessToken", "Clock"]
-
 
 def _steady_clock() -> Callable[[], float]:
     """Return a clock that nobody can set and that keeps counting while the machine sleeps.

@@ -30,8 +30,6 @@ from vantage_orchestration.token.entry import (
 )
 from vantage_orchestration.token.stores import FileStore
 
-__all__ = ["LOCK_PATIENCE", "TokenCache", "claimed"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds to wait for another process that logs in with the same credential. A process that dies

@@ -14,8 +14,6 @@ from vantage_orchestration.token.cache import TokenCache
 from vantage_orchestration.token.entry import Refusal
 from vantage_orchestration.token.stores import store_of
 
-__all__ = ["HELP", "add_arguments", "run"]
-
 HELP = "show or clear the stored token or refusal of a credential"
 
 

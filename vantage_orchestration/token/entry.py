@@ -29,17 +29,6 @@ from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.request import LONGEST_LIFETIME, REFUSALS, renewal_margin
 
-__all__ = [
-    "KEY_COST",
-    "LONGEST_HOLD",
-    "SHORTEST_SECRET",
-    "EntryCipher",
-    "Refusal",
-    "read_entry",
-    "write_refusal",
-    "write_token",
-]
-
 #: Longest time in seconds for which a refused login is held.
 LONGEST_HOLD = 86400.0
 #: Shortest client secret, in characters, with which anything is stored: a shorter one could be

@@ -27,20 +27,6 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.text import clean, message_of, read_json
 
-__all__ = [
-    "ASSUMED_LIFETIME",
-    "LONGEST_LIFETIME",
-    "LONGEST_REPLY",
-    "REFUSALS",
-    "REFUSAL_HOLD",
-    "Grant",
-    "client_header",
-    "hold_of",
-    "read_reply",
-    "renewal_margin",
-    "token_form",
-]
-
 #: Assumed lifetime in seconds if the reply has no ``expires_in`` (contract, section 9).
 ASSUMED_LIFETIME = 3600.0
 #: Longest accepted lifetime in seconds. The documented lifetime is 30 days.

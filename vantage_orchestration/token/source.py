@@ -41,8 +41,6 @@ from vantage_orchestration.token.entry import LONGEST_HOLD, Refusal
 from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
 from vantage_orchestration.token.stores import FileStore, StoreFactory, store_of
 
-__all__ = ["REJECTED_HOLD", "TokenSource", "token_source"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds for which a live token is used after a failed renewal, before the next try.

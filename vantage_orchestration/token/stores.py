@@ -16,8 +16,6 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.state import Store
 
-__all__ = ["FileStore", "StoreFactory", "default_folder", "store_of"]
-
 log = logging.getLogger(__name__)
 
 

@@ -29,8 +29,6 @@ from vantage_orchestration.token.request import (
     token_form,
 )
 
-__all__ = ["log_in"]
-
 #: Values of ``Content-Encoding`` that can be unpacked with limits.
 _UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
