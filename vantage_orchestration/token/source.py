@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Provides a valid token at any time, with one login for all callers.
 
-Threads and coroutines that find no valid token share one flight: a login in a separate thread. A
+Threads and coroutines that find no valid token share one login, in a separate thread (a flight). A
 waiter may be cancelled or time out without harm to the others. No lock of the process is held
 during network access, and a valid token is returned without any lock.
 
-Processes that share a store make one flight in total: they hold the store's lock during the login
+Processes that share a store make one login in total: they hold the store's lock during the login
 and read the store again inside it, so that the second process finds the first one's token.
 """
 
@@ -122,7 +122,7 @@ class TokenSource:
             return token
         limit = self._patience if patience is None else patience
         try:
-            outcome = self._board().result(limit)
+            outcome = self._join().result(limit)
         except concurrent.futures.TimeoutError:
             outcome = self._too_slow(limit)
         return self._settle(outcome)
@@ -132,7 +132,7 @@ class TokenSource:
         token = self._token
         if token is not None and self._now() < token.renew_at:
             return token
-        flight = self._board()
+        flight = self._join()
         if flight.done():
             return self._settle(flight.result())
         limit = self._patience if patience is None else patience
@@ -190,7 +190,7 @@ class TokenSource:
         wait = 0.0 if self._cache.keeps_nothing else LOCK_PATIENCE
         return wait + self._retries.budget + one_try + 5.0
 
-    def _board(self) -> _Outcome:
+    def _join(self) -> _Outcome:
         """Return the flight to wait for, or one that has ended."""
         now = self._now()
         with self._lock:
@@ -207,13 +207,13 @@ class TokenSource:
             flight = self._flight = _Outcome()
         try:
             threading.Thread(
-                target=self._fly, args=(flight,), name="abbyy-vantage-login", daemon=True
+                target=self._run, args=(flight,), name="abbyy-vantage-login", daemon=True
             ).start()
         except RuntimeError:  # No new threads while the interpreter shuts down.
-            self._fly(flight)
+            self._run(flight)
         return flight
 
-    def _fly(self, flight: _Outcome) -> None:
+    def _run(self, flight: _Outcome) -> None:
         """Get a token and give the outcome to all waiters of ``flight``."""
         outcome: AccessToken | Refusal | VantageError
         result: AccessToken | VantageError
@@ -230,7 +230,13 @@ class TokenSource:
             # No waiter may wait for ever, whatever the error is; its text could contain anything.
             outcome = result = AuthUnavailable(f"The login failed with {type(error).__name__}")
         with self._lock:
-            self._record(outcome)
+            if isinstance(outcome, AccessToken):
+                self._token, self._refusal, self._rejected = outcome, None, None
+            else:
+                self._pause_until = self._now() + RENEWAL_PAUSE
+            if isinstance(outcome, Refusal):
+                self._refusal = outcome
+                self._pause_until = max(self._pause_until, outcome.until)
             if self._flight is flight:
                 self._flight = None
         flight.set_result(result)
@@ -304,23 +310,13 @@ class TokenSource:
         reply = self._log_in(self._config)
         if isinstance(reply, VantageError):
             raise reply
-        margin = renewal_margin(reply.lifetime, self._jitter)
         return AccessToken(
             reply.token,
             lifetime=reply.lifetime,
-            margin=margin,
+            margin=renewal_margin(reply.lifetime, self._jitter),
             begun=begun,
             begun_wall=begun_wall,
         )
-
-    def _record(self, outcome: AccessToken | Refusal | VantageError) -> None:
-        if isinstance(outcome, AccessToken):
-            self._token, self._refusal, self._rejected = outcome, None, None
-            return
-        self._pause_until = self._now() + RENEWAL_PAUSE
-        if isinstance(outcome, Refusal):
-            self._refusal = outcome
-            self._pause_until = max(self._pause_until, outcome.until)
 
     def _settle(self, outcome: AccessToken | VantageError) -> AccessToken:
         if isinstance(outcome, AccessToken):
