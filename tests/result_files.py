@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -17,7 +19,7 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.storage import Location
 from vantage_orchestration.tables import AppliedSkills, ResultTables, ValueFormat
-from vantage_orchestration.tables.writing import arrow_table
+from vantage_orchestration.tables.columns import Rows
 
 
 def declared(
@@ -93,6 +95,11 @@ def json_of(*fields: Any, concept: str = "Invoice", **more: Any) -> dict[str, An
             }
         ]
     }
+
+
+def arrow_table(rows: Rows) -> pa.Table:
+    """Return all rows as an Arrow table."""
+    return pa.Table.from_batches(rows.batches(), schema=rows.schema)
 
 
 class Results:

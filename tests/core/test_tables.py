@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from result_files import FULL, INVOICE, Results, declared, group, has, json_of, value
+from result_files import (
+    FULL,
+    INVOICE,
+    Results,
+    arrow_table,
+    declared,
+    group,
+    has,
+    json_of,
+    value,
+)
 
 from vantage_orchestration.models import Skill
 from vantage_orchestration.tables import AppliedSkills, ValueFormat, write_tables
-from vantage_orchestration.tables.writing import arrow_table
 
 KEY = {"transaction_id": "t1", "document_index": 1}
 LONG = "Reference that the customer has asked for " * 8

@@ -123,10 +123,3 @@ def _plain(value: Any) -> Any:
 
 
 _WRITERS: Final = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv}
-
-
-def arrow_table(rows: Rows) -> pa.Table:
-    """Return all rows as an Arrow table in memory."""
-    import pyarrow as pa
-
-    return pa.Table.from_batches(rows.batches(), schema=rows.schema)
