@@ -20,8 +20,6 @@ from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "HttpSettings", "Trust", "VantageConfig"]
-
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
 #: Value of ``proxy`` for a direct connection.
 NO_PROXY = "none"

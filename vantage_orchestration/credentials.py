@@ -23,8 +23,6 @@ from vantage_orchestration.credential_fields import (
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import MASK, Confidential, Secret
 
-__all__ = ["Credentials", "is_loopback", "with_scheme"]
-
 T = TypeVar("T")
 
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f\\]")

@@ -37,37 +37,6 @@ from vantage_orchestration.tables.values import ValueFormat, require_pyarrow
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = [
-    "PARALLEL",
-    "RESULT_TYPES",
-    "REVIEW_TIMEOUT",
-    "TIMEOUT",
-    "Block",
-    "Collecting",
-    "Completed",
-    "Document",
-    "Every",
-    "Fetching",
-    "Flow",
-    "Limits",
-    "Options",
-    "Parameters",
-    "Processing",
-    "Review",
-    "Sending",
-    "Sensing",
-    "Timed",
-    "Waiting",
-    "checked",
-    "default_of",
-    "documented",
-    "names_of",
-    "one_of",
-    "takes",
-    "template_fields_of",
-    "words_of",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Types of result files (contract, section 7.1).

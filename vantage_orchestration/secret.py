@@ -6,8 +6,6 @@ from __future__ import annotations
 import hmac
 from typing import NoReturn, TypeVar, final
 
-__all__ = ["MASK", "Confidential", "Secret", "refuse_pickling"]
-
 C = TypeVar("C")
 
 MASK = "**********"

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["ENDED", "MANUAL_REVIEW", "Status"]
-
 #: Stage of a running transaction that waits for a person.
 MANUAL_REVIEW = "ManualReview"
 
