@@ -18,7 +18,7 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
 )
 from vantage_orchestration.storage import Location
-from vantage_orchestration.tables import AppliedSkills, ResultTables, ValueFormat
+from vantage_orchestration.tables import ResultTables, ValueFormat
 from vantage_orchestration.tables.columns import Rows
 
 
@@ -105,9 +105,9 @@ def arrow_table(rows: Rows) -> pa.Table:
 class Results:
     """Result files in a folder, and the tables made of them."""
 
-    def __init__(self, folder: Path, skills: AppliedSkills | None = None) -> None:
+    def __init__(self, folder: Path, *skills: Skill) -> None:
         self.output = Location.of(str(folder))
-        self.skills = skills or AppliedSkills(INVOICE)
+        self.skills = skills or (INVOICE,)
         self.transactions: list[TransactionManifest] = []
         self._folder = folder
 
@@ -125,7 +125,7 @@ class Results:
         source = SourceEntry("a.pdf", "a.pdf", "/in/a.pdf", 5, "abc")
         self.transactions.append(
             TransactionManifest(
-                name, "s1", "Processed", None, 3, (source,), (document,), folder=name
+                name, self.skills[0].id, "Processed", None, 3, (source,), (document,), folder=name
             )
         )
 

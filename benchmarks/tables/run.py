@@ -88,11 +88,11 @@ def ours(folder: Path, count: int) -> Iterator[Path]:
         TransactionManifest,
     )
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.tables import AppliedSkills, ResultTables, write_tables
+    from vantage_orchestration.tables import ResultTables, write_tables
 
     skill = Skill.read({"id": "s", "name": "Invoice", "type": "Document", "fields": skill_fields()})
     output = Location.of(folder)
-    with ResultTables(AppliedSkills(skill)) as tables:
+    with ResultTables([skill]) as tables:
         for number in range(count):
             file = FileEntry("Invoice.json", "1/Invoice.json", "Json", 1, "0")
             found = DocumentEntry(f"d{number}", None, (), (file,))

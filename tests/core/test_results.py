@@ -17,13 +17,12 @@ from result_files import FULL, INVOICE, Results, has, json_of
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
-from vantage_orchestration.tables import AppliedSkills, ValueFormat, write_tables
+from vantage_orchestration.tables import ValueFormat, write_tables
 
 PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process", "skills": [{"id": INVOICE.id}]})
 
 
 def manifest_of(results: Results, *, written: str | None = None, **more: Any) -> Path:
-    skills = (results.skills.skill, *results.skills.inner)
     entries: Any = ()
     if written is not None:
         with results.tables() as tables:
@@ -31,7 +30,7 @@ def manifest_of(results: Results, *, written: str | None = None, **more: Any) ->
     manifest = Manifest(
         "s1",
         transactions=tuple(results.transactions),
-        skills=tuple(each for each in skills if each is not None),
+        skills=results.skills,
         written_tables=entries,
         **more,
     )
@@ -83,7 +82,7 @@ def test_failed_and_waiting_transactions_are_at_hand(results: Results) -> None:
 
 
 def test_several_skills_are_told_apart(tmp_path: Path) -> None:
-    results = Results(tmp_path, AppliedSkills(PROCESS, (INVOICE,)))
+    results = Results(tmp_path, PROCESS, INVOICE)
     results.add(Json=FULL)
     results.add("t2", Json=json_of(has("X", "1"), concept="Letter"))
     manifest = Manifest.open(manifest_of(results))

@@ -23,7 +23,7 @@ from result_files import (
 )
 
 from vantage_orchestration.models import Skill
-from vantage_orchestration.tables import AppliedSkills, ValueFormat, write_tables
+from vantage_orchestration.tables import ValueFormat, write_tables
 
 KEY = {"transaction_id": "t1", "document_index": 1}
 LONG = "Reference that the customer has asked for " * 8
@@ -215,7 +215,7 @@ def test_names_of_any_kind_keep_their_values_apart(tmp_path: Path) -> None:
             ],
         }
     )
-    results = Results(tmp_path, AppliedSkills(skill))
+    results = Results(tmp_path, skill)
     fields = [has(name, str(number)) for number, name in enumerate(names)]
     results.add(Json=json_of(*fields, has("A", group(has("B", "in"))), has(f"{LONG}/../x", "r")))
     with results.tables() as tables:
@@ -333,8 +333,10 @@ def test_documents_of_a_process_skill_are_in_the_set_of_the_skill_that_was_appli
     receipt = Skill.read(
         {"id": "s2", "name": "Receipt", "type": "Document", "fields": [declared("Sum", "Amount")]}
     )
-    process = Skill.read({"id": "p", "name": "All", "type": "Process"})
-    results = Results(tmp_path, AppliedSkills(process, (INVOICE, receipt)))
+    process = Skill.read(
+        {"id": "p", "name": "All", "type": "Process", "skills": [{"id": "s1"}, {"id": "s2"}]}
+    )
+    results = Results(tmp_path, process, INVOICE, receipt)
     results.add("t1", Json=FULL)
     results.add("t2", Json=json_of(has("Sum", "1.5"), concept="Receipt"))
     results.add("t3", FieldsJson={"Fields": {"Sum": "2.5"}}, entry={"class": {"name": "Receipt"}})

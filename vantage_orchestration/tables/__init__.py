@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from vantage_orchestration.tables.build import AppliedSkills, ResultTables
+    from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.quality import QualityRules
     from vantage_orchestration.tables.values import ValueFormat
     from vantage_orchestration.tables.writing import write_tables
 
-__all__ = ["AppliedSkills", "QualityRules", "ResultTables", "ValueFormat", "write_tables"]
+__all__ = ["QualityRules", "ResultTables", "ValueFormat", "write_tables"]
 
 __getattr__ = on_first_use(
     __name__,
     {
-        "AppliedSkills": "build",
         "QualityRules": "quality",
         "ResultTables": "build",
         "ValueFormat": "values",

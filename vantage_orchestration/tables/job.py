@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import Forbidden, NotFound
 from vantage_orchestration.processing.manifest import FindingEntry
-from vantage_orchestration.tables.build import AppliedSkills, ResultTables
+from vantage_orchestration.tables.build import ResultTables
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.quarantine import Quarantine
 from vantage_orchestration.tables.reading import DocumentContent, contents_of
@@ -56,7 +56,7 @@ def complete(
     aside = options.on_low_quality == "quarantine"
     quarantine = Quarantine(client, place) if place is not None else None
     findings: list[FindingEntry] = []
-    with ResultTables(AppliedSkills.of_job(skills), values) as tables:
+    with ResultTables(skills, values) as tables:
         for each in manifest.transactions:
             for document in contents_of(each, output.child(each.folder)):
                 found = [
