@@ -20,6 +20,7 @@ from vantage_orchestration.processing.manifest import (
 from vantage_orchestration.storage import Location
 from vantage_orchestration.tables import ResultTables, ValueFormat
 from vantage_orchestration.tables.columns import Rows
+from vantage_orchestration.tables.reading import contents_of
 
 
 def declared(
@@ -132,7 +133,8 @@ class Results:
     def tables(self, values: ValueFormat | None = None) -> ResultTables:
         tables = ResultTables(self.skills, values)
         for each in self.transactions:
-            tables.add(each, self.output.child(each.folder))
+            for document in contents_of(each, self.output.child(each.folder)):
+                tables.add(each, document)
         return tables
 
     def rows(self, table: str, values: ValueFormat | None = None) -> list[dict[str, Any]]:

@@ -89,6 +89,7 @@ def ours(folder: Path, count: int) -> Iterator[Path]:
     )
     from vantage_orchestration.storage import Location
     from vantage_orchestration.tables import ResultTables, write_tables
+    from vantage_orchestration.tables.reading import contents_of
 
     skill = Skill.read({"id": "s", "name": "Invoice", "type": "Document", "fields": skill_fields()})
     output = Location.of(folder)
@@ -100,7 +101,8 @@ def ours(folder: Path, count: int) -> Iterator[Path]:
             transaction = TransactionManifest(
                 str(number), "s", "Processed", None, 1, (source,), (found,)
             )
-            tables.add(transaction, output.child(str(number)))
+            for document in contents_of(transaction, output.child(str(number))):
+                tables.add(transaction, document)
         for entry in write_tables(tables, output):
             yield folder / entry.path
 

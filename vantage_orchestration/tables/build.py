@@ -56,22 +56,6 @@ class ResultTables:
     def add(
         self,
         transaction: TransactionManifest,
-        folder: Location,
-        findings: Mapping[int, Sequence[FindingEntry]] | None = None,
-    ) -> None:
-        """Add the documents of a transaction, whose results are in ``folder``.
-
-        ``findings`` are those of the quality gate by index of the document.
-
-        Raises:
-            OSError: A result file can't be read at present.
-        """
-        for each in contents_of(transaction, folder):
-            self.add_document(transaction, each, (findings or {}).get(each.index, ()))
-
-    def add_document(
-        self,
-        transaction: TransactionManifest,
         found: DocumentContent,
         findings: Sequence[FindingEntry] = (),
         *,
@@ -145,13 +129,13 @@ def opened_tables(
             opened.setdefault(each.skill, {})[each.name] = table
         yield opened
         return
-    findings: dict[str, dict[int, list[FindingEntry]]] = defaultdict(lambda: defaultdict(list))
+    findings: dict[tuple[str, int], list[FindingEntry]] = defaultdict(list)
     for found in manifest.findings:
-        findings[found.transaction_id][found.document_index].append(found)
+        findings[found.transaction_id, found.document_index].append(found)
     with ResultTables(manifest.skills, values) as tables:
-        for transaction in manifest.transactions:
-            place = folder.child(transaction.folder)
-            tables.add(transaction, place, findings[transaction.transaction_id])
+        for entry in manifest.transactions:
+            for document in contents_of(entry, folder.child(entry.folder)):
+                tables.add(entry, document, findings[entry.transaction_id, document.index])
         yield {name: those.tables for name, those in tables.sets.items()}
 
 

@@ -67,7 +67,7 @@ def complete(
                 ]
                 findings += found
                 if options.tables:
-                    tables.add_document(each, document, found, left_out=aside and bool(found))
+                    tables.add(each, document, found, left_out=aside and bool(found))
                 if found and aside and quarantine is not None:
                     quarantine.add_document(each, document.document, found)
         written = write_tables(tables, output, options.tables, tables_in) if options.tables else ()
