@@ -50,7 +50,6 @@ DOCUMENTS, RUNNING, TRIGGERS = 60, 3_000, 10_000
 TASKS = 37
 SKILL, TOKEN = "Invoice", job_token("run")
 DAY = 86400.0
-_PIECE = 500
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,11 @@ class Found:
         }
 
 
+def _pieces(count: int, most: int) -> list[int]:
+    """Return the sizes of calls that each take a moment."""
+    return [min(most, count - begin) for begin in range(0, count, most)]
+
+
 class Case:
     """A sandbox with other people's transactions, and what is measured in it."""
 
@@ -128,10 +132,10 @@ class Case:
         self.server.start()
         self.skill = self.server.control.skill_id(SKILL)
         self.server.control.set(processing_seconds=DAY)
-        for ended in (True, False):
-            if self.count:
-                theirs = {"seconds": self.tenant.seconds, **self.tenant.others}
-                self.server.control.add_others(self.count, SKILL, ended=ended, **theirs)
+        theirs = {"seconds": self.tenant.seconds, **self.tenant.others}
+        for size in _pieces(self.count, 10_000):
+            for ended in (True, False):
+                self.server.control.add_others(size, SKILL, ended=ended, **theirs)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -139,8 +143,8 @@ class Case:
 
     def receive(self, count: int) -> list[str]:
         """Let transactions of ours run, a few hundred in each call."""
-        sizes = [min(_PIECE, count - begin) for begin in range(0, count, _PIECE)]
-        return [each for size in sizes for each in self.server.control.receive_many(size, SKILL)]
+        receive = self.server.control.receive_many
+        return [each for size in _pieces(count, 500) for each in receive(size, SKILL)]
 
     def client(self) -> VantageClient:
         """Return a client of a process that knows nothing yet."""

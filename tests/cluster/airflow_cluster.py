@@ -2,7 +2,8 @@
 """Airflow on several hosts: CeleryExecutor, PostgreSQL, Redis, two workers and two triggerers.
 
 A host is a home, a folder for temporary files, a cache, logs and Dag files that no other host has.
-All hosts have the database, the broker and the bucket in common, and nothing else.
+All hosts have the database, the broker and the bucket in common, and nothing else. Workers of the
+Edge executor have the API and the bucket alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from test_airflow.live.running import Running
 
 HERE = Path(__file__).resolve().parent
 WORKERS = ("worker-1", "worker-2")
+#: Workers of the Edge executor; they run in the scenario that needs them.
+EDGES = ("edge-1", "edge-2")
 TRIGGERERS = ("triggerer-1", "triggerer-2")
 #: Tasks that a worker runs at the same time.
 SLOTS = 4
@@ -55,10 +58,14 @@ class AirflowCluster(Running):
             "CELERY__RESULT_BACKEND": f"db+postgresql:{self.engine.url}",
             "CELERY__SYNC_PARALLELISM": "1",
             "CELERY__WORKER_CONCURRENCY": str(SLOTS),
-            "CORE__EXECUTOR": "CeleryExecutor",
+            "CORE__EXECUTOR": "CeleryExecutor,EdgeExecutor",
             "CORE__HOSTNAME_CALLABLE": "host_name.name",
             # No task is queued while all slots are taken: it would wait in the broker.
             "CORE__PARALLELISM": str(SLOTS * len(WORKERS)),
+            "DATABASE__EXTERNAL_DB_MANAGERS": "airflow.providers.edge3.models.db.EdgeDBManager",
+            "EDGE__API_ENABLED": "True",
+            "EDGE__HEARTBEAT_INTERVAL": "5",
+            "EDGE__JOB_POLL_INTERVAL": "2",
             "LOGGING__LOGGING_LEVEL": "INFO",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(LOST_AFTER),
             # A task whose worker is gone before it ran it stays "queued" until then.
@@ -89,6 +96,18 @@ class AirflowCluster(Running):
             self.components[name] = Component([*airflow, *command, *quiet], self._on(name))
         for name in TRIGGERERS:
             self.components[name] = Component(listening, self._on(name))
+
+    def begin_edge(self, name: str) -> None:
+        """Start a worker of the Edge executor, which has no access to the database."""
+        api = f"http://127.0.0.1:{self.ports['api-server']}/edge_worker/v1/rpcapi"
+        environment = {
+            **self._on(name),
+            "AIRFLOW__EDGE__API_URL": api,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql+psycopg2://nobody@127.0.0.1:9/none",
+        }
+        command = ["edge", "worker", "--edge-hostname", name, "--concurrency", str(SLOTS)]
+        self.components[name] = Component([sys.executable, "-m", "airflow", *command], environment)
+        self.begin(name)
 
     def _on(self, host: str) -> dict[str, str]:
         """Return the environment of a process on a host, and lay its folders."""

@@ -5,21 +5,36 @@ from __future__ import annotations
 
 import time
 
-from airflow_cluster import TRIGGERERS, WORKERS, AirflowCluster, MappedRun
+from airflow_cluster import EDGES, TRIGGERERS, WORKERS, AirflowCluster, MappedRun
 from order import OUTAGE, PADDING, PARTS, UPLOAD, Order, ordered, wrong_passwords
 
 
 def host_killed(airflow: AirflowCluster, each: int = 8) -> str:
     """Kill -9 a host, with the worker and all tasks on it, while they send files."""
-    with ordered(airflow, "host-killed", each, PADDING) as order:
+    return _killed(airflow, "eight", WORKERS[0], each)
+
+
+def edge_killed(airflow: AirflowCluster) -> str:
+    """Kill -9 an Edge worker, with all tasks on it, while they send files."""
+    for name in EDGES:
+        airflow.begin_edge(name)
+    seen = _killed(airflow, "edge", EDGES[0], 3)
+    for name in EDGES:
+        airflow.kill(name)
+        del airflow.components[name]
+    return seen
+
+
+def _killed(airflow: AirflowCluster, dag_id: str, host: str, each: int) -> str:
+    with ordered(airflow, f"{dag_id}-killed", each, PADDING) as order:
         order.control.add_fault(operation="addFiles", times=0, delay=UPLOAD)
-        run = airflow.run("eight", order.name)
-        order.wait(lambda: order.uploading() & run.on(WORKERS[0]), "files sent by the first host")
-        lost = run.on(WORKERS[0])
-        airflow.kill(WORKERS[0])
+        run = airflow.run(dag_id, order.name)
+        order.wait(lambda: order.uploading() & run.on(host), "files sent by the first host")
+        lost = run.on(host)
+        airflow.kill(host)
         cut, done = order.cut(lost), order.started()
         order.control.clear_faults()
-        airflow.begin(WORKERS[0])
+        airflow.begin(host)
         run.when("deferred", number=PARTS)
         order.release()
         run.end(PARTS)
@@ -101,4 +116,4 @@ def _cleared(order: Order, run: MappedRun) -> str:
 
 
 CLUSTER = AirflowCluster
-SCENARIOS = (host_killed, triggerer_killed, engines_gone, wrong_password, revoked)
+SCENARIOS = (host_killed, edge_killed, triggerer_killed, engines_gone, wrong_password, revoked)

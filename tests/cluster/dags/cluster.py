@@ -11,7 +11,7 @@ from vantage_orchestration.airflow.operators.vantage import VantageProcessDocume
 BUCKET = "s3://aws_default@cluster/{{ params.order }}"
 
 
-def make(dag_id: str, parts: int) -> DAG:
+def make(dag_id: str, parts: int, executor: str = "CeleryExecutor") -> DAG:
     """Make a Dag with a task for each folder of an order."""
     with DAG(
         dag_id,
@@ -31,9 +31,11 @@ def make(dag_id: str, parts: int) -> DAG:
             retry_delay=pendulum.duration(seconds=2),
             poke_interval=2,
             max_poke_interval=4,
+            executor=executor,
         ).expand(inputs=[f"{BUCKET}/in/{part}/*.pdf" for part in range(parts)])
     return dag
 
 
 eight = make("eight", 8)
 sixty = make("sixty", 60)
+edge = make("edge", 8, "EdgeExecutor")
