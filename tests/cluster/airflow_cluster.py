@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 WORKERS = ("worker-1", "worker-2")
 #: Workers of the Edge executor; they run in the scenario that needs them.
 EDGES = ("edge-1", "edge-2")
+EDGE = "airflow.providers.edge3"
 TRIGGERERS = ("triggerer-1", "triggerer-2")
 #: Tasks that a worker runs at the same time.
 SLOTS = 4
@@ -58,11 +59,11 @@ class AirflowCluster(Running):
             "CELERY__RESULT_BACKEND": f"db+postgresql:{self.engine.url}",
             "CELERY__SYNC_PARALLELISM": "1",
             "CELERY__WORKER_CONCURRENCY": str(SLOTS),
-            "CORE__EXECUTOR": "CeleryExecutor,EdgeExecutor",
+            "CORE__EXECUTOR": f"CeleryExecutor,EdgeExecutor:{EDGE}.executors.EdgeExecutor",
             "CORE__HOSTNAME_CALLABLE": "host_name.name",
             # No task is queued while all slots are taken: it would wait in the broker.
             "CORE__PARALLELISM": str(SLOTS * len(WORKERS)),
-            "DATABASE__EXTERNAL_DB_MANAGERS": "airflow.providers.edge3.models.db.EdgeDBManager",
+            "DATABASE__EXTERNAL_DB_MANAGERS": f"{EDGE}.models.db.EdgeDBManager",
             "EDGE__API_ENABLED": "True",
             "EDGE__HEARTBEAT_INTERVAL": "5",
             "EDGE__JOB_POLL_INTERVAL": "2",
