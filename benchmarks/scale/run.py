@@ -43,7 +43,7 @@ from vantage_orchestration.waiting.poller import SharedPoller
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("memory", "tenants", "loop")
-NUMBERS = (0, 5_000, 20_000, 100_000)
+NUMBERS = (0, 20_000, 100_000)
 #: Ours: of a job, waited for together, and asked for by a triggerer.
 DOCUMENTS, RUNNING, TRIGGERS = 60, 3_000, 10_000
 #: Tasks that look for one key each.
