@@ -1,21 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole job in one call, for tests and for the processes that they kill.
+"""A whole job in one call, and its parts, for tests and for the processes that they kill.
 
-It imports nothing but the core, since some tests start dozens of such processes.
+It imports nothing but the core, since some tests start dozens of such processes. There is no ledger
+and no origin, and nothing is known of a transaction, unless a test gives it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from pendulum import DateTime
+
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.models import ListedTransaction, Transaction
 from vantage_orchestration.options import Options
-from vantage_orchestration.processing.job import begin, finish, job_token
+from vantage_orchestration.processing import job
+from vantage_orchestration.processing.collect import collect as collect_with
+from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
-from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.manifest import Manifest, SourceEntry, TransactionManifest
+from vantage_orchestration.processing.submit import Part, Work
 from vantage_orchestration.storage import Location
 
-TOKEN = job_token("task", "-1")
+TOKEN = job.job_token("task", "-1")
+
+
+def begin(
+    client: VantageClient,
+    inputs: Any,
+    output: Any,
+    key: TaskKey,
+    skill_id: str,
+    options: Options,
+    *,
+    origin: str = "",
+    ledger: Ledger | None = None,
+    **more: Any,
+) -> job.Job:
+    work = Work(client, skill_id, key, options, ledger or Ledger(), origin)
+    return job.begin(work, inputs, output, **more)
+
+
+def submit_files(
+    client: VantageClient,
+    inputs: Any,
+    key: TaskKey,
+    skill_id: str,
+    options: Options,
+    *,
+    origin: str = "",
+    ledger: Ledger | None = None,
+    **more: Any,
+) -> tuple[Part, ...]:
+    return job.submit_files(
+        Work(client, skill_id, key, options, ledger or Ledger(), origin), inputs, **more
+    )
+
+
+def finish(
+    client: VantageClient,
+    output: Any,
+    skill_id: str,
+    options: Options,
+    *,
+    ledger: Ledger | None = None,
+    **more: Any,
+) -> Manifest:
+    work = Work(client, skill_id, TaskKey("any"), options, ledger or Ledger())
+    return job.finish(work, output, **more)
+
+
+def collect(
+    client: VantageClient,
+    transaction: Transaction,
+    target: Any,
+    *,
+    sources: Iterable[SourceEntry] = (),
+    key: str = "",
+    page_count: int | None = None,
+    created_at: DateTime | None = None,
+    skill_id: str | None = None,
+    **options: Any,
+) -> TransactionManifest:
+    listed: tuple[Any, ...] = ({}, (), None, None, None, page_count)
+    return collect_with(
+        client,
+        transaction,
+        target,
+        Options(**options),
+        part=Part(transaction.id, key, "", 0.0, tuple(sources)),
+        row=ListedTransaction(transaction.id, None, None, None, created_at, *listed),
+        skill_id=skill_id,
+    )
 
 
 def notes(folder: Path | str) -> Ledger:
@@ -30,7 +109,7 @@ def files_of(folder: Path) -> list[Location]:
 def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **settings) -> Manifest:
     """Begin and finish, waiting in between."""
     chosen = Options(**settings)
-    job = begin(
+    begun = begin(
         client,
         files_of(folder),
         output,
@@ -41,6 +120,6 @@ def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **setti
         origin="o",
         ledger=ledger,
     )
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
+    while any(not client.get_transaction(each).ended for each in begun.transaction_ids):
         time.sleep(0.01)
     return finish(client, output, skill, chosen, token=token, ledger=ledger)

@@ -35,6 +35,7 @@ from vantage_orchestration.processing.key_filter import forget_proofs
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.skills import forget_skills
+from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.sandbox.inbox import small_pdf
 from vantage_orchestration.storage import Location
@@ -220,14 +221,13 @@ def _documents(case: Case) -> tuple[int, int, float]:
     with case.client() as client:
         client.get_token()
         before = case.server.control.count(path_regex="/api/")
-        job = begin(client, files, output, TaskKey("run"), case.skill, options, token=TOKEN)
+        work = Work(client, case.skill, TaskKey("run"), options)
+        job = begin(work, files, output, token=TOKEN)
         wait = Wait(job.transaction_ids, WaitRules(poke_interval=1.0), time.time())
         outcome = wait_here(client, wait, skill_id=case.skill)
         listed = r"/transactions/completed$"
         lists = case.server.control.count("GET", listed)
-        manifest = finish(
-            client, output, case.skill, options, token=TOKEN, processed=outcome.processed
-        )
+        manifest = finish(work, output, token=TOKEN, processed=outcome.processed)
         pages = case.server.control.count("GET", listed) - lists
         sent = case.server.control.count(path_regex="/api/") - before
     known = sum(entry.pages is not None for entry in manifest.transactions)

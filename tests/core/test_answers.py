@@ -24,6 +24,7 @@ from typing import Any
 import pendulum
 import pytest
 from core.conftest import config_of
+from jobs import begin, collect, finish
 from patience import wait_while_running
 from pdfs import make_invoice
 
@@ -32,9 +33,8 @@ from vantage_orchestration import content, errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.models import ListedTransaction, Transaction
 from vantage_orchestration.options import Options
-from vantage_orchestration.processing.collect import collect
 from vantage_orchestration.processing.document import process_document
-from vantage_orchestration.processing.job import Job, begin, download, finish, job_token
+from vantage_orchestration.processing.job import Job, download, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
@@ -554,7 +554,7 @@ def test_a_killed_collection_fetches_only_the_rest(client, sandbox, batch, outpu
         "import sys; from core.conftest import config_of, QUICK\n"
         "from vantage_orchestration.client import VantageClient\n"
         "from vantage_orchestration.config import VantageConfig\n"
-        "from vantage_orchestration.processing.collect import collect\n"
+        "from jobs import collect\n"
         "from vantage_orchestration.storage import Location\n"
         "client = VantageClient(VantageConfig.from_env())\n"
         f"transaction = client.get_transaction({batch.id!r})\n"

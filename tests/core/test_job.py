@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pendulum
 import pytest
-from jobs import TOKEN, files_of, notes, run
+from jobs import TOKEN, begin, files_of, finish, notes, run, submit_files
 from patience import wait_until
 from pdfs import make_invoice
 from waits import waited
@@ -25,14 +25,7 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.job import (
-    SUBMITTED,
-    begin,
-    download,
-    finish,
-    job_token,
-    submit_files,
-)
+from vantage_orchestration.processing.job import SUBMITTED, download, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest

@@ -15,17 +15,13 @@ from typing import Any
 import pendulum
 import pytest
 import stores
+from jobs import begin, finish, submit_files
 from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing import submit
-from vantage_orchestration.processing.job import (
-    begin,
-    finish,
-    job_token,
-    submit_files,
-)
+from vantage_orchestration.processing.job import job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FOLDER, FolderLedgers, Ledger, open_ledger
 from vantage_orchestration.processing.manifest import Manifest

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jobs import begin, finish
 from pdfs import make_invoice
 
 from vantage_orchestration import local
@@ -16,7 +17,7 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, files_of
 from vantage_orchestration.processing.inputs import PlannedFile, Refused, inspect_inputs
-from vantage_orchestration.processing.job import begin, finish, job_token
+from vantage_orchestration.processing.job import job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.plan import plan

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from core.conftest import config_of
+from jobs import begin, submit_files
 from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
@@ -18,7 +19,6 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing import TaskKey, process_document
-from vantage_orchestration.processing.job import begin, submit_files
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.skills import (
     forget_skills,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import stores
+from jobs import begin, finish, submit_files
 from pdfs import make_invoice
 from pypdf import PdfWriter
 
@@ -18,7 +19,7 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, LowQuality, TransactionFailed
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import check_quarantine, files_of
-from vantage_orchestration.processing.job import begin, download, finish, submit_files
+from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import (

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pendulum
+from jobs import begin, finish
 from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
-from vantage_orchestration.processing.job import Part, begin, finish
+from vantage_orchestration.processing.job import Part
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import begin, finish
 from leaks import find_leaks
 from pdfs import make_invoice
 from prefect import flow, settings, task
@@ -28,7 +29,6 @@ from vantage_orchestration.prefect.artifacts import (
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.markdown import literal
 from vantage_orchestration.processing import TaskKey
-from vantage_orchestration.processing.job import begin, finish
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     Manifest,

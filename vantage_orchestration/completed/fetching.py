@@ -229,12 +229,9 @@ class _Work:
                 self._client,
                 transaction,
                 folder,
-                skill_id=item.skill_id if item else None,
-                result_types=self._options.result_types or None,
-                page_count=item.page_count if item else None,
-                created_at=item.created_at if item else None,
+                replace(self._options, parallel=1),
+                row=item,
                 by_class=self._output.by_class,
-                parallel=1,
             )
             self._landed.append(replace(entry, folder=name))
         elif transaction.status.is_failure:

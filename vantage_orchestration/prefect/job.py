@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
     from vantage_orchestration.prefect.credentials import VantageCredentials
-    from vantage_orchestration.processing.submit import Part
+    from vantage_orchestration.processing.submit import Part, Work
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Observation, Outcome, SharedPoller, WaitRules
 
@@ -123,6 +123,12 @@ class Caller:
             number,
             resend_failed=key.since is None or not retried_by_itself(),
         )
+
+    def work(self, client: VantageClient, skill_id: str, options: Options) -> Work:
+        """Return what its task does with documents."""
+        from vantage_orchestration.processing.submit import Work
+
+        return Work(client, skill_id, self.key, options, self.ledger, self.origin)
 
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None

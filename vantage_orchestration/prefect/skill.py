@@ -152,17 +152,8 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             files = caller.files(documents)
             if not files:
                 raise ConfigurationError("There are no documents to send")
-            (submitted,) = submit_files(
-                client,
-                files,
-                caller.key,
-                skill_id,
-                options,
-                origin=caller.origin,
-                ledger=caller.ledger,
-                most=1,
-                resend_failed=caller.resend_failed,
-            )
+            work = caller.work(client, skill_id, options)
+            (submitted,) = submit_files(work, files, most=1, resend_failed=caller.resend_failed)
             Reporter(client, skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 

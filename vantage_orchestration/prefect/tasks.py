@@ -12,6 +12,7 @@ receives at most the name.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import get_run_logger, task
@@ -37,6 +38,7 @@ from vantage_orchestration.prefect.job import Caller, Reporter, StartedTransacti
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing import deleting
 from vantage_orchestration.processing.files import check_output
+from vantage_orchestration.processing.ledger import Ledger
 from vantage_orchestration.processing.outcome import (
     check_outcome,
     check_quality,
@@ -107,18 +109,9 @@ def process_documents(
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, output=output)
         token = caller.token(output)
-        job = begin(
-            client,
-            caller.files(inputs, chosen.on_empty, output),
-            output,
-            caller.key,
-            skill_id,
-            chosen,
-            token=token,
-            origin=caller.origin,
-            ledger=caller.ledger,
-            resend_failed=caller.resend_failed,
-        )
+        files = caller.files(inputs, chosen.on_empty, output)
+        work = caller.work(client, skill_id, chosen)
+        job = begin(work, files, output, token=token, resend_failed=caller.resend_failed)
         if not job.parts:
             _logger().warning("There are no documents to process")
         ids = job.transaction_ids
@@ -130,10 +123,8 @@ def process_documents(
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that failures stay noted until somebody retries.
         manifest = finish(
-            client,
+            replace(work, ledger=Ledger()),
             output,
-            skill_id,
-            chosen,
             token=token,
             in_review=outcome.in_review,
             processed=outcome.processed,
@@ -243,16 +234,9 @@ def submit_documents(
     with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, numbered=True)
-        submitted = submit_files(
-            client,
-            caller.files(inputs, chosen.on_empty),
-            caller.key,
-            skill_id,
-            chosen,
-            origin=caller.origin,
-            ledger=caller.ledger,
-            resend_failed=caller.resend_failed,
-        )
+        files = caller.files(inputs, chosen.on_empty)
+        work = caller.work(client, skill_id, chosen)
+        submitted = submit_files(work, files, resend_failed=caller.resend_failed)
         ids = [part.transaction_id for part in submitted]
         StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
         Reporter(client, skill_id, _logger().info).started(submitted)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
     ConfigurationError,
@@ -39,10 +39,15 @@ from vantage_orchestration.status import Status
 from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
-    from pendulum import DateTime
-
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.models import ExtractedDocument, ResultFile, Transaction
+    from vantage_orchestration.models import (
+        ExtractedDocument,
+        ListedTransaction,
+        ResultFile,
+        Transaction,
+    )
+    from vantage_orchestration.options import Options
+    from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.storage import Location
 
 __all__ = ["collect", "landed"]
@@ -62,15 +67,12 @@ def collect(
     client: VantageClient,
     transaction: Transaction,
     target: Location,
+    options: Options,
     *,
-    sources: Sequence[SourceEntry] | None = None,
-    key: str | None = None,
+    part: Part | None = None,
+    row: ListedTransaction | None = None,
     skill_id: str | None = None,
-    result_types: Collection[str] | None = None,
-    page_count: int | None = None,
-    created_at: DateTime | None = None,
     by_class: str | None = None,
-    parallel: int = 4,
 ) -> TransactionManifest:
     """Download the result files of a transaction and write their manifest.
 
@@ -87,23 +89,22 @@ def collect(
         client: Client.
         transaction: A transaction whose status is ``Processed``.
         target: Folder for the results of this transaction only.
-        sources: The files that were sent, for the manifest; by default as reported by the service.
-        key: Key of the transaction, for the manifest.
-        skill_id: Skill, for the manifest.
-        result_types: Types to download, such as ``{"FieldsJson"}``; None downloads all.
-        page_count: Pages, for the manifest. If this or another detail is unknown, that of an
-            earlier manifest is kept.
+        options: ``result_types`` are downloaded, all without any, ``parallel`` at the same time. A
+            store that does not allow several gets one.
+        part: What is known of its making, for the manifest: the files that were sent, by default as
+            reported by the service, and its key.
+        row: Its entry in a list, for the manifest: pages and time of creation. What is unknown is
+            kept from an earlier manifest. The service deletes a transaction after 14 days, and a
+            warning is logged in the last 2 of them.
+        skill_id: Skill, for the manifest; by default that of the row.
         by_class: Where the files of each document land, if its class decides; see
             :class:`.routing.Output`. The parent of ``target`` is then the folder of the job.
-        created_at: When the transaction was created. The service deletes it 14 days later, and a
-            warning is logged in the last 2 of them.
-        parallel: Concurrent downloads. A store that does not allow several gets one.
 
     Returns:
         The content of ``manifest.json``.
 
     Raises:
-        ConfigurationError: The transaction has no results yet, or an argument is wrong.
+        ConfigurationError: The transaction has no results yet.
         ResultsMissing: A document has no result file of the wanted types. Nothing was fetched.
         ProtocolError: A result file does not fit its type, or a document has no result at all, even
             after retries. There is no manifest then.
@@ -116,27 +117,29 @@ def collect(
             f"The transaction is {transaction.status}; only one that was Processed has results",
             transaction_id=transaction.id,
         )
-    if isinstance(result_types, str) or parallel < 1:
-        raise ConfigurationError(
-            "result_types must be a collection of types, and parallel 1 or more"
-        )
+    types = options.result_types or None
     transaction = with_results(client, transaction)
-    check_types(transaction, result_types)
+    check_types(transaction, types)
     found = TransactionManifest.load(target)
     before = found if found is not None and same_id(found.transaction_id, transaction.id) else None
-    wanted = _wanted(transaction, result_types, target, by_class)
+    wanted = _wanted(transaction, types, target, by_class)
     landing = _Landed(target, transaction.id, wanted, found)
     missing = landing.missing
     if missing:
-        landing.fetch(client, parallel)
+        landing.fetch(client, options.parallel)
     origins = _origins(client, transaction)
+
+    def known(member: str, of: Any, name: str) -> Any:
+        found = getattr(of, name, None)
+        return getattr(before, member, None) if found in (None, "") else found
+
     manifest = TransactionManifest(
         transaction.id,
-        skill_id or (before.skill_id if before else None),
+        skill_id or known("skill_id", row, "skill_id"),
         transaction.status.value,
-        created_at or (before.created_at if before else None),
-        page_count if page_count is not None else (before.pages if before else None),
-        _sources(transaction, sources, before),
+        known("created_at", row, "created_at"),
+        known("pages", row, "page_count"),
+        _sources(transaction, (part.sources if part else ()) or None, before),
         tuple(
             DocumentEntry(
                 document.id,
@@ -148,7 +151,7 @@ def collect(
             )
             for number, document in enumerate(transaction.documents, 1)
         ),
-        key=key or (before.key if before else None),
+        key=known("key", part, "key"),
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)

@@ -100,7 +100,7 @@ def submit_one(
         registration_parameters=registration_parameters, skill_parameters=skill_parameters
     )
     ledger = ledger or open_ledger(key, client, skill_id, options.skill_parameters)
-    work = Work.of(client, skill_id, key, options, ledger)
+    work = Work(client, skill_id, key, options, ledger).renewed()
     units = keyed_units(work, plan([file], process_skill=False))
     (submitted,) = submit(work, units, resend_failed=resend_failed)
     return submitted

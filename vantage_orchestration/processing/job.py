@@ -25,11 +25,10 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.models import same_id
-from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, landed
 from vantage_orchestration.processing.files import check_output, check_quarantine
-from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
+from vantage_orchestration.processing.ledger import LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
     TransactionManifest,
@@ -49,7 +48,7 @@ from vantage_orchestration.tables.job import complete
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction, Skill, Transaction
-    from vantage_orchestration.processing.keys import TaskKey
+    from vantage_orchestration.options import Options
     from vantage_orchestration.storage import Location
 
 __all__ = [
@@ -74,12 +73,13 @@ class Job:
     """A job whose transactions have been started.
 
     Attributes:
-        token: Distinguishes this job from others that write into the same folder.
+        token: Distinguishes this job from others that write into the same folder; None if there can
+            be no other.
         parts: Its transactions.
         skill: Name of its skill, if it is known.
     """
 
-    token: str
+    token: str | None
     parts: tuple[Part, ...] = ()
     skill: str | None = None
 
@@ -129,27 +129,17 @@ def job_token(scope: str, piece: str = "") -> str:
 
 @translated
 def submit_files(
-    client: VantageClient,
+    work: Work,
     inputs: Iterable[Location],
-    key: TaskKey,
-    skill_id: str,
-    options: Options,
     *,
-    origin: str = "",
-    ledger: Ledger | None = None,
     most: int | None = None,
     resend_failed: bool = True,
 ) -> tuple[Part, ...]:
     """Start the transactions of some files, each once.
 
     Args:
-        client: Client.
+        work: Client, skill, key and so on.
         inputs: Files, globs already resolved.
-        key: Key of the task, the same in each try.
-        skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
-        options: Options of the job.
-        origin: Digest of the inputs as given, see :class:`.ledger.LedgerEntry`.
-        ledger: Records ids before the start, see :func:`.ledger.open_ledger`.
         most: Highest number of transactions; None for any number.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
@@ -158,44 +148,34 @@ def submit_files(
             Nothing was sent.
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
-    work = Work.of(client, skill_id, key, options, ledger, origin)
+    work = work.renewed()
     units = _planned(work, list(inputs), _skill(work))
     if most is not None and len(units) > most:
         raise ConfigurationError(
             f"The files need {len(units)} transactions, not {most}",
             hint="Only a Process skill accepts several files in one transaction",
         )
-    if options.max_pages is not None:
-        check_pages(units.values(), options.max_pages)
+    if work.options.max_pages is not None:
+        check_pages(units.values(), work.options.max_pages)
     return submit(work, units, resend_failed=resend_failed)
 
 
 @translated
 def begin(
-    client: VantageClient,
+    work: Work,
     inputs: Iterable[Location],
     output: Location,
-    key: TaskKey,
-    skill_id: str,
-    options: Options,
     *,
     token: str,
-    origin: str = "",
-    ledger: Ledger | None = None,
     resend_failed: bool = False,
 ) -> Job:
     """Start the transactions of a job, each once, and record them in the output folder.
 
     Args:
-        client: Client.
+        work: Client, skill, key and so on.
         inputs: Files, globs already resolved.
         output: Folder for the results; created if missing. It belongs to this job alone.
-        key: Key of the task, the same in each try.
-        skill_id: Id of the skill, see :func:`.skills.skill_id_of`.
-        options: Options of the job.
         token: See :func:`job_token`.
-        origin: Digest of the inputs as given, see :class:`.ledger.LedgerEntry`.
-        ledger: Records ids before the start, see :func:`.ledger.open_ledger`.
         resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
 
     Returns:
@@ -207,9 +187,9 @@ def begin(
         VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
     """
     check_output(output)
-    files = list(inputs)
+    files, options = list(inputs), work.options
     check_quarantine(options.quarantine_path, output, files)
-    work = Work.of(client, skill_id, key, options, ledger, origin)
+    work = work.renewed()
     before, skill = _Landed(output), _skill(work)
     units = _planned(work, files, skill, before)
     _check_owner(output, token, units.keys())
@@ -374,28 +354,22 @@ class _Landed:
 
 @translated
 def finish(
-    client: VantageClient,
+    work: Work,
     output: Location,
-    skill_id: str,
-    options: Options,
     *,
     token: str,
     in_review: Collection[str] = (),
-    ledger: Ledger | None = None,
     processed: Mapping[str, Transaction] | None = None,
     by_class: str | None = None,
 ) -> Manifest:
     """Collect what was processed, and write the manifest.
 
     Args:
-        client: Client.
+        work: As for :func:`begin`. Failed transactions are removed from its ledger, so that the
+            next try creates them again.
         output: Folder of the job.
-        skill_id: As for :func:`begin`.
-        options: As for :func:`begin`.
         token: As for :func:`begin`.
         in_review: Ids that wait for a person.
-        ledger: As for :func:`begin`. Failed transactions are removed from it, so that the next try
-            creates them again.
         processed: Transactions by id that were seen as processed a moment ago, see
             :class:`.outcome.Outcome`. They are not read again.
         by_class: Folders of the classes, see :class:`.routing.Output`.
@@ -415,20 +389,18 @@ def finish(
             " own folder; the next try continues with the transactions",
         )
     manifest = _collect(
-        client,
-        job.parts,
+        work.client,
+        job,
         output,
-        options,
-        skill_id=skill_id,
+        work.options,
+        skill_id=work.skill_id,
         in_review=in_review,
-        token=token,
-        processed=processed or {},
+        processed=processed,
         by_class=by_class,
-        skill_names={skill_id: job.skill} if job.skill else {},
     )
     failed = {each.transaction_id for each in manifest.failed}
-    if ledger is not None and failed:
-        ledger.drop([part.key for part in job.parts if part.transaction_id in failed])
+    if failed:
+        work.ledger.drop([part.key for part in job.parts if part.transaction_id in failed])
     if not manifest.pending:
         output.child(SUBMITTED).remove()
     return manifest
@@ -462,51 +434,37 @@ def download(
     check_output(output)
     check_quarantine(options.quarantine_path, output)
     there = {each: _landed_as(output.child(each), each) is not None for each in ids}
-    parts = [Part(each, "", each, 0.0, (), there[each], there[each]) for each in ids]
-    return _collect(
-        client,
-        parts,
-        output,
-        options,
-        skill_id=None,
-        in_review=(),
-        token=None,
-        processed={},
-        by_class=by_class,
-    )
+    parts = tuple(Part(each, "", each, 0.0, (), there[each], there[each]) for each in ids)
+    return _collect(client, Job(None, parts), output, options, by_class=by_class)
 
 
 def _collect(
     client: VantageClient,
-    parts: Sequence[Part],
+    job: Job,
     output: Location,
     options: Options,
     *,
-    skill_id: str | None,
-    in_review: Collection[str],
-    token: str | None,
-    processed: Mapping[str, Transaction],
+    skill_id: str | None = None,
+    in_review: Collection[str] = (),
+    processed: Mapping[str, Transaction] | None = None,
     by_class: str | None,
-    skill_names: Mapping[str, str] | None = None,
 ) -> Manifest:
+    parts = job.parts
+
     def fetch(part: Part) -> TransactionManifest:
         transaction, folder = states[part.transaction_id], output.child(part.folder)
         if transaction is None:
             # It landed earlier and was deleted since.
             return replace(there[part.transaction_id], folder=part.folder)
-        row = rows.get(part.transaction_id.lower())
         entry = collect(
             client,
             transaction,
             folder,
-            sources=part.sources or None,
-            key=part.key or None,
-            skill_id=skill_id or (row.skill_id if row else None),
-            result_types=options.result_types or None,
-            page_count=row.page_count if row else None,
-            created_at=row.created_at if row else None,
+            share,
+            part=part,
+            row=rows.get(part.transaction_id.lower()),
+            skill_id=skill_id,
             by_class=by_class,
-            parallel=max(1, options.parallel // max(1, min(options.parallel, len(parts)))),
         )
         return replace(entry, folder=part.folder)
 
@@ -515,7 +473,9 @@ def _collect(
             client.delete_transaction(entry.transaction_id)
 
     writers = options.parallel if output.concurrent else 1
-    states = _states(client, parts, processed, options.parallel)
+    at_once = max(1, min(options.parallel, len(parts)))
+    share = replace(options, parallel=max(1, options.parallel // at_once))
+    states = _states(client, parts, processed or {}, options.parallel)
     there = {
         part.transaction_id: entry
         for part in parts
@@ -533,8 +493,11 @@ def _collect(
     failed = tuple(each for each in rest if Status(each.status).is_failure)
     pending = tuple(each for each in rest if each not in failed)
     earlier = sum(part.earlier for part in parts)
-    manifest = Manifest(skill_id, token, entries, pending, failed, earlier=earlier)
-    names = names_of_skills(client, manifest.skill_ids) if skill_names is None else skill_names
+    manifest = Manifest(skill_id, job.token, entries, pending, failed, earlier=earlier)
+    if skill_id is None:
+        names = names_of_skills(client, manifest.skill_ids)
+    else:
+        names = {skill_id: job.skill} if job.skill else {}
     manifest = replace(manifest, skill_names=names)
     manifest = complete(client, manifest, output, options)
     manifest.write(output)

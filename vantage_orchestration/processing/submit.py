@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
@@ -38,6 +38,8 @@ from vantage_orchestration.text import identifier, named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.options import Options
@@ -109,9 +111,10 @@ class Work:
     Attributes:
         client: Client.
         skill_id: Skill that processes them.
-        key: Key of the task, another one each time its work was undone.
+        key: Key of the task, the same in each try.
         options: Options of the task.
-        ledger: Records ids before the start.
+        ledger: Records ids before the start, see :func:`.ledger.open_ledger`; by default nothing is
+            recorded.
         origin: See :class:`.ledger.LedgerEntry`.
     """
 
@@ -119,26 +122,20 @@ class Work:
     skill_id: str
     key: TaskKey
     options: Options
-    ledger: Ledger
+    ledger: Ledger = field(default_factory=Ledger)
     origin: str = ""
 
-    @classmethod
-    def of(
-        cls,
-        client: VantageClient,
-        skill_id: str,
-        key: TaskKey,
-        options: Options,
-        ledger: Ledger | None = None,
-        origin: str = "",
-    ) -> Work:
-        """Return the work of a task; without a ledger nothing is recorded.
+    def translating(self) -> AbstractContextManager[None]:
+        """Return a context that translates errors as the client does."""
+        return self.client.translating()
+
+    def renewed(self) -> Work:
+        """Return it with the key that counts how often the work was undone.
 
         Raises:
             StateUnavailable, StateDamaged: The ledger can't be read.
         """
-        ledger = ledger or Ledger()
-        return cls(client, skill_id, ledger.renewed(key), options, ledger, origin)
+        return replace(self, key=self.ledger.renewed(self.key))
 
     def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
         """Return what the ledger records of a transaction."""

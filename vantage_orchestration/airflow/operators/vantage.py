@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.submit import Work
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Outcome
 
@@ -175,6 +176,12 @@ class _SendingOperator(_VantageOperator):
     def _origin(self) -> str:
         return self._digest()[:8]
 
+    def _work(self, key: TaskKey, ledger: Ledger) -> Work:
+        from vantage_orchestration.processing.submit import Work
+
+        skill_id = self._skill_id()
+        return Work(self.hook.client, skill_id, key, self.options, ledger, self._origin)
+
 
 class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     """Processes documents: files in, a folder with results and a manifest out.
@@ -266,23 +273,14 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         from vantage_orchestration.processing.files import check_output
         from vantage_orchestration.processing.job import begin
 
-        options, (output, _) = self.options, output_of(self._argument("output_path"))
+        output, _ = output_of(self._argument("output_path"))
         with translating(translate):
             check_output(output)
         key = self._key(context)
         ledger = self._ledger(context, key, output)
         self._running = context["ti"], ledger
-        job = begin(
-            self.hook.client,
-            self._inputs(ledger, output),
-            output,
-            key,
-            self._skill_id(),
-            options,
-            token=self._token(context),
-            origin=self._origin,
-            ledger=ledger,
-        )
+        inputs = self._inputs(ledger, output)
+        job = begin(self._work(key, ledger), inputs, output, token=self._token(context))
         self._check_work(job.parts)
         record_transactions(context, job.transaction_ids)
         files = files_by_id(job.parts)
@@ -296,14 +294,12 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         from vantage_orchestration.processing.job import finish
 
         output, by_class = output_of(self._argument("output_path"))
+        key = self._key(context)
         manifest = finish(
-            self.hook.client,
+            self._work(key, self._ledger(context, key, output)),
             output,
-            self._skill_id(),
-            self.options,
             token=self._token(context),
             in_review=outcome.in_review,
-            ledger=self._ledger(context, self._key(context), output),
             processed=outcome.processed,
             by_class=by_class,
         )
@@ -420,17 +416,10 @@ class VantageSubmitOperator(_SendingOperator):
         """Start the transactions."""
         from vantage_orchestration.processing.job import submit_files
 
-        options, key = self.options, self._key(context, self.state_path)
+        key = self._key(context, self.state_path)
         ledger = self._ledger(context, key)
-        submitted = submit_files(
-            self.hook.client,
-            self._inputs(ledger),
-            key,
-            self._skill_id(),
-            options,
-            origin=self._origin,
-            ledger=ledger,
-        )
+        inputs = self._inputs(ledger)
+        submitted = submit_files(self._work(key, ledger), inputs)
         self._check_work(submitted)
         ids = [part.transaction_id for part in submitted]
         record_transactions(context, ids)
