@@ -308,12 +308,7 @@ class HttpSession(requests.Session):
 
 
 def request_id_of(response: requests.Response, secrets: Iterable[Secret]) -> str | None:
-    """Return the cleaned ``x-request-id`` header, which some installations send.
-
-    Args:
-        response: The reply.
-        secrets: Secrets to mask.
-    """
+    """Return the cleaned ``x-request-id`` header, which some installations send."""
     value = response.headers.get("x-request-id")
     return clean(value, secrets) if value else None
 
@@ -328,23 +323,12 @@ def network_error(
     host: str,
     transaction_id: str | None = None,
 ) -> VantageError:
-    """Return an error that describes a network failure in our own words.
+    """Return an error of the class ``make`` that describes a network failure in our own words, or a
+    ConfigurationError if the certificate, the CA bundle, the address or the proxy's login is wrong.
 
     The exception of ``requests`` holds the prepared request with its headers and body, so neither
     it nor its text is passed on. Call this inside ``except`` and raise the result outside of it, so
     that the original does not become the new error's context.
-
-    Args:
-        error: What ``requests`` raised.
-        make: Error class for temporary failures.
-        trust: Certificates and proxy that were in use. method: HTTP method.
-        path: Path of the request.
-        host: Host that was called.
-        transaction_id: Transaction concerned.
-
-    Returns:
-        An error made by ``make``, or a ConfigurationError if the certificate, the CA bundle, the
-        address or the proxy's login is wrong.
     """
     where: dict[str, Any] = {
         "method": method,
@@ -404,12 +388,7 @@ def network_error(
 
 
 def proxy_wants_login(trust: Trust, where: dict[str, Any]) -> ConfigurationError:
-    """Return the error for status 407. It is not retried: that could lock the proxy's account.
-
-    Args:
-        trust: Certificates and proxy that were in use.
-        where: Method, path, host and other known details of the request.
-    """
+    """Return the error for status 407. It is not retried: that could lock the proxy's account."""
     return ConfigurationError(
         "The HTTP proxy answered 407: it requires a login",
         hint=f"Put user and password into the address of {_proxy_of(trust)}:"

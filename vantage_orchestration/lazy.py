@@ -11,12 +11,7 @@ __all__ = ["on_first_use"]
 
 
 def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of a package.
-
-    Args:
-        package: Name of the package.
-        homes: Name to the module below the package that defines it.
-    """
+    """Return the ``__getattr__`` of a package, given the name to the module that defines it."""
 
     def load(name: str) -> Any:
         if name not in homes:

@@ -23,20 +23,11 @@ R = TypeVar("R")
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:
-    """Call ``work`` for each item, several at a time, and return when all is done.
+    """Call ``work`` for each item, several at a time, and return the results in their order.
 
-    Args:
-        work: Called in a thread, in a copy of the caller's context, so that its log lines reach the
-            right run.
-        items: Arguments for it.
-        threads: Number of threads. One item, or one thread, runs in the caller's thread.
-
-    Returns:
-        The results of ``work``, in the order of the items.
-
-    Raises:
-        BaseException: The first error of ``work``. Calls that had not begun are dropped, and all
-            others have ended.
+    It runs in a copy of the caller's context, so that its log lines reach the right run; one item,
+    or one thread, in the caller's thread. After its first error, which is raised, calls that had
+    not begun are dropped, and all others have ended.
     """
     queue = deque(enumerate(items))
     results: dict[int, R] = {}
@@ -78,11 +69,8 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Call ``work`` in a new thread; return a future for its result.
-
-    Args:
-        work: Called in an empty context, without the caller's logging context.
-        name: Name of the thread.
+    """Call ``work`` in a new thread, in an empty context without the caller's logging; return a
+    future for its result.
 
     Cancelling the future does not stop the thread, but drops its result. The same applies if the
     event loop ends earlier.

@@ -61,12 +61,7 @@ _reads = _Reads()
 
 @contextmanager
 def reading_in_turn(server: str, transaction_id: str) -> Iterator[None]:
-    """Wait until a transaction may be read, and keep other threads from reading it meanwhile.
-
-    Args:
-        server: Address of the server.
-        transaction_id: Transaction.
-    """
+    """Wait until a transaction may be read, and keep other threads from reading it meanwhile."""
     with _reads.entry((server, transaction_id.lower())) as entry:
         left = entry.read_at + LEAST_PAUSE - time.monotonic()
         if left > 0:

@@ -71,16 +71,8 @@ class TooLong(Exception):
 def read_chunks(response: requests.Response, most: int, seconds: float) -> Iterator[bytes]:
     """Yield the body of a reply, unpacked, in pieces of limited size.
 
-    Args:
-        response: A streaming reply of our own session, which ends a reply that makes no progress.
-        most: Largest allowed size in bytes, unpacked.
-        seconds: Seconds for the whole body.
-
-    Raises:
-        TooLong: The body has more than ``most`` bytes.
-        TooSlow: The time is up.
-        Damaged: The body can't be unpacked.
-        Broken: The connection broke.
+    It may have ``most`` bytes, unpacked, and may take so many seconds. Our own session ends a reply
+    that makes no progress.
     """
     if response.raw.closed:  # A hook of the session has read it.
         if len(response.content) > most:
@@ -156,22 +148,15 @@ class Reply:
         self.size = 0
 
     def nothing(self) -> None:
-        """Read a body that should be empty. A page, or truncated JSON, shows that a proxy answered.
-
-        Raises:
-            ProtocolError: Something other than the service answered.
-        """
+        """Read a body that should be empty. A page, or truncated JSON, shows that a proxy
+        answered."""
         body = read_start(self._response, self._seconds)
         if is_markup(body) or body.lstrip().startswith((b"{", b"[")):
             self._parse(body, lambda data: None)
 
     def json(self, read: Callable[[Any], T]) -> T:
-        """Return the result of ``read`` for the JSON body.
-
-        Raises:
-            ProtocolError: The body is not JSON, is too long, or does not fit the contract.
-            ConnectionFailed: The connection broke, or the body did not arrive in time.
-        """
+        """Return the result of ``read`` for the JSON body; what does not fit the contract is a
+        ProtocolError."""
         body = bytearray()
         self.size = self._copy(body.extend, LONGEST_JSON, self._seconds)
         return self._parse(bytes(body), read)
@@ -193,19 +178,7 @@ class Reply:
         )
 
     def copy_to(self, write: Callable[[bytes], object], most: int) -> int:
-        """Write the body piece by piece.
-
-        Args:
-            write: Takes the pieces.
-            most: Largest allowed size in bytes.
-
-        Returns:
-            Number of bytes.
-
-        Raises:
-            ProtocolError: The body is too long.
-            ConnectionFailed: The connection broke or stalled.
-        """
+        """Write a body of at most ``most`` bytes piece by piece; return its number of bytes."""
         received = self._copy(write, most, math.inf)
         announced = self.headers.get("Content-Length", "")
         if (

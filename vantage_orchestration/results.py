@@ -58,17 +58,8 @@ class DocumentFields:
 
 @translated
 def with_results(client: VantageClient, transaction: Transaction) -> Transaction:
-    """Return a processed transaction in which every document has results.
-
-    A charged transaction without results is implausible, so it is read again for a while.
-
-    Args:
-        client: Client.
-        transaction: A transaction whose status is ``Processed``.
-
-    Raises:
-        ProtocolError: It still lists no documents, or one with neither result files nor a class.
-    """
+    """Return a processed transaction in which every document has results. A charged transaction
+    without results is implausible, so it is read again for a while."""
     try:
         _check_documents(transaction)
     except ProtocolError:
@@ -97,16 +88,9 @@ def _check_documents(transaction: Transaction) -> None:
 
 
 def check_types(transaction: Transaction, types: Collection[str] | None) -> None:
-    """Refuse result types if a document has result files, but none of these types.
+    """Refuse result types (None for all) if a document has result files, but none of these types.
 
     A document without any result files, as from a Classification skill, still has its class.
-
-    Args:
-        transaction: A transaction with results.
-        types: Wanted types; None for all.
-
-    Raises:
-        ResultsMissing: A document would come back without any result.
     """
     for number, document in enumerate(transaction.documents, 1):
         there = sorted({file.type for file in document.result_files})
@@ -168,11 +152,7 @@ def _fields_of(
 
 
 def fields_of_values(data: Any) -> dict[str, Any]:
-    """Return the fields of a ``FieldsJson`` file (contract, section 7.2).
-
-    Raises:
-        ValueError: It has another shape.
-    """
+    """Return the fields of a ``FieldsJson`` file (contract, section 7.2)."""
     fields = data.get("Fields") if isinstance(data, Mapping) else None
     if not isinstance(fields, Mapping):
         raise ValueError("the member Fields is missing")

@@ -115,11 +115,8 @@ def call(
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a ``Retry-After`` header asks for, or None if it can't be used.
-
-    Args:
-        value: Seconds, or an HTTP date (RFC 9110, section 10.2.3). A date in the past means 0.
-    """
+    """Return the seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3): a
+    number or a date, 0 for one in the past. None if it can't be used."""
     if value is None:
         return None
     from urllib3.exceptions import InvalidHeader

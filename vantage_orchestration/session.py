@@ -213,15 +213,9 @@ class ApiSession:
         expected: ResultFile | None = None,
         most: float = math.inf,
     ) -> int:
-        """Write a file into a stream at its current position.
-
-        Args:
-            path: Path of the download.
-            transaction_id: Transaction.
-            stream: File to write.
-            expected: The content must be of this file's type; without it, any file is accepted.
-            most: Largest size in bytes, besides the limit of the connection.
-        """
+        """Write a file into a stream at its current position. The content must be of the type of
+        the expected file, if there is one, and have at most ``most`` bytes, besides the limit of
+        the connection."""
         kind = expected.type if expected is not None else None
         begin = stream.tell()
         most = int(min(most, self.config.http.result_limit * 1024**2))
@@ -441,9 +435,6 @@ class VantageAuth(AuthBase):
 
         A failed login is not repeated, but the credential is loaded again, since it may have
         changed: an expired token would otherwise fail a long task for good.
-
-        Raises:
-            AuthError: No token could be obtained.
         """
         try:
             token = self.source.get(self._patience)

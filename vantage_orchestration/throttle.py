@@ -84,11 +84,7 @@ class Throttle:
             yield
 
     def back_off(self, seconds: float | None) -> None:
-        """Let all requests of the host wait.
-
-        Args:
-            seconds: As asked by the server; None if not given.
-        """
+        """Let all requests of the host wait, as long as the server asks if it does."""
         until = time.time() + min(_PAUSE if seconds is None else seconds, _FURTHEST)
         try:
             with self._place.lock(self._pause, _PATIENCE):

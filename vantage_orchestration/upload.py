@@ -151,15 +151,8 @@ class SourceFile:
 
 
 def parameters(values: Mapping[str, str], *, limited: bool = True) -> list[dict[str, str]]:
-    """Return parameters in the form of the API, checked against its limits.
-
-    Args:
-        values: Key to value, both non-empty strings.
-        limited: Whether to check the lengths of registration parameters (128 and 256 characters).
-
-    Raises:
-        ConfigurationError: There are more than 10, or one is empty, too long or not a string.
-    """
+    """Return parameters in the form of the API, checked against its limits: 10, non-empty texts,
+    and unless ``limited`` is off 128 characters for a key and 256 for a value."""
     if len(values) > MOST_PARAMETERS:
         raise ConfigurationError(
             f"{len(values)} parameters were given; ABBYY Vantage accepts {MOST_PARAMETERS}"
@@ -180,12 +173,8 @@ def parameters(values: Mapping[str, str], *, limited: bool = True) -> list[dict[
 
 
 def check_files(files: Sequence[SourceFile]) -> None:
-    """Refuse files that the service would refuse, before anything is sent.
-
-    Raises:
-        ConfigurationError: There are no files or too many, they are too large together, or two have
-            the same name for the service.
-    """
+    """Refuse files that the service would refuse, before anything is sent: none or too many, too
+    large together, or two of the same name for the service."""
     if not 0 < len(files) <= MOST_FILES:
         raise ConfigurationError(
             f"{len(files)} files were given; a transaction takes 1 to {MOST_FILES}"
@@ -285,11 +274,7 @@ class MultipartBody:
         return self._read
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to the start, the only supported position.
-
-        Raises:
-            OSError: Another position was given.
-        """
+        """Go to the start, the only supported position."""
         if offset == 0 and whence == io.SEEK_SET:
             if self._read:
                 self._start()

@@ -34,16 +34,8 @@ def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, 
 
 
 def check_deleted(failures: Mapping[str, VantageError], total: int) -> None:
-    """Raise the failures of a deletion, all in one error.
-
-    Args:
-        failures: Result of :func:`delete_transactions`.
-        total: Number of transactions.
-
-    Raises:
-        VantageError: Some were not deleted. Its class is that of one of the failures, if possible
-            of one that a retry can cure.
-    """
+    """Raise the failures of a deletion of so many transactions in one error, if possible one that a
+    retry can cure."""
     if not failures:
         return
     first = next((each for each in failures.values() if each.retryable), None)

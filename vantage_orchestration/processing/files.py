@@ -84,14 +84,8 @@ def files_of(
 
 
 def check_output(output: Location) -> None:
-    """Refuse an unusable folder for results before anything is sent.
-
-    Args:
-        output: The folder, which need not exist. Only local folders can be checked.
-
-    Raises:
-        ConfigurationError: It is a file, is below one, or is not writable.
-    """
+    """Refuse an unusable folder for results before anything is sent. Only local ones can be
+    checked."""
     _check_folder(output, "output folder")
 
 
@@ -116,14 +110,7 @@ def _check_folder(folder: Location, what: str) -> None:
 def check_quarantine(place: Any, output: Location, inputs: Iterable[Location] = ()) -> None:
     """Refuse a folder for copies of documents that would get in the way of others.
 
-    Args:
-        place: The folder of the option ``quarantine_path``; None if there is none.
-        output: Folder for the results.
-        inputs: Files that are to be sent.
-
-    Raises:
-        ConfigurationError: It can't be written, it is the output folder or lies in it, or an input
-            lies in it: the next run would send the copies, or pass over inputs beside them.
+    The next run would send copies in the output folder, and pass over inputs beside copies.
     """
     if place is None:
         return

@@ -101,15 +101,8 @@ Seen = PlannedFile | Gone | Refused
 
 
 def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
-    """Read every file once, in pieces, several at a time if the store allows it.
-
-    Returns:
-        The state of each, in order.
-
-    Raises:
-        FileChanged: A file changed while it was read.
-        OSError: A file can't be read at present.
-    """
+    """Read every file once, in pieces, several at a time if the store allows it; return their
+    states in order."""
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
     seen = in_parallel(_inspect, sources, 1 if alone else _READERS)

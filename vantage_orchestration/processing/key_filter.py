@@ -88,12 +88,8 @@ def proof_of(
 ) -> Proof | None:
     """Return how the server filters; None if the test has no result.
 
-    It takes two to five requests, of a few entries each, once in ten minutes.
-
-    Args:
-        client: Client.
-        start: Earliest creation time of transactions to use for the test.
-        encodings: Encodings that may be right.
+    It takes two to five requests, of a few entries each, once in ten minutes, and transactions that
+    were created since ``start``.
     """
     account = client.config.credentials.account
     if not is_known(client):

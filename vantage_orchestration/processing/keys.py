@@ -47,11 +47,8 @@ class TaskKey:
 
 
 def digest_of(value: Any) -> str:
-    """Return a digest of arguments, the same in each try: 32 hex digits.
-
-    Args:
-        value: JSON data; other values count by their text.
-    """
+    """Return a digest of JSON data, the same in each try: 32 hex digits. Other values count by
+    their text."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -62,14 +59,11 @@ def unit_key(
     files: Iterable[tuple[str, str]],
     skill_parameters: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the key of one transaction.
+    """Return the key of one transaction, made from the scope of the task, the skill and the name
+    and hex SHA-256 of each file: a changed file is another document.
 
-    Args:
-        scope: Scope of the task, see :class:`TaskKey`.
-        skill_id: Skill.
-        files: Name and hex SHA-256 of each file: a changed file is another document.
-        skill_parameters: They change the results. Registration parameters do not, and may contain a
-            time or a number of the try, so they are not part of the key.
+    Skill parameters are part of it, since they change the results. Registration parameters do not,
+    and may contain a time or a number of the try.
     """
     digest = hashlib.sha256()
     settings = [text for pair in sorted((skill_parameters or {}).items()) for text in pair]
@@ -82,12 +76,8 @@ def unit_key(
 
 
 def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[str, str]:
-    """Return registration parameters including our key.
-
-    Raises:
-        ConfigurationError: There are more than 9 others, one breaks a limit, or one has the name of
-            ours.
-    """
+    """Return registration parameters including our key, or refuse them: more than 9, one that
+    breaks a limit or has the name of ours."""
     if registration_parameters and KEY_PARAMETER in registration_parameters:
         raise ConfigurationError(
             f"The registration parameter {KEY_PARAMETER} is set by this package"

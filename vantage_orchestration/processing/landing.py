@@ -54,12 +54,8 @@ class Landing:
         self.files: list[FileEntry] = []
 
     def read(self) -> tuple[list[FileEntry], set[str]]:
-        """Return what an earlier try has noted.
-
-        Returns:
-            The files of the same transaction that have landed, and the folders of classes into
-            which files were to land, of whichever transaction.
-        """
+        """Return the files that an earlier try has noted for this transaction, and the folders of
+        classes into which it was to land files of whichever transaction."""
         self.written = True
         try:
             data = json.loads(self._place.read_bytes())

@@ -140,12 +140,7 @@ class LedgerStore(Protocol):
     of_one_instance: bool
 
     def changes(self, name: str) -> list[Change]:
-        """Return all changes of a ledger; empty if no ledger has that name.
-
-        Raises:
-            StateUnavailable: They can't be read at present.
-            StateDamaged: One is damaged or of another version.
-        """
+        """Return all changes of a ledger; empty if no ledger has that name."""
         ...
 
     def append(self, name: str, change: Change) -> None:
@@ -171,12 +166,7 @@ class Ledger:
         self._undone: int | None = None
 
     def load(self) -> dict[str, LedgerEntry]:
-        """Return the entries of this try and earlier ones, by the transactions' keys.
-
-        Raises:
-            StateUnavailable: Notes can't be read at present.
-            StateDamaged: Notes are damaged or of another version.
-        """
+        """Return the entries of this try and earlier ones, by the transactions' keys."""
         changes = [store.changes(name) for store, name in self._places]
         self._undone = max((sum(each.undone for each in those) for those in changes), default=0)
         self._seen = _merged(list(itertools.chain.from_iterable(changes)))
@@ -214,11 +204,7 @@ class Ledger:
         self._undone = (self._undone or 0) + bool(keys)
 
     def renewed(self, key: TaskKey) -> TaskKey:
-        """Return the key of the task, which changes each time its work is undone.
-
-        Raises:
-            StateUnavailable, StateDamaged: As :meth:`load`.
-        """
+        """Return the key of the task, which changes each time its work is undone."""
         if self._undone is None:
             self.load()
         return replace(key, scope=f"{key.scope}/{self._undone}") if self._undone else key
@@ -274,19 +260,12 @@ def open_ledger(
     position: str = "",
     output: Location | None = None,
 ) -> Ledger:
-    """Return the ledger of a task.
+    """Return the ledger of a task, for its inputs as given (a digest) and its position.
 
-    Args:
-        key: Key of the task, with the places for its notes.
-        client: Client. Another account may belong to another tenant, which has no access to the
-            recorded transactions; so it has another ledger.
-        skill_id: Skill.
-        skill_parameters: They change the results.
-        inputs: Digest of the inputs as given.
-        position: Distinguishes instances or calls of the task. Notes are found by the inputs or the
-            position: a later try may have other inputs or another position, but hardly both.
-        output: Folder for the results, if there is one. It gets notes too, for whatever task writes
-            into it.
+    Another account may belong to another tenant, which has no access to the recorded transactions,
+    so it has another ledger. Notes are found by the inputs or the position: a later try may have
+    other inputs or another position, but hardly both. The output folder gets notes too, for
+    whatever task writes into it.
     """
     account = client.config.credentials
     base: list[Any] = [

@@ -51,19 +51,11 @@ _MANY: Final = 100
 def find_transactions(
     client: VantageClient, keys: Collection[str], *, skill_id: str, since: DateTime
 ) -> dict[str, str]:
-    """Return the transactions with these keys that an earlier try has made.
+    """Return the transactions with these keys that an earlier try has made, by key. A day before
+    the run began is searched as well, since clocks differ.
 
     Failed and cancelled ones do not count. Transactions that were created but not started are found
     if the service lists them as active; that is not documented.
-
-    Args:
-        client: Client.
-        keys: See :func:`vantage_orchestration.processing.keys.unit_key`.
-        skill_id: Skill of the transactions.
-        since: When the run began. One more day is searched, since clocks differ.
-
-    Returns:
-        Key to transaction id; a key of which nothing was found is missing.
     """
     wanted = set(keys)
     if not wanted:

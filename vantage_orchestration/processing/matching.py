@@ -85,12 +85,8 @@ class Groups:
     def rejoined(
         self, chosen: Iterable[PlannedFile]
     ) -> Iterator[tuple[int, list[PlannedFile | str], str | None]]:
-        """Yield each group that is not empty.
-
-        Yields:
-            Its index; its files in order, with only ``short`` for missing ones; and the name of a
-            missing file, if an input has that name.
-        """
+        """Yield index and files of each group that is not empty, with only ``short`` for missing
+        files, and the name of a missing one if an input has that name."""
         files: dict[int | None, dict[str, PlannedFile]] = {}
         for each in chosen:
             files.setdefault(self._claimed.get(each.short), {})[each.short] = each
@@ -105,16 +101,8 @@ class Groups:
 def choose(
     files: Sequence[PlannedFile], duplicates: Duplicates, groups: Groups
 ) -> list[PlannedFile]:
-    """Choose the files to send, or already sent, in order.
-
-    Args:
-        files: Files that can be sent.
-        duplicates: What to do with files of equal content: ``skip``, ``send`` or ``fail``.
-        groups: Files sent by earlier tries; chosen files are claimed.
-
-    Raises:
-        ConfigurationError: There are equal files, and ``duplicates`` is ``fail``.
-    """
+    """Choose the files to send, or already sent, in order. Chosen files are claimed; see
+    :func:`.plan.plan` for equal ones."""
     if duplicates == "send":
         return _each(files, groups)
     alike: dict[str | None, list[int]] = {}

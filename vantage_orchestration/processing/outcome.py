@@ -40,12 +40,8 @@ _RULES = 3
 
 
 def outcome_of(manifest: Manifest, timed_out: str | None = None) -> Outcome:
-    """Return the outcome described by a manifest that was written after the wait.
-
-    Args:
-        manifest: Manifest of the job.
-        timed_out: Which limit was reached, if any. It is ignored if all have ended since.
-    """
+    """Return the outcome described by a manifest that was written after the wait. A reached limit
+    is ignored if all have ended since."""
     rest = [*manifest.pending, *manifest.failed]
     landed = [each.transaction_id for each in manifest.transactions]
     late = [each for each in manifest.pending if not each.in_review]
@@ -162,12 +158,7 @@ def _told(
 
 
 def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
-    """Return the result of a task: ``manifest`` (its URL) and the counts.
-
-    Args:
-        manifest: Manifest of the job.
-        output: Its folder.
-    """
+    """Return the result of a task: ``manifest`` (its URL) and the counts."""
     from vantage_orchestration.processing.names import MANIFEST
 
     return {"manifest": output.child(MANIFEST).url, **numbers_of(manifest)}
@@ -184,17 +175,8 @@ def numbers_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def check_quality(manifest: Manifest, place: str, options: Options) -> None:
-    """Raise if documents are not good enough and the task is set to fail in that case.
-
-    Args:
-        manifest: Manifest of the job.
-        place: Its location, for the error's text.
-        options: Options of the task.
-
-    Raises:
-        RulesBroken: A document breaks a business rule.
-        LowQuality: A field is missing or too uncertain. The results have landed.
-    """
+    """Raise if documents are not good enough and the task is set to fail in that case. The results
+    have landed."""
     if options.on_low_quality != "fail":
         return
     if options.fail_on_rule_errors:
@@ -224,15 +206,7 @@ def check_quality(manifest: Manifest, place: str, options: Options) -> None:
 
 
 def check_rules(manifest: Manifest, place: str) -> None:
-    """Raise if a document breaks a business rule.
-
-    Args:
-        manifest: Manifest of the job.
-        place: Its location, for the error's text.
-
-    Raises:
-        RulesBroken: A document breaks a rule. The results have landed.
-    """
+    """Raise RulesBroken if a document breaks a business rule. The results have landed."""
     broken = [
         (entry, number, document.rule_errors)
         for entry in manifest.transactions

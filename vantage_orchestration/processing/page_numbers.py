@@ -54,19 +54,12 @@ class _Look(NamedTuple):
 def listed_as_completed(
     client: VantageClient, made: Mapping[str, Made], *, skill_id: str | None
 ) -> dict[str, ListedTransaction]:
-    """Return the entries of some transactions in the list of completed ones: pages, creation time.
+    """Return the entries of some transactions in the list of completed ones, by their ids in lower
+    case: pages, creation time. Those that are not listed yet are missing.
 
     A few are searched by their keys, more by the minutes of their creation and the name of our key.
     So other people's transactions cost nothing, and the order of the list does not matter. Only a
     server that ignores or misreads the filter needs a second request.
-
-    Args:
-        client: Client.
-        made: Id to what is known of its creation.
-        skill_id: Their skill, if all have the same.
-
-    Returns:
-        Id in lower case to entry. Transactions that are not listed yet are missing.
     """
     wanted = {name.lower(): each for name, each in made.items()}
     found: dict[str, ListedTransaction] = {}

@@ -20,16 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
-    """Refuse to start more pages than the limit of a task.
-
-    Args:
-        units: Units to start. Files that an earlier try has processed do not count.
-        most: Highest number of pages of the run.
-        known: Pages of the run that were already charged.
-
-    Raises:
-        ConfigurationError: There are more, or pypdf is not installed. Nothing was sent.
-    """
+    """Refuse to start units if these and the pages that were already charged exceed the limit of a
+    task, or if pypdf is not installed."""
     files = [file for unit in units for file in unit.files]
     counts = [_pages(file) for file in files]
     if unknown := [each.entry.name for each, n in zip(files, counts, strict=True) if n is None]:

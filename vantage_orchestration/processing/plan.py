@@ -151,13 +151,8 @@ def plan(
 def _unit(
     slots: Sequence[PlannedFile | str], known: int | None = None, gone: str | None = None
 ) -> Unit:
-    """Return a unit, with the name that its folder gets if no other unit has the same.
-
-    Args:
-        slots: Its files in order; missing files are given by their ``short``.
-        known: See :class:`Unit`.
-        gone: Name of a missing file, if it is known.
-    """
+    """Return a unit, with the name that its folder gets if no other has the same. Missing files are
+    given by their ``short``, and the name of one if it is known."""
     bases = {
         tag_of_name(each.entry.stored_name): each.entry.stored_name
         for each in slots

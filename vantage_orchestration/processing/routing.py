@@ -74,12 +74,8 @@ def fixed_part(place: str) -> str:
 
 
 def class_folder(by_class: str, class_name: str | None) -> str:
-    """Return the folder of a class, relative to the folder of the job.
-
-    Args:
-        by_class: See :class:`Output`.
-        class_name: Name of the class; None for documents without a class.
-    """
+    """Return the folder of a class, or of documents without one, relative to the folder of the
+    job."""
     path = by_class.replace(_CLASS, safe_name(class_name or UNCLASSIFIED))
     first, slash, rest = path.partition("/")
     # Files of the job have these names.

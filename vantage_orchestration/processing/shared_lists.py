@@ -95,13 +95,8 @@ def read_lists(client: VantageClient, **filters: Any) -> Iterator[ListedTransact
 
 
 def shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequence[Row]:
-    """Return all listed transactions of this package, without trusting any filter by their keys.
-
-    Args:
-        client: Client.
-        skill_id: Skill.
-        start: Transactions created since then are returned, and perhaps some from an hour before.
-    """
+    """Return all listed transactions of this package that were created since then, and perhaps some
+    from an hour before, without trusting any filter by their keys."""
     asked = time.time()
     # Tasks begin at different moments. A reading must not be useless for the one that began a
     # second earlier than its reader.

@@ -95,12 +95,8 @@ def _match(skills: Sequence[Skill], wanted: str) -> str:
 
 
 def skill_of(client: VantageClient, skill_id: str) -> Skill:
-    """Return a skill. A host asks once in ten minutes for the same skill.
-
-    Raises:
-        NotFound: There is no such published skill; the error names similar ones.
-        Forbidden: The caller may not read it. It may still be used.
-    """
+    """Return a skill. A host asks once in ten minutes for the same. It may be Forbidden to read,
+    and still be used."""
     try:
         return Skill.read(
             _once(client, "skill", skill_id, lambda: client.get_skill(skill_id).to_json())

@@ -130,11 +130,7 @@ class Work:
         return self.client.translating()
 
     def renewed(self) -> Work:
-        """Return it with the key that counts how often the work was undone.
-
-        Raises:
-            StateUnavailable, StateDamaged: The ledger can't be read.
-        """
+        """Return it with the key that counts how often the work was undone."""
         return replace(self, key=self.ledger.renewed(self.key))
 
     def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
@@ -144,11 +140,8 @@ class Work:
 
 
 def keyed_units(work: Work, units: Iterable[Unit]) -> dict[str, Unit]:
-    """Return new units by their keys, see :func:`.keys.unit_key`.
-
-    Raises:
-        ConfigurationError: Two of them have the same files.
-    """
+    """Return new units by their keys, see :func:`.keys.unit_key`; refuse two with the same
+    files."""
     by_key: dict[str, Unit] = {}
     for unit in units:
         files = [(each.stored_name, str(each.sha256)) for each in unit.sources]

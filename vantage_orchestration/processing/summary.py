@@ -34,11 +34,7 @@ def files_by_id(parts: Iterable[Part]) -> dict[str, str]:
 
 
 def lines_of_start(parts: Sequence[Part]) -> Iterator[str]:
-    """Yield a line with id and files for each transaction that was started or found.
-
-    Args:
-        parts: Transactions of a job.
-    """
+    """Yield a line with id and files for each transaction that was started or found."""
     for part in parts[:_LINES]:
         files = f" for {_names(part.sources)}" if part.sources else ""
         if part.landed:
@@ -74,16 +70,8 @@ def summary_of_wait(outcome: Outcome) -> str:
 
 
 def summary(manifest: Manifest, place: str) -> str:
-    """Return the last line of a task that has fetched results.
-
-    Args:
-        manifest: Manifest of the results.
-        place: Path or URL of the output folder.
-
-    Returns:
-        The numbers of documents and pages, their location, classes and skills, failures with
-        reasons, reviews, and how many transactions an earlier try had started.
-    """
+    """Return the last line of a task that has fetched results: numbers, their location, classes and
+    skills, failures with reasons, reviews, and how many transactions an earlier try had started."""
     counts = manifest.counts
     text = (
         f"{counted(counts['documents'], 'document', 'documents')} with"

@@ -92,18 +92,9 @@ class ActiveList:
     ) -> Listing:
         """Read the list if that takes fewer requests than reading each transaction.
 
-        Args:
-            wanted: Ids in lower case that are probably listed.
-            skill_id: Only transactions of this skill.
-            others: Further ids to search if the list is read.
-
-        Returns:
-            The part that was read. The list changes meanwhile: if it gets shorter between two
-            pages, some items are skipped. So a missing id proves nothing; read that transaction
-            itself.
-
-        Raises:
-            VantageError: A page could not be read.
+        Ids are in lower case; ``others`` are searched if the list is read. It changes meanwhile: if
+        it gets shorter between two pages, some items are skipped. So a missing id proves nothing;
+        read that transaction itself.
         """
         if self._pages(skill_id, bounded=True) >= len(wanted):
             return NO_LISTING
@@ -179,14 +170,8 @@ class ActiveList:
     def _read_ours(
         self, wanted: Set[str], skill_id: str | None, start: str | None, most: int
     ) -> Listing | None:
-        """Read the list of this package's transactions; None if that saves nothing.
-
-        Args:
-            wanted: Ids of which that list should show all but a few.
-            skill_id: As for :meth:`read`.
-            start: Creation time from which on to read it.
-            most: Requests that are needed without it.
-        """
+        """Read the list of this package's transactions; None if that saves nothing of so many
+        requests."""
         proof = likely(self._client)
         if self._clock() < self._no_filter_until or proof is None or not proof.any_value:
             return None

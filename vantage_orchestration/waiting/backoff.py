@@ -26,20 +26,11 @@ class Backoff:
         self._until = 0.0
 
     def left(self, now: float) -> float:
-        """Return the seconds for which nothing should be sent.
-
-        Args:
-            now: Monotonic seconds.
-        """
+        """Return the seconds for which nothing should be sent."""
         return max(0.0, self._until - now)
 
     def trouble(self, error: VantageError, now: float) -> None:
-        """Record a failed round.
-
-        Args:
-            error: Why it failed.
-            now: Monotonic seconds.
-        """
+        """Record a failed round, and why it failed."""
         self._rounds += 1
         wait = min(_LONGEST, _FIRST * 2 ** min(self._rounds - 1, 10)) * _random.uniform(0.75, 1.25)
         if error.retry_after is not None:

@@ -180,15 +180,7 @@ class Wait:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
-        """Resume a wait.
-
-        Args:
-            state: Result of :meth:`to_json`.
-            now: The current time.
-
-        Raises:
-            ValueError: It is not such a state.
-        """
+        """Resume a wait from the result of :meth:`to_json`."""
         try:
             return cls(state["statuses"], WaitRules(**state["rules"]), now, state=state)
         except (AttributeError, KeyError, TypeError, ConfigurationError) as error:

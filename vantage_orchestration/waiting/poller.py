@@ -162,12 +162,8 @@ class SharedPoller:
 
     @classmethod
     def of(cls, key: Hashable, connect: Callable[[], VantageClient]) -> SharedPoller:
-        """Return the poller of the running event loop for a credential.
-
-        Args:
-            key: Identifies the credential.
-            connect: Creates the client, if there is no poller yet.
-        """
+        """Return the poller of the running event loop for the credential that the key
+        identifies."""
         full = (asyncio.get_running_loop(), key)
         with _lock:
             for other in [each for each in _running if each[0].is_closed()]:

@@ -60,12 +60,7 @@ class WaitRules:
         return cls(**{**{name: getattr(options, name) for name in _OPTIONS}, **changes})
 
     def pause(self, looks: int, *, in_review: bool = False) -> float:
-        """Return the seconds to wait before the next poll.
-
-        Args:
-            looks: Polls since the last change.
-            in_review: Whether all open transactions wait for people.
-        """
+        """Return the seconds to wait before the next poll, after so many polls without a change."""
         longest = max(self.poke_interval, self.max_poke_interval)
         grown = min(self.poke_interval * _GROWTH ** min(looks, 50), longest)
         steady = longest if in_review else grown
