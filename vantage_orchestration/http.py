@@ -317,11 +317,7 @@ def network_error(
     error: requests.RequestException,
     make: Callable[..., VantageError],
     trust: Trust,
-    *,
-    method: str,
-    path: str,
-    host: str,
-    transaction_id: str | None = None,
+    where: dict[str, Any],
 ) -> VantageError:
     """Return an error of the class ``make`` that describes a network failure in our own words, or a
     ConfigurationError if the certificate, the CA bundle, the address or the proxy's login is wrong.
@@ -330,12 +326,6 @@ def network_error(
     it nor its text is passed on. Call this inside ``except`` and raise the result outside of it, so
     that the original does not become the new error's context.
     """
-    where: dict[str, Any] = {
-        "method": method,
-        "path": path,
-        "host": host,
-        "transaction_id": transaction_id,
-    }
     causes = list(_causes(error))
     by_proxy = isinstance(error, requests.exceptions.ProxyError)
     for cause in causes:

@@ -319,7 +319,7 @@ class ApiSession:
                     return take(Reply(response, self.config.http.read_timeout, told))
                 failure = self._error_of(response, told)
         except requests.RequestException as error:
-            failure = network_error(error, errors.ConnectionFailed, self.session.trust, **where)
+            failure = network_error(error, errors.ConnectionFailed, self.session.trust, where)
         raise failure
 
     # -- internals
@@ -502,34 +502,25 @@ class VantageAuth(AuthBase):
         if response.status_code != 401:
             return response
         with translating(self._translate):
-            return self._send_again(token, position, response, **kwargs)
-
-    def _send_again(
-        self,
-        token: AccessToken,
-        position: int | None,
-        response: requests.Response,
-        **kwargs: Any,
-    ) -> requests.Response:
-        self.source.invalidate(token)
-        server = self.config.credentials.base_url
-        if self._reload() and self.config.credentials.base_url != server:
-            return response  # The request was made for another server.
-        body = response.request.body
-        if body is not None and not isinstance(body, (bytes, str)) and position is None:
-            return response
-        renewed = self.token()
-        if renewed.is_same(token):
-            return response
-        drain(response, sum(self.config.http.timeouts))
-        again = response.request.copy()
-        again.hooks = {"response": []}
-        again.headers["Authorization"] = f"Bearer {renewed.reveal()}"
-        if position is not None:
-            again.body.seek(position)  # type: ignore[union-attr]
-        second: requests.Response = response.connection.send(again, **kwargs)
-        if second.status_code == 401:
-            self.source.keep(renewed)
-        second.history.append(response)
-        second.request = again
-        return second
+            self.source.invalidate(token)
+            server = self.config.credentials.base_url
+            if self._reload() and self.config.credentials.base_url != server:
+                return response  # The request was made for another server.
+            body = response.request.body
+            if body is not None and not isinstance(body, (bytes, str)) and position is None:
+                return response
+            renewed = self.token()
+            if renewed.is_same(token):
+                return response
+            drain(response, sum(self.config.http.timeouts))
+            again = response.request.copy()
+            again.hooks = {"response": []}
+            again.headers["Authorization"] = f"Bearer {renewed.reveal()}"
+            if position is not None:
+                again.body.seek(position)  # type: ignore[union-attr]
+            second: requests.Response = response.connection.send(again, **kwargs)
+            if second.status_code == 401:
+                self.source.keep(renewed)
+            second.history.append(response)
+            second.request = again
+            return second

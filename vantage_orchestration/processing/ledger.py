@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.state import FolderStore, Values, checked, read_value, write_value
 
@@ -45,6 +46,8 @@ FOLDER: Final = ".abbyy-vantage"
 _VERSION: Final = 1
 #: Characters of one change. Airflow warns above 65,535 bytes.
 _LARGEST: Final = 48_000
+#: Changes of a folder to read at the same time.
+_READERS: Final = 8
 #: Hex digits of a file's short digest.
 _SHORT: Final = 16
 
@@ -300,10 +303,15 @@ class FolderLedgers:
 
     def __init__(self, folder: Location) -> None:
         self._values = FolderStore(folder)
+        self._threads = _READERS if folder.concurrent else 1
+        self._seen: dict[str, Change] = {}
 
     def changes(self, name: str) -> list[Change]:
         """See :class:`LedgerStore`."""
-        return [self._change(each) for each in self._values.names(name)]
+        names = self._values.names(name)
+        new = [each for each in names if each not in self._seen]
+        self._seen |= zip(new, in_parallel(self._change, new, self._threads), strict=True)
+        return [self._seen[each] for each in names]
 
     def _change(self, name: str) -> Change:
         change = read_value(self._values, name, Change.read)
@@ -334,28 +342,21 @@ class NumberedLedgers:
         self._values = values
         self._attempt = attempt
         self.of_one_instance = of_one_instance
-        self._next: dict[str, int] = {}
+        self._seen: dict[tuple[str, int], list[Change]] = {}
 
     def changes(self, name: str) -> list[Change]:
         """See :class:`LedgerStore`."""
-        changes: list[Change] = []
-        for attempt in range(1, self._attempt + 1):
-            found = list(self._of(name, attempt))
-            changes += found
-        self._next[name] = len(found)
-        return changes
+        attempts = range(1, self._attempt + 1)
+        return [change for attempt in attempts for change in self._of(name, attempt)]
 
     def append(self, name: str, change: Change) -> None:
         """See :class:`LedgerStore`."""
-        if name not in self._next:
-            self._next[name] = sum(1 for _ in self._of(name, self._attempt))
-        number = self._next[name]
-        write_value(self._values, f"{name}.{self._attempt}.{number}", change.to_json())
-        self._next[name] += 1
+        earlier = self._seen.get((name, self._attempt)) or self._of(name, self._attempt)
+        write_value(self._values, f"{name}.{self._attempt}.{len(earlier)}", change.to_json())
+        earlier.append(change)
 
-    def _of(self, name: str, attempt: int) -> Iterator[Change]:
-        for number in itertools.count():
-            change = read_value(self._values, f"{name}.{attempt}.{number}", Change.read)
-            if change is None:
-                return
-            yield change
+    def _of(self, name: str, attempt: int) -> list[Change]:
+        changes = self._seen.setdefault((name, attempt), [])
+        while change := read_value(self._values, f"{name}.{attempt}.{len(changes)}", Change.read):
+            changes.append(change)
+        return changes

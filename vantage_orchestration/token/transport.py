@@ -77,7 +77,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
     except VantageError as error:
         return error.copy()
     except requests.RequestException as error:
-        return network_error(error, AuthUnavailable, trust or config.trust, **where)
+        return network_error(error, AuthUnavailable, trust or config.trust, where)
     except TooLong:
         what = f"The token endpoint's reply has more than {LONGEST_REPLY} bytes"
         return AuthProtocolError(what, hint="Check the base URL", **where)
