@@ -3,21 +3,30 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import prefect
 import pytest
 from prefect import flow, settings, task
+from prefect.context import SyncClientContext
+from pydantic import ValidationError
 from test_prefect.seen import told_in_the_end
 
+from vantage_orchestration.client import VantageClient
+from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.prefect import events as module
+from vantage_orchestration.prefect import job
 from vantage_orchestration.prefect.events import (
     PREFIX,
     TransactionEvent,
@@ -31,6 +40,9 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
     UnfinishedEntry,
 )
+from vantage_orchestration.processing.submit import Part
+from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import Outcome
 
 SERVER = "https://vantage-eu.abbyy.com"
 
@@ -144,15 +156,21 @@ class _Forgetful(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/filter"):
+            self.server.asked += 1
             wanted = body["filter"]["id"]["id"]
             found = [each for each in self.server.stored if each["id"] in wanted]
             self._answer(200, {"events": found, "total": len(found), "next_page": None})
         else:
+            self.server.posts += 1
+            self.server.open.wait(60)
             self.server.taken += [each["id"] for each in body]
             self._answer(204, None)
 
-    def do_GET(self) -> None:  # It asks for a CSRF token, and there are none.
-        self._answer(404, None)
+    def do_GET(self) -> None:
+        if self.path.endswith("/admin/version"):
+            self._answer(200, prefect.__version__)
+        else:  # It asks for a CSRF token, and there are none.
+            self._answer(404, None)
 
     def _answer(self, status: int, data: Any) -> None:
         text = b"" if data is None else json.dumps(data).encode()
@@ -170,6 +188,8 @@ class _Forgetful(BaseHTTPRequestHandler):
 def forgetful() -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Forgetful)
     server.taken, server.stored = [], []
+    server.posts, server.asked, server.open = 0, 0, threading.Event()
+    server.open.set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/api"
     with settings.temporary_settings({settings.PREFECT_API_URL: url}):
@@ -191,3 +211,63 @@ def test_what_is_stored_is_not_sent_again(forgetful: Any) -> None:
     deliver([old])
     deliver([old, new])
     assert forgetful.taken == [str(new.id)]
+
+
+def test_what_tasks_report_meanwhile_goes_into_one_request(forgetful: Any) -> None:
+    forgetful.open.clear()
+    events = [TransactionEvent("submitted", str(n), SERVER, "Processing") for n in range(6)]
+
+    def waiting() -> int:
+        return sum(len(reports) for reports, _ in module._queues.values())
+
+    with SyncClientContext.get_or_create():
+        threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(partial(deliver, [each], new=True),),
+            )
+            for each in events
+        ]
+        threads[0].start()
+        for _ in range(6000):
+            if forgetful.posts and waiting() == 1:
+                break
+            time.sleep(0.01)
+        for thread in threads[1:]:
+            thread.start()
+        for _ in range(6000):
+            if waiting() == len(events):
+                break
+            time.sleep(0.01)
+        forgetful.open.set()
+        for thread in threads:
+            thread.join(60)
+    assert sorted(forgetful.taken) == sorted(str(each.id) for each in events)
+    assert (forgetful.posts, forgetful.asked, waiting()) == (2, 0, 0)
+
+
+def test_each_task_learns_of_the_failure_of_a_request_that_it_shares(forgetful: Any) -> None:
+    event = TransactionEvent("submitted", "a", SERVER, "Processing")
+    forgetful.stored = [{"id": str(event.id)}]  # No event that Prefect's client could read.
+    with SyncClientContext.get_or_create():
+        for _ in range(2):
+            with pytest.raises(ValidationError):
+                deliver([event])
+        deliver([event], new=True)
+    assert forgetful.taken == [str(event.id)]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "age", "asked"), [(False, 0, 0), (False, 600, 1), (True, 0, 2)]
+)
+def test_server_is_asked_only_for_what_may_have_been_told(
+    forgetful: Any, monkeypatch: pytest.MonkeyPatch, earlier: bool, age: float, asked: int
+) -> None:
+    monkeypatch.setattr(job, "in_run", lambda: True)
+    fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
+    client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
+    reporter = job.Reporter(client, None, lambda *_: None, again=False)
+    reporter.started([Part("t", "key", "folder", time.time() - age, (), earlier=earlier)])
+    reporter.ended(Outcome({"t": Status.PROCESSED}))
+    assert len(forgetful.taken) == 2
+    assert forgetful.asked == asked

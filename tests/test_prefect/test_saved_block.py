@@ -18,7 +18,8 @@ from prefect.exceptions import ObjectNotFound
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.prefect import VantageCredentials
+from vantage_orchestration.prefect import VantageCredentials, clients
+from vantage_orchestration.prefect.clients import client_of
 from vantage_orchestration.sandbox import SandboxServer
 
 SLUG = "abbyy-vantage-credentials"
@@ -331,6 +332,34 @@ def test_token_that_a_task_returns_is_not_stored(
     assert len(tokens) == 1
     assert find_leaks(tokens, places) == []
     assert find_leaks(["text that is stored"], {"results": tmp_path})
+
+
+def test_tasks_of_a_run_that_overlap_share_a_client(
+    save_block: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, found = save_block(), list[tuple[VantageClient, VantageClient]]()
+
+    @task
+    def work() -> None:
+        with client_of(name) as first:
+            with client_of(name) as second:
+                found.append((first, second))
+            first.list_skills()
+            with pytest.raises(ConfigurationError), client_of("nobody"):
+                pass
+
+    @flow
+    def running() -> None:
+        work()
+        work()
+        monkeypatch.setattr(clients, "_KEPT", -1.0)  # As a minute later.
+        work()
+
+    running()
+    assert [one is other for one, other in found] == [True, True, False]
+    # Nothing of an earlier task or run is left.
+    assert len({id(one) for pair in found for one in pair}) == 4
+    assert clients._shared == {}
 
 
 def test_missing_block_is_prefects_own_error() -> None:

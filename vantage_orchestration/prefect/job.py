@@ -52,6 +52,9 @@ __all__ = ["UNDO", "Caller", "Reporter", "StartedTransactions", "in_run"]
 
 #: Key under which a Prefect transaction stores what to undo.
 UNDO = "abbyy_vantage"
+#: Seconds after the creation of a transaction within which its events are sent without a query:
+#: Prefect's server ignores an event that it has got within the last five minutes.
+_FRESH = 240.0
 
 
 def in_run() -> bool:
@@ -193,6 +196,7 @@ class Reporter:
         self._server = client.config.credentials.base_url
         self._skill_id = skill_id
         self._log = log
+        self._fresh_until = 0.0
         self._ended: set[str] = set()
         self._files: dict[str, str] = {}
         self._active = in_run()
@@ -214,6 +218,8 @@ class Reporter:
             self._log("%s", line)
         ids = [part.transaction_id for part in parts if not part.landed]
         new = not any(part.earlier for part in parts)
+        if new:
+            self._fresh_until = min((part.created for part in parts), default=0.0) + _FRESH
         if self._active and ids:
             emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
         if self._active and ids and shown:
@@ -306,14 +312,17 @@ class Reporter:
             failed = [each for each, status in outcome.statuses.items() if status.is_failure]
             done = outcome.with_status(Status.PROCESSED) if processed else []
             emit(
-                TransactionEvent(
-                    "processed" if each in done else "failed",
-                    each,
-                    self._server,
-                    outcome.statuses[each],
-                    self._skill_id,
-                )
-                for each in (*done, *failed)
+                (
+                    TransactionEvent(
+                        "processed" if each in done else "failed",
+                        each,
+                        self._server,
+                        outcome.statuses[each],
+                        self._skill_id,
+                    )
+                    for each in (*done, *failed)
+                ),
+                new=time.time() < self._fresh_until,
             )
 
     def _reviewed(self, ids: Sequence[str]) -> None:
