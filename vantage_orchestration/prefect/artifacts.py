@@ -32,12 +32,12 @@ import pendulum
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 
-from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.markdown import literal
+from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean
 
@@ -49,16 +49,6 @@ if TYPE_CHECKING:
         UnfinishedEntry,
     )
     from vantage_orchestration.waiting import Observation
-
-__all__ = [
-    "DOCUMENTS_KEY",
-    "PROGRESS_KEY",
-    "BatchProgress",
-    "DocumentsTable",
-    "review_began",
-    "review_ended",
-    "show_documents",
-]
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +63,7 @@ _MOST_RULES: Final = 10
 _IN_ADDRESSES: Final = ":/[]%.~-"
 #: Seconds between two updates of a progress bar.
 _UPDATE_EVERY: Final = 2.0
-#: Artifacts per page of Prefect's API.
+#: Keys of artifacts in one query.
 _TOGETHER: Final = 100
 
 
@@ -85,12 +75,8 @@ def show_documents(manifest: Manifest, output: str = "", *, key: str = DOCUMENTS
 class DocumentsTable:
     """A table artifact of the documents of a job. Used by one thread at a time.
 
-    Args:
-        entries: Transactions of the job at its start. Without them there is no table before the
-            job has ended.
-        key: Key of the artifact; tables of several runs with the same key become its versions.
-            Characters that Prefect does not allow in a key become dashes.
-        clock: Steady seconds.
+    ``entries`` are the transactions of the job at its start. Without them there is no table before
+    the job has ended. Tables of several runs with the same key become its versions.
     """
 
     def __init__(
@@ -125,11 +111,7 @@ class DocumentsTable:
                 self._show_state()
 
     def need_people(self, deadlines: Mapping[str, float]) -> None:
-        """Show until when reviews are waited for.
-
-        Args:
-            deadlines: Transaction id to seconds since the epoch.
-        """
+        """Show until when reviews are waited for, in seconds since the epoch."""
         self._deadlines.update(deadlines)
         if self._entries:
             self._show_state()
@@ -142,12 +124,7 @@ class DocumentsTable:
         self._show(rows, f"ABBYY Vantage: {ended} of {len(rows)} transactions have ended.")
 
     def finish(self, manifest: Manifest, output: str = "") -> None:
-        """Show what came of the job.
-
-        Args:
-            manifest: Manifest of the job.
-            output: Path or URL of its folder.
-        """
+        """Show what came of the job. ``output`` is the path or URL of its folder."""
         self._show(_rows(manifest), _words_of(manifest, output))
 
     def _show(self, rows: Sequence[Mapping[str, Any]], text: str) -> None:
@@ -187,28 +164,16 @@ def _words_of(manifest: Manifest, output: str) -> str:
 
 
 class BatchProgress:
-    """A progress artifact for the transactions of a batch. Use it in one thread at a time.
+    """A progress artifact for the transactions of a batch. Use it in one thread at a time."""
 
-    Args:
-        total: Number of transactions.
-        key: Key of the artifact.
-        clock: Returns monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        *,
-        key: str = PROGRESS_KEY,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
         self._clock = clock
         self._shown = 0
         self._next = clock() + _UPDATE_EVERY
         self._id: UUID | None = None
         with _shown("the progress"):
-            self._id = _create("progress", key, self._percent(0), self._text(0))
+            self._id = _create("progress", PROGRESS_KEY, self._percent(0), self._text(0))
 
     def update(self, done: int) -> None:
         """Show how many have ended. Calls are cheap: it sends at most one update every two seconds.
@@ -244,7 +209,7 @@ def review_began(
 
     Args:
         transaction_ids: Transactions that wait for a person now.
-        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
+        server: Base address of ABBYY Vantage.
         skill_id: Their skill.
         files: Names of their files, as far as they are known.
         deadlines: When the run stops waiting for them, in seconds since the epoch.
@@ -278,11 +243,7 @@ def review_began(
 
 
 def review_ended(transaction_ids: Iterable[str]) -> None:
-    """Remove the links of transactions that are no longer in review. It may be called again.
-
-    Args:
-        transaction_ids: Transactions that may have been in review.
-    """
+    """Remove the links of transactions that are no longer in review. It may be called again."""
     with _shown("the reviews"), get_client(sync_client=True) as client:
         for artifacts in _reviews(transaction_ids).values():
             for artifact in artifacts:
@@ -386,15 +347,14 @@ def _shown(what: str) -> Iterator[None]:
 
 def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     """Create an artifact of the running task or flow, also in threads and coroutines."""
-    flow, task = FlowRunContext.get(), TaskRunContext.get()
-    flow_run = flow.flow_run if flow is not None else None
+    flow_run_id, task_run_id = run_ids()
     artifact = ArtifactCreate(
         type=kind,
         key=_key(key),
         data=data,
         description=description,
-        flow_run_id=flow_run.id if flow_run else task.task_run.flow_run_id if task else None,
-        task_run_id=task.task_run.id if task else None,
+        flow_run_id=flow_run_id,
+        task_run_id=task_run_id,
     )
     with get_client(sync_client=True) as client:
         return client.create_artifact(artifact).id
@@ -412,15 +372,9 @@ def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     with get_client(sync_client=True) as client:
         for place in range(0, len(keys), _TOGETHER):
             wanted = ArtifactFilter(key=ArtifactFilterKey(any_=keys[place : place + _TOGETHER]))
-
-            def page(offset: int, wanted: ArtifactFilter = wanted) -> Chunk[Any]:
-                read = client.read_artifacts(artifact_filter=wanted, limit=_TOGETHER, offset=offset)
-                return Chunk(read, None, _TOGETHER)
-
-            for chunk in Pages(page, lambda artifact: artifact.id):
-                for artifact in chunk.items:
-                    if artifact.key in names:
-                        found.setdefault(names[artifact.key], []).append(artifact.id)
+            for artifact in listed(client.read_artifacts, artifact_filter=wanted):
+                if artifact.key in names:
+                    found.setdefault(names[artifact.key], []).append(artifact.id)
     return found
 
 

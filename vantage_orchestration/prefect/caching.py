@@ -16,8 +16,6 @@ from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
 from vantage_orchestration.processing.keys import digest_of
 
-__all__ = ["OncePerRun"]
-
 #: Arguments that do not change the result, or must not be part of a key.
 _LEFT_OUT = frozenset(
     {"credentials", "parallel", "timeout", "review_timeout", "poke_interval", "max_poke_interval"}
@@ -29,12 +27,8 @@ class OncePerRun(CachePolicy):
     """Caches a result for one flow run and the same arguments, regardless of credentials.
 
     Unlike Prefect's ``RUN_ID`` it also works in a subflow, which becomes another run with each try
-    of its parent.
-
-    Attributes:
-        contents: Name of the argument with files: their contents are part of the key, not only
-            names.
-        unless: Arguments that disable caching.
+    of its parent. The contents of the files in the argument named ``contents`` are part of the key,
+    not only names. The arguments ``unless`` disable caching.
     """
 
     contents: str = ""

@@ -14,14 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from prefect.context import TaskRunContext
-
+from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-
-__all__ = ["client_of"]
 
 #: Seconds after which new tasks read the block again, which somebody may have edited.
 _KEPT: Final = 60.0
@@ -43,13 +40,8 @@ _lock = threading.Lock()
 
 @contextmanager
 def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
-    """Yield a client; it is closed when the last of the tasks that share it has ended.
-
-    Args:
-        credentials: The credentials block, or the name of a saved one.
-    """
-    task = TaskRunContext.get()
-    run = task.task_run.flow_run_id if task is not None else None
+    """Yield a client; it is closed when the last of the tasks that share it has ended."""
+    run, _ = run_ids()
     if run is None:
         with load_credentials(credentials).get_client() as client:
             yield client

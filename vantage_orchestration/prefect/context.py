@@ -23,11 +23,12 @@ from vantage_orchestration.processing import TaskKey
 
 if TYPE_CHECKING:
     import datetime
+    from uuid import UUID
 
     from pendulum import DateTime
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
-__all__ = ["retried_by_itself", "task_key"]
+__all__ = ["retried_by_itself", "run_ids", "task_key"]
 
 
 def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
@@ -81,6 +82,15 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     scope = "/".join(part.replace("%", "%25").replace("/", "%2F") for part in parts)
     store = RunStore(get_result_store(), str(run.id), max(1, root.run_count))
     return TaskKey(scope, begin if again else None, (store,))
+
+
+def run_ids() -> tuple[UUID | None, UUID | None]:
+    """Return the ids of the running flow run and task run, as far as something runs."""
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    flow_run = flow.flow_run if flow is not None else None
+    task_run = task.task_run if task is not None else None
+    above = task_run.flow_run_id if task_run is not None else None
+    return flow_run.id if flow_run is not None else above, task_run.id if task_run else None
 
 
 def retried_by_itself() -> bool:

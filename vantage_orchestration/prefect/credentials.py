@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 reading_block: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "abbyy-vantage-reading-block", default=False
 )
-_OF_PREFECT = frozenset(
+#: What Prefect itself adds to the fields of a block.
+OF_PREFECT = frozenset(
     {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
 )
 _SPECS = {spec.name: spec for spec in FIELDS}
@@ -223,7 +224,7 @@ class VantageCredentials(CredentialsBlock):
         The existence of the CA bundle is not checked, since it matters on the machine that runs the
         task.
         """
-        unknown = [name for name in given if name not in _SPECS and name not in _OF_PREFECT]
+        unknown = [name for name in given if name not in _SPECS and name not in OF_PREFECT]
         if unknown:
             text = f"The ABBYY Vantage credential has no field {', '.join(sorted(unknown))}"
         else:

@@ -41,16 +41,6 @@ from vantage_orchestration.status import Status
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest
 
-__all__ = [
-    "PREFIX",
-    "Happening",
-    "TransactionEvent",
-    "deliver",
-    "emit",
-    "emit_outcome",
-    "emit_submitted",
-]
-
 log = logging.getLogger(__name__)
 
 Happening = Literal["submitted", "review", "processed", "failed"]
@@ -67,12 +57,9 @@ class TransactionEvent:
     """Something that happened to a transaction.
 
     Attributes:
-        happening: What happened.
-        transaction_id: Transaction.
-        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
-        status: Its status then.
+        server: Base address of ABBYY Vantage.
+        status: Status of the transaction then.
         skill_id: Its skill, if known.
-        origin: ``api`` or ``input``.
         details: JSON for the payload. It is stored and shown, so it must not be secret.
         occasion: Distinguishes happenings that may repeat for a transaction.
     """
@@ -127,14 +114,7 @@ def emit_submitted(
     skill_id: str | None = None,
     new: bool = False,
 ) -> None:
-    """Report that transactions were started. See :func:`emit`.
-
-    Args:
-        transaction_ids: Transactions.
-        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
-        skill_id: Their skill.
-        new: Whether the caller has just created them, so that they can't have been reported before.
-    """
+    """Report that transactions were started. ``new``: the caller has just created them."""
     emit(
         (
             TransactionEvent("submitted", each, server, Status.PROCESSING.value, skill_id)
@@ -145,12 +125,9 @@ def emit_submitted(
 
 
 def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] = ()) -> None:
-    """Report all ended transactions of a manifest. See :func:`emit`.
+    """Report all ended transactions of a manifest.
 
-    Args:
-        manifest: Manifest of a job.
-        server: Base address of ABBYY Vantage, ``client.config.credentials.base_url``.
-        by_input: Ids, in lower case, of transactions that came by mail, scanner and the like.
+    ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
     """
 
     def origin(transaction_id: str) -> Literal["api", "input"]:
@@ -190,10 +167,7 @@ def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
     """Send events, except those already sent. It blocks until the server has them.
 
     Failures are only logged as warnings: a document must not fail because it could not be reported.
-
-    Args:
-        events: Events.
-        new: Whether the events can't have been sent before, which saves a query.
+    ``new``: the events can't have been sent before, which saves a query.
     """
     try:
         deliver(list(events), new=new)
@@ -205,15 +179,7 @@ def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
 
 
 def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
-    """Send events that are not stored yet.
-
-    Args:
-        events: Events.
-        new: Whether the events can't have been sent before, which saves a query.
-
-    Raises:
-        httpx.HTTPError: The Prefect API does not answer, or refuses.
-    """
+    """Send events as :func:`emit` does, and raise what fails."""
     if not events:
         return
     own = _Report({event.id: event.to_prefect() for event in events}, new)

@@ -10,16 +10,9 @@ from pydantic import BeforeValidator, Field
 
 from vantage_orchestration.options import checked, default_of, words_of
 
-__all__ = ["block_field", "form"]
-
 
 def form(name: str, kind: Any) -> Any:
-    """Return the annotation of an option: its form field and how it is parsed.
-
-    Args:
-        name: Name of the option.
-        kind: Its type in :class:`vantage_orchestration.options.Options`.
-    """
+    """Return the annotation of an option of that type: its form field and how it is parsed."""
     asked = kind | None if default_of(name) is None else kind
     return Annotated[asked, BeforeValidator(partial(checked, name))]
 

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Observation, Outcome, SharedPoller, WaitRules
 
-__all__ = ["UNDO", "Caller", "Reporter", "StartedTransactions", "in_run"]
-
 #: Key under which a Prefect transaction stores what to undo.
 UNDO = "abbyy_vantage"
 #: Seconds after the creation of a transaction within which its events are sent without a query:
@@ -66,13 +64,9 @@ def in_run() -> bool:
 class Caller:
     """The run that processes documents, the same in each try.
 
-    Attributes:
-        key: Key of the task.
-        ledger: Records its transactions.
-        origin: Digest of the inputs as given.
-        number: Number of the call within the flow run, if Prefect has one.
-        resend_failed: Whether failed documents may be sent, and charged, again: not if Prefect
-            retries automatically.
+    ``origin`` is a digest of the inputs as given, ``number`` that of the call within the flow run,
+    if Prefect has one. Failed documents may be sent, and charged, again unless Prefect retries
+    automatically.
     """
 
     key: TaskKey
@@ -94,16 +88,9 @@ class Caller:
     ) -> Caller:
         """Return the running task, or the running flow if it makes the call itself.
 
-        If neither runs, nobody can retry, and each call stands for itself.
-
-        Args:
-            client: Client.
-            inputs: Inputs as given, globs not resolved.
-            skill_id: Skill.
-            options: Registration parameters are part of the identity: a document sent with others
-                is another order. Skill parameters change the results.
-            output: Folder for the results, if there is one.
-            numbered: Whether the number of the call may identify the inputs, if these change.
+        If neither runs, nobody can retry, and each call stands for itself. Registration parameters
+        are part of the identity: a document sent with others is another order. If ``numbered``, the
+        number of the call may identify the inputs, if these change.
         """
         origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
@@ -136,11 +123,7 @@ class Caller:
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None
     ) -> list[Location]:
-        """Return the files given by the inputs; files that an earlier try sent may be missing.
-
-        Raises:
-            ConfigurationError: An input is missing, is a folder, or matches no file.
-        """
+        """Return the files given by the inputs; files that an earlier try sent may be missing."""
         return files_of(
             inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty, output=output
         )
@@ -173,14 +156,8 @@ def _number_of_call() -> str:
 class Reporter:
     """Reports a run's transactions to Prefect: in its log, as events and as artifacts.
 
-    Outside runs it only logs, and calls no Prefect server.
-
-    Args:
-        client: Client that waits; otherwise only its address is used.
-        skill_id: Skill, if known.
-        log: Writes a line into the run's log.
-        ids: Transactions whose progress is shown, if there are several.
-        again: Whether an earlier try may have reported reviews.
+    Outside runs it only logs, and calls no Prefect server. The progress of ``ids`` is shown if
+    there are several. ``again`` is whether an earlier try may have reported reviews.
     """
 
     def __init__(
@@ -209,9 +186,7 @@ class Reporter:
     def started(self, parts: Sequence[Part], *, shown: bool = False) -> None:
         """Report that transactions were started, by this try or an earlier one.
 
-        Args:
-            parts: Transactions of a job.
-            shown: Whether a table of them is shown from now on, until :meth:`finished`.
+        If ``shown``, a table of them is shown from now on, until :meth:`finished`.
         """
         self._files = files_by_id(parts)
         for line in lines_of_start(parts):
@@ -230,12 +205,7 @@ class Reporter:
             )
 
     def wait(self, ids: Sequence[str], rules: WaitRules) -> Outcome:
-        """Wait for transactions and report changes. It blocks.
-
-        Args:
-            ids: Transactions.
-            rules: Limits and polling intervals.
-        """
+        """Wait for transactions and report changes. It blocks."""
         return wait_here(
             self._client,
             wait := self._wait(ids, rules),
@@ -248,14 +218,7 @@ class Reporter:
     async def wait_in_loop(
         self, poller: SharedPoller, ids: Sequence[str], rules: WaitRules
     ) -> Outcome:
-        """Wait as :meth:`wait` does, without blocking the event loop.
-
-        Args:
-            poller: Polls the transactions together with those of others.
-            ids: Transactions.
-            rules: Limits and polling intervals.
-        """
-
+        """Wait as :meth:`wait` does, without blocking the event loop."""
         wait = self._wait(ids, rules)
         while True:
             answer = await wait_in_loop(
@@ -301,9 +264,7 @@ class Reporter:
     def ended(self, outcome: Outcome, *, processed: bool = True) -> None:
         """Report how the wait ended, where no job with a manifest reports more.
 
-        Args:
-            outcome: The outcome.
-            processed: Whether to report transactions with results; downloading them reports more.
+        Transactions with results are left out unless ``processed``: downloading them reports more.
         """
         self._log("%s", summary_of_wait(outcome))
         over = [each for each in outcome.statuses if each not in outcome.in_review]
@@ -330,12 +291,7 @@ class Reporter:
             review_ended(ids)
 
     def finished(self, manifest: Manifest, output: Location) -> None:
-        """Report the results of a job.
-
-        Args:
-            manifest: Its manifest.
-            output: Its folder.
-        """
+        """Report the results of a job."""
         self._log("%s", summary(manifest, output.url))
         if self._active:
             over = [each.transaction_id for each in manifest.transactions]
@@ -346,13 +302,7 @@ class Reporter:
 
 @dataclass(frozen=True, slots=True)
 class StartedTransactions:
-    """Transactions that were started and may have to be undone. Never stored.
-
-    Attributes:
-        credentials: The credentials block, or its name.
-        ledger: The ledger that records them.
-        transaction_ids: Transactions.
-    """
+    """Transactions that were started and may have to be undone. Never stored."""
 
     credentials: VantageCredentials | str
     ledger: Ledger

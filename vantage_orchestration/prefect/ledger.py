@@ -28,8 +28,6 @@ from vantage_orchestration.storage import Location
 if TYPE_CHECKING:
     from prefect.results import ResultStore
 
-__all__ = ["RunStore", "ledgers_of"]
-
 #: Prefix of the names in a storage that can't list. Changing it loses running transactions.
 _PREFIX: Final = "abbyy-vantage-"
 
@@ -37,12 +35,8 @@ _PREFIX: Final = "abbyy-vantage-"
 class RunStore:
     """The :class:`vantage_orchestration.processing.ledger.LedgerStore` of a task run or flow run.
 
-    It also records which ledgers the run has written to, see :func:`ledgers_of`.
-
-    Args:
-        results: Prefect's result storage of the run.
-        run_id: Id of the run.
-        attempt: How often the root flow run has begun.
+    It also records which ledgers the run has written to, see :func:`ledgers_of`. ``attempt`` is how
+    often the root flow run has begun.
     """
 
     of_one_instance = False
@@ -80,15 +74,9 @@ class RunStore:
 
 
 def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
-    """Return the ledgers that a task run or flow run has written to.
+    """Return the ledgers that a task run or flow run itself has written to.
 
-    Args:
-        results: Prefect's result storage of the run.
-        run_id: Id of the run itself; tasks and subflows that it called are runs of their own.
-        attempt: How often the root flow run has begun.
-
-    Raises:
-        StateUnavailable, StateDamaged: See :meth:`.ledger.Ledger.load`.
+    Tasks and subflows that it called are runs of their own.
     """
     store = _store_in(results, attempt)
     changes = store.changes(_name_of_run(run_id))
@@ -101,7 +89,6 @@ def _name_of_run(run_id: str) -> str:
 
 
 def _store_in(results: ResultStore, attempt: int) -> LedgerStore:
-
     storage: Any = results.result_storage
     if storage is None:
         storage = get_default_result_storage(_sync=True)  # type: ignore[call-arg]

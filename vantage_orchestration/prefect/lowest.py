@@ -5,7 +5,5 @@ from __future__ import annotations
 
 from vantage_orchestration.host import prefect_version
 
-__all__ = ["PREFECT"]
-
 #: Version of the Prefect that is installed.
 PREFECT = prefect_version()

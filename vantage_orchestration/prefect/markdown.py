@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["literal"]
-
 _LONGEST: Final = 300
 #: Line ends, changes of the writing direction, and invisible characters.
 _UNSEEN: Final = re.compile(
@@ -20,13 +18,8 @@ def literal(text: object) -> str:
     """Return Markdown that shows a text as it is, as code in one line.
 
     Links (even bare addresses that some renderers turn into links), images, HTML and entities mean
-    nothing in code. A pipe would end a table cell even there, so it becomes a broken bar.
-
-    Args:
-        text: Anything. A long text is cut.
-
-    Returns:
-        Markdown; empty if the text is empty.
+    nothing in code. A pipe would end a table cell even there, so it becomes a broken bar. A long
+    text is cut.
     """
     shown = " ".join(_UNSEEN.sub(" ", str(text)).replace("|", "¦").split())
     if len(shown) > _LONGEST:

@@ -28,9 +28,9 @@ from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import resume_flow_run, suspend_flow_run
 
 from vantage_orchestration.errors import ConfigurationError, VantageError
-from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.artifacts import review_ended
-from vantage_orchestration.prefect.credentials import VantageCredentials
+from vantage_orchestration.prefect.credentials import load_credentials
+from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.waiting import Watcher
 
 if TYPE_CHECKING:
@@ -45,21 +45,12 @@ _SINCE = "abbyy_vantage.in_review_since"
 #: Prefix of the keys of our suspensions. A run suspended for another reason is ignored, even if it
 #: has labels of an earlier review.
 _KEY: Final = "abbyy-vantage-review-"
-#: Flow runs per page of Prefect's API.
-_TOGETHER: Final = 200
 
 
 def check_can_suspend(block: str) -> FlowRun:
     """Refuse to begin a run that could not be suspended later. Call it before anything is sent.
 
-    Args:
-        block: Name of the credentials block; empty if it is not a saved one.
-
-    Returns:
-        The running flow run.
-
-    Raises:
-        ConfigurationError: Prefect can't suspend the running flow, or nothing could resume it.
+    ``block`` is the name of the credentials block; empty if it is not a saved one.
     """
     context = FlowRunContext.get()
     flow_run = context.flow_run if context is not None else None
@@ -87,15 +78,8 @@ def suspend_for_review(
     It does not return: Prefect ends the process here. A resumed run begins at its first line, so
     tasks without persisted results run again and must find what they have done.
 
-    Args:
-        transaction_ids: Transactions that wait for a person.
-        block: Name of the saved credentials block.
-        timeout: Seconds after which Prefect fails the run, counted for each transaction from the
-            run's first suspension for it; None for never. A run that was resumed too early and
-            suspends itself again does not extend this time.
-
-    Raises:
-        ConfigurationError: See :func:`check_can_suspend`.
+    After ``timeout`` seconds Prefect fails the run. They count for each transaction from the run's
+    first suspension for it: a run that was resumed too early does not extend them.
     """
     flow_run, now = check_can_suspend(block), time.time()
     since = _clocks(flow_run.labels, transaction_ids, now)
@@ -185,27 +169,15 @@ def _suspended() -> Iterator[_Waiting]:
     suspended = FlowRunFilter(
         state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
     )
-
-    def page(offset: int) -> Chunk[FlowRun]:
-        runs = client.read_flow_runs(
-            flow_run_filter=suspended,
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=_TOGETHER,
-            offset=offset,
-        )
-        return Chunk(runs, None, _TOGETHER)
-
+    order = FlowRunSort.EXPECTED_START_TIME_ASC
     with get_client(sync_client=True) as client:
-        for found in Pages(page, lambda run: run.id):
-            yield from filter(None, map(_Waiting.read, found.items))
+        runs = listed(client.read_flow_runs, flow_run_filter=suspended, sort=order)
+        yield from filter(None, map(_Waiting.read, runs))
 
 
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
     """Return the transactions that do not wait for a person now."""
-    credentials = VantageCredentials.load(block)
-    if not isinstance(credentials, VantageCredentials):
-        raise TypeError("this can't be called from a coroutine")
-    with credentials.get_client() as client:
+    with load_credentials(block).get_client() as client:
         # These transactions are old: an unknown one was deleted, and is not too new to be known.
         sighting = Watcher(client, settle=0.0).look(transaction_ids)
     over = {name for name, each in sighting.seen.items() if each.ended or not each.in_review}

@@ -24,6 +24,7 @@ from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Block, Options, names_of
 from vantage_orchestration.prefect.credentials import (
+    OF_PREFECT,
     VantageCredentials,
     load_credentials,
     name_of_block,
@@ -106,7 +107,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         made_here = not reading_block.get()
         super().__init__(*args, **kwargs)
-        unknown = set(self.model_extra or {}) - _OF_PREFECT
+        unknown = set(self.model_extra or {}) - OF_PREFECT
         if made_here and unknown:
             raise ConfigurationError(f"A VantageSkill has no field {', '.join(sorted(unknown))}")
 
@@ -173,11 +174,6 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     def _options(self) -> Options:
         given = {name: getattr(self, name) for name in names_of(Block)}
         return Options(**given, on_review=self.on_review)
-
-
-_OF_PREFECT = frozenset(
-    {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
-)
 
 
 class VantageTransaction(JobRun[list[dict[str, Any]]]):

@@ -29,10 +29,10 @@ from prefect.client.schemas.filters import (
 from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
 
-from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.job import UNDO
 from vantage_orchestration.prefect.ledger import ledgers_of
+from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.processing.deleting import delete_transactions
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ __all__ = ["delete_on_cancellation", "delete_on_rollback", "undoable"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Runs per page of Prefect's API.
+#: Runs named in one query.
 _TOGETHER = 200
 
 
@@ -91,7 +91,6 @@ def delete_on_cancellation(
     """
 
     def delete_started(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-
         store = cast(
             ResultStore,
             ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
@@ -138,34 +137,15 @@ def _runs(flow_run_id: UUID) -> Iterator[UUID]:
     with get_client(sync_client=True) as client:
         while flow_runs:
             yield from flow_runs
-            called = [
-                run
-                for flow_run in flow_runs
-                for run in _all(
-                    client.read_task_runs,
-                    FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])),
-                )
-            ]
+            called = []
+            for flow_run in flow_runs:
+                own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+                called += [run.id for run in listed(client.read_task_runs, flow_run_filter=own)]
             yield from called
-            flow_runs = [
-                run
-                for place in range(0, len(called), _TOGETHER)
-                for run in _all(
-                    client.read_flow_runs,
-                    FlowRunFilter(
-                        parent_task_run_id=FlowRunFilterParentTaskRunId(
-                            any_=called[place : place + _TOGETHER]
-                        )
-                    ),
-                )
-            ]
-
-
-def _all(read: Callable[..., Sequence[Any]], those: FlowRunFilter) -> list[UUID]:
-    """Return the ids on all pages."""
-
-    def page(offset: int) -> Chunk[Any]:
-        runs = read(flow_run_filter=those, limit=_TOGETHER, offset=offset)
-        return Chunk(runs, None, _TOGETHER)
-
-    return [run.id for found in Pages(page, lambda run: run.id) for run in found.items]
+            flow_runs = []
+            for place in range(0, len(called), _TOGETHER):
+                parents = FlowRunFilterParentTaskRunId(any_=called[place : place + _TOGETHER])
+                those = FlowRunFilter(parent_task_run_id=parents)
+                flow_runs += [
+                    run.id for run in listed(client.read_flow_runs, flow_run_filter=those)
+                ]

@@ -22,10 +22,7 @@ from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
 
 if TYPE_CHECKING:
-    import httpx
     from prefect.client.orchestration import SyncPrefectClient
-
-__all__ = ["LONGEST_VALUE", "PREFIX", "PrefectVariables", "VariablesOf"]
 
 #: Prefix of the Variables' names.
 PREFIX = "abbyy_vantage_token_"
@@ -44,12 +41,8 @@ class PrefectVariables:
     """Stores values as Prefect Variables, named :data:`PREFIX` and the value's name.
 
     They are stored in base64. Prefect's limit allows tokens of up to about 3500 characters; a
-    longer one stays in the memory of its process.
-
-    Args:
-        settings: Identifies the Prefect server. It is needed because a login runs in a separate
-            thread without the run's settings.
-        clock: Monotonic time.
+    longer one stays in the memory of its process. ``settings`` identifies the Prefect server, since
+    a login runs in a separate thread without the run's settings.
     """
 
     label = "Prefect Variable"
@@ -128,11 +121,7 @@ class VariablesOf:
     """Creates the store of one Prefect server.
 
     Equal servers give equal objects with equal ``repr``, so that all blocks of a process share one
-    token source.
-
-    Args:
-        server: Address of the Prefect API, without a user's name.
-        settings: The settings of Prefect.
+    token source. ``server`` is the address of the Prefect API, without a user's name.
     """
 
     server: str
