@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging.config
@@ -11,6 +12,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -310,41 +312,103 @@ def mask_in_process(text: str) -> dict[str, Any]:
     return {"logs": repr(logs), "redacted": [redact(f"{text}-{number}") for number in (1, 2)]}
 
 
-def ask_in_process(threads: int) -> dict[str, Any]:
-    """Ask for the connection in many threads of a task of ``dag.test()``."""
-    from airflow.sdk.execution_time import comms, task_runner
+class _InProcess:
+    """Answers requests as the supervisor of ``dag.test()`` does, slowly."""
+
+    def __init__(self) -> None:
+        self.line = supervisor.InProcessSupervisorComms(supervisor=self)  # type: ignore[arg-type]
+        self.kept: dict[str, Any] = {}
+
+    def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
+        time.sleep(0.02)  # Others would begin in this time.
+        self.line.messages.append(getattr(self, f"_{type(msg).__name__}", lambda _: None)(msg))
+
+    def _GetConnection(self, msg: Any) -> Any:
+        from airflow.sdk.execution_time.comms import ConnectionResult
+
+        extra = json.dumps({"region": "eu", "client_id": "c", "client_secret": "s" * 20})
+        names = {"host": None, "schema": None, "port": None, "login": f"user-of-{msg.conn_id}"}
+        more = {"conn_type": "abbyy_vantage", "password": "made up", "extra": extra}
+        return ConnectionResult(conn_id=msg.conn_id, **names, **more)
+
+    def _GetVariable(self, msg: Any) -> Any:
+        from airflow.sdk.execution_time.comms import VariableResult
+
+        return VariableResult(key=msg.key, value=self.kept.get(msg.key))
+
+    def _GetTaskStateStore(self, msg: Any) -> Any:
+        from airflow.sdk.execution_time.comms import TaskStateStoreResult
+
+        return TaskStateStoreResult(value=self.kept[msg.key])
+
+    def _PutVariable(self, msg: Any) -> None:
+        self.kept[msg.key] = msg.value
+
+    _SetXCom = _SetTaskStateStore = _PutVariable
+
+
+def ask_in_process(kind: str, threads: int) -> dict[str, Any]:
+    """Ask Airflow in many threads of a task of ``dag.test()``; return what each has got."""
+    from types import SimpleNamespace
+
+    import fsspec
+    from airflow.sdk import BaseHook
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.context import TaskStateStoreAccessor
+    from fsspec.asyn import AsyncFileSystem
 
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.airflow.ledger import TaskState
+    from vantage_orchestration.airflow.links import record_transactions
+    from vantage_orchestration.airflow.variables import AirflowVariables
     from vantage_orchestration.parallel import in_parallel
+    from vantage_orchestration.storage import Location
 
-    class Supervisor:
-        def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
-            time.sleep(0.02)  # Others would begin in this time.
-            if not isinstance(msg, comms.GetConnection):
-                line.messages.append(None)  # To what is to be masked.
-                return
-            extra = json.dumps({"region": "eu", "client_id": "c", "client_secret": "s" * 20})
-            line.messages.append(
-                comms.ConnectionResult(
-                    conn_id=msg.conn_id,
-                    conn_type="abbyy_vantage",
-                    host=None,
-                    schema=None,
-                    port=None,
-                    login=f"user-of-{msg.conn_id}",
-                    password="made up",
-                    extra=extra,
-                )
-            )
+    class Lazy(fsspec.AbstractFileSystem):
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            login = BaseHook.get_connection(path.strip("/")).login
+            return {"name": path, "type": "file", "size": len(login or "")}
 
-    def ask(number: int) -> str:
-        client = VantageHook(f"vantage_{number}").client
-        return client.config.credentials.username
+    class LazyLoop(AsyncFileSystem):
+        async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+            return Lazy().info(path)
 
-    line = supervisor.InProcessSupervisorComms(supervisor=Supervisor())  # type: ignore[arg-type]
-    with supervisor.set_supervisor_comms(line):
-        users = in_parallel(ask, range(threads), threads)
-        return {"users": users, "there": hasattr(task_runner, "SUPERVISOR_COMMS")}
+    def connection(number: int) -> Any:
+        return VantageHook(f"vantage_{number}").client.config.credentials.username
+
+    def variable(number: int) -> Any:
+        store = AirflowVariables()
+        store.write(f"v{number}", b"of-%d" % number)
+        return (store.read(f"v{number}") or b"").decode()
+
+    def state(number: int) -> Any:
+        from uuid import UUID
+
+        store = TaskState(TaskStateStoreAccessor(UUID(int=number), scope=None))  # type: ignore[arg-type]
+        store.write(f"s{number}", b'"of-%d"' % number)
+        return json.loads(store.read(f"s{number}") or b"null")
+
+    def xcom(number: int) -> Any:
+        ti = SimpleNamespace(dag_id="d", run_id="r", task_id=f"t{number}", map_index=-1)
+        record_transactions({"ti": ti}, [])  # type: ignore[typeddict-item]
+        return hasattr(task_runner, "SUPERVISOR_COMMS")
+
+    def store(number: int) -> Any:
+        return Location(Lazy(), f"vantage_{number}").size()
+
+    def store_with_loop(number: int) -> Any:
+        # Its loop is one thread, so others ask for themselves meanwhile.
+        return Location((LazyLoop if number % 2 else Lazy)(), f"vantage_{number}").size()
+
+    kinds = (connection, variable, state, xcom, store, store_with_loop)
+    (ask,) = (each for each in kinds if each.__name__ == kind)
+    answers = _InProcess()
+    with supervisor.set_supervisor_comms(answers.line):  # type: ignore[arg-type]
+        VantageHook("vantage_0").client  # noqa: B018 - as each task begins
+        found = in_parallel(ask, range(threads), threads)
+        there = hasattr(task_runner, "SUPERVISOR_COMMS")
+    left = hasattr(task_runner, "SUPERVISOR_COMMS")
+    return {"found": found, "there": there, "left": left}
 
 
 def try_connection(conn_id: str) -> list[Any]:
@@ -518,10 +582,32 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
         triggerer.kill(escalation_delay=2.0, force=True)
 
 
-def loaded_credential(name: str, forget: bool = False) -> dict[str, Any]:
-    """Read a connection and what is stored for it, as the command ``token`` does."""
+@contextlib.contextmanager
+def keeping_variables() -> Iterator[None]:
+    """Let the database refuse to delete Variables."""
+    from sqlalchemy import text
+
+    session = settings.Session()
+    refuse = "BEGIN SELECT RAISE(ABORT, 'made-up text of the database'); END"
+    session.execute(text(f"CREATE TRIGGER kept BEFORE DELETE ON variable {refuse}"))
+    session.commit()
+    try:
+        yield
+    finally:
+        session.execute(text("DROP TRIGGER kept"))
+        session.commit()
+
+
+def loaded_credential(name: str, forget: bool = False, kept: bool = False) -> dict[str, Any]:
+    """Read a connection and what is stored for it, as the command ``token`` does.
+
+    Args:
+        name: Id of the connection.
+        forget: Remove what is stored first.
+        kept: The database refuses that.
+    """
     from vantage_orchestration.airflow.stored_connection import load_config
-    from vantage_orchestration.errors import ConfigurationError
+    from vantage_orchestration.errors import ConfigurationError, StateUnavailable
     from vantage_orchestration.token.access import SYSTEM_CLOCK
     from vantage_orchestration.token.cache import TokenCache
     from vantage_orchestration.token.stores import store_of
@@ -533,7 +619,11 @@ def loaded_credential(name: str, forget: bool = False) -> dict[str, Any]:
     store = store_of(config, orchestrator)
     cache = TokenCache(store, config.credentials, SYSTEM_CLOCK)
     if forget:
-        cache.forget()
+        try:
+            with keeping_variables() if kept else contextlib.nullcontext():
+                cache.forget()
+        except StateUnavailable as error:
+            return {"error": str(error)}
     return {
         "username": config.credentials.username,
         "label": store.label,

@@ -200,10 +200,23 @@ def test_dag_test_is_not_sent_what_it_is_to_mask(airflow: Airflow) -> None:
     assert "another made-up text" in found["logs"]  # It would have been there.
 
 
-def test_threads_take_turns_with_the_supervisor_of_dag_test(airflow: Airflow) -> None:
-    found = airflow("ask_in_process", threads=12)
-    assert found["users"] == [f"user-of-vantage_{number}" for number in range(12)]
-    assert found["there"]
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("connection", [f"user-of-vantage_{number}" for number in range(12)]),
+        ("variable", [f"of-{number}" for number in range(12)]),
+        ("state", [f"of-{number}" for number in range(12)]),
+        ("xcom", [True] * 12),
+        # Stores that load their connections when they are first used, in any thread.
+        ("store", [len(f"user-of-vantage_{number}") for number in range(12)]),
+        ("store_with_loop", [len(f"user-of-vantage_{number}") for number in range(12)]),
+    ],
+)
+def test_threads_take_turns_with_the_supervisor_of_dag_test(
+    airflow: Airflow, kind: str, answers: list[Any]
+) -> None:
+    found = airflow("ask_in_process", kind=kind, threads=12)
+    assert found == {"found": answers, "there": True, "left": False}
 
 
 # --------------------------------------------------------- test_connection

@@ -203,6 +203,10 @@ def test_credential_by_name(airflow: Airflow, sandbox: SandboxServer, connect: C
     assert airflow("loaded_credential", name=conn_id) == {**shown, "found": "NoneType"}
     assert run(airflow, "count_skills", "store-by-name", conn_id)["state"] == "success"
     assert airflow("loaded_credential", name=conn_id) == {**shown, "found": "AccessToken"}
+    failed = airflow("loaded_credential", name=conn_id, forget=True, kept=True)
+    assert "Airflow Variable store of tokens did not remove the entry" in failed["error"]
+    assert "made-up text" not in failed["error"]
+    assert airflow("loaded_credential", name=conn_id) == {**shown, "found": "AccessToken"}
     found = airflow("loaded_credential", name=conn_id, forget=True)
     assert found == {**shown, "found": "NoneType"}
     missing = airflow("loaded_credential", name="nobody")

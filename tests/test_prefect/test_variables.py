@@ -547,6 +547,21 @@ def test_command_shows_and_clears_the_variable(
     assert say("status").endswith("(Prefect Variable store): nothing\n")
 
 
+def test_command_says_if_it_could_clear_nothing(
+    save_block: Callable[..., str], troubled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = save_block(store="orchestrator")
+    VantageCredentials.load(name).get_token()
+    config, _ = load_config(name)
+    url = f"http://127.0.0.1:{troubled(403).server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        refusing = PrefectVariables(get_settings_context())
+    monkeypatch.setattr(command, "load_credential", lambda _: (config, lambda: refusing))
+    with pytest.raises(StateUnavailable, match="Prefect Variable store of tokens did not remove"):
+        command.run(argparse.Namespace(action="forget", of=f"prefect:{name}"))
+    assert len(stored()) == 1
+
+
 def test_entry_point_says_that_there_is_no_such_block() -> None:
     with pytest.raises(ConfigurationError, match="'no-such-block' could not be read"):
         load_config("no-such-block")

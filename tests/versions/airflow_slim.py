@@ -81,7 +81,7 @@ def threads() -> None:
     import msgspec
     from airflow.sdk.execution_time import comms
 
-    from vantage_orchestration.airflow.compat import patch_worker
+    from vantage_orchestration.airflow.supervisor import let_threads_ask
 
     ours, theirs = socket.socketpair()
 
@@ -99,7 +99,7 @@ def threads() -> None:
         key = f"key-{number}"
         return bool(decoder.send(msg=comms.GetVariable(key=key)).key == key)
 
-    patch_worker()
+    let_threads_ask()
     threading.Thread(target=supervise, daemon=True).start()
     decoder = comms.CommsDecoder(socket=ours)
     pool = ThreadPoolExecutor(8)

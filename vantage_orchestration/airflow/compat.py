@@ -6,9 +6,6 @@ Each branch says with which lowest version of Airflow it may go.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.host import airflow_version
@@ -29,8 +26,6 @@ __all__ = [
     "dag_details",
     "mask_here",
     "mask_secret",
-    "patch_triggerer",
-    "patch_worker",
     "require",
     "review_right",
     "server_connection",
@@ -135,46 +130,6 @@ def server_connection(conn_id: str, team: str | None = None) -> Any:
     from airflow.models import Connection
 
     return Connection.get_connection_from_secrets(conn_id, *((team,) if team else ()))
-
-
-def patch_worker() -> None:
-    """Let the threads of a task ask its supervisor one after the other.
-
-    Below 3.2 two threads that ask at the same time read parts of each other's replies. Both may
-    then wait forever, and the task with them: nothing ends it, since its supervisor is alive. May
-    go with 3.2.
-    """
-    kind: Any = getattr(sys.modules.get("airflow.sdk.execution_time.comms"), "CommsDecoder", None)
-    if AIRFLOW >= (3, 2) or kind is None or hasattr(kind, "one_at_a_time"):
-        return
-    send, lock = kind.send, threading.RLock()
-
-    def in_turn(comms: Any, msg: Any) -> Any:  # Airflow names the argument in some calls.
-        with lock:
-            return send(comms, msg)
-
-    kind.send, kind.one_at_a_time = in_turn, True
-
-
-def patch_triggerer() -> None:
-    """Let the threads of a triggerer ask its supervisor. Call this on the triggerer's event loop.
-
-    Below 3.2 a thread reads its reply in an event loop of its own, and may take one that the
-    triggerer waits for. All of its triggers end then ("Response read out of order"). Here such a
-    request goes through the triggerer's loop, as it does from 3.2 on. May go with 3.2.
-    """
-    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    kind: Any = type(getattr(runner, "SUPERVISOR_COMMS", None))
-    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "patched"):
-        return
-    send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
-
-    def through_loop(comms: Any, msg: Any) -> Any:
-        if threading.get_ident() == thread:
-            return send(comms, msg)
-        return asyncio.run_coroutine_threadsafe(comms.asend(msg), loop).result()
-
-    kind.send, kind.patched = through_loop, True
 
 
 def review_right() -> Any:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.airflow.compat import conf, require
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.in_process import in_turn
 from vantage_orchestration.airflow.storage import location_of
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.ledger import FolderLedgers, LedgerStore, NumberedLedgers
@@ -100,12 +99,10 @@ class TaskState:
 
     def read(self, name: str) -> bytes | None:
         """Return a value; see :class:`vantage_orchestration.state.Values`."""
-        with in_turn():
-            value = self._store.get(_PREFIX + name)
+        value = self._store.get(_PREFIX + name)
         return None if value is None else json.dumps(value).encode()
 
     def write(self, name: str, value: bytes) -> None:
         """Write a value; see :class:`vantage_orchestration.state.Values`."""
         # As JSON data, which people can read in Airflow's web interface.
-        with in_turn():
-            self._store.set(_PREFIX + name, json.loads(value), retention=_RETENTION)
+        self._store.set(_PREFIX + name, json.loads(value), retention=_RETENTION)

@@ -17,7 +17,6 @@ from urllib.parse import quote
 from airflow.sdk import BaseOperatorLink
 
 from vantage_orchestration.airflow.compat import BaseXCom, conf
-from vantage_orchestration.airflow.in_process import in_turn
 from vantage_orchestration.airflow.record import Record
 
 if TYPE_CHECKING:
@@ -110,15 +109,14 @@ def page_url(task: TaskInstanceLike) -> str:
 def _push(task: TaskInstanceLike, key: str, value: Any) -> None:
     # With the base class, as Airflow pushes links: another XCom backend may store a mere reference,
     # which the API server does not resolve.
-    with in_turn():
-        BaseXCom.set(
-            key=key,
-            value=value,
-            dag_id=task.dag_id,
-            task_id=task.task_id,
-            run_id=task.run_id,
-            map_index=_map_index(task),
-        )
+    BaseXCom.set(
+        key=key,
+        value=value,
+        dag_id=task.dag_id,
+        task_id=task.task_id,
+        run_id=task.run_id,
+        map_index=_map_index(task),
+    )
 
 
 def _map_index(task: TaskInstanceLike) -> int:

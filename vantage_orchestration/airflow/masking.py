@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vantage_orchestration.airflow.compat import amask_secret, mask_here, mask_secret
-from vantage_orchestration.airflow.in_process import is_in_process
+from vantage_orchestration.airflow.supervisor import is_in_process
 from vantage_orchestration.secret import Secret
 
 __all__ = ["amask", "mask"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from vantage_orchestration.airflow.in_process import in_turn
+from vantage_orchestration.airflow.supervisor import supervisor
 from vantage_orchestration.errors import StateUnavailable
 
 __all__ = ["KEY_PREFIX", "AirflowVariables"]
@@ -89,8 +88,7 @@ class AirflowVariables:
 
         def ask() -> None:
             try:
-                with in_turn():
-                    result = function(*arguments)
+                result = function(*arguments)
             except BaseException as error:
                 answer.set_exception(error)
             else:
@@ -110,37 +108,24 @@ def _get(key: str) -> str | None:
 
     # Dag processors cache Variables. Another process may have changed this one meanwhile.
     SecretCache.invalidate_variable(key)
-    value: str | None
-    if _has_supervisor():
-        value = _task_variable().get(key, default=None)
-    else:
-        value = _server_variable().get(key, default_var=None)
+    missing = "default" if supervisor() is not None else "default_var"
+    value: str | None = _variable().get(key, **{missing: None})
     return value
 
 
 def _set(key: str, value: str) -> None:
-    variable = _task_variable() if _has_supervisor() else _server_variable()
-    variable.set(key, value, description=_DESCRIPTION)
+    _variable().set(key, value, description=_DESCRIPTION)
 
 
 def _delete(key: str) -> None:
-    variable = _task_variable() if _has_supervisor() else _server_variable()
-    variable.delete(key)
+    _variable().delete(key)
 
 
-def _has_supervisor() -> bool:
-    """Return whether this is a task, a trigger or a Dag processor, by Airflow's own rule."""
-    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    return hasattr(runner, "SUPERVISOR_COMMS")
+def _variable() -> Any:
+    if supervisor() is not None:
+        from airflow.sdk import Variable
 
-
-def _task_variable() -> Any:
-    from airflow.sdk import Variable
-
-    return Variable
-
-
-def _server_variable() -> Any:
+        return Variable
     # The class of airflow.sdk can't write here, and reads the database only in some processes.
     from airflow.models import Variable
 

@@ -10,8 +10,6 @@ from vantage_orchestration.airflow.compat import (
     AirflowNotFoundException,
     BaseHook,
     aget_connection,
-    patch_triggerer,
-    patch_worker,
 )
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
@@ -22,8 +20,11 @@ from vantage_orchestration.airflow.connection import (
 )
 from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.form import with_form
-from vantage_orchestration.airflow.in_process import in_turn
 from vantage_orchestration.airflow.masking import amask, mask
+from vantage_orchestration.airflow.supervisor import (
+    let_threads_ask,
+    let_threads_of_triggerer_ask,
+)
 from vantage_orchestration.airflow.testing import refuse_elsewhere
 from vantage_orchestration.airflow.variables import AirflowVariables
 from vantage_orchestration.errors import AuthError, Forbidden, VantageError, translating
@@ -116,7 +117,7 @@ class VantageHook(BaseHook):
         """
         from vantage_orchestration.token import token_source
 
-        patch_triggerer()
+        let_threads_of_triggerer_ask()
         with translating(translate):
             config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
             for secret in config.secrets:
@@ -166,7 +167,7 @@ class VantageHook(BaseHook):
         """
         from vantage_orchestration.client import VantageClient
 
-        patch_worker()  # Its threads mask tokens.
+        let_threads_ask()
         return VantageClient(
             self._load_config,
             on_token=lambda token: mask(Secret(token)),
@@ -181,8 +182,7 @@ class VantageHook(BaseHook):
             conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
         try:
             # Not stored in a variable, so that no traceback shows the connection.
-            with in_turn():
-                config = config_of(self.get_connection(conn_id))
+            config = config_of(self.get_connection(conn_id))
         except AirflowNotFoundException as error:
             raise ConnectionMissing(*error.args) from None
         for secret in config.secrets:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from vantage_orchestration.airflow.compat import AirflowNotFoundException, patch_triggerer
+from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
+from vantage_orchestration.airflow.supervisor import let_threads_of_triggerer_ask
 from vantage_orchestration.completed.waking import NOBODY, WakeSchedule
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.options import checked
@@ -101,7 +102,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll, and yield an event when something is due."""
-        patch_triggerer()
+        let_threads_of_triggerer_ask()
         poller, wakes = _CompletedPoller(self), WakeSchedule()
         try:
             while True:

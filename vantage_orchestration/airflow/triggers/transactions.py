@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from vantage_orchestration import reads
-from vantage_orchestration.airflow.compat import AirflowNotFoundException, patch_triggerer
+from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
+from vantage_orchestration.airflow.supervisor import let_threads_of_triggerer_ask
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
@@ -85,7 +86,7 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event."""
-        patch_triggerer()
+        let_threads_of_triggerer_ask()
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._wait = Wait.from_json(self.wait, time.time())

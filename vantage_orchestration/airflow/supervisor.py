@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor that answers what a task, trigger or Dag processor asks Airflow.
+
+Tasks of this package ask it from several threads, which not every supervisor can bear. Airflow's
+own classes are changed here, in the one place that all requests pass, so that each thread may ask:
+also those of a store that loads its connection when it is first used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import Any, Final
+
+from vantage_orchestration.airflow.compat import AIRFLOW
+
+__all__ = ["is_in_process", "let_threads_ask", "let_threads_of_triggerer_ask", "supervisor"]
+
+_NAME: Final = "SUPERVISOR_COMMS"
+#: Names of the threads that may wait for the supervisor of ``dag.test()``: ours, and fsspec's.
+_ASKERS: Final = ("abbyy-vantage", "fsspec")
+_turn = threading.RLock()
+
+
+def _loaded(module: str, name: str) -> Any:
+    """Return a member of a module of Airflow; None if it is not there or the module not loaded."""
+    return getattr(sys.modules.get(f"airflow.sdk.execution_time.{module}"), name, None)
+
+
+def supervisor() -> Any:
+    """Return what sends requests to the supervisor; None in Airflow's servers and commands."""
+    return _loaded("task_runner", _NAME)
+
+
+def is_in_process() -> bool:
+    """Return whether ``dag.test()`` runs the tasks of this process."""
+    return type(supervisor()).__name__ == "InProcessSupervisorComms"
+
+
+def let_threads_ask() -> None:
+    """Let the threads of a task ask its supervisor one after the other.
+
+    Below 3.2 two threads that ask at the same time read parts of each other's replies. Both may
+    then wait forever, and the task with them: nothing ends it, since its supervisor is alive. That
+    part may go with 3.2.
+
+    The supervisor of ``dag.test()`` is this process. While it answers it is hidden from all
+    threads, since it calls code that must not ask it. Another thread that asks meanwhile fails, and
+    of two that ask at the same time the second one leaves it hidden. So our threads wait until it
+    is back.
+    """
+    if AIRFLOW < (3, 2):
+        _one_at_a_time(_loaded("comms", "CommsDecoder"))
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    if runner is not None and _one_at_a_time(_loaded("supervisor", "InProcessSupervisorComms")):
+        # Python calls it for a name that the module lacks at present.
+        vars(runner)["__getattr__"] = _when_it_is_back
+
+
+def _one_at_a_time(kind: Any) -> bool:
+    """Change a class whose objects send requests; return whether it exists."""
+    if kind is not None and not hasattr(kind, "one_at_a_time"):
+        send = kind.send
+
+        def in_turn(comms: Any, msg: Any) -> Any:  # Airflow names the argument in some calls.
+            with _turn:
+                return send(comms, msg)
+
+        kind.send, kind.one_at_a_time = in_turn, True
+    return kind is not None
+
+
+def _when_it_is_back(name: str) -> Any:
+    thread = threading.current_thread()
+    ours = thread is threading.main_thread() or thread.name.startswith(_ASKERS)
+    if name == _NAME and ours:
+        with _turn:  # The thread that asks at present gets here, and still finds it hidden.
+            if name in (found := vars(sys.modules["airflow.sdk.execution_time.task_runner"])):
+                return found[name]
+    raise AttributeError(f"module 'airflow.sdk.execution_time.task_runner' has no attribute {name}")
+
+
+def let_threads_of_triggerer_ask() -> None:
+    """Let the threads of a triggerer ask its supervisor. Call this on the triggerer's event loop.
+
+    Below 3.2 a thread reads its reply in an event loop of its own, and may take one that the
+    triggerer waits for. All of its triggers end then ("Response read out of order"). Here such a
+    request goes through the triggerer's loop, as it does from 3.2 on. May go with 3.2.
+    """
+    kind: Any = type(supervisor())
+    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "patched"):
+        return
+    send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
+
+    def through_loop(comms: Any, msg: Any) -> Any:
+        if threading.get_ident() == thread:
+            return send(comms, msg)
+        return asyncio.run_coroutine_threadsafe(comms.asend(msg), loop).result()
+
+    kind.send, kind.patched = through_loop, True
