@@ -43,7 +43,7 @@ completed_transactions = Asset(
         AssetWatcher(
             name="abbyy_vantage_completed_transactions",
             trigger=VantageTransactionCompletedTrigger(
-                state_path=STATE, skill=SKILL, conn_id=CONN_ID, poke_interval=60.0
+                state_path=STATE, skill=SKILL, abbyy_vantage_conn_id=CONN_ID, poke_interval=60.0
             ),
         )
     ],

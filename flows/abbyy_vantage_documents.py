@@ -4,7 +4,7 @@
 Copy this file and change what you like. It needs a saved block of the type "ABBYY Vantage
 Credentials"; which server it talks to is decided by that block alone. Run it with
 
-    python flows/abbyy_vantage_documents.py FOLDER --skill-id SKILL --output fields.jsonl
+    python flows/abbyy_vantage_documents.py FOLDER --skill SKILL --output fields.jsonl
 
 A document is started once, however often a task, the flow or its process is tried again.
 """
@@ -41,18 +41,17 @@ MAX_WORKERS = 4
     retry_condition_fn=retry_if_it_helps,
     task_run_name="extract {file}",
 )
-def extract_fields(file: str, skill: str, block: str, timeout: float) -> list[dict[str, Any]]:
+def extract_fields(file: str, skill: str, credentials: str, timeout: float) -> list[dict[str, Any]]:
     """Send one file and return a row with the fields of each document in it.
 
     Args:
         file: Path of the file; also names the document when the task is tried again.
         skill: Skill that processes it.
-        block: Name of the block. The block itself stays out of the task's inputs, and so do its
-            secrets.
+        credentials: Name of the block. The block itself stays out of the task's inputs, and so do
+            its secrets.
         timeout: Seconds to wait while ABBYY Vantage works.
     """
-    credentials = VantageCredentials.load(block)
-    with credentials.get_client() as client:
+    with VantageCredentials.load(credentials).get_client() as client:
         return process_document(client, file, skill, task_key(file), timeout=timeout).rows()
 
 
@@ -62,7 +61,7 @@ def abbyy_vantage_documents(
     skill: str,
     output: str = "out/fields.jsonl",
     pattern: str = "*.pdf",
-    block: str = "abbyy-vantage",
+    credentials: str = "abbyy-vantage",
     timeout: float = 3600.0,
 ) -> dict[str, Any]:
     """Extract the fields of all documents in a folder.
@@ -73,7 +72,7 @@ def abbyy_vantage_documents(
         output: File to write: JSON Lines, one row for each extracted document, in the order of the
             file names. It appears when it is complete.
         pattern: Which files of the folder to take.
-        block: Name of the saved "ABBYY Vantage Credentials" block.
+        credentials: Name of the saved "ABBYY Vantage Credentials" block.
         timeout: Seconds to wait for each document.
 
     Returns:
@@ -83,7 +82,7 @@ def abbyy_vantage_documents(
         RuntimeError: Some documents failed; nothing was written. Another try of this flow run takes
             up the others where they are, without sending them again.
     """
-    REACH.check(block, [folder, f"{folder}/{pattern}"], output)
+    REACH.check(credentials, [folder, f"{folder}/{pattern}"], output)
     log = get_run_logger()
     files = sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
     if not files:
@@ -91,7 +90,7 @@ def abbyy_vantage_documents(
     futures = extract_fields.map(
         files,
         skill=unmapped(skill),
-        block=unmapped(block),
+        credentials=unmapped(credentials),
         timeout=unmapped(timeout),
     )
     rows: list[dict[str, Any]] = []
@@ -136,7 +135,9 @@ def main() -> None:
     parser.add_argument("--skill", required=True, help="id or exact name of a published skill")
     parser.add_argument("--output", default="fields.jsonl", help="JSON Lines file to write")
     parser.add_argument("--pattern", default="*.pdf", help="which files to take")
-    parser.add_argument("--block", default="abbyy-vantage", help="name of the credentials block")
+    parser.add_argument(
+        "--credentials", default="abbyy-vantage", help="name of the credentials block"
+    )
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for each document")
     summary = abbyy_vantage_documents(**vars(parser.parse_args()))
     sys.stdout.write(json.dumps(summary) + "\n")

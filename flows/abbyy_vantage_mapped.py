@@ -26,20 +26,20 @@ REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in")
 
 @flow(name="abbyy-vantage-mapped", task_runner=ThreadPoolTaskRunner(max_workers=8))
 def abbyy_vantage_mapped(
-    files: list[str], skill: str, credentials: str = "abbyy-vantage"
+    inputs: list[str], skill: str, credentials: str = "abbyy-vantage"
 ) -> list[dict[str, Any]]:
     """Extract the fields of documents.
 
     Args:
-        files: Paths or URLs of the documents.
+        inputs: Paths or URLs of the documents.
         skill: Id or exact name of the skill.
         credentials: Name of the credentials block.
 
     Returns:
-        One row for each document found, in the order of the files.
+        One row for each document found, in the order of the inputs.
     """
-    REACH.check(credentials, files)
-    found = process_document.map(unmapped(credentials), files, unmapped(skill)).result()
+    REACH.check(credentials, inputs)
+    found = process_document.map(unmapped(credentials), inputs, unmapped(skill)).result()
     return [row for rows in found for row in rows]
 
 

@@ -63,7 +63,7 @@ async def ours(interval: float) -> AsyncIterator[Wait]:
 
     async def wait(name: str) -> str:
         state = waiting.Wait([name], rules, time.time()).to_json()
-        trigger = VantageTransactionsTrigger(wait=state, conn_id=CONN_ID)
+        trigger = VantageTransactionsTrigger(wait=state, abbyy_vantage_conn_id=CONN_ID)
         async for event in trigger.run():
             return str(event.payload["wait"]["statuses"][name])
         raise RuntimeError("the trigger has ended without an event")

@@ -82,7 +82,7 @@ def fetch(kwargs: dict[str, Any], run: str, consumer: str = "dag.fetch", **wante
     from vantage_orchestration.storage import Location
 
     state = Location.of(kwargs["state_path"])
-    client = VantageHook(kwargs["conn_id"]).client
+    client = VantageHook(kwargs["abbyy_vantage_conn_id"]).client
     who = Inbox(client, state, kwargs["skill"]).consumer(
         consumer, CompletedFilter.of(Options.of(**wanted))
     )
@@ -107,7 +107,7 @@ def arguments() -> dict[str, Any]:
         {"poke_interval": float("nan")},
         {"overlap": -1},
         {"overlap": float("inf")},
-        {"conn_id": ""},
+        {"abbyy_vantage_conn_id": ""},
         {"state_path": " "},
     ]
     wrong_tasks: list[dict[str, Any]] = [

@@ -33,7 +33,7 @@ class Watching:
         return {
             "state_path": str(self.state),
             "skill": "Receipt",
-            "conn_id": self.conn_id,
+            "abbyy_vantage_conn_id": self.conn_id,
             **changes,
         }
 

@@ -58,7 +58,7 @@ def run_in_loop(
     return airflow(
         "inside_triggers.run_in_loop",
         environment(sandbox, conn_id, **changes),
-        kwargs=[{"conn_id": conn_id, "wait": each} for each in waits],
+        kwargs=[{"abbyy_vantage_conn_id": conn_id, "wait": each} for each in waits],
         quiet=quiet,
     )
 
@@ -100,8 +100,13 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
     seen_wait = Wait([ID, "another"], WaitRules(), time.time())
     seen = [Observation(ID, Status.PROCESSING, True), Observation("another", Status.GONE)]
     seen_wait.note(seen, time.time())
-    minimal = {"wait": begun([ID]), "conn_id": "c"}
-    full = {"wait": seen_wait.to_json(), "conn_id": "c", "skill_id": "s", "delete_on_kill": True}
+    minimal = {"wait": begun([ID]), "abbyy_vantage_conn_id": "c"}
+    full = {
+        "wait": seen_wait.to_json(),
+        "abbyy_vantage_conn_id": "c",
+        "skill_id": "s",
+        "delete_on_kill": True,
+    }
     for given in (minimal, full):
         found = airflow("inside_triggers.round_trip", kwargs=given)
         assert found["classpath"].endswith("triggers.transactions.VantageTransactionsTrigger")
@@ -252,7 +257,7 @@ def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
 def test_missing_connection(airflow: Airflow) -> None:
     found = airflow(
         "inside_triggers.run_in_loop",
-        kwargs=[{"wait": begun([ID]), "conn_id": "nobody_knows_it"}],
+        kwargs=[{"wait": begun([ID]), "abbyy_vantage_conn_id": "nobody_knows_it"}],
     )
     event = only(found)
     # It may as well be that Airflow could not read it at the moment.
@@ -262,7 +267,7 @@ def test_missing_connection(airflow: Airflow) -> None:
 
 def test_without_a_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Connect) -> None:
     ids = sandbox.control.receive_many(2, "Invoice")
-    kwargs = {"wait": begun(ids), "conn_id": connect(sandbox)}
+    kwargs = {"wait": begun(ids), "abbyy_vantage_conn_id": connect(sandbox)}
     assert only(airflow("inside_triggers.run_inline", kwargs=kwargs))["status"] == "over"
 
 
@@ -277,7 +282,7 @@ def test_in_the_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Con
     begin = airflow.output.stat().st_size
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"wait": begun([each]), "conn_id": conn_id} for each in ids],
+        kwargs=[{"wait": begun([each]), "abbyy_vantage_conn_id": conn_id} for each in ids],
     )
     assert found["failures"] == []
     assert len(found["events"]) == 25
@@ -299,7 +304,7 @@ def test_rotated_connection_in_the_triggerer(
     conn_id = connect(waiting, login="both@example.com", tenant_id=tenant)
     found = airflow(
         "inside_triggers.run_in_triggerer",
-        kwargs=[{"wait": begun([each]), "conn_id": conn_id} for each in ids],
+        kwargs=[{"wait": begun([each]), "abbyy_vantage_conn_id": conn_id} for each in ids],
         rotate={"conn_id": conn_id, **columns_of(waiting)},
         sandbox=waiting.url,
     )
@@ -318,7 +323,7 @@ def test_stored_token_in_the_triggerer(
         ids = sandbox.control.receive_many(2, "Invoice")
         found = airflow(
             "inside_triggers.run_in_triggerer",
-            kwargs=[{"wait": begun(ids), "conn_id": conn_id}],
+            kwargs=[{"wait": begun(ids), "abbyy_vantage_conn_id": conn_id}],
         )
         assert found["events"]["1"]["status"] == "over"
     assert logins(sandbox) == 1, "the second triggerer has found the token of the first"
@@ -341,7 +346,11 @@ def kill(
     """Kill a trigger and return which transactions were deleted."""
     found = airflow(
         "inside_triggers.kill",
-        kwargs={"wait": begun(ids), "conn_id": conn_id, "delete_on_kill": delete_on_kill},
+        kwargs={
+            "wait": begun(ids),
+            "abbyy_vantage_conn_id": conn_id,
+            "delete_on_kill": delete_on_kill,
+        },
         dag_id=dag_id,
         run_id=f"kill-{next(_numbers)}-{conn_id}",
         state=state,
@@ -433,7 +442,11 @@ def test_triggerer_that_stops_deletes_nothing_and_does_not_linger(
     waiting.control.add_fault(path_regex=SINGLE, delay=25, times=0)
     found = airflow(
         "inside_triggers.stop_triggerer",
-        kwargs={"wait": begun(ids), "conn_id": connect(waiting), "delete_on_kill": True},
+        kwargs={
+            "wait": begun(ids),
+            "abbyy_vantage_conn_id": connect(waiting),
+            "delete_on_kill": True,
+        },
         sandbox=waiting.url,
     )
     assert found["events"] == {}

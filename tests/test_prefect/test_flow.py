@@ -129,7 +129,7 @@ def test_flow_extracts_real_documents(
     output = tmp_path / "out" / "fields.jsonl"
     name = save_block()
     for _ in range(2):  # A second run replaces the file, and is another run: sent anew.
-        summary = module.abbyy_vantage_documents(str(folder), skill, str(output), block=name)
+        summary = module.abbyy_vantage_documents(str(folder), skill, str(output), credentials=name)
         assert summary == {"files": 3, "documents": 3, "output": str(output)}
         _check_output(output, folder)
     assert set(_started(sandbox).values()) == {2}
@@ -140,7 +140,9 @@ def test_empty_folder_gives_an_empty_file(
     module: ModuleType, skill: str, save_block: Callable[..., str], tmp_path: Path
 ) -> None:
     output = tmp_path / "fields.jsonl"
-    summary = module.abbyy_vantage_documents(str(tmp_path), skill, str(output), block=save_block())
+    summary = module.abbyy_vantage_documents(
+        str(tmp_path), skill, str(output), credentials=save_block()
+    )
     assert summary["files"] == 0
     assert output.read_bytes() == b""
 
@@ -158,7 +160,7 @@ def test_refused_login_is_sent_once_for_all_tasks(
     output.write_text("of yesterday\n")
     name = save_block(password="wrong-password")
     with pytest.raises(RuntimeError, match=r"3 of 3 documents failed.*was refused"):
-        module.abbyy_vantage_documents(str(folder), skill, str(output), block=name)
+        module.abbyy_vantage_documents(str(folder), skill, str(output), credentials=name)
     assert sandbox.control.count("POST", "connect/token") == 1
     assert output.read_text() == "of yesterday\n"
 
@@ -174,7 +176,7 @@ def test_document_that_fails_for_good_is_charged_once(
     sandbox.control.set(outcome="Failed")
     with pytest.raises(RuntimeError, match=r"could not process '.*\.pdf'"):
         module.abbyy_vantage_documents(
-            str(folder), skill, str(tmp_path / "fields.jsonl"), block=save_block()
+            str(folder), skill, str(tmp_path / "fields.jsonl"), credentials=save_block()
         )
     assert _started(sandbox) == _once_each(folder)
 
@@ -198,7 +200,7 @@ def test_retry_after_a_failure_in_the_middle_starts_nothing_twice(
     )
     _break_a_download(sandbox)
     output = tmp_path / "fields.jsonl"
-    run(str(folder), skill, str(output), block=save_block())
+    run(str(folder), skill, str(output), credentials=save_block())
 
     assert sandbox.control.faults()[0]["hits"] == 1
     assert _started(sandbox) == _once_each(folder)
@@ -364,7 +366,8 @@ def test_killed_process_goes_on_as_the_same_run(
     output, log = tmp_path / "out" / "fields.jsonl", tmp_path / "process.log"
     name = save_block()
     arguments = [str(FLOW_FILE), str(folder), f"--skill={skill}", f"--output={output}"]
-    with _process([*arguments, f"--block={name}"], prefect_server.environment(), log) as process:
+    arguments += ["--credentials", name]
+    with _process(arguments, prefect_server.environment(), log) as process:
         wait_while_running(
             process,
             lambda: sum(item["looks"] > 1 for item in sandbox.control.transactions()) == 3,
@@ -377,7 +380,7 @@ def test_killed_process_goes_on_as_the_same_run(
     sandbox.control.set(processing_polls=0)
 
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_flow_runs() if run.parameters.get("block") == name]
+        runs = [run for run in client.read_flow_runs() if run.parameters.get("credentials") == name]
         assert len(runs) == 1
         assert runs[0].state.is_running()  # Nobody told Prefect.
         client.set_flow_run_state(runs[0].id, Crashed(message="killed"), force=True)
@@ -418,7 +421,7 @@ def test_nothing_secret_is_left_anywhere(
     }
     name = save_block()
     arguments = ["-c", DRIVER, str(FLOW_FILE), str(folder), "--skill", skill]
-    arguments += ["--output", str(output), "--block", name]
+    arguments += ["--output", str(output), "--credentials", name]
     with _process(arguments, environment, log) as process:
         waiting = wait_while_running(
             process,

@@ -134,7 +134,7 @@ class WaitingMixin:
         self.defer(
             trigger=VantageTransactionsTrigger(
                 wait=wait.to_json(),
-                conn_id=self.hook.abbyy_vantage_conn_id,
+                abbyy_vantage_conn_id=self.hook.abbyy_vantage_conn_id,
                 skill_id=self._skill_if_known(),
                 delete_on_kill=self.delete_on_kill,
             ),

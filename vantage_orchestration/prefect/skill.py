@@ -126,14 +126,14 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
         finally:
             reading_block.reset(token)
 
-    def trigger(self, documents: Any) -> VantageTransaction:  # type: ignore[override]
+    def trigger(self, inputs: Any) -> VantageTransaction:  # type: ignore[override]
         """Send a document, or continue with the transaction that an earlier try created for it.
 
         Within one flow run the same document is sent once for the same skill and parameters,
         however often the flow or its task is retried. Outside runs each call sends it again.
 
         Args:
-            documents: Path or URL of a file. A Process skill also accepts several, which become one
+            inputs: Path or URL of a file. A Process skill also accepts several, which become one
                 transaction.
 
         Returns:
@@ -149,18 +149,18 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
         options = self._options()
         with self.credentials.get_client() as client:
             skill_id = skill_id_of(client, self.skill)
-            caller = Caller.of_run(client, documents, skill_id, options)
-            files = caller.files(documents)
+            caller = Caller.of_run(client, inputs, skill_id, options)
+            files = caller.files(inputs)
             if not files:
-                raise ConfigurationError("There are no documents to send")
+                raise ConfigurationError("There are no inputs to send")
             work = caller.work(client, skill_id, options)
             (submitted,) = submit_files(work, files, most=1, resend_failed=caller.resend_failed)
             Reporter(client, skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 
-    async def atrigger(self, documents: Any) -> VantageTransaction:
+    async def atrigger(self, inputs: Any) -> VantageTransaction:
         """Send a document as :meth:`trigger` does, without blocking the event loop."""
-        return await _in_thread(lambda: self.trigger(documents))
+        return await _in_thread(lambda: self.trigger(inputs))
 
     def transaction(self, transaction_id: str) -> VantageTransaction:
         """Return a transaction that was started before, so as to wait for it with this block's

@@ -41,7 +41,10 @@ MAIL = Asset(
         AssetWatcher(
             name="mail",
             trigger=VantageTransactionCompletedTrigger(
-                state_path=f"{FOLDER}/mail", skill="Receipt", conn_id=CONN_ID, poke_interval=1.0
+                state_path=f"{FOLDER}/mail",
+                skill="Receipt",
+                abbyy_vantage_conn_id=CONN_ID,
+                poke_interval=1.0,
             ),
         )
     ],

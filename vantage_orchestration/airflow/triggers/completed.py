@@ -57,7 +57,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
             the ``state_path`` of each :class:`VantageFetchCompletedOperator`, or its
             ``output_path`` if it has none. Workers and triggerers must have access to it.
         skill: Id or exact name of the skill, the same as in those tasks; None for all.
-        conn_id: Connection of the type ``abbyy_vantage``.
+        abbyy_vantage_conn_id: Connection of the type ``abbyy_vantage``.
         poke_interval: Seconds between two polls, at least 1.
         overlap: As for :class:`VantageFetchCompletedOperator`.
 
@@ -74,16 +74,16 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
         self,
         state_path: str,
         skill: str | None = None,
-        conn_id: str = DEFAULT_CONN_ID,
+        abbyy_vantage_conn_id: str = DEFAULT_CONN_ID,
         poke_interval: float = 60.0,
         overlap: float = 3600.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if not conn_id or not str(state_path).strip():
-            raise ValueError("conn_id or state_path is empty")
+        if not abbyy_vantage_conn_id or not str(state_path).strip():
+            raise ValueError("abbyy_vantage_conn_id or state_path is empty")
         self.state_path = str(state_path)
         self.skill = skill
-        self.conn_id = conn_id
+        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
         self.poke_interval: float = checked("poke_interval", poke_interval)
         self.overlap: float = checked("overlap", overlap)
 
@@ -94,7 +94,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
             {
                 "state_path": self.state_path,
                 "skill": self.skill,
-                "conn_id": self.conn_id,
+                "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
                 "poke_interval": self.poke_interval,
                 "overlap": self.overlap,
             },
@@ -166,7 +166,7 @@ class _CompletedPoller:
         from vantage_orchestration.processing.skills import skill_id_of
 
         trigger = self._trigger
-        self._client = VantageHook(trigger.conn_id).new_client(retries=_RETRIES)
+        self._client = VantageHook(trigger.abbyy_vantage_conn_id).new_client(retries=_RETRIES)
         skill = None if trigger.skill is None else skill_id_of(self._client, trigger.skill)
         state = location_of(trigger.state_path)
         self._inbox = Inbox(self._client, state, skill, overlap=trigger.overlap)

@@ -43,7 +43,7 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     Args:
         wait: State of the wait: what :meth:`vantage_orchestration.waiting.Wait.to_json` returned.
-        conn_id: Id of a connection of the type ``abbyy_vantage``.
+        abbyy_vantage_conn_id: Id of a connection of the type ``abbyy_vantage``.
         skill_id: Skill of all transactions, if known: the list is shorter then.
         delete_on_kill: Delete the open transactions when somebody ends the task, that is, marks it
             as failed, success or skipped. A cleared task keeps them, since its new try continues
@@ -61,13 +61,13 @@ class VantageTransactionsTrigger(BaseTrigger):
         self,
         *,
         wait: Mapping[str, Any],
-        conn_id: str,
+        abbyy_vantage_conn_id: str,
         skill_id: str | None = None,
         delete_on_kill: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wait = dict(wait)
-        self.conn_id = conn_id
+        self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
         self.skill_id = skill_id
         self.delete_on_kill = delete_on_kill
         self._wait = Wait.from_json(wait, time.time())
@@ -78,7 +78,7 @@ class VantageTransactionsTrigger(BaseTrigger):
             f"{__name__}.{type(self).__qualname__}",
             {
                 "wait": self.wait,
-                "conn_id": self.conn_id,
+                "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
                 "skill_id": self.skill_id,
                 "delete_on_kill": self.delete_on_kill,
             },
@@ -90,7 +90,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._wait = Wait.from_json(self.wait, time.time())
-        poller = SharedPoller.of(("airflow", self.conn_id), self._connect)
+        poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self._connect)
         try:
             answer = await wait_in_loop(
                 poller,
@@ -134,7 +134,7 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     def _connect(self) -> VantageClient:
         """Create a client. It runs in a thread: loading the connection calls Airflow and blocks."""
-        return VantageHook(self.conn_id).client
+        return VantageHook(self.abbyy_vantage_conn_id).client
 
     def _event(
         self, status: str, message: str | None = None, *, retryable: bool = False
@@ -153,7 +153,8 @@ class VantageTransactionsTrigger(BaseTrigger):
             message, retryable = str(error), error.retryable
         elif isinstance(error, AirflowNotFoundException):
             # Airflow reports the same if its API server gives no answer.
-            message = f"Airflow has no connection {self.conn_id!r}, or can't read it at present"
+            name = self.abbyy_vantage_conn_id
+            message = f"Airflow has no connection {name!r}, or can't read it at present"
         else:
             message = f"Waiting failed with {type(error).__name__}"
         self.log.error("Waiting for transactions failed: %s", message)

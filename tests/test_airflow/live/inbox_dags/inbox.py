@@ -21,7 +21,10 @@ MAIL = Asset(
         AssetWatcher(
             name="mail",
             trigger=VantageTransactionCompletedTrigger(
-                state_path=f"{OUT}/state", skill="Receipt", conn_id="inbox", poke_interval=1.0
+                state_path=f"{OUT}/state",
+                skill="Receipt",
+                abbyy_vantage_conn_id="inbox",
+                poke_interval=1.0,
             ),
         )
     ],
