@@ -207,7 +207,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
 
     async def after() -> None:
         release.set()
-        while desks[0]._flights:
+        while desks[0]._running:
             await asyncio.sleep(0.01)
 
     async def main() -> None:
@@ -236,7 +236,7 @@ def test_a_server_that_hangs_holds_up_no_other_connection(
     async def read() -> Overview:
         one = desk()
         first = asyncio.ensure_future(one.look(ConnectionKey("slow"), ids))
-        while not one._flights:
+        while not one._running:
             await asyncio.sleep(0)
         found = await one.look(ConnectionKey("quick"), ids)
         assert not first.done()

@@ -85,11 +85,9 @@ class Busy(Exception):
 
 
 class PageError(Exception):
-    """There is no answer. The text is for the readers of a page.
+    """There is no answer. The text is a sentence without a full stop, for the readers of a page.
 
-    Args:
-        text: Message, as a sentence without a full stop.
-        for_all: Whether other transactions of the connection will fail the same way.
+    ``for_all`` says that other transactions of the connection will fail the same way.
     """
 
     def __init__(self, text: str, *, for_all: bool = False) -> None:
@@ -110,19 +108,14 @@ class ConnectionKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A transaction as the page shows it.
-
-    Attributes:
-        transaction_id: Its id.
-        status: Its status; None if it could not be read.
-        waits: Whether it waits for a person.
-        rules: Messages of the business rules that its documents break.
-        details: What else is known of it.
-    """
+    """A transaction as the page shows it."""
 
     transaction_id: str
+    #: None if it could not be read.
     status: str | None
+    #: Whether it waits for a person.
     waits: bool = False
+    #: Messages of the business rules that its documents break.
     rules: tuple[str, ...] = ()
     details: Details = field(default_factory=Details)
 
@@ -134,20 +127,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One page of transactions.
-
-    Attributes:
-        rows: Transactions of this page; those that wait for a person come first.
-        page: Number of this page, from 1.
-        pages: Number of pages.
-        trouble: Why some could not be read.
-        targets: Servers to which a review may lead, for the header ``Content-Security-Policy``.
-    """
+    """One page of transactions; those that wait for a person come first."""
 
     rows: tuple[Row, ...]
+    #: Number of this page, from 1, and number of all pages.
     page: int
     pages: int
+    #: Why some could not be read.
     trouble: str | None = None
+    #: Servers to which a review may lead, for the header ``Content-Security-Policy``.
     targets: tuple[str, ...] = ()
 
     def with_notes(self, record: Record) -> Overview:
@@ -175,10 +163,7 @@ def _noted(row: Row, record: Record) -> Row:
 class TransactionService:
     """Answers the queries of all readers of this process, on one event loop.
 
-    Args:
-        open_client: Creates a client for a connection. It may block.
-        limit: See :data:`LIMIT`.
-        most: Most requests that run or wait for a thread.
+    ``open_client`` creates a client for a connection, and may block.
     """
 
     def __init__(
@@ -192,21 +177,17 @@ class TransactionService:
         self._limit = limit
         self._most = most
         self._threads = asyncio.Semaphore(_THREADS)
-        self._answers: dict[Hashable, tuple[float, Any]] = {}
+        #: Answers that are under way, or came less than FRESH ago.
+        self._answers: dict[tuple[ConnectionKey, Hashable], asyncio.Future[Any]] = {}
+        self._running = 0
         #: Connections that are not called for a while; threads write it too.
         self._down: dict[ConnectionKey, tuple[float, PageError]] = {}
-        self._flights: dict[Hashable, asyncio.Future[Any]] = {}
         self._gates: dict[ConnectionKey, asyncio.Semaphore] = {}
 
     async def look(
         self, connection: ConnectionKey, transaction_ids: Sequence[str], page: int = 1
     ) -> Overview:
-        """Return the current status of one page of transactions.
-
-        Args:
-            connection: Connection.
-            transaction_ids: All transactions of the task instance.
-            page: Number of the page; a number that is too high gives the last page.
+        """Return the current status of one page of a task's transactions, or of the last page.
 
         Raises:
             Busy: Too many requests are running already.
@@ -228,16 +209,16 @@ class TransactionService:
             rows = tuple(Row(each, None) for each in transaction_ids[part])
             return Overview(rows, page, pages, str(trouble), targets)
         shown = sorted(transaction_ids, key=lambda each: each not in waiting)[part]
-        keys = {(connection, ("row", each)) for each in shown} - self._flights.keys()
-        if len(self._flights) + sum(self._fresh(key) is None for key in keys) > self._most:
+        new = sum((connection, ("row", each)) not in self._answers for each in shown)
+        if self._running + new > self._most:
             raise Busy
-        flights = [
+        asked_rows = [
             self._ask(connection, ("row", each), partial(_row, client, each)) for each in shown
         ]
         found, troubles = [], []
-        for each, flight in zip(shown, flights, strict=True):
+        for each, row in zip(shown, asked_rows, strict=True):
             try:
-                found.append(await self._answer(connection, flight, end))
+                found.append(await self._answer(connection, row, end))
             except PageError as trouble:
                 found.append(Row(each, None))
                 troubles.append(str(trouble))
@@ -246,63 +227,54 @@ class TransactionService:
     async def review_link(self, connection: ConnectionKey, transaction_id: str) -> Secret | None:
         """Return a fresh link to the review of a transaction; None if it is not in review now.
 
-        Args:
-            connection: Connection.
-            transaction_id: Transaction.
-
         Raises:
             Busy: Too many requests are running already.
             PageError: There is no answer, or the link leads to another server.
         """
         end = time.monotonic() + self._limit
         client = await self._client(connection, end)
-        if len(self._flights) >= self._most:
-            raise Busy
         # No other reader may get this link, and an earlier link may not be reused.
-        flight = self._ask(connection, object(), partial(_review_link, client, transaction_id))
-        link: Secret | None = await self._answer(connection, flight, end)
+        asked = self._ask(connection, object(), partial(_review_link, client, transaction_id))
+        link: Secret | None = await self._answer(connection, asked, end)
         return link
 
     # -- internals; all on the event loop except _call
 
     async def _client(self, connection: ConnectionKey, end: float) -> VantageClient:
-        flight = self._ask(connection, ("client",), partial(self._open_client, connection))
-        client: VantageClient = await self._answer(connection, flight, end)
+        asked = self._ask(connection, ("client",), partial(self._open_client, connection))
+        client: VantageClient = await self._answer(connection, asked, end)
         return client
 
     def _ask(
         self, connection: ConnectionKey, what: Hashable, work: Callable[[], T]
     ) -> asyncio.Future[T]:
-        """Return the available or pending answer, or start a request."""
+        """Return the answer, which may be there or under way, or start a request."""
         key = (connection, what)
-        if (known := self._fresh(key)) is not None:
-            there: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            there.set_result(known)
-            return there
-        flight = self._flights.get(key)
-        if flight is None:
-            if len(self._flights) >= self._most:
+        if key not in self._answers:
+            if self._running >= self._most:
                 raise Busy
-            flight = asyncio.ensure_future(self._fly(connection, key, work))
-            self._flights[key] = flight
-            flight.add_done_callback(partial(self._landed, key))
-        return flight
+            self._running += 1
+            self._answers[key] = asyncio.ensure_future(self._fetch(connection, work))
+            self._answers[key].add_done_callback(partial(self._came, key))
+        return self._answers[key]
 
-    def _landed(self, key: Hashable, flight: asyncio.Future[Any]) -> None:
-        self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # It was seen, also if all who wanted to know have gone.
+    def _came(self, key: tuple[ConnectionKey, Hashable], answer: asyncio.Future[Any]) -> None:
+        self._running -= 1
+        # The error was seen, also if all who wanted to know have gone.
+        failed = answer.cancelled() or answer.exception() is not None
+        keep = isinstance(key[1], tuple) and not failed
+        asyncio.get_running_loop().call_later(FRESH if keep else 0, self._drop, key)
 
-    async def _fly(
-        self, connection: ConnectionKey, key: tuple[ConnectionKey, Hashable], work: Callable[[], T]
-    ) -> T:
+    def _drop(self, key: tuple[ConnectionKey, Hashable]) -> None:
+        answer = self._answers.pop(key)
+        if key[1] == ("client",) and not answer.cancelled() and answer.exception() is None:
+            answer.result().close()
+
+    async def _fetch(self, connection: ConnectionKey, work: Callable[[], T]) -> T:
         call = partial(self._call, connection, work, time.monotonic() + self._limit)
         # A server that hangs leaves threads to other connections.
         async with self._gates.setdefault(connection, asyncio.Semaphore(_AT_ONCE)), self._threads:
-            answer = await in_thread(call, "abbyy-vantage-page")
-        if isinstance(key[1], tuple):
-            self._keep(key, answer, FRESH)
-        return answer
+            return await in_thread(call, "abbyy-vantage-page")
 
     def _call(self, connection: ConnectionKey, work: Callable[[], T], end: float) -> T:
         """Do one piece of work in a thread; failures become a :class:`PageError`."""
@@ -325,29 +297,16 @@ class TransactionService:
             self._down[connection] = (time.monotonic() + PAUSE, trouble)
         raise trouble.copy()
 
-    async def _answer(self, connection: ConnectionKey, flight: asyncio.Future[T], end: float) -> T:
+    async def _answer(self, connection: ConnectionKey, asked: asyncio.Future[T], end: float) -> T:
         """Wait for an answer, but not beyond ``end``."""
-        left = max(0.0, end - time.monotonic())
-        done, _ = await asyncio.wait([flight], timeout=left)
+        done, _ = await asyncio.wait([asked], timeout=max(0.0, end - time.monotonic()))
         if done:
-            if isinstance(failure := flight.exception(), PageError):
+            if isinstance(failure := asked.exception(), PageError):
                 raise failure.copy()
-            return flight.result()
+            return asked.result()
         trouble = PageError(_LATE, for_all=True)
         self._down[connection] = (time.monotonic() + PAUSE, trouble)
         raise trouble.copy()
-
-    def _fresh(self, key: Hashable) -> Any:
-        until, answer = self._answers.get(key, (0.0, None))
-        return answer if time.monotonic() < until else None
-
-    def _keep(self, key: Hashable, answer: Any, seconds: float) -> None:
-        now = time.monotonic()
-        for old in [name for name, (until, _) in self._answers.items() if until <= now]:
-            _, gone = self._answers.pop(old)
-            if isinstance(gone, VantageClient):
-                gone.close()
-        self._answers[key] = (now + seconds, answer)
 
 
 _LATE: Final = "ABBYY Vantage did not answer in time"
@@ -377,11 +336,7 @@ def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
 
 
 def _open_client(connection: ConnectionKey) -> VantageClient:
-    """Return a client for a connection as Airflow's servers read it.
-
-    Raises:
-        ConfigurationError: The connection does not exist or can't be used.
-    """
+    """Return a client for a connection as Airflow's servers read it."""
     config, store = load_config(*connection)
     http = replace(
         config.http,
