@@ -23,13 +23,8 @@ def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
     """Attach counts to the events of the running task's outlets.
 
     Airflow sends the events itself if the task succeeds. A deferred task must call this after it
-    was resumed.
-
-    Args:
-        context: Context of the running task.
-        output: URL or local path of the folder with the results. An outlet that is an asset gets
-            its event under its own address; an ``AssetAlias`` gets one for this folder.
-        extra: JSON for each event. It is stored and shown, so it must not be secret.
+    was resumed. An outlet that is an asset gets its event under its own address; an ``AssetAlias``
+    gets one for the folder of the results. ``extra`` is stored and shown, so it must not be secret.
     """
     from airflow.sdk import Asset, AssetAlias
     from airflow.sdk.definitions.asset import AssetRef

@@ -39,11 +39,7 @@ FORM_IS_METADATA = AIRFLOW >= (3, 2)
 
 
 def require(version: tuple[int, int], what: str) -> None:
-    """Refuse a feature that the installed Airflow lacks.
-
-    Args:
-        version: The first version of Airflow with the feature.
-        what: The feature, as the subject of a sentence.
+    """Refuse a feature, the subject of a sentence, that the installed Airflow lacks.
 
     Raises:
         ValueError: Airflow is older. Raised while a DAG is parsed, it is shown as its import error.
@@ -120,9 +116,7 @@ async def aget_connection(conn_id: str) -> Any:
 def server_connection(conn_id: str, team: str | None = None) -> Any:
     """Return a connection as Airflow's servers find it: environment, secrets backends, database.
 
-    Args:
-        conn_id: Its id.
-        team: Team for which it is read. Airflow takes one from 3.2 on.
+    Airflow takes a team from 3.2 on.
 
     Raises:
         AirflowNotFoundException: There is none of that id.

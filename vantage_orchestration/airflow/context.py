@@ -47,13 +47,7 @@ def task_key(part: str | None = None, *, state_path: Any = None) -> TaskKey:
 
 
 def key_of(context: Mapping[str, Any], part: str | None = None, state_path: Any = None) -> TaskKey:
-    """Return the key of a task as :func:`task_key` does, even without a place for notes.
-
-    Args:
-        context: Context of the task.
-        part: See :func:`task_key`.
-        state_path: See :func:`task_key`.
-    """
+    """Return the key of a task as :func:`task_key` does, even without a place for notes."""
     task, run = context["ti"], context["dag_run"]
     piece = task.map_index if part is None else part
     scope = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])

@@ -19,16 +19,12 @@ class ConnectionMissing(AirflowNotFoundException, AirflowFailException):
 
 
 def translate(error: VantageError) -> Exception:
-    """Return the exception to raise in a task.
+    """Return the exception to raise in a task for an error of this package.
 
-    Args:
-        error: An error of this package.
-
-    Returns:
-        The error itself if a retry can help or if it was translated before. Otherwise an equal
-        error that is also an ``AirflowFailException``: Airflow fails the task at once, and
-        ``except CredentialsRejected`` still catches it. Its pickle and copies have only the class
-        of this package.
+    That is the error itself if a retry can help or if it was translated before. Otherwise it is an
+    equal error that is also an ``AirflowFailException``: Airflow fails the task at once, and
+    ``except CredentialsRejected`` still catches it. Its pickle and copies have only the class of
+    this package.
     """
     if error.retryable or isinstance(error, AirflowFailException):
         return error

@@ -20,16 +20,7 @@ HookClass = TypeVar("HookClass", bound=type)
 
 
 def with_form(hook: HookClass) -> HookClass:
-    """Add the methods that Airflow 3.0 and 3.1 call to a hook class.
-
-    Airflow looks only at the class itself and ignores inherited methods.
-
-    Args:
-        hook: The class.
-
-    Returns:
-        The same class.
-    """
+    """Add the methods that Airflow 3.0 and 3.1 call to a hook class, which must be its own."""
     if not FORM_IS_METADATA:
         hook.get_connection_form_widgets = staticmethod(_widgets)  # type: ignore[attr-defined]
         hook.get_ui_field_behaviour = staticmethod(_behaviour)  # type: ignore[attr-defined]

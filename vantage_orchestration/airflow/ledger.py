@@ -31,15 +31,7 @@ _RETENTION: Final = datetime.timedelta(days=15)
 
 
 def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[LedgerStore, ...]:
-    """Return the places for a task's notes, besides its output folder.
-
-    Args:
-        context: Context of the task.
-        state_path: Path or URL of a folder; by default that of airflow.cfg.
-
-    Raises:
-        ConfigurationError: The path is invalid.
-    """
+    """Return the places for a task's notes, besides its output folder."""
     stores: list[LedgerStore] = []
     path = state_path or conf.get(SECTION, "state_path", fallback="")
     if path:
@@ -52,15 +44,7 @@ def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[L
 
 
 def check_place(state_path: Any) -> None:
-    """Refuse a task that will have no place for notes, while its DAG is parsed.
-
-    Args:
-        state_path: What the task names.
-
-    Raises:
-        ValueError: Neither the task nor airflow.cfg names a folder, and this Airflow has no task
-            state store.
-    """
+    """Refuse a task that will have no place for notes, while its DAG is parsed."""
     if not (state_path or conf.get(SECTION, "state_path", fallback="")):
         require(
             (3, 3),
@@ -70,11 +54,7 @@ def check_place(state_path: Any) -> None:
 
 
 def check_stores(stores: tuple[LedgerStore, ...]) -> None:
-    """Refuse a task that has no place for notes.
-
-    Raises:
-        ConfigurationError: There is no such place.
-    """
+    """Refuse a running task that has no place for notes."""
     if not stores:
         error = ConfigurationError(
             "This task has no place where a later try finds the transactions that it starts",
@@ -86,10 +66,9 @@ def check_stores(stores: tuple[LedgerStore, ...]) -> None:
 
 
 class TaskState:
-    """Airflow's task state store as :class:`vantage_orchestration.state.Values`.
+    """``context["task_state_store"]`` as :class:`vantage_orchestration.state.Values`.
 
-    Args:
-        store: ``context["task_state_store"]``. Airflow keeps it by run, task and map index.
+    Airflow keeps it by run, task and map index.
     """
 
     label = "Airflow's task state store"

@@ -20,14 +20,9 @@ __all__ = ["dataset_name", "datasets"]
 
 
 def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage[Any, Any]:
-    """Return the datasets of a task. Call it only from the methods named above.
+    """Return the datasets of a task: its files, each once, and the folder of its results, if any.
 
-    Args:
-        inputs: URLs or local paths of the files; each counts once.
-        output: URL or local path of the folder with the results; None if there is none yet.
-
-    Raises:
-        ImportError: The provider ``apache-airflow-providers-openlineage`` is not installed.
+    Call it only from the methods named above: it needs the OpenLineage provider.
     """
     from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.openlineage.extractors import OperatorLineage

@@ -54,13 +54,7 @@ def notify_review(
     """Call all notifiers in order. An error of a notifier is only logged.
 
     Call :func:`vantage_orchestration.airflow.links.record_transactions` first: the page shows the
-    recorded transactions.
-
-    Args:
-        context: Context of the running task; it is not changed.
-        notifiers: Functions and notifiers.
-        transaction_ids: Transactions that wait for a person.
-        deadline: When the task stops waiting, in seconds since 1970 UTC.
+    recorded transactions. ``deadline`` is when the task stops waiting, in seconds since 1970 UTC.
     """
     if not notifiers:
         return

@@ -17,12 +17,9 @@ KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_
 
 
 def state_of_task(task: Any) -> str | None:
-    """Return the state of a task in Airflow's database; None if it has none.
+    """Return the state of a task instance in Airflow's database; None if it has none.
 
     It calls the supervisor and waits for the answer: never call it in an event loop's thread.
-
-    Args:
-        task: Task instance.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 

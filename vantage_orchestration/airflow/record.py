@@ -8,10 +8,13 @@ contains no field values and no review link. Users may write XComs, so its conte
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WrapValidator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticUseDefault
 
 from vantage_orchestration.processing.summary import pages_of
 from vantage_orchestration.text import clean, named, read_json
@@ -27,68 +30,65 @@ _MOST: Final = 200
 _LONGEST: Final = 300
 
 
+def _or_default(value: Any, check: Any) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticUseDefault from None
+
+
+def _or_nothing(value: Any, check: Any) -> Details:
+    try:
+        return cast("Details", check(value))
+    except ValidationError:
+        return Details()
+
+
+# Somebody else may have written them. What is wrong counts as unknown.
+_Ignored = WrapValidator(_or_default)
+_Text = Annotated[str, AfterValidator(lambda text: text[:_LONGEST]), _Ignored]
+_Count = Annotated[int | None, Field(strict=True, ge=0, lt=2.5e11), _Ignored]
+#: Seconds since the epoch, for years up to 9999.
+_Moment = Annotated[float | None, Field(strict=True, ge=0, lt=2.5e11), _Ignored]
+_Ids = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    AfterValidator(lambda ids: tuple(dict.fromkeys(ids))),
+    _Ignored,
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What is recorded of one transaction. None and empty values are unknown.
+    """What is recorded of one transaction. None and empty values are unknown."""
 
-    Attributes:
-        files: Names of its files.
-        classes: Names of the classes of its documents.
-        pages: Its pages.
-        rules: Number of business rules that its documents break.
-        reason: Why it failed, as reported by the service.
-        folder: Folder of its results.
-        deadline: When the task stops waiting for its review, in seconds since the epoch.
-    """
-
-    files: str = ""
-    classes: str = ""
-    pages: int | None = None
-    rules: int | None = None
-    reason: str = ""
-    folder: str = ""
-    deadline: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what is known as JSON."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: value for name, value in found.items() if value not in ("", None)}
-
-    @classmethod
-    def read(cls, data: Any) -> Details:
-        """Read the result of :meth:`to_json`, or what somebody else has written."""
-        known: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
-        texts = {
-            name: str(known.get(name, ""))[:_LONGEST]
-            for name in ("files", "classes", "reason", "folder")
-            if isinstance(known.get(name), str)
-        }
-        pages, rules, deadline = (_number(known.get(n)) for n in ("pages", "rules", "deadline"))
-        return cls(
-            **texts,
-            pages=None if pages is None else int(pages),
-            rules=None if rules is None else int(rules),
-            deadline=deadline,
-        )
+    #: Names of its files, and of the classes of its documents.
+    files: _Text = ""
+    classes: _Text = ""
+    pages: _Count = None
+    #: Number of business rules that its documents break.
+    rules: _Count = None
+    #: Why it failed, as reported by the service.
+    reason: _Text = ""
+    #: Folder of its results.
+    folder: _Text = ""
+    #: When the task stops waiting for its review, in seconds since the epoch.
+    deadline: _Moment = None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a task has recorded.
+    """What a task has recorded."""
 
-    Attributes:
-        transaction_ids: All of its transactions, each once.
-        details: What is recorded of them, by id.
-        results: Folder of the results; empty before they have landed.
-        pages: Their pages, by skill and class; empty before results have landed.
-        over: Whether all of the transactions have ended.
-    """
-
-    transaction_ids: tuple[str, ...] = ()
-    details: Mapping[str, Details] = field(default_factory=dict)
-    results: str = ""
-    pages: str = ""
-    over: bool = False
+    #: All of its transactions, each once.
+    transaction_ids: _Ids = ()
+    details: Annotated[Mapping[str, Annotated[Details, WrapValidator(_or_nothing)]], _Ignored] = (
+        field(default_factory=dict)
+    )
+    #: Folder of the results, and their pages by skill and class; empty before they have landed.
+    results: _Text = ""
+    pages: _Text = ""
+    #: Whether all of the transactions have ended.
+    over: Annotated[bool, Field(strict=True), _Ignored] = False
 
     def of(self, transaction_id: str) -> Details:
         """Return what is recorded of a transaction."""
@@ -96,37 +96,21 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON."""
-        shown = {each: self.details[each] for each in self.transaction_ids if each in self.details}
-        details = {each: item.to_json() for each, item in list(shown.items())[:_MOST]}
-        return {
-            "transaction_ids": list(self.transaction_ids),
-            **({"details": details} if details else {}),
-            **({"results": self.results} if self.results else {}),
-            **({"pages": self.pages} if self.pages else {}),
-            **({"over": True} if self.over else {}),
-        }
+        known = [each for each in self.transaction_ids if each in self.details]
+        shown = replace(self, details={each: self.details[each] for each in known[:_MOST]})
+        found = _RECORD.dump_python(shown, mode="json", exclude_defaults=True)
+        return {"transaction_ids": [], **found}
 
     @classmethod
     def read(cls, value: Any) -> Record:
         """Read the value of an XCom, an object or its JSON text; anything else is empty."""
-        if isinstance(value, str):
-            try:
-                value = read_json(value)
-            except ValueError:
-                return cls()
-        ids = value.get("transaction_ids") if isinstance(value, Mapping) else None
-        if not isinstance(ids, list) or not all(isinstance(each, str) and each for each in ids):
+        try:
+            return _RECORD.validate_python(read_json(value) if isinstance(value, str) else value)
+        except ValueError:  # Of pydantic, too.
             return cls()
-        details, results, pages = (value.get(n) for n in ("details", "results", "pages"))
-        if not isinstance(details, Mapping):
-            details = {}
-        return cls(
-            tuple(dict.fromkeys(ids)),
-            {str(each): Details.read(item) for each, item in details.items()},
-            results[:_LONGEST] if isinstance(results, str) else "",
-            pages[:_LONGEST] if isinstance(pages, str) else "",
-            value.get("over") is True,
-        )
+
+
+_RECORD: Final = TypeAdapter(Record)
 
 
 def record_of_wait(wait: Wait) -> Record:
@@ -149,12 +133,7 @@ def record_of_outcome(outcome: Outcome) -> Record:
 
 
 def record_of_job(manifest: Manifest, results: str) -> Record:
-    """Return what is known after results have landed.
-
-    Args:
-        manifest: Manifest of the job.
-        results: Path or URL of its folder.
-    """
+    """Return what is known after results have landed in a folder, given by path or URL."""
     unfinished = {
         each.transaction_id: Details(
             files=named([source.name for source in each.sources]),
@@ -177,9 +156,3 @@ def _landed(entry: TransactionManifest) -> Details:
         rules=sum(len(each.rule_errors) for each in entry.documents),
         folder=", ".join(dict.fromkeys(each.folder or entry.folder for each in entry.documents)),
     )
-
-
-def _number(value: Any) -> float | None:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Enough for years up to 9999 and for any number of pages.
-    return value if known and math.isfinite(value) and 0 <= value < 2.5e11 else None

@@ -11,22 +11,15 @@ from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.errors import ConfigurationError, translating
 
 if TYPE_CHECKING:
-    from vantage_orchestration.options import OnEmpty
     from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
-__all__ = ["inputs_of", "location_of", "output_of"]
+__all__ = ["below", "location_of", "output_of"]
 
 
 def location_of(place: Any) -> Location:
-    """Return a file or folder.
-
-    Args:
-        place: Path, URL such as ``s3://conn_id@bucket/key``, or an ``ObjectStoragePath``.
-
-    Raises:
-        ConfigurationError: It is none of these, or no filesystem for the URL is installed.
-    """
+    """Return the file or folder of a path, a URL such as ``s3://conn_id@bucket/key``, or an
+    ``ObjectStoragePath``."""
     from airflow.sdk import ObjectStoragePath
 
     from vantage_orchestration.storage import Location
@@ -40,44 +33,11 @@ def location_of(place: Any) -> Location:
 
 
 def output_of(place: Any) -> Output:
-    """Return where results go. See :mod:`vantage_orchestration.processing.routing`.
-
-    Args:
-        place: As for :func:`location_of`; it may have ``{class}`` in it.
-
-    Raises:
-        ConfigurationError: Results can't go there.
-    """
+    """Return where results go. See :mod:`vantage_orchestration.processing.routing`."""
     from vantage_orchestration.processing import routing
 
     with translating(translate):
         return routing.output_of(place, location_of)
-
-
-def inputs_of(
-    inputs: Any,
-    *,
-    sent_before: bool = False,
-    on_empty: OnEmpty = "fail",
-    output: Location | None = None,
-) -> list[Location]:
-    """Return the files given by the inputs, each once, sorted within each glob.
-
-    Args:
-        inputs: A path, glob or URL, or several.
-        sent_before: See :func:`vantage_orchestration.processing.files.files_of`.
-        on_empty: See :func:`vantage_orchestration.processing.files.files_of`.
-        output: Folder for the results, if there is one.
-
-    Raises:
-        ConfigurationError: An input is missing, is a folder, or matches no file. Nothing was sent.
-    """
-    from vantage_orchestration.processing.files import files_of
-
-    with translating(translate):
-        return files_of(
-            inputs, location_of, sent_before=sent_before, on_empty=on_empty, output=output
-        )
 
 
 def below(root: str, *parts: object) -> str:

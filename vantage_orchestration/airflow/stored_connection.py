@@ -18,14 +18,7 @@ __all__ = ["load_config"]
 
 
 def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
-    """Load a connection as Airflow's servers do: from environment, secrets backends or database.
-
-    Args:
-        name: Id of the connection.
-        team_name: Team for which to load it, if Airflow separates teams.
-
-    Returns:
-        The configuration, and a factory for Airflow's own token store.
+    """Load a connection as Airflow's servers do, with a factory for Airflow's own token store.
 
     Raises:
         ConfigurationError: The connection does not exist or can't be used.

@@ -40,11 +40,7 @@ _sent: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar
 
 
 class NoteTests:
-    """ASGI middleware of Airflow's API server that records the values of a connection test.
-
-    Args:
-        app: The wrapped application.
-    """
+    """ASGI middleware of Airflow's API server that records the values of a connection test."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
@@ -86,12 +82,8 @@ class NoteTests:
 def refuse_elsewhere(config: VantageConfig) -> None:
     """Refuse a test that would send a stored secret elsewhere than the stored connection does.
 
-    Args:
-        config: The configuration to test.
-
     Raises:
-        ConfigurationError: A secret is the stored one, but a value that decides where it is sent is
-            not. Nothing was sent.
+        ConfigurationError: It would. Nothing was sent.
     """
     sent = _sent.get()
     if sent is None or not (used := _not_given(config, sent)):

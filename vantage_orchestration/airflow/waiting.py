@@ -84,10 +84,7 @@ class WaitingMixin:
     ) -> Any:
         """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`.
 
-        Args:
-            context: Context of the task.
-            ids: Transactions.
-            files: Names of their files, as far as they are known, for the log.
+        The names of their files, as far as they are known, are for the log.
         """
         return self._go_on(context, Wait(ids, self._rules(), time.time(), files=files))
 
@@ -116,11 +113,7 @@ class WaitingMixin:
         return answer
 
     def _check_kill(self) -> None:
-        """Refuse ``delete_on_kill`` where Airflow does not notify the triggerer.
-
-        Raises:
-            ValueError: The installed Airflow lacks this.
-        """
+        """Refuse ``delete_on_kill`` where Airflow does not notify the triggerer."""
         if self.delete_on_kill and self._defers():
             require((3, 3), "A deferrable task with delete_on_kill")
 
@@ -146,10 +139,6 @@ class WaitingMixin:
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
         """Continue after the trigger has fired.
-
-        Args:
-            context: Context of the task.
-            event: Payload of the trigger's event.
 
         Raises:
             ProcessingError: It is not an event of this version's trigger.

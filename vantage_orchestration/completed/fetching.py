@@ -62,16 +62,12 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a run has fetched.
-
-    Attributes:
-        manifest: The manifest.
-        place: Its location; None if nothing was due.
-        by_input: Ids of transactions that came by mail, scanner and the like, as far as known.
-    """
+    """What a run has fetched."""
 
     manifest: Manifest
+    #: Where the manifest is; None if nothing was due.
     place: Location | None = None
+    #: Ids of transactions that came by mail, scanner and the like, as far as known.
     by_input: frozenset[str] = frozenset()
 
     @property
@@ -96,16 +92,8 @@ def fetch_due(
     The output also gets a manifest of the run, which covers all tries of the run, and the run's
     tables if the options ask for them.
 
-    Args:
-        client: Client.
-        consumer: The consumer.
-        output: Where the results of all runs go.
-        run: Identifies the run, the same in each of its tries.
-        label: Start of the manifest's name after ``manifest-``.
-        options: Options of the task.
-
-    Returns:
-        What was fetched. It is empty if nothing is due or another run is at work.
+    The result is empty if nothing is due or another run is at work. ``run`` identifies the run, the
+    same in each of its tries; ``label`` is for people.
 
     Raises:
         TransactionFailed: A transaction was deleted before its results were fetched.
@@ -149,28 +137,20 @@ def fetch_due(
     return Fetched(manifest, place, by_input)
 
 
+@dataclass
 class _Work:
     """The fetching of one try of a run."""
 
-    def __init__(
-        self,
-        client: VantageClient,
-        consumer: Consumer,
-        lease: Lease,
-        output: Output,
-        run: str,
-        items: Mapping[str, ListedTransaction],
-        taken: Collection[str],
-        options: Options,
-    ) -> None:
-        self._client = client
-        self._consumer = consumer
-        self._lease = lease
-        self._output = output
-        self._run = run
-        self._items = items
-        self._taken = taken
-        self._options = options
+    _client: VantageClient
+    _consumer: Consumer
+    _lease: Lease
+    _output: Output
+    _run: str
+    _items: Mapping[str, ListedTransaction]
+    _taken: Collection[str]
+    _options: Options
+
+    def __post_init__(self) -> None:
         self._earlier = 0
         self._landed: list[TransactionManifest] = []
         self._ended: list[UnfinishedEntry] = []

@@ -20,13 +20,7 @@ __all__ = ["CompletedFilter", "sent_through_api"]
 
 @dataclass(frozen=True, slots=True)
 class CompletedFilter:
-    """Which ended transactions to fetch.
-
-    Args:
-        statuses: Final statuses: ``Processed``, ``Failed``, ``Canceled``.
-        include_api: Whether to include transactions that were sent through the API.
-        since: Only transactions created since then.
-    """
+    """Which ended transactions to fetch; see :class:`vantage_orchestration.options.Options`."""
 
     statuses: frozenset[str]
     include_api: bool

@@ -36,16 +36,8 @@ _DAY: Final = 86_400
 
 
 class Inbox:
-    """The ended transactions of a skill, and all consumers that share a folder for their notes.
-
-    Args:
-        client: Client.
-        state: Folder for the notes of all consumers.
-        skill_id: Only transactions of this skill; None for all accessible skills.
-        overlap: Seconds: transactions created within them are read at each poll. Choose at least
-            the time that most transactions take and by which the list lags behind.
-        clock: Returns seconds since 1970.
-    """
+    """The ended transactions of a skill, or of all, and the consumers that share a folder for their
+    notes."""
 
     def __init__(
         self,
@@ -81,12 +73,7 @@ class Inbox:
         return any(True for _ in self.listing().look(full=True))
 
     def consumer(self, name: str, wanted: CompletedFilter) -> Consumer:
-        """Return a consumer. It is registered when it polls first.
-
-        Args:
-            name: Its name, unique among consumers of the same folder.
-            wanted: What it fetches.
-        """
+        """Return the consumer of that name. It is registered when it polls first."""
         folder = self._folder.child(f"{safe_name(name)}-{_digest(name)}")
         return Consumer(self, name, wanted, Notes(folder, self.clock))
 
@@ -103,12 +90,7 @@ class Inbox:
 
 
 class Consumer:
-    """A task that fetches ended transactions, each once. Use it in one thread at a time.
-
-    Attributes:
-        name: Its name.
-        notes: What it has fetched.
-    """
+    """A task that fetches ended transactions, each once. Use it in one thread at a time."""
 
     def __init__(self, inbox: Inbox, name: str, wanted: CompletedFilter, notes: Notes) -> None:
         self._inbox = inbox
@@ -167,15 +149,7 @@ class Consumer:
 def consumer_of(
     client: VantageClient, state: Location, skill: str | None, name: str, options: Options
 ) -> Consumer:
-    """Return the consumer that a task of any orchestrator is.
-
-    Args:
-        client: Client.
-        state: Folder for the notes of all consumers.
-        skill: Id or exact name of the skill; None for all accessible skills.
-        name: Name of the consumer.
-        options: Options of the task.
-    """
+    """Return the consumer that a task of any orchestrator is, by its arguments."""
     skill_id = None if skill is None else skill_id_of(client, skill)
     inbox = Inbox(client, state, skill_id, overlap=options.overlap)
     return inbox.consumer(name, CompletedFilter.of(options))

@@ -48,14 +48,10 @@ def hour_of(moment: DateTime | None) -> int:
 
 
 class CompletedList:
-    """Polls ``GET /transactions/completed``. It blocks; use it in one thread at a time.
+    """Polls ``GET /transactions/completed``, of one skill or of all.
 
-    Args:
-        client: Client.
-        skill_id: Only transactions of this skill; None for all that the caller may use.
-        overlap: Seconds: transactions created within them are read at each poll. Choose at least
-            the time that most transactions take and by which the list lags behind.
-        clock: Returns the current time in UTC.
+    It blocks; use it in one thread at a time. Transactions created within the last ``overlap``
+    seconds are read at each poll: the time that most take and by which the list lags behind.
     """
 
     def __init__(
@@ -87,15 +83,10 @@ class CompletedList:
         self._known = {hour: number for hour, number in found if number is not None}
 
     def look(self, *, full: bool) -> Iterator[Entries]:
-        """Yield what may be new since the last poll, page by page, newest first.
+        """Yield what may be new since the last poll, or everything, page by page, newest first.
 
-        A transaction may come more than once, and most will have come before.
-
-        Args:
-            full: Read everything.
-
-        Raises:
-            VantageError: A page could not be read. The next poll catches up.
+        A transaction may come more than once, and most will have come before. If a page can't be
+        read, the next poll catches up.
         """
         now = self._clock()
         recent = hour_of(now.subtract(seconds=self._overlap))

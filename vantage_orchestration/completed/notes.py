@@ -21,7 +21,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
@@ -59,16 +58,23 @@ class Notes:
     """
 
     def __init__(self, folder: Location, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self.clock = clock
         self._store = FolderStore(folder)
-        self._clock = clock
 
     def read(self, name: str) -> Any | None:
         """Return a small value, None if there is none."""
-        return _read(self._store, f"{name}.json")
+        return read_value(
+            self._store, f"{name}.json", lambda data: checked(data, _VERSION)["value"]
+        )
 
     def write(self, name: str, value: Any) -> None:
         """Store a small value."""
-        _write(self._store, f"{name}.json", value)
+        write_value(self._store, f"{name}.json", {"version": _VERSION, "value": value})
+
+    def delete(self, name: str) -> None:
+        """Remove a small value."""
+        self._store.delete(f"{name}.json")
 
     # -- what is done with
 
@@ -82,22 +88,19 @@ class Notes:
         for name, hour in entries:
             by_hour.setdefault(hour, {})[name.lower()] = _digest(run)
         for hour, names in by_hour.items():
-            before = self._noted(hour)
+            before = self.read(f"noted/{hour}") or {}
             if names.keys() - before.keys():
                 self.write(f"noted/{hour}", {**names, **before})
-
-    def _noted(self, hour: int) -> dict[str, str]:
-        return self.read(f"noted/{hour}") or {}
 
     def _by(self, entries: Iterable[Entry]) -> dict[str, str | None]:
         """Return which run has done each item."""
         wanted = {name.lower(): hour for name, hour in entries}
-        noted = {hour: self._noted(hour) for hour in set(wanted.values())}
+        noted = {hour: self.read(f"noted/{hour}") or {} for hour in set(wanted.values())}
         return {name: noted[hour].get(name) for name, hour in wanted.items()}
 
     def prune(self) -> None:
         """Remove notes that are older than anything the service can list."""
-        limit = int(self._clock()) // HOUR - _FORGET_AFTER
+        limit = int(self.clock()) // HOUR - _FORGET_AFTER
         for kind in ("noted", "runs"):
             for name in self._store.names(kind):
                 # Hour 0 stands for items without a time.
@@ -109,35 +112,29 @@ class Notes:
 
     def taken(self, run: str) -> list[Entry]:
         """Return what earlier tries of a run have taken, and no other run is done with."""
-        own = [each for each in self._store.names("runs") if each.endswith(f"-{_digest(run)}.json")]
-        found = [
-            (str(name), int(hour)) for each in own for name, hour in _read(self._store, each) or ()
-        ]
+        files = [each.removesuffix(".json") for each in self._store.names("runs")]
+        own = [each for each in files if each.endswith(f"-{_digest(run)}")]
+        found = [(str(name), int(hour)) for each in own for name, hour in self.read(each) or ()]
         by = self._by(found)
         return [entry for entry in found if by[entry[0]] in (None, _digest(run))]
 
     def take(self, run: str, entries: Iterable[Entry]) -> None:
         """Record what a run takes, in addition to what its earlier tries have taken."""
-        hour = int(self._clock()) // HOUR
+        hour = int(self.clock()) // HOUR
         name = f"runs/{hour}-{_digest(run)}"
         both = [*(self.read(name) or ()), *([name.lower(), hour] for name, hour in entries)]
         self.write(name, list(dict.fromkeys(map(tuple, both))))
 
     @contextlib.contextmanager
     def lease(self, run: str) -> Iterator[Lease | None]:
-        """Take the lease of the consumer, so that two runs do not work at the same time.
+        """Take the lease of the consumer for a run; yield None if another run holds it.
 
+        So two runs do not work at the same time; each try of a run takes over from the one before.
         Stores have no common lock. Each run writes its own file and then looks for others. Of two
         runs that begin at the same moment at least one sees the other, steps back, and tries again
         after a random time.
-
-        Args:
-            run: Identifies the run; each of its tries takes over from the one before.
-
-        Yields:
-            The lease, or None if another run holds it.
         """
-        lease = Lease(self._store, run, self._clock)
+        lease = Lease(self, run)
         has_it = False
         for attempt in range(_ATTEMPTS):
             if attempt:
@@ -153,34 +150,33 @@ class Notes:
             with contextlib.suppress(OSError, VantageError):
                 lease.end()
 
-    def busy(self) -> bool:
-        """Return whether a run is at work now."""
-        return any(each.until > self._clock() for each in _leases(self._store))
-
-
-@dataclass(frozen=True)
-class _LeaseEntry:
-    """A stored lease."""
-
-    run: str
-    holder: str
-    until: float
+    def busy(self, other_than: str | None = None) -> bool:
+        """Return whether a run, other than the given one, is at work now."""
+        now, names = self.clock(), self._store.names("leases")
+        leases = [each for name in names if (each := self.read(name.removesuffix(".json")))]
+        return any(each["until"] > now and each["run"] != other_than for each in leases)
 
 
 class Lease:
     """The lease of a run, see :meth:`Notes.lease`."""
 
-    def __init__(self, store: FolderStore, run: str, clock: Callable[[], float]) -> None:
-        self._store = store
-        self._name = f"leases/{_digest(run)}.json"
-        self._clock = clock
+    def __init__(self, notes: Notes, run: str) -> None:
+        self._notes = notes
+        self._name = f"leases/{_digest(run)}"
         self._run = run
         self._holder = uuid.uuid4().hex
 
     def renew(self) -> None:
         """Renew the lease."""
-        lease = _LeaseEntry(self._run, self._holder, self._clock() + _LEASE)
-        _write(self._store, self._name, vars(lease))
+        until = self._notes.clock() + _LEASE
+        self._notes.write(self._name, {"run": self._run, "holder": self._holder, "until": until})
+
+    def _until(self) -> float | None:
+        """Return when the lease ends; None if it was lost."""
+        stored = self._notes.read(self._name)
+        if stored is None or stored["holder"] != self._holder:
+            return None
+        return float(stored["until"])
 
     def check(self) -> None:
         """Renew the lease, or raise if it was lost.
@@ -188,10 +184,9 @@ class Lease:
         Raises:
             Overtaken: A later try of this run, or another run, is at work.
         """
-        own = _read_lease(self._store, self._name)
-        lost = own is None or own.holder != self._holder
+        until = self._until()
         # No other run begins while the lease is renewed.
-        if lost or (own is not None and own.until <= self._clock() and self.others()):
+        if until is None or (until <= self._notes.clock() and self.others()):
             raise Overtaken(
                 "Another run or try has taken over from this one",
                 hint="It continues the work. Allow one active run at a time (max_active_runs=1)",
@@ -211,7 +206,7 @@ class Lease:
 
         thread = threading.Thread(target=beat, name="abbyy-vantage-lease", daemon=True)
         # Connections of some stores can be used in one thread only.
-        if self._store.folder.concurrent:
+        if self._notes.folder.concurrent:
             thread.start()
         try:
             yield
@@ -222,35 +217,13 @@ class Lease:
 
     def others(self) -> bool:
         """Return whether another run is at work."""
-        now = self._clock()
-        return any(each.run != self._run and each.until > now for each in _leases(self._store))
+        return self._notes.busy(other_than=self._run)
 
     def end(self) -> None:
         """Give the lease back."""
-        own = _read_lease(self._store, self._name)
-        if own is not None and own.holder == self._holder:
-            self._store.delete(self._name)
-
-
-def _leases(store: FolderStore) -> Iterator[_LeaseEntry]:
-    for name in store.names("leases"):
-        lease = _read_lease(store, name)
-        if lease is not None:
-            yield lease
-
-
-def _read_lease(store: FolderStore, name: str) -> _LeaseEntry | None:
-    value = _read(store, name)
-    return None if value is None else _LeaseEntry(**value)
+        if self._until() is not None:
+            self._notes.delete(self._name)
 
 
 def _digest(run: str) -> str:
     return hashlib.sha256(run.encode()).hexdigest()[:16]
-
-
-def _read(store: FolderStore, name: str) -> Any | None:
-    return read_value(store, name, lambda data: checked(data, _VERSION)["value"])
-
-
-def _write(store: FolderStore, name: str, value: Any) -> None:
-    write_value(store, name, {"version": _VERSION, "value": value})

@@ -31,11 +31,9 @@ class WakeSchedule:
         self._afterwards = 0
 
     def look(self, due: Set[str] | None) -> bool:
-        """Return whether to wake now.
+        """Return whether to wake now, by the names of the consumers for which something is due.
 
-        Args:
-            due: Names of the consumers for which something is due; None if that is unknown, or if
-                all of them are at work.
+        None says that these are unknown, or that all consumers are at work.
         """
         if due is None:
             self._due = frozenset()

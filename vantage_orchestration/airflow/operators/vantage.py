@@ -21,7 +21,7 @@ from vantage_orchestration.airflow.ledger import check_place, check_stores
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
 from vantage_orchestration.airflow.record import record_of_job
-from vantage_orchestration.airflow.storage import inputs_of, output_of
+from vantage_orchestration.airflow.storage import location_of, output_of
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import (
@@ -83,22 +83,19 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
 
         return datasets(*self._lineage) if self._lineage is not None else None
 
-    def _tell(self, context: Context, manifest: Manifest, output: Location) -> None:
+    def _report(self, context: Context, manifest: Manifest, output: Location) -> None:
         """Report the results on the task's page and in the log."""
         record_transactions(context, record_of_job(manifest, output.url))
         self.log.info("%s", summary(manifest, output.url))
 
-    def _result(self, context: Context, manifest: Manifest, output: Location) -> dict[str, Any]:
+    def _conclude(
+        self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return the task's result, and emit it with the events of the task's asset outlets.
 
         Raises:
-            RulesBroken: A document breaks a rule, and the task is set to fail in that case.
+            LowQuality: Documents are not good enough, and the task is set to fail in that case.
         """
-        return self._told(context, manifest, output, result_of(manifest, output))
-
-    def _told(
-        self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]
-    ) -> dict[str, Any]:
         emit(context, output.url, result)
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
@@ -151,14 +148,14 @@ class _SendingOperator(_VantageOperator):
         Raises:
             AirflowSkipException: There are none, and nothing was sent before.
         """
+        from vantage_orchestration.processing.files import files_of
+
+        inputs, on_empty = self._argument("inputs"), self.options.on_empty
         with translating(translate):
             sent = bool(ledger.load())
-        files = inputs_of(
-            self._argument("inputs"),
-            sent_before=sent,
-            on_empty=self.options.on_empty,
-            output=output,
-        )
+            files = files_of(
+                inputs, location_of, sent_before=sent, on_empty=on_empty, output=output
+            )
         if not files and not sent:
             raise AirflowSkipException("There are no inputs, so there is nothing to do")
         return files
@@ -303,14 +300,14 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             processed=outcome.processed,
             by_class=by_class,
         )
-        self._tell(context, manifest, output)
+        self._report(context, manifest, output)
         options = self.options
         check_outcome(
             outcome_of(manifest, outcome.timed_out),
             on_review=options.on_review,
             on_failed=options.on_failed,
         )
-        return self._result(context, manifest, output)
+        return self._conclude(context, manifest, output, result_of(manifest, output))
 
     def on_kill(self) -> None:
         """Delete the transactions, if ``delete_on_kill`` is set and somebody ended the task."""
@@ -484,9 +481,9 @@ class VantageDownloadResultsOperator(_VantageOperator):
             raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
         record_transactions(context, ids)
         manifest = download(self.hook.client, ids, output, options, by_class=by_class)
-        self._tell(context, manifest, output)
+        self._report(context, manifest, output)
         check_outcome(outcome_of(manifest), on_review="fail", on_failed=options.on_failed)
-        return self._result(context, manifest, output)
+        return self._conclude(context, manifest, output, result_of(manifest, output))
 
 
 class VantageFetchCompletedOperator(_VantageOperator):
@@ -565,8 +562,8 @@ class VantageFetchCompletedOperator(_VantageOperator):
         )
         if fetched.place is None:
             raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
-        self._tell(context, fetched.manifest, output.folder)
-        return self._told(context, fetched.manifest, output.folder, fetched.result)
+        self._report(context, fetched.manifest, output.folder)
+        return self._conclude(context, fetched.manifest, output.folder, fetched.result)
 
 
 class VantageDeleteTransactionsOperator(_VantageOperator):

@@ -38,7 +38,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vantage_orchestration.airflow.compat import dag_details, review_right
@@ -82,16 +81,13 @@ desk = TransactionService()
 
 
 class TaskTransactions(NamedTuple):
-    """What is known of a task instance.
+    """What is known of a task instance."""
 
-    Attributes:
-        record: Its transactions; not empty.
-        connection: Its connection; None if unknown.
-        may_review: Whether the reader may open a review.
-    """
-
+    #: Its transactions; not empty.
     record: Record
+    #: Its connection; None if unknown.
     connection: ConnectionKey | None
+    #: Whether the reader may open a review.
     may_review: bool
 
 
@@ -104,18 +100,12 @@ class Address:
         self.task_id = task_id
         self.map_index = map_index
 
-    async def look_up(self, user: Any) -> TaskTransactions:
-        """Return what Airflow's database knows of the task instance.
-
-        Args:
-            user: Who asks.
+    def look_up(self, user: Any) -> TaskTransactions:
+        """Return what Airflow's database knows of the task instance, for this reader.
 
         Raises:
             HTTPException: The task instance has recorded no transactions.
         """
-        return await run_in_threadpool(self._look_up, user)
-
-    def _look_up(self, user: Any) -> TaskTransactions:
         # A short session of its own, so that none is open while ABBYY Vantage is called.
         with create_session(scoped=False) as session:
             stored = self._one(session, XComModel.value, XComModel, XComModel.key == RECORD_KEY)
@@ -170,6 +160,14 @@ class Address:
 AddressDep = Annotated[Address, Depends()]
 
 
+def _look_up(address: AddressDep, user: GetUserDep) -> TaskTransactions:
+    # FastAPI calls it in a thread, after the dependencies of the route, which check the rights.
+    return address.look_up(user)
+
+
+TaskDep = Annotated[TaskTransactions, Depends(_look_up)]
+
+
 def _check_site(request: Request) -> None:
     """Refuse a form sent by another site.
 
@@ -205,11 +203,10 @@ _MAY_REVIEW: Final = Depends(requires_access_dag("PUT", review_right()))
 async def show_transactions(
     request: Request,
     address: AddressDep,
-    user: GetUserDep,
+    noted: TaskDep,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> Response:
     """Show the transactions of a task instance with their current status."""
-    noted = await address.look_up(user)
     record, ids = noted.record, noted.record.transaction_ids
     if noted.connection is not None:
         found = await desk.look(noted.connection, ids, page)
@@ -246,9 +243,8 @@ async def show_transactions(
         Depends(action_logging("abbyy_vantage_open_review")),
     ],
 )
-async def open_review(address: AddressDep, user: GetUserDep, transaction_id: str) -> Response:
+async def open_review(noted: TaskDep, transaction_id: str) -> Response:
     """Redirect the browser to a fresh review link of a transaction in review."""
-    noted = await address.look_up(user)
     if transaction_id not in noted.record.transaction_ids:
         raise HTTPException(404)
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Final
 from urllib.parse import quote
 
@@ -18,22 +19,7 @@ from vantage_orchestration.status import Status
 
 __all__ = ["headers", "message", "overview"]
 
-_STYLE: Final = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem }
-dl { display: grid; grid-template-columns: max-content auto; gap: .2rem 1rem }
-dt { opacity: .7 }
-dd { margin: 0; overflow-wrap: anywhere }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid #8886 }
-td { vertical-align: top; overflow-wrap: anywhere }
-code, small { font-size: .85rem; opacity: .8 }
-small { display: block }
-form { margin: 0 }
-button { font: inherit; padding: .2rem .8rem; cursor: pointer }
-[role=alert] { border-left: 4px solid #c60; padding: .4rem .8rem }
-"""
+_STYLE: Final = (files(__package__) / "templates" / "style.css").read_text()
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 #: Seconds after which a browser loads a page again. It needs no script for that.
 _REFRESH: Final = 20
@@ -48,9 +34,8 @@ _WORDS: Final[dict[str | None, str]] = {
 def headers(*, form_targets: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the headers of every page.
 
-    Args:
-        form_targets: Servers to which a form may redirect, besides this one. Browsers apply the
-            policy to redirects as well.
+    A form may redirect to ``form_targets`` besides this server: browsers apply the policy to
+    redirects as well.
     """
     policy = {
         "default-src": "'none'",
@@ -80,15 +65,10 @@ def overview(
     may_review: bool,
     refresh: bool = False,
 ) -> str:
-    """Return the page about a task instance.
+    """Return the page about a task instance with these properties and transactions.
 
-    Args:
-        facts: Properties of the task instance, name to value.
-        found: The transactions.
-        path: Path of this page, encoded.
-        back: Path of Airflow's own page, encoded.
-        may_review: Whether the reader may open a review.
-        refresh: Whether something may change, so that the browser is to load the page again.
+    ``path`` and ``back``, the paths of this page and of Airflow's own, are encoded. With
+    ``refresh`` the browser loads the page again.
     """
     return _TEMPLATES.get_template("overview.html").render(
         title="ABBYY Vantage transactions",
@@ -103,13 +83,7 @@ def overview(
 
 
 def message(title: str, text: str, *, link: tuple[str, str] | None = None) -> str:
-    """Return a page with one message.
-
-    Args:
-        title: Heading.
-        text: The message.
-        link: Path (encoded) and text of a link.
-    """
+    """Return a page with one message, and a link from its encoded path and its text."""
     return _TEMPLATES.get_template("message.html").render(title=title, text=text, link=link)
 
 
@@ -135,5 +109,5 @@ _TEMPLATES: Final = Environment(
     trim_blocks=True,
     undefined=StrictUndefined,
 )
-_TEMPLATES.globals["style"] = Markup(_STYLE)  # noqa: S704 - it is written above
+_TEMPLATES.globals["style"] = Markup(_STYLE)  # noqa: S704 - it is a file of this package
 _TEMPLATES.filters.update(status=_status, encoded=_encoded, moment=_moment)
