@@ -36,6 +36,11 @@ class ArgumentsMixin:
 
     A subclass is an Airflow operator. It passes its arguments to :meth:`_keep`, and reads them with
     :attr:`options` and :meth:`_argument`.
+
+    A constructor with options is declared a second time, as an overload from which editors complete
+    the options. One declaration can't serve both: ``Unpack`` of a group admits no other keyword,
+    but an operator must pass on those of ``BaseOperator``, which differ between releases of
+    Airflow. A ``TypedDict`` with ``extra_items`` (PEP 728) would do, but mypy does not know it yet.
     """
 
     #: The options of the class: a group of :mod:`vantage_orchestration.options`.

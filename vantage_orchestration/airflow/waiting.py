@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.compat import require
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import record_transactions
@@ -25,9 +25,6 @@ from vantage_orchestration.waiting.rules import WaitRules
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from vantage_orchestration.airflow.hooks.vantage import VantageHook
-    from vantage_orchestration.options import Options
-
 __all__ = ["WaitingMixin", "check_outcome", "deferrable_by_default"]
 
 
@@ -42,11 +39,10 @@ def deferrable_by_default() -> bool:
     return value.strip().lower() not in ("false", "f", "0")
 
 
-class WaitingMixin:
+class WaitingMixin(ArgumentsMixin):
     """Base of operators and sensors that wait for transactions.
 
-    A subclass is an Airflow operator, has the attributes below, calls :meth:`_wait` at the end of
-    ``execute`` and continues in :meth:`_ended`.
+    A subclass calls :meth:`_wait` at the end of ``execute`` and continues in :meth:`_ended`.
     """
 
     skill: str | None
@@ -57,14 +53,6 @@ class WaitingMixin:
     if TYPE_CHECKING:
         defer: Callable[..., NoReturn]
         log: Any
-
-        @cached_property
-        def hook(self) -> VantageHook: ...
-
-        @property
-        def options(self) -> Options: ...
-
-        def _skill_id(self) -> str: ...
 
     def _rules(self) -> WaitRules:
         """Return the limits and polling intervals."""

@@ -224,7 +224,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         *template_fields_of(Processing),
     )
 
-    if TYPE_CHECKING:  # Editors and type checkers read the options here.
+    if TYPE_CHECKING:  # See ArgumentsMixin.
 
         @overload
         def __init__(
@@ -375,7 +375,7 @@ class VantageSubmitOperator(_SendingOperator):
         *template_fields_of(Sending),
     )
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # See ArgumentsMixin.
 
         @overload
         def __init__(
@@ -451,7 +451,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
         *template_fields_of(Collecting),
     )
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # See ArgumentsMixin.
 
         @overload
         def __init__(

@@ -266,25 +266,12 @@ async def open_review(noted: TaskDep, transaction_id: str) -> Response:
     )
 
 
-@app.exception_handler(Busy)
-async def _too_busy(request: Request, error: Exception) -> Response:
-    return _refuse(request, HTTPException(503, headers={"Retry-After": "5"}))
-
-
-# Starlette raises it for unknown paths; FastAPI's own exception is a subclass.
-@app.exception_handler(StarletteHTTPException)
-async def _refused(request: Request, error: Exception) -> Response:
-    return _refuse(request, error)
-
-
-@app.exception_handler(RequestValidationError)
-async def _not_found(request: Request, error: Exception) -> Response:
-    return _refuse(request, HTTPException(404))
-
-
-def _refuse(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, StarletteHTTPException) else 500
-    more = getattr(error, "headers", None) or {}
+async def _refuse(request: Request, error: Exception) -> Response:
+    status, more = 404, getattr(error, "headers", None) or {}
+    if isinstance(error, StarletteHTTPException):
+        status = error.status_code
+    elif isinstance(error, Busy):
+        status, more = 503, {"Retry-After": "5"}
     title, text = _TITLES.get(status, ("This did not work", f"Status {status}."))
     link = None
     # A form can't be sent again after the login.
@@ -293,6 +280,11 @@ def _refuse(request: Request, error: Exception) -> Response:
         link = (f"{_root(request)}/api/v2/auth/login?{urlencode({'next': back})}", "Log in")
     page = html.message(title, text, link=link)
     return HTMLResponse(page, status_code=status, headers={**html.headers(), **more})
+
+
+# Starlette raises its own exception for unknown paths; that of FastAPI is a subclass.
+for kind in (Busy, RequestValidationError, StarletteHTTPException):
+    app.add_exception_handler(kind, _refuse)
 
 
 def _root(request: Request) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.compat import AirflowSensorTimeout, require
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
@@ -39,7 +38,7 @@ _STATE_KEY: Final = "abbyy_vantage.wait"
 _RETENTION: Final = datetime.timedelta(days=15)
 
 
-class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator):
+class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
     """Waits until transactions have been processed.
 
     Args:
@@ -70,7 +69,7 @@ class VantageTransactionsSensor(ArgumentsMixin, WaitingMixin, BaseSensorOperator
     template_fields: Sequence[str] = ("transaction_ids", "skill", CONN_NAME_ATTR)
     operator_extra_links = (VantageTransactionLink(),)
 
-    if TYPE_CHECKING:  # Editors and type checkers read the options here.
+    if TYPE_CHECKING:  # See ArgumentsMixin.
 
         @overload
         def __init__(
