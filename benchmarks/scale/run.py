@@ -303,7 +303,7 @@ _TENANTS = """## Other people's transactions
 documents are processed, then their pages are read. {running} of ours run and are looked at twice.
 Where others have started theirs within the minutes before ours, the first round of waiting reads
 them all: only the list itself tells when ours were created. The second one knows. Where the filter
-is misread, or can't be proved, the first look-up of a host reads what both lists have of the last day.
+is misread, or can't be proved, the first look-up of a host reads the last day of both lists.
 
 ![requests by the number of other people's transactions]({chart})
 
