@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vantage_orchestration.errors import ConfigurationError
@@ -42,7 +42,7 @@ __all__ = [
     "UnfinishedEntry",
 ]
 
-T = TypeVar("T")
+S = TypeVar("S", bound="_Stored")
 
 #: Version of both kinds of manifest. A reader refuses others.
 VERSION = 1
@@ -149,8 +149,8 @@ class DocumentEntry:
         return {
             "document_id": self.document_id,
             "class": dict(self.classification) if self.classification is not None else None,
-            "rule_errors": [dict(error) for error in self.rule_errors],
-            "files": [asdict(file) for file in self.files],
+            "rule_errors": plain(self.rule_errors),
+            "files": plain(self.files),
             **({"sources": list(self.sources)} if self.sources else {}),
             **({"folder": self.folder} if self.folder is not None else {}),
         }
@@ -192,8 +192,51 @@ def below(of_transaction: Location, folder: str | None) -> Location:
     return of_transaction if folder is None else of_transaction.parent.child(folder)
 
 
+class _Stored:
+    """Content of a ``manifest.json``."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        raise NotImplementedError
+
+    @classmethod
+    def _read(cls: type[S], data: Any) -> S:
+        raise NotImplementedError
+
+    @classmethod
+    def from_json(cls: type[S], data: Any) -> S:
+        """Read the result of :meth:`to_json`.
+
+        Raises:
+            ValueError: It is something else, or of another version.
+        """
+        try:
+            return cls._read(checked(data, VERSION))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is not a manifest: {error}") from error
+
+    def write(self, folder: Location, name: str = MANIFEST) -> Location:
+        """Write it into a folder, as ``manifest.json`` or under another name; return its
+        location."""
+        location = folder.child(name)
+        location.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n")
+        return location
+
+    @classmethod
+    def load(cls: type[S], folder: Location, name: str = MANIFEST) -> S | None:
+        """Read the ``manifest.json`` of a folder; None if there is none.
+
+        Raises:
+            StateUnavailable: It can't be read now.
+            StateDamaged: It is something else, or of another version.
+        """
+        return read_json(folder.child(name), cls.from_json)
+
+
 @dataclass(frozen=True, slots=True)
-class TransactionManifest:
+class TransactionManifest(_Stored):
     """The results of one transaction and their location.
 
     Attributes:
@@ -241,18 +284,9 @@ class TransactionManifest:
             "created_at": _written(self.created_at),
             "expires_at": _written(self.expires_at),
             "pages": self.pages,
-            "sources": [_plain(source) for source in self.sources],
+            "sources": plain(self.sources),
             "documents": [document.to_json() for document in self.documents],
         }
-
-    @classmethod
-    def from_json(cls, data: Any) -> TransactionManifest:
-        """Read the result of :meth:`to_json`.
-
-        Raises:
-            ValueError: It is something else, or of another version.
-        """
-        return _parsed(data, cls._read)
 
     @classmethod
     def _read(cls, data: Any) -> TransactionManifest:
@@ -267,20 +301,6 @@ class TransactionManifest:
             data.get("folder", ""),
             data.get("key"),
         )
-
-    def write(self, folder: Location) -> Location:
-        """Write ``manifest.json`` into a folder; return its location."""
-        return _write(folder, self.to_json())
-
-    @classmethod
-    def load(cls, folder: Location) -> TransactionManifest | None:
-        """Read the ``manifest.json`` of a folder; None if there is none.
-
-        Raises:
-            StateUnavailable: It can't be read now.
-            StateDamaged: It is something else, or of another version.
-        """
-        return _load(folder, cls.from_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +337,7 @@ class UnfinishedEntry:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
-        error = None if self.error is None else clean(self.error)
-        sources = [_plain(source) for source in self.sources]
-        return {**_plain(self), "error": error, "sources": sources}
+        return {**plain(self), "error": None if self.error is None else clean(self.error)}
 
     @classmethod
     def read(cls, data: Any) -> UnfinishedEntry:
@@ -363,10 +381,6 @@ class TableEntry:
     rows: int
     columns: Mapping[str, str]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {**asdict(self), "columns": dict(self.columns)}
-
     @classmethod
     def read(cls, data: Any) -> TableEntry:
         """Read an entry of a manifest."""
@@ -374,7 +388,7 @@ class TableEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(_Stored):
     """The results of all transactions of a job.
 
     Attributes:
@@ -421,7 +435,7 @@ class Manifest:
         folder, name = Location.of(place), MANIFEST
         if _MANIFEST.fullmatch(folder.name):
             folder, name = folder.parent, folder.name
-        manifest = _load(folder, cls.from_json, name)
+        manifest = cls.load(folder, name)
         if manifest is None:
             raise ConfigurationError(
                 f"There is no {name} in {folder}",
@@ -534,32 +548,32 @@ class Manifest:
     @property
     def pages_by_skill(self) -> dict[str, int]:
         """Number of pages of each skill, by its name, or by its id where no name is known."""
-        found: dict[str, int] = {}
-        for each in self.transactions:
-            skill_id = self._skill_of(each)
-            name = self.skill_names.get(skill_id, skill_id) if skill_id else UNKNOWN_SKILL
-            found[name] = found.get(name, 0) + (each.pages or 0)
-        return dict(sorted(found.items()))
+        ids = [(self._skill_of(each), each.pages or 0) for each in self.transactions]
+        return _added(
+            (self.skill_names.get(skill_id, skill_id) if skill_id else UNKNOWN_SKILL, pages)
+            for skill_id, pages in ids
+        )
 
     @property
     def by_class(self) -> dict[str, int]:
         """Number of documents per class; documents without a class count as ``unclassified``."""
-        names = [
-            document.class_name or UNCLASSIFIED
+        return _added(
+            (document.class_name or UNCLASSIFIED, 1)
             for each in self.transactions
             for document in each.documents
-        ]
-        return {name: names.count(name) for name in sorted(set(names))}
+        )
 
     @property
     def pages_by_class(self) -> dict[str, int]:
         """Number of pages per class, for transactions with documents of one class."""
-        found: dict[str, int] = {}
-        for each in self.transactions:
-            names = {document.class_name or UNCLASSIFIED for document in each.documents}
-            name = names.pop() if len(names) == 1 else SEVERAL
-            found[name] = found.get(name, 0) + (each.pages or 0)
-        return dict(sorted(found.items()))
+        classes = [
+            {document.class_name or UNCLASSIFIED for document in each.documents}
+            for each in self.transactions
+        ]
+        return _added(
+            (names.pop() if len(names) == 1 else SEVERAL, each.pages or 0)
+            for names, each in zip(classes, self.transactions, strict=True)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -576,19 +590,10 @@ class Manifest:
             "pending": [each.to_json() for each in self.pending],
             "failed": [each.to_json() for each in self.failed],
             "skills": [each.to_json() for each in self.skills],
-            "tables": [each.to_json() for each in self.written_tables],
-            "findings": [asdict(each) for each in self.findings],
+            "tables": plain(self.written_tables),
+            "findings": plain(self.findings),
             "quarantined": list(self.quarantined),
         }
-
-    @classmethod
-    def from_json(cls, data: Any) -> Manifest:
-        """Read the result of :meth:`to_json`.
-
-        Raises:
-            ValueError: It is something else, or of another version.
-        """
-        return _parsed(data, cls._read)
 
     @classmethod
     def _read(cls, data: Any) -> Manifest:
@@ -604,21 +609,6 @@ class Manifest:
             tuple(data.get("quarantined", ())),
             dict(data.get("skill_names", {})),
         )
-
-    def write(self, folder: Location, name: str = MANIFEST) -> Location:
-        """Write the manifest into a folder, as ``manifest.json`` or under another name; return its
-        location."""
-        return _write(folder, self.to_json(), name)
-
-    @classmethod
-    def load(cls, folder: Location) -> Manifest | None:
-        """Read the ``manifest.json`` of a folder; None if there is none.
-
-        Raises:
-            StateUnavailable: It can't be read now.
-            StateDamaged: It is something else, or of another version.
-        """
-        return _load(folder, cls.from_json)
 
 
 def class_of(classification: Classification | None) -> dict[str, Any] | None:
@@ -651,9 +641,21 @@ def rule_error_of(error: BusinessRuleError) -> dict[str, Any]:
     }
 
 
-def _plain(entry: Any) -> dict[str, Any]:
-    data = asdict(entry)
-    return {name: list(item) if isinstance(item, tuple) else item for name, item in data.items()}
+def _added(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Add up numbers by name, sorted."""
+    found: dict[str, int] = {}
+    for name, number in pairs:
+        found[name] = found.get(name, 0) + number
+    return dict(sorted(found.items()))
+
+
+def plain(value: Any) -> Any:
+    """Return a value of this module as JSON data, member by member."""
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _written(instant: DateTime | None) -> str | None:
@@ -675,20 +677,3 @@ def _text(data: Any) -> str:
     if not isinstance(data, str) or not data:
         raise ValueError("a text is expected")
     return data
-
-
-def _parsed(data: Any, read: Callable[[Any], T]) -> T:
-    try:
-        return read(checked(data, VERSION))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this is not a manifest: {error}") from error
-
-
-def _write(folder: Location, data: Mapping[str, Any], name: str = MANIFEST) -> Location:
-    location = folder.child(name)
-    location.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
-    return location
-
-
-def _load(folder: Location, read: Callable[[Any], T], name: str = MANIFEST) -> T | None:
-    return read_json(folder.child(name), read)
