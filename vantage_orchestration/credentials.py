@@ -291,8 +291,7 @@ def _base_url(region: str, base_url: str, api_path: str) -> str:
             path = path[: -len(ending)].rstrip("/")
             break
     name = f"[{host}]" if host and ":" in host else host
-    address = f"{parts.scheme}://{name}"
-    return f"{address}:{port}{path}" if port is not None else f"{address}{path}"
+    return f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{path}"
 
 
 def _path(name: str, path: str) -> str:
@@ -302,9 +301,8 @@ def _path(name: str, path: str) -> str:
     if _UNSAFE.search(path) or "?" in path or "#" in path or "//" in path or ".." in path:
         raise ConfigurationError(
             f"The {name} of the ABBYY Vantage credential is not a path",
-            hint="Give a path below the base URL, such as " + DEFAULT_AUTH_PATH
-            if name == "auth_path"
-            else "Give a path below the base URL, such as " + DEFAULT_API_PATH,
+            hint="Give a path below the base URL, such as "
+            + (DEFAULT_AUTH_PATH if name == "auth_path" else DEFAULT_API_PATH),
         )
     return path
 

@@ -48,8 +48,7 @@ def check_regular(path: str) -> os.stat_result:
         OSError: It does not exist or can't be read.
     """
     found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise ConfigurationError(f"{path!r} is {_kind(found.st_mode)} and not a regular file")
+    _check_kind(path, found.st_mode)
     for name in (os.path.abspath(path), os.path.realpath(path)):
         if not is_below(name, _ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
             raise ConfigurationError(f"{path!r} belongs to the system and is not a document")
@@ -70,8 +69,7 @@ def open_regular(path: str, root: str | None = None) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | _UNBLOCKED | _SAFE)
     try:
         found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigurationError(f"{path!r} is {_kind(found.st_mode)} and not a regular file")
+        _check_kind(path, found.st_mode)
         folder = os.path.realpath(root or os.path.dirname(os.path.abspath(path)))
         if not is_below(_path_of(handle, path, found), folder):
             raise ConfigurationError(
@@ -218,11 +216,8 @@ def _linked(path: str) -> ConfigurationError:
     )
 
 
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a device"
+def _check_kind(path: str, mode: int) -> None:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    if not stat.S_ISREG(mode):
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise ConfigurationError(f"{path!r} is {kind} and not a regular file")
