@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a token request and parses its reply. No network, clock or state."""
+"""Requests a token once: the form, the request, and what the reply means.
+
+Errors are returned instead of raised, so that no traceback has a frame in which the password is a
+local variable.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
+from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.credential_fields import DEFAULT_SCOPE, REGIONS
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.errors import (
@@ -33,6 +38,9 @@ ASSUMED_LIFETIME = 3600.0
 LONGEST_LIFETIME = 31 * 86400.0
 #: Largest token reply in bytes.
 LONGEST_REPLY = 1024 * 1024
+
+#: Values of ``Content-Encoding`` that can be unpacked with limits.
+_UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 #: Seconds for which a refused login is not sent again; doubles with each further refusal.
 REFUSAL_HOLD = 900.0
@@ -117,6 +125,77 @@ class Grant:
 
     token: Secret
     lifetime: float
+
+
+def log_in(config: VantageConfig) -> Grant | VantageError:
+    """Request a token once (contract, section 2.1); return the grant or the error."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    from vantage_orchestration.http import network_error
+    from vantage_orchestration.reply import Broken, Damaged, TooLong, TooSlow
+
+    where: dict[str, Any] = {
+        "method": "POST",
+        "path": config.credentials.token_path,
+        "host": config.credentials.host,
+    }
+    try:
+        return _sent(config, where)
+    except VantageError as error:
+        return error.copy()
+    except requests.RequestException as error:
+        return network_error(error, AuthUnavailable, config.trust, where)
+    except TooLong:
+        what = f"The token endpoint's reply has more than {LONGEST_REPLY} bytes"
+        return AuthProtocolError(what, hint="Check the base URL", **where)
+    except Damaged:
+        hint = "A proxy or gateway may have damaged it"
+        return AuthProtocolError("The token endpoint's reply can't be unpacked", hint=hint, **where)
+    except TooSlow:
+        return AuthUnavailable("The token endpoint's reply did not arrive in time", **where)
+    except (Broken, HTTPError, OSError, ValueError):
+        return AuthUnavailable("The connection broke before the reply was complete", **where)
+
+
+def _sent(config: VantageConfig, where: dict[str, Any]) -> Grant | VantageError:
+    from vantage_orchestration.http import HttpSession, NoAuth, proxy_wants_login, request_id_of
+    from vantage_orchestration.reply import read_chunks
+    from vantage_orchestration.retrying import parse_retry_after
+
+    credentials = config.credentials
+    with (
+        HttpSession(config.http, base_url=credentials.base_url, auth=NoAuth()) as session,
+        session.post(
+            credentials.token_url,
+            data=token_form(credentials),
+            headers={
+                "Content-Type": "application/x-www-form-urlencoded",
+                "Accept-Encoding": "identity",
+                **client_header(credentials),
+            },
+            stream=True,
+        ) as response,
+    ):
+        where["status"] = response.status_code
+        if response.status_code == 407:
+            return proxy_wants_login(session.trust, where)
+        packed = response.headers.get("Content-Encoding", "").strip().lower()
+        if packed not in _UNPACKED:
+            return AuthProtocolError(
+                f"The token endpoint's reply is compressed with {clean(packed)}",
+                hint="It was requested without compression. Check the base URL, and a gateway in"
+                " front of it",
+                **where,
+            )
+        chunks = read_chunks(response, LONGEST_REPLY, config.http.read_timeout)
+        return read_reply(
+            response.status_code,
+            b"".join(chunks),
+            credentials,
+            retry_after=parse_retry_after(response.headers.get("Retry-After")),
+            request_id=request_id_of(response, config.secrets),
+        )
 
 
 def token_form(credentials: Credentials) -> bytes:

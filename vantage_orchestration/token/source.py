@@ -38,7 +38,13 @@ from vantage_orchestration.state import Store
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.cache import LOCK_PATIENCE, TokenCache
 from vantage_orchestration.token.entry import LONGEST_HOLD, Refusal
-from vantage_orchestration.token.request import REFUSAL_HOLD, Grant, hold_of, renewal_margin
+from vantage_orchestration.token.request import (
+    REFUSAL_HOLD,
+    Grant,
+    hold_of,
+    renewal_margin,
+)
+from vantage_orchestration.token.request import log_in as network_log_in
 from vantage_orchestration.token.stores import FileStore, StoreFactory, store_of
 
 log = logging.getLogger(__name__)
@@ -50,13 +56,6 @@ REJECTED_HOLD = 60.0
 
 LogIn = Callable[[VantageConfig], "Grant | VantageError"]
 _Outcome = concurrent.futures.Future["AccessToken | VantageError"]
-
-
-def _network_log_in(config: VantageConfig) -> Grant | VantageError:
-    """Log in over the network; loads ``requests`` on first use."""
-    from vantage_orchestration.token import transport
-
-    return transport.log_in(config)
 
 
 class TokenSource:
@@ -82,7 +81,7 @@ class TokenSource:
         retries: RetryPolicy = TOKEN_RETRIES,
     ) -> None:
         self._config = config
-        self._log_in = log_in or _network_log_in
+        self._log_in = log_in or network_log_in
         self._clock = clock
         self._now = clock.steady
         self._retries = retries
