@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.client import parameter_filter
 from vantage_orchestration.errors import BadRequest
 from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import instant, items_of_page
@@ -141,6 +140,8 @@ class ActiveList:
         missing, read, count, keyed = len(wanted), 0, 0, not ours
         params: dict[str, Any] = {"SkillId": skill_id, "StartDate": start}
         if ours and (filter_ := likely(self._client)):
+            from vantage_orchestration.client import parameter_filter  # Triggers load no client.
+
             params |= parameter_filter(
                 "TransactionParameters", {KEY_PARAMETER: None}, filter_.encoding
             )
