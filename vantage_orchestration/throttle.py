@@ -41,14 +41,8 @@ _random = random.SystemRandom()
 
 
 class Throttle:
-    """The limits of one credential.
-
-    Args:
-        place: Store that the processes of the host share.
-        identity: Identifies the credential.
-        at_once: Concurrent requests; 0 for any number.
-        per_second: Requests per second; 0 for any number.
-    """
+    """The limits of one credential, in a store that the processes of the host share: requests at
+    once and per second, 0 for any number."""
 
     def __init__(self, place: FileStore, identity: str, at_once: int, per_second: float) -> None:
         self._place = place

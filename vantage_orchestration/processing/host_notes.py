@@ -33,13 +33,7 @@ _PATIENCE: Final = 300.0
 
 
 class HostNote:
-    """One fact.
-
-    Args:
-        client: Client; each account has separate notes.
-        about: Subject of the note.
-        kept: Seconds for which it is valid.
-    """
+    """One fact about a subject, kept for so many seconds, for each account separately."""
 
     def __init__(self, client: VantageClient, *about: str, kept: float) -> None:
         identity = json.dumps([_VERSION, *client.config.credentials.account, *about])

@@ -84,11 +84,7 @@ class LedgerEntry:
 
     @classmethod
     def read(cls, data: Any) -> LedgerEntry:
-        """Read the result of :meth:`to_json`.
-
-        Raises:
-            TypeError, ValueError: It is not such data.
-        """
+        """Read the result of :meth:`to_json`."""
         transaction_id, created, files, origin = data
         shorts = tuple(files[at : at + _SHORT] for at in range(0, len(files), _SHORT))
         return cls(str(transaction_id), float(created), shorts, str(origin))
@@ -122,11 +118,7 @@ class Change:
 
     @classmethod
     def read(cls, data: Any) -> Change:
-        """Read the result of :meth:`to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is not such data, or of another version.
-        """
+        """Read the result of :meth:`to_json`."""
         data = checked(data, _VERSION)
         added = {str(key): LedgerEntry.read(entry) for key, entry in data["added"].items()}
         dropped, ledgers = (tuple(map(str, data[name])) for name in ("dropped", "ledgers"))
@@ -147,11 +139,7 @@ class LedgerStore(Protocol):
         ...
 
     def append(self, name: str, change: Change) -> None:
-        """Append a change; it is stored when this returns.
-
-        Raises:
-            Exception: It could not be stored. Its transactions must not be started then.
-        """
+        """Append a change; it is stored when this returns, and nothing may be started before."""
         ...
 
 
@@ -176,11 +164,7 @@ class Ledger:
         return dict(self._seen)
 
     def add(self, entries: Mapping[str, LedgerEntry]) -> None:
-        """Record transactions; they are stored when this returns.
-
-        Raises:
-            Exception: They could not be stored. They must not be started.
-        """
+        """Record transactions; they are stored when this returns, and not started before."""
         for change in _pieces(entries):
             self._append(change)
         self._seen |= entries

@@ -32,11 +32,8 @@ def tag_in(short: str) -> str:
 
 
 class Groups:
-    """The groups of earlier tries. At most one input claims each of their files.
-
-    Args:
-        known: Groups of ``short``; see :func:`vantage_orchestration.processing.plan.plan`.
-    """
+    """The groups of earlier tries, see :func:`.plan.plan`. At most one input claims each of their
+    files."""
 
     def __init__(self, known: Sequence[Collection[str]]) -> None:
         self._known = known

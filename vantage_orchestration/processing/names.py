@@ -68,11 +68,8 @@ def suffixed(name: str, suffix: str) -> str:
 
 
 class UniqueNames:
-    """Provides unique names, even for stores that treat ``A`` and ``a`` as the same.
-
-    Args:
-        taken: Names that are already in use.
-    """
+    """Provides names that differ from each other and from those that are already taken, even for
+    stores that treat ``A`` and ``a`` as the same."""
 
     def __init__(self, *taken: str) -> None:
         self._taken = {folded(name) for name in taken}

@@ -95,11 +95,7 @@ class Part:
 
     @classmethod
     def read(cls, data: Any) -> Part:
-        """Read what :meth:`to_json` returned.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
+        """Read what :meth:`to_json` returned."""
         identifier(data["transaction_id"])  # Anybody may have written it.
         return cls(**{**data, "sources": tuple(map(SourceEntry.read, data["sources"]))})
 

@@ -223,8 +223,11 @@ class Wait:
 
     @property
     def review_deadlines(self) -> dict[str, float]:
-        """When waiting for each review ends, in seconds since the epoch; empty if it is not."""
-        return self._review_limits()
+        """When waiting for each review ends, in seconds since the epoch; empty if nobody waits."""
+        limit = self.rules.review_timeout
+        if limit is None or self.rules.on_review != "wait":
+            return {}
+        return {each: self._reviews[each].since + limit for each in self.in_review}
 
     @property
     def in_review(self) -> list[str]:
@@ -262,7 +265,7 @@ class Wait:
             not_before: Seconds for which polling is useless because the service has problems.
         """
         if new := [each for each in self.in_review if not self._reviews[each].notified]:
-            limits = self._review_limits()
+            limits = self.review_deadlines
             return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)
         if self._is_over(now):
             return Over(
@@ -316,17 +319,10 @@ class Wait:
         elif self._left is not None:
             self._deadline, self._left = now + self._left, None
 
-    def _review_limits(self) -> dict[str, float]:
-        """Return when each review times out."""
-        limit = self.rules.review_timeout
-        if limit is None or self.rules.on_review != "wait":
-            return {}
-        return {each: self._reviews[each].since + limit for each in self.in_review}
-
     def _limit(self) -> float:
         """Return when the first limit is reached."""
         service = math.inf if self._deadline is None else self._deadline
-        return min([service, *self._review_limits().values()])
+        return min([service, *self.review_deadlines.values()])
 
     def _last_look(self) -> float:
         """Return until when the last poll must succeed."""
@@ -357,7 +353,7 @@ class Wait:
             return f"{late} not ended within {rules.timeout:.0f} s (timeout)" + (
                 f", and {others} for manual review" if waiting else ""
             )
-        late_reviews = sum(limit <= now for limit in self._review_limits().values())
+        late_reviews = sum(limit <= now for limit in self.review_deadlines.values())
         return (
             f"{counted(late_reviews, 'transaction has', 'transactions have')} waited for manual"
             f" review for {rules.review_timeout:.0f} s (review_timeout)"
