@@ -18,8 +18,6 @@ from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.errors import translating
 from vantage_orchestration.options import Options, checked, default_of, documented, names_of
 
-__all__ = ["ArgumentsMixin", "is_template"]
-
 _SIGNS: Final = ("{{", "{%", "{#")
 #: Arguments other than options, and how they are parsed.
 _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {

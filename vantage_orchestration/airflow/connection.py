@@ -18,16 +18,6 @@ from vantage_orchestration.credentials import with_scheme
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.text import read_json
 
-__all__ = [
-    "COLUMNS",
-    "CONN_NAME_ATTR",
-    "CONN_TYPE",
-    "DEFAULT_CONN_ID",
-    "HOOK_NAME",
-    "ConnectionLike",
-    "config_of",
-]
-
 CONN_TYPE: Final = "abbyy_vantage"
 DEFAULT_CONN_ID: Final = "abbyy_vantage_default"
 CONN_NAME_ATTR: Final = "abbyy_vantage_conn_id"

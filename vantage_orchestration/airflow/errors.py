@@ -11,8 +11,6 @@ from typing import Any, ClassVar, cast
 from vantage_orchestration.airflow.compat import AirflowFailException, AirflowNotFoundException
 from vantage_orchestration.errors import VantageError
 
-__all__ = ["ConnectionMissing", "translate"]
-
 
 class ConnectionMissing(AirflowNotFoundException, AirflowFailException):
     """Airflow has no such connection. No retry can help, so the task fails at once."""

@@ -14,8 +14,6 @@ from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.airflow.provider import get_provider_info
 from vantage_orchestration.credential_fields import FIELDS, Field
 
-__all__ = ["with_form"]
-
 HookClass = TypeVar("HookClass", bound=type)
 
 

@@ -20,8 +20,6 @@ from vantage_orchestration.processing.ledger import FolderLedgers, LedgerStore, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SECTION", "check_place", "check_stores", "ledger_stores"]
-
 #: Section of airflow.cfg.
 SECTION: Final = "abbyy_vantage"
 #: Prefix of the keys in the task state store. Changing it loses running transactions.

@@ -16,8 +16,6 @@ from vantage_orchestration.urls import StorageUrl
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-__all__ = ["dataset_name", "datasets"]
-
 
 def datasets(inputs: Iterable[str], output: str | None) -> OperatorLineage[Any, Any]:
     """Return the datasets of a task: its files, each once, and the folder of its results, if any.

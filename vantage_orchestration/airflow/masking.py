@@ -7,8 +7,6 @@ from vantage_orchestration.airflow.compat import amask_secret, mask_here, mask_s
 from vantage_orchestration.airflow.supervisor import is_in_process
 from vantage_orchestration.secret import Secret
 
-__all__ = ["amask", "mask"]
-
 
 def mask(secret: Secret) -> None:
     """Mask a secret in the logs of this process and of its supervisor.

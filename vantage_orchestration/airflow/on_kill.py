@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["KILLED", "state_of_task"]
-
 #: States that a task does not leave by itself. A cleared or retried task has another state, and its
 #: new try continues with the same transactions.
 KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_failed"})

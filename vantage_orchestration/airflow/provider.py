@@ -17,8 +17,6 @@ from vantage_orchestration.airflow.connection import (
 from vantage_orchestration.credential_fields import FIELDS, Field
 from vantage_orchestration.host import airflow_version
 
-__all__ = ["get_provider_info"]
-
 _PACKAGE = "vantage_orchestration.airflow"
 _HOOK_MODULE = f"{_PACKAGE}.hooks.vantage"
 _NAME = "ABBYY Vantage"

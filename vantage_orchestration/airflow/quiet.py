@@ -15,8 +15,6 @@ from typing import Any
 
 from vantage_orchestration.airflow.connection import CONN_TYPE
 
-__all__ = ["quieten"]
-
 #: A logger that writes nothing. By a filter, since Airflow enables loggers when it configures them.
 _NOBODY = logging.getLogger(f"{__name__}.nobody")
 _NOBODY.addFilter(lambda record: False)

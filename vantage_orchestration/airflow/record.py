@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
     from vantage_orchestration.waiting.machine import Outcome, Wait
 
-__all__ = ["Details", "Record", "record_of_job", "record_of_outcome", "record_of_wait"]
-
 #: Transactions whose details are recorded. The ids of all are.
 _MOST: Final = 200
 _LONGEST: Final = 300

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
     from vantage_orchestration.token.stores import StoreFactory
 
-__all__ = ["load_config"]
-
 
 def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
     """Load a connection as Airflow's servers do, with a factory for Airflow's own token store.

@@ -15,8 +15,6 @@ from typing import Any, Final
 
 from vantage_orchestration.airflow.compat import AIRFLOW
 
-__all__ = ["is_in_process", "let_threads_ask", "let_threads_of_triggerer_ask", "supervisor"]
-
 _NAME: Final = "SUPERVISOR_COMMS"
 #: Names of the threads that may wait for the supervisor of ``dag.test()``: ours, and fsspec's.
 _ASKERS: Final = ("abbyy-vantage", "fsspec")

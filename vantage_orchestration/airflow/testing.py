@@ -23,8 +23,6 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.text import read_json
 
-__all__ = ["NoteTests", "refuse_elsewhere"]
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]

@@ -12,8 +12,6 @@ from typing import Any
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, CONN_TYPE, HOOK_NAME
 from vantage_orchestration.host import airflow_version
 
-__all__ = ["VantageHook"]
-
 
 def _refusal() -> str:
     try:

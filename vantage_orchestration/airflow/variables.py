@@ -13,8 +13,6 @@ from typing import Any, Final, TypeVar
 from vantage_orchestration.airflow.supervisor import supervisor
 from vantage_orchestration.errors import StateUnavailable
 
-__all__ = ["KEY_PREFIX", "AirflowVariables"]
-
 T = TypeVar("T")
 
 #: Prefix of each Variable's key. Airflow masks a Variable whose key contains "token".

@@ -25,8 +25,6 @@ from vantage_orchestration.waiting.rules import WaitRules
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-__all__ = ["WaitingMixin", "check_outcome", "deferrable_by_default"]
-
 
 def deferrable_by_default() -> bool:
     """Return whether tasks defer by default.

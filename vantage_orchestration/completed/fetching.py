@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
-__all__ = ["Fetched", "fetch_due"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds between two writes of the notes. A kill in between costs a few requests.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["CompletedFilter", "sent_through_api"]
-
 
 @dataclass(frozen=True, slots=True)
 class CompletedFilter:

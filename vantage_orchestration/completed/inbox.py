@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.options import Options
     from vantage_orchestration.storage import Location
 
-__all__ = ["FULL_EVERY", "STATE", "Consumer", "Inbox", "consumer_of", "entry_of"]
-
 #: Seconds after which the whole list is read again: deletions can hide transactions that ended
 #: meanwhile.
 FULL_EVERY: Final = 3600.0

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["HOUR", "KEPT_DAYS", "CompletedList", "hour_of"]
-
 log = logging.getLogger(__name__)
 
 #: Seconds; creation times are counted in whole hours.

@@ -30,8 +30,6 @@ from vantage_orchestration.state import FolderStore, checked, read_value, write_
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = ["Entry", "Lease", "Notes"]
-
 #: Hours after which nothing of that age can be listed.
 _FORGET_AFTER: Final = (KEPT_DAYS + 1) * 24
 #: Seconds after which a lease that was not renewed expires.

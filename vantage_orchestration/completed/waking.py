@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Final
 
-__all__ = ["NOBODY", "WakeSchedule"]
-
 #: Stands for consumers that have not registered yet.
 NOBODY: Final = ""
 #: Polls between two wake-ups while something stays due; the last value repeats.

@@ -55,8 +55,6 @@ from vantage_orchestration.airflow.pages.service import (
 )
 from vantage_orchestration.airflow.record import Record
 
-__all__ = ["app"]
-
 _PAGE: Final = "/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}"
 _TITLES: Final = {
     401: ("Log in first", "This page is for users of this Airflow."),

@@ -17,8 +17,6 @@ from markupsafe import Markup
 from vantage_orchestration.airflow.pages.service import Overview, Row
 from vantage_orchestration.status import Status
 
-__all__ = ["headers", "message", "overview"]
-
 _STYLE: Final = (files(__package__) / "templates" / "style.css").read_text()
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 #: Seconds after which a browser loads a page again. It needs no script for that.

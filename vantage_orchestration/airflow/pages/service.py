@@ -45,16 +45,6 @@ from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import MANUAL_REVIEW, Status
 from vantage_orchestration.text import clean, named
 
-__all__ = [
-    "PAGE_SIZE",
-    "Busy",
-    "ConnectionKey",
-    "Overview",
-    "PageError",
-    "Row",
-    "TransactionService",
-]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
