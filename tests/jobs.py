@@ -7,11 +7,11 @@ and no origin, and nothing is known of a transaction, unless a test gives it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from patience import wait_until
 from pendulum import DateTime
 
 from vantage_orchestration.client import VantageClient
@@ -106,6 +106,15 @@ def files_of(folder: Path) -> list[Location]:
     return Location.of(folder).files("**/*.pdf")
 
 
+def until_ended(client: VantageClient, transaction_ids: Iterable[str]) -> None:
+    """Wait until all of these transactions have ended."""
+    wait_until(
+        lambda: all(client.get_transaction(each).ended for each in transaction_ids),
+        "the end of the transactions",
+        pause=0.01,
+    )
+
+
 def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **settings) -> Manifest:
     """Begin and finish, waiting in between."""
     chosen = Options(**settings)
@@ -120,6 +129,5 @@ def run(client, folder, output, skill, key, *, ledger=None, token=TOKEN, **setti
         origin="o",
         ledger=ledger,
     )
-    while any(not client.get_transaction(each).ended for each in begun.transaction_ids):
-        time.sleep(0.01)
+    until_ended(client, begun.transaction_ids)
     return finish(client, output, skill, chosen, token=token, ledger=ledger)

@@ -21,6 +21,8 @@ from vantage_orchestration.token import source
 
 #: Tries as in production, without their waits.
 QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
+#: One try.
+ONCE = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=5.0)
 
 
 def config_of(sandbox: SandboxServer, **changes: Any) -> VantageConfig:

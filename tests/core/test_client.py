@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pendulum
 import pytest
 import requests
+from core.conftest import ONCE, QUICK
 from leaks import find_leaks
 from openapi import ContractError, check_request
 from pdfs import make_invoice
@@ -23,7 +24,6 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.upload import MOST_FILES, SourceFile, stored_name
 
-QUICK = RetryPolicy(attempts=5, first_wait=0.001, max_wait=0.002, budget=60)
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
@@ -300,8 +300,7 @@ def test_a_rejected_token_is_renewed_once_also_in_the_middle_of_an_upload(
 
 
 def test_a_server_that_rejects_every_token_is_asked_twice(sandbox, configure):
-    once = RetryPolicy(attempts=1, first_wait=0, max_wait=0, budget=1)
-    with VantageClient(configure(), retries=once) as client:
+    with VantageClient(configure(), retries=ONCE) as client:
         sandbox.control.add_fault(operation="listSkills", status=401, times=0)
         with pytest.raises(errors.Unauthorized, match="just issued"):
             client.list_skills()

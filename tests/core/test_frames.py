@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import requests
+from core.conftest import ONCE
 from leaks import find_leaks, find_leaks_in_frames
 
 from vantage_orchestration import errors
@@ -23,7 +24,6 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import HttpSettings, VantageConfig
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.http import HttpSession
-from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import MASK, Secret
 from vantage_orchestration.token import TokenSource, command
@@ -33,7 +33,6 @@ CLIENT_SECRET = "client/secret+of=length"
 PROXY_PASSWORD = "made-up-proxy-password"
 PROXY = f"http://user:{PROXY_PASSWORD}@127.0.0.1:9"
 SECRETS = (PASSWORD, CLIENT_SECRET, PROXY_PASSWORD)
-ONCE = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=1.0)
 GOOD = {
     "region": "eu",
     "username": "user@example.com",

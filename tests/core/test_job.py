@@ -10,7 +10,6 @@ import random
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -519,8 +518,7 @@ def test_two_tries_at_work_at_the_same_time_start_once(
     sandbox.control.add_fault(operation="addFiles", delay=1.0)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(attempt, TaskKey("task"))
-        while not sandbox.control.faults()[0]["hits"]:
-            time.sleep(0.01)
+        wait_until(lambda: sandbox.control.faults()[0]["hits"], "the upload", pause=0.01)
         second = attempt(again())
         assert first.result(60) == second
     assert sandbox.control.count("POST", "/start$") == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core.conftest import ONCE
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
@@ -26,11 +27,9 @@ from vantage_orchestration.processing.job import Job
 from vantage_orchestration.processing.manifest import TransactionManifest
 from vantage_orchestration.reply import LONGEST_IN_MEMORY, LONGEST_JSON
 from vantage_orchestration.results import fetch_fields
-from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
 from vantage_orchestration.token import TokenSource
 
-ONCE = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=5.0)
 #: Seconds after which a dripping reply is given up here, and between two of its drops.
 PATIENCE, DROP = 0.5, 0.02
 TOKEN = json.dumps({"access_token": "made-up-token-" + "x" * 20, "token_type": "Bearer"}).encode()

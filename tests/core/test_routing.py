@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stores
-from jobs import begin, finish
+from jobs import begin, finish, until_ended
 from pdfs import make_invoice, make_pdf
 
 from vantage_orchestration import storage
@@ -57,8 +56,7 @@ def run(
     chosen, (place, by_class) = Options(**settings), output_of(output)
     files = files_of(f"{folder}/*.pdf", output=place)
     job = begin(client, files, place, TaskKey("task"), skill, chosen, token="t.-1")
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
-        time.sleep(0.01)
+    until_ended(client, job.transaction_ids)
     return finish(client, place, skill, chosen, token="t.-1", by_class=by_class)
 
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stores
-from jobs import begin, finish, submit_files
+from jobs import begin, finish, submit_files, until_ended
 from pdfs import make_invoice
 from pypdf import PdfWriter
 
@@ -55,8 +54,7 @@ def run(
     chosen = Options(**settings)
     files = Location.of(folder).files("*")
     job = begin(client, files, output, TaskKey("task"), skill, chosen, token="t.-1")
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
-        time.sleep(0.01)
+    until_ended(client, job.transaction_ids)
     return finish(client, output, skill, chosen, token="t.-1")
 
 
@@ -192,8 +190,7 @@ def test_a_file_that_has_gone_from_home_is_copied_from_the_service(
     )
     files = Location.of(folder).files("1.pdf")
     job = begin(client, files, output, TaskKey("task"), skill, chosen, token="t.-1")
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
-        time.sleep(0.01)
+    until_ended(client, job.transaction_ids)
     if gone == "removed":
         (folder / "1.pdf").unlink()
     else:
@@ -214,8 +211,7 @@ def test_a_file_whose_store_can_not_be_read_any_more_is_copied_from_the_service(
         required_fields=("Nothing",), on_low_quality="quarantine", quarantine_path=tmp_path / "q"
     )
     job = begin(client, [source], output, TaskKey("task"), skill, chosen, token="t.-1")
-    while any(not client.get_transaction(each).ended for each in job.transaction_ids):
-        time.sleep(0.01)
+    until_ended(client, job.transaction_ids)
     stores.BucketFileSystem.failing["read"] = RuntimeError("no credentials")
     finish(client, output, skill, chosen, token="t.-1")
     stores.forget()
@@ -229,8 +225,7 @@ def test_what_failed_is_named_and_put_aside_where_only_its_id_is_known(
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(b"%PDF-1.4 this is no PDF")
     (sent,) = submit_files(client, [Location.of(broken)], TaskKey("t"), skill, Options())
-    while not client.get_transaction(sent.transaction_id).ended:
-        time.sleep(0.01)
+    until_ended(client, [sent.transaction_id])
     aside = tmp_path / "aside"
     chosen = Options(quarantine_path=aside, on_failed="return")
     manifest = download(client, [sent.transaction_id], output, chosen)

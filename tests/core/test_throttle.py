@@ -12,18 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from core.conftest import QUICK, config_of
+from core.conftest import ONCE, QUICK, config_of
 
 from vantage_orchestration import errors, throttle
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import HttpSettings
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.throttle import Throttle, throttle_of
 from vantage_orchestration.token.stores import FileStore
-
-ONCE = RetryPolicy(attempts=1, first_wait=0.0, max_wait=0.0, budget=1.0)
 
 
 class Counted:

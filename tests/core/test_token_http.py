@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from core.conftest import ONCE
 from leaks import find_leaks
 
 from vantage_orchestration import errors
@@ -274,7 +275,7 @@ def test_a_reply_that_drips_is_given_up(sandbox, configure):
     # Each byte comes in time for the socket, the whole does not.
     sandbox.control.add_fault(path=TOKEN_PATH, chunk_size=1, chunk_delay=0.05, times=0)
     with pytest.raises(errors.AuthUnavailable, match="did not arrive in time"):
-        source_of(configure(read_timeout=0.5)).get()
+        source_of(configure(read_timeout=2), ONCE).get()
 
 
 def test_nobody_there_is_said_with_the_host(configure):

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from core.conftest import ONCE
 from endpoints import (
     GRANT,
     HOST,
@@ -399,9 +400,8 @@ def packed(data: bytes, wbits: int) -> bytes:
 def test_headers_that_drip_are_given_up(data):
     with serving(Port(drips(data))) as port:
         url = f"http://127.0.0.1:{port.server_address[1]}"
-        once = RetryPolicy(attempts=1, first_wait=0, max_wait=0, budget=1)
         with pytest.raises(errors.AuthUnavailable, match="in time"):
-            TokenSource(config_for(url, read_timeout=0.3), retries=once).get()
+            TokenSource(config_for(url, read_timeout=0.3), retries=ONCE).get()
 
 
 def test_headers_of_the_api_that_drip_are_given_up():
