@@ -131,7 +131,7 @@ class Processes:
         """End all processes that belong to this orchestrator."""
         for name in list(self._processes):
             self.kill(name)
-        # What was started by a process that was killed is nobody's child now.
+        # A killed process leaves children without a parent.
         kill_all(self._is_ours)
 
     def _family(self, pid: int) -> list[psutil.Process]:

@@ -98,7 +98,7 @@ class Scene(ABC):
 
     @abstractmethod
     def log(self) -> str:
-        """Return what all tries of the run have to tell."""
+        """Return the logs of all tries of the run."""
 
     @abstractmethod
     def check(self) -> None:

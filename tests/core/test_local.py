@@ -38,7 +38,7 @@ def drop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder that is none of anybody's business."""
+    """A folder outside the ones that may be read."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "secret.pdf").write_bytes(SECRET)

@@ -57,7 +57,7 @@ WORKER = """
 
 
 class Worker:
-    """A process that asks for tokens when it is told to."""
+    """A process that asks for a token whenever a test orders it."""
 
     def __init__(self, sandbox, folder, threads=8, rounds=1, patience=90.0, **changes) -> None:
         account = {k: v for k, v in sandbox.credentials.items() if k != "tenant_id"}

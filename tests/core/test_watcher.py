@@ -105,7 +105,7 @@ def test_states_of_transactions(world: World, sent: list[str]) -> None:
     new = world.new()
     world.control.set(review=True, processing_seconds=0)
     (reviewed,) = world.running(1)
-    world.client.get_transaction(reviewed)  # Processing goes on when somebody looks.
+    world.client.get_transaction(reviewed)  # Each look advances the processing.
     world.control.set(review=False, outcome="Canceled")
     (canceled,) = world.running(1)
     world.client.get_transaction(canceled)

@@ -188,7 +188,7 @@ def test_what_came_by_mail_goes_on_without_anybody_looking(make_api: Any) -> Non
     assert listed(api, "completed") == []
     api.control.advance(100)
     assert sorted(listed(api, "completed")) == sorted([done, waiting])
-    # Nobody has looked before the lists had caught up: they show it at once nevertheless.
+    # The lists show it at once, although no request came before they had caught up.
     late = api.control.receive("Receipt")
     api.control.advance(160)
     assert late in listed(api, "completed")

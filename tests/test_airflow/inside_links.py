@@ -130,7 +130,7 @@ def asset_events(run_id: str) -> dict[str, Any]:
 
 
 def plugins() -> dict[str, Any]:
-    """Load all plugins as an API server does, and tell what became of this package's."""
+    """Load all plugins as an API server does, and return what became of this package's."""
     from airflow import plugins_manager
 
     settings.LAZY_LOAD_PROVIDERS = False

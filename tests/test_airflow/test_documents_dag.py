@@ -154,7 +154,7 @@ def test_retry_goes_on_with_the_same_transaction(job: Job) -> None:
     assert told["tasks"]["process[0]"] == ["up_for_retry", 1]
     assert len(job.started()) == 1
     told = job.work()
-    assert told["tasks"]["process[0]"] == ["up_for_retry", 1]  # It is not its time yet.
+    assert told["tasks"]["process[0]"] == ["up_for_retry", 1]  # The retry is not due yet.
     job.sandbox.control.clear_faults()
     told = job.work(retries=True)
     assert told["state"] == "success"
@@ -226,7 +226,7 @@ def test_wrong_password_is_sent_once(job: Job, connect: Connect) -> None:
     )
     assert told["tasks"]["count[-1]"] == ["failed", 1]
     assert told["state"] == "failed"
-    # Another task, in another process, is told without sending the password again.
+    # A task in another process gets the refusal without sending the password again.
     assert logins(job.sandbox) == 1
     assert "CredentialsRejected" in job.log()
     clearing = f"vantage-orchestration token forget --of airflow:{job.conn_id}"

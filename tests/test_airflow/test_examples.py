@@ -209,7 +209,7 @@ def test_submit_and_sensor(case: Case) -> None:
 
 @pytest.fixture
 def people(case: Case) -> Iterator[list[str]]:
-    """People who do each review as soon as somebody was told of it; the ids that they have done."""
+    """People who do each review as soon as it is reported; the ids that they have done."""
     done: list[str] = []
     over = threading.Event()
     begin = case.airflow.output.stat().st_size

@@ -163,7 +163,7 @@ def test_without_any_place_for_notes_nothing_is_sent(make: Callable[..., Case]) 
     assert log.count("AIRFLOW__ABBYY_VANTAGE__STATE_PATH") == 2
     case.call("clear")
     case.call("work")
-    # Who has notes goes on; who wanted none pays again.
+    # A task with notes resumes; one without them pays again.
     counts = {name: 1 for name in names if name not in ("submit", "own")}
     assert case.starts() == Counter(
         {f"{name}.pdf": number for name, number in {**counts, "submit_once": 2}.items()}

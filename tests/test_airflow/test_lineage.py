@@ -51,7 +51,7 @@ def test_relative_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody calls it then; whoever does is told what is missing."""
+    """Airflow does not call it then; a direct call names the missing package."""
     for name in ("airflow.providers.openlineage", "airflow.providers.openlineage.extractors"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match="openlineage"):

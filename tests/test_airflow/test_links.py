@@ -409,7 +409,7 @@ def test_one_transaction_in_trouble_leaves_the_others_alone(case: Case) -> None:
 
 
 def assert_tells_no_more(case: Case, *pages: requests.Response) -> None:
-    """Readers are told of no host, user or path; the log has all of it, under a reference."""
+    """Readers see no host, user or path; the log has all of it, under a reference."""
     account = case.sandbox.credentials
     own = case.sandbox.url.partition("://")[2]
     for page in pages:
@@ -495,7 +495,7 @@ def test_who_may(case: Case) -> None:
     for cookie in (False, True):
         refused.append(case.post(waiting, "VIEWER", cookie=cookie))
         assert refused[-1].status_code == 403
-    assert case.asked() == before  # Nobody of these made the server ask.
+    assert case.asked() == before  # None of these requests made the server ask.
     assert waiting not in "".join(each.text for each in refused)
     assert all("Location" not in each.headers for each in refused)
     # Who may only look sees the status, and no button.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people are told when ABBYY Vantage waits for one, and asset events with counts."""
+"""Notifications of reviews, and asset events with counts."""
 
 from __future__ import annotations
 

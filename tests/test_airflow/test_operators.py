@@ -99,7 +99,7 @@ class Scene:
         self.phases.append(Phase(told["tasks"], told["triggers"], xcoms, transactions))
 
     def log(self, task: str, map_index: int = -1) -> str:
-        """Return what the log of all tries of a task tells, its errors as ``Class: text``."""
+        """Return the log of all tries of a task, its errors as ``Class: text``."""
         folder = self.airflow.logs / f"dag_id={DAG}" / f"run_id={RUN}" / f"task_id={task}"
         if map_index >= 0:
             folder /= f"map_index={map_index}"
@@ -220,7 +220,7 @@ def test_constructors(airflow: Airflow) -> None:
         "mapped": "OperatorPartial",
         "aside": "Location('/aside')",
     }
-    # What somebody sees who asks for help.
+    # What the help shows.
     assert {"self", "inputs", "timeout", "on_review", "durable"} <= set(found["signature"])
     assert found["documented"]
     assert found["defers"] == {"": True, "True": True, "False": False, "0": False}

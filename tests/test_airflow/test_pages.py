@@ -190,7 +190,7 @@ def test_nobody_waits_for_what_hangs(
 def test_what_nobody_waits_for_any_more_is_not_asked(
     desk: Callable[..., TransactionService], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads that are free again after the limit begin nothing for readers who have gone."""
+    """Threads that become free after the limit begin no work for readers that have left."""
     ids, release = received(sandbox, 25), threading.Event()
     row = service._row
 

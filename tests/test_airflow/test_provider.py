@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow is told about the package, against Airflow's own schemas."""
+"""What the package declares to Airflow, against Airflow's own schemas."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger: what is stored of it, what it tells, and that the event loop never waits."""
+"""The trigger: what is stored of it, its events, and that the event loop never waits."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def in_review(sandbox: SandboxServer) -> str:
     sandbox.control.set(review=True, processing_seconds=0)
     (name,) = sandbox.control.receive_many(1, "Invoice")
     with VantageClient(config_of(sandbox)) as client:
-        # Processing goes on when somebody looks.
+        # Each look advances the processing.
         assert client.get_transaction(name).waits_for_review
     sandbox.control.set(review=False, processing_seconds=5000)
     return name
@@ -117,7 +117,7 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
         assert ID in found["shown"]
 
 
-# --------------------------------------------------------------- what it tells
+# ------------------------------------------------------------------- its events
 
 
 def test_all_have_ended(airflow: Airflow, sandbox: SandboxServer) -> None:

@@ -22,7 +22,7 @@ def until(condition: Callable[[], T]) -> T:
 
 
 def told(*transaction_ids: str) -> list[Any]:
-    """Return the stored events of some transactions, the first told first."""
+    """Return the stored events of some transactions, the oldest first."""
     return _events(
         resource=EventResourceFilter(id=[f"{PREFIX}.{each}" for each in transaction_ids])
     )

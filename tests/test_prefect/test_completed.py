@@ -37,7 +37,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def sandbox() -> Iterator[SandboxServer]:
-    """A sandbox of whose transactions no other test has told the Prefect server."""
+    """A sandbox whose transactions the Prefect server does not know from another test."""
     with SandboxServer(seed=secrets.randbelow(2**31), processing_polls=0) as server:
         yield server
 

@@ -86,7 +86,7 @@ def deployed(_server: Any) -> Iterator[dict[str, DeploymentResponse]]:
 
 @pytest.fixture
 def sandbox() -> Iterator[SandboxServer]:
-    """A sandbox whose transactions no other test has told the Prefect server of."""
+    """A sandbox whose transactions the Prefect server does not know from another test."""
     with SandboxServer(seed=secrets.randbelow(2**31), processing_polls=0) as server:
         yield server
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events of transactions: told once, kept by a real server, and no reason for a job to fail."""
+"""Events of transactions: sent once, stored by a real server; a job never fails because of them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_job_goes_on_if_nobody_can_be_told(caplog: pytest.LogCaptureFixture) -> 
 
 
 class _Forgetful(BaseHTTPRequestHandler):
-    """Takes events as Prefect does, and stores none but those that it is told to have."""
+    """Takes events as Prefect does, and stores only those that a test names."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

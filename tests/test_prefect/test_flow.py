@@ -62,7 +62,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three invoices of different size, and a file that is none."""
+    """Three invoices of different size, and a file that is not an invoice."""
     folder = tmp_path / "inbox"
     folder.mkdir()
     for number, pages in ((2, 1), (10, 3), (1, 2)):
@@ -333,7 +333,7 @@ def test_resumed_run_looks_for_its_earlier_try() -> None:
             run_flow(waiting, flow_run=run)
         resume_flow_run(run.id)
         run_flow(waiting, flow_run=client.read_flow_run(run.id))
-        # This is why the count alone does not tell a first try.
+        # So the count alone does not identify a first try.
         assert client.read_flow_run(run.id).run_count == 1
     assert len(keys) == 2
     assert keys[0].scope == keys[1].scope
@@ -382,7 +382,7 @@ def test_killed_process_goes_on_as_the_same_run(
     with get_client(sync_client=True) as client:
         runs = [run for run in client.read_flow_runs() if run.parameters.get("credentials") == name]
         assert len(runs) == 1
-        assert runs[0].state.is_running()  # Nobody told Prefect.
+        assert runs[0].state.is_running()  # Nothing has reported the kill to Prefect.
         client.set_flow_run_state(runs[0].id, Crashed(message="killed"), force=True)
     retry = ["-m", "prefect", "flow-run", "retry", str(runs[0].id)]
     retry += ["--entrypoint", f"{FLOW_FILE}:abbyy_vantage_documents"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Those who may run a deployment reach its blocks and folders, and nothing else."""
+"""A person who may run a deployment reaches its blocks and folders, and nothing else."""
 
 from __future__ import annotations
 

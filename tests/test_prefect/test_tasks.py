@@ -383,7 +383,7 @@ def test_mapped_jobs_need_a_folder_each(case: Case) -> None:
 
 
 def test_later_try_may_have_more_files(case: Case) -> None:
-    """A list that has grown: the number of the call and the folder tell that it is the same job."""
+    """A list that has grown: the number of the call and the folder identify the job."""
     process = next(
         each["name"] for each in case.sandbox.control.skills() if each["type"] == "Process"
     )

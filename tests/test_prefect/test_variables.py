@@ -47,7 +47,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 NAME = "0123456789abcdef" * 4
 
-#: Says when it has loaded its block, and then gets a token when it is told to.
+#: Reports that it has loaded its block, waits for a line, and gets a token.
 WORKER = """
     import json, sys
     from vantage_orchestration import errors

@@ -203,7 +203,7 @@ class Running(Processes):
     def api(self, method: str, path: str, **body: Any) -> Any:
         """Call the REST API and return the reply's JSON."""
         self.check()
-        # One change at a time, for the reason told above.
+        # One change at a time, for the reason given above.
         turn = contextlib.nullcontext() if method == "GET" else self._writing
         with turn, requests.Session() as session:
             session.trust_env = False
@@ -362,7 +362,7 @@ class Run:
         return self.airflow.api("GET", path, deserialize=True)["value"]
 
     def log(self) -> str:
-        """Return what all tries of the task and their triggers have to tell, with errors whole."""
+        """Return the logs of all tries of the task and of their triggers, with whole errors."""
         folder = self.airflow.logs / f"dag_id={self.dag_id}" / f"run_id={self.run_id}"
         lines = []
         for path in sorted(folder.rglob("*.log*")):

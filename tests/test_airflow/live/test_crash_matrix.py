@@ -100,7 +100,7 @@ def before_start(scene: Scene, gate: Gate) -> None:
 
 
 def after_start(scene: Scene, gate: Gate) -> None:
-    # Started, but nobody has been told.
+    # Started, but the reply is never sent.
     scene.catch("startTransaction", when="after")
     scene.trigger()
     scene.started()
@@ -135,7 +135,7 @@ def during_download(scene: Scene, gate: Gate) -> None:
 
 
 def after_download(scene: Scene, gate: Gate) -> None:
-    # Deleted, but nobody has been told. The service takes minutes for it.
+    # Deleted, but the reply is never sent. The service takes minutes to delete.
     scene.catch("deleteTransaction", times=1, when="after")
     scene.trigger()
     scene.deferred()
@@ -346,7 +346,7 @@ def test_nothing_leaks(matrix: Matrix[Scene], running: Running) -> None:
     }
     assert find_leaks(secrets_of(matrix.scenes.values()), places) == []
 
-    # The search would have found it: what is no secret is in all of these places.
+    # The search works: an id, which is not secret, is found in all of these places.
     scene = matrix.scenes["reviewed"]
     [reviewed] = [
         each["id"]

@@ -55,7 +55,7 @@ def plain(context: Context) -> None:
 
 
 class Watch(BaseOperator):
-    """Notes transactions, may defer, then tells about reviews and sends asset events."""
+    """Notes transactions, may defer, then reports reviews and sends asset events."""
 
     operator_extra_links = (VantageTransactionLink(),)
     template_fields = ("abbyy_vantage_conn_id",)
@@ -116,7 +116,7 @@ def links():
 
 @dag("static_links", **OPTIONS)
 def static_links():
-    """Its connection is no template."""
+    """An operator whose connection is not a template."""
     Watch(task_id="watch", abbyy_vantage_conn_id="vantage_static")
     Watch.partial(task_id="mapped", abbyy_vantage_conn_id="vantage_static").expand(part=[0])
 

@@ -96,7 +96,7 @@ class Scene(scenes.Scene):
         self.trail = self.prefect.run(deployment, self.name, *sets)
 
     def kill(self) -> None:
-        """Kill the process of the run with -9. Its worker notices, and tells Prefect."""
+        """Kill the process of the run with -9. Its worker notices, and reports it to Prefect."""
         kill(self.prefect.process_of(self.run.id))
         self.control.clear_faults()
         self.run.when("Crashed")
@@ -160,7 +160,7 @@ class Machine:
         try:
             yield
         except BaseException:
-            self._barrier.abort()  # Nobody is to wait for this one.
+            self._barrier.abort()  # The others must not wait for this one.
             raise
         self._barrier.wait(300)
         scene.control.clear_faults()

@@ -122,7 +122,7 @@ def after_upload(scene: Scene, machine: Machine) -> None:
 
 def after_start(scene: Scene, machine: Machine) -> None:
     with machine.losing(scene):
-        # Started, but nobody has been told.
+        # Started, but the reply is never sent.
         scene.catch("startTransaction", when="after")
         scene.trigger()
         scene.started()
@@ -307,7 +307,7 @@ def test_nothing_leaks(matrix: Matrix[Scene], running: Running) -> None:
     }
     assert find_leaks(secrets_of(matrix.scenes.values()), places) == []
 
-    # The search would have found it: what is no secret is in all of these places.
+    # The search works: an id, which is not secret, is found in all of these places.
     reviewed, cached = (
         transaction_of(matrix.scenes[name]) for name in ("reviewed", "waiting_in_steps")
     )
