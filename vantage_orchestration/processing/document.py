@@ -79,23 +79,8 @@ def submit_one(
     skill_parameters: Mapping[str, Any] | None = None,
     resend_failed: bool = True,
 ) -> Part:
-    """Start the transaction of one file, or find the one that an earlier try has started.
-
-    Args:
-        client: Client.
-        file: Path, URL or location of the file.
-        skill_id: Skill that processes it.
-        key: Key of the task, the same in each try.
-        ledger: Records its id before the start; by default in the places of the key.
-        registration_parameters: Up to 9 of your own; this package adds one.
-        skill_parameters: Up to 10.
-        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
-
-    Raises:
-        ConfigurationError: The file or a parameter is invalid. Nothing was sent.
-        DocumentMismatch: The server does not hold what was sent. Nothing was started.
-        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
-    """
+    """Start the transaction of one file, or find the one that an earlier try has started, see
+    :func:`.submit.submit`. By default it is recorded in the places of the key."""
     options = Options.of(
         registration_parameters=registration_parameters, skill_parameters=skill_parameters
     )
@@ -215,18 +200,8 @@ def process_document(
 def document_result(
     client: VantageClient, file: AnyPath, submitted: Part, transaction: Transaction
 ) -> DocumentResult:
-    """Fetch the fields of a processed file.
-
-    Args:
-        client: Client.
-        file: The file as given.
-        submitted: Result of :func:`submit_one`.
-        transaction: The transaction, with status ``Processed``.
-
-    Raises:
-        DocumentMismatch: The transaction holds another file than the one that was sent.
-        ProtocolError: A result file does not fit its type.
-    """
+    """Fetch the fields of a processed file, unless the transaction holds another file than the one
+    that was sent."""
     (sent,) = submitted.sources
     names = {source.name for source in transaction.source_files}
     if names and names != {sent.stored_name}:

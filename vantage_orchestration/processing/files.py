@@ -47,26 +47,14 @@ def files_of(
 ) -> list[Location]:
     """Return the files given by the inputs, each once, sorted within each glob.
 
+    An input is a path, glob or URL, or a :class:`Folder`. A text with line breaks contains one path
+    per line, unless a file has that name. An existing folder whose name contains glob characters is
+    used as it is. If an earlier try has sent files, some may be missing now: a missing file is
+    returned, and a glob without matches is no error, since the notes of that try name the files,
+    see :func:`.plan.plan`.
+
     Results are never treated as documents: globs ignore the output folder and folders with results
-    of other jobs.
-
-    Args:
-        inputs: A path, glob or URL, or several; or a :class:`Folder`. A text with line breaks
-            contains one path per line, unless a file has that name. An existing folder whose name
-            contains glob characters is used as it is.
-        locate: Converts an input into a location.
-        sent_before: Whether an earlier try has sent files, which may be missing now. Then a missing
-            file is returned, and a glob without matches is not an error: the notes of that try name
-            the sent files, see :func:`.plan.plan`.
-        on_empty: ``skip`` treats a glob without matches as an empty list.
-        output: Folder for the results, if there is one.
-
-    Returns:
-        The files; empty for an empty list or None.
-
-    Raises:
-        ConfigurationError: An input is missing, is a folder, is in the output folder, or matches no
-            file. Nothing was sent.
+    of other jobs, and an input in the output folder is refused.
     """
     found: dict[str, Location] = {}
     search = _Search(output, sent_before, sent_before or on_empty == "skip")

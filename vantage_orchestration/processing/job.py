@@ -115,12 +115,8 @@ class Job:
 
 
 def job_token(scope: str, piece: str = "") -> str:
-    """Return an identifier of a job.
-
-    Args:
-        scope: Identifies the task in its run.
-        piece: Distinguishes instances of the same task: a map index.
-    """
+    """Return an identifier of a job: of a task in its run, and of an instance of it (a map
+    index)."""
     return f"{hashlib.sha256(scope.encode()).hexdigest()[:24]}.{piece}"
 
 
@@ -135,18 +131,11 @@ def submit_files(
     most: int | None = None,
     resend_failed: bool = True,
 ) -> tuple[Part, ...]:
-    """Start the transactions of some files, each once.
+    """Start the transactions of some files, each once, see :func:`.submit.submit`. Globs in the
+    inputs are already resolved.
 
-    Args:
-        work: Client, skill, key and so on.
-        inputs: Files, globs already resolved.
-        most: Highest number of transactions; None for any number.
-        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
-
-    Raises:
-        ConfigurationError: A file or parameter is invalid, or more transactions would be needed.
-            Nothing was sent.
-        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
+    Nothing is sent if a file or parameter is invalid, or if more than ``most`` transactions would
+    be needed.
     """
     work = work.renewed()
     units = _planned(work, list(inputs), _skill(work))
@@ -169,22 +158,12 @@ def begin(
     token: str,
     resend_failed: bool = False,
 ) -> Job:
-    """Start the transactions of a job, each once, and record them in the output folder.
+    """Start the transactions of a job, each once, and record them in the output folder, which
+    belongs to this job alone.
 
-    Args:
-        work: Client, skill, key and so on.
-        inputs: Files, globs already resolved.
-        output: Folder for the results; created if missing. It belongs to this job alone.
-        token: See :func:`job_token`.
-        resend_failed: See :func:`vantage_orchestration.processing.submit.submit`.
-
-    Returns:
-        The job. Files whose results have landed in an earlier try are not sent, even if their
-        transactions were deleted since.
-
-    Raises:
-        ConfigurationError: A file, a parameter or the output is invalid. Nothing was sent.
-        VantageError: See :func:`vantage_orchestration.processing.submit.submit`.
+    Files whose results have landed in an earlier try are not sent, even if their transactions were
+    deleted since. Nothing is sent if a file, a parameter or the output is invalid. See
+    :func:`.submit.submit` for other errors.
     """
     check_output(output)
     files, options = list(inputs), work.options
@@ -292,11 +271,7 @@ def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool
 
 
 def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
-    """Refuse a folder into which another instance of the same task writes.
-
-    Raises:
-        ConfigurationError: It belongs to another instance.
-    """
+    """Refuse a folder into which another instance of the same task writes."""
     task, _, piece = token.rpartition(".")
     owners: list[tuple[str | None, set[str | None]]] = []
     if (manifest := Manifest.load(output)) is not None:
@@ -328,12 +303,8 @@ class _Landed:
     def of(
         self, wanted: Mapping[str, Unit], planned: Iterable[Unit]
     ) -> dict[str, TransactionManifest]:
-        """Return the existing results by key, each with its folder.
-
-        Args:
-            wanted: Units by their keys.
-            planned: All units of the plan. A unit's folder belongs to no other unit.
-        """
+        """Return the existing results by key, each with its folder. The folder of a planned unit
+        belongs to no other unit."""
         names = {folded(unit.name) for unit in planned}
         found = {}
         for key, unit in wanted.items():
@@ -362,24 +333,13 @@ def finish(
     processed: Mapping[str, Transaction] | None = None,
     by_class: str | None = None,
 ) -> Manifest:
-    """Collect what was processed, and write the manifest.
+    """Collect what was processed, and write the manifest, which also names failed and unfinished
+    transactions.
 
-    Args:
-        work: As for :func:`begin`. Failed transactions are removed from its ledger, so that the
-            next try creates them again.
-        output: Folder of the job.
-        token: As for :func:`begin`.
-        in_review: Ids that wait for a person.
-        processed: Transactions by id that were seen as processed a moment ago, see
-            :class:`.outcome.Outcome`. They are not read again.
-        by_class: Folders of the classes, see :class:`.routing.Output`.
-
-    Returns:
-        The manifest, which also names failed and unfinished transactions.
-
-    Raises:
-        JobLost: The folder no longer holds this job.
-        VantageError: A result could not be fetched. The next try continues.
+    Failed ones are removed from the ledger, so that the next try creates them again. ``processed``
+    has those that were seen as processed a moment ago and need not be read again, see
+    :class:`.outcome.Outcome`; ``by_class`` is that of :class:`.routing.Output`. If the folder no
+    longer holds this job, it is JobLost.
     """
     job = Job.load(output)
     if job is None or job.token != token:
@@ -415,21 +375,8 @@ def download(
     *,
     by_class: str | None = None,
 ) -> Manifest:
-    """Collect the results of some transactions, each in a folder named by its id.
-
-    Args:
-        client: Client.
-        transaction_ids: Transactions, see :func:`vantage_orchestration.arguments.transaction_ids`.
-        output: Folder for the results.
-        options: Options of the job.
-        by_class: Folders of the classes, see :class:`.routing.Output`.
-
-    Returns:
-        The manifest, which also names failed and unfinished transactions.
-
-    Raises:
-        VantageError: A result could not be fetched.
-    """
+    """Collect the results of some transactions, each in a folder named by its id, and return the
+    manifest, which also names failed and unfinished ones."""
     ids = arguments.transaction_ids(transaction_ids)
     check_output(output)
     check_quarantine(options.quarantine_path, output)

@@ -65,21 +65,8 @@ def check_outcome(
     on_failed: str = "fail",
     client: VantageClient | None = None,
 ) -> None:
-    """Raise the error for the outcome of a task, if there is one.
-
-    Args:
-        outcome: The outcome of the wait.
-        on_review: What the task does when a person is needed; ``fail`` makes that an error.
-        on_failed: What the task does when transactions failed; with ``return`` that is not an
-            error.
-        client: Reads files and reasons that the outcome lacks, for the error's text.
-
-    Raises:
-        TransactionFailed: One or more ended as Failed, or were deleted meanwhile.
-        TransactionCanceled: One or more were cancelled.
-        ReviewNeeded: A person is needed and ``on_review`` is ``fail``.
-        WaitTimeout: A limit was reached; a retry continues.
-    """
+    """Raise the error for the outcome of a task, if there is one. The client reads files and
+    reasons that the outcome lacks, for the error's text."""
     kind: type[VantageError]
     canceled = outcome.with_status(Status.CANCELED)
     count = len(outcome.statuses)

@@ -42,17 +42,8 @@ class Output(NamedTuple):
 def output_of(
     value: Any, locate: Callable[[Any], Location] = Location.of, name: str = "output_path"
 ) -> Output:
-    """Read an output path.
-
-    Args:
-        value: Path or URL of a folder. It may contain ``{class}`` after the folder of the job.
-        locate: Returns the location of a path or URL.
-        name: Name of the argument, for messages.
-
-    Raises:
-        ConfigurationError: It is not a path or URL, contains another placeholder, or has no folder
-            before ``{class}``, which notes and manifests need.
-    """
+    """Read an output path, which may contain ``{class}`` after the folder of the job: notes and
+    manifests need one. ``name`` is that of the argument, for messages."""
     output = locate(arguments.output(name, value))
     parts = output.path.rstrip("/").split("/")
     first = next((number for number, part in enumerate(parts) if _CLASS in part), None)

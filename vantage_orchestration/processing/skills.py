@@ -40,16 +40,11 @@ _found: dict[tuple[str, ...], tuple[Any, float]] = {}
 
 @translated
 def skill_id_of(client: VantageClient, skill: str) -> str:
-    """Return the id of a skill. A host asks once in ten minutes for the same skill.
+    """Return the id of a skill, given by id or exact name. A host asks once in ten minutes for the
+    same.
 
-    Args:
-        client: Client.
-        skill: Id or exact name. A UUID is used as it is, without a request. So is any other value
-            if the caller may use skills but not list them.
-
-    Raises:
-        ConfigurationError: It is empty, or several skills have this name.
-        NotFound: No published skill accessible to the caller has this id or name.
+    A UUID is used as it is, without a request. So is any other value if the caller may use skills
+    but not list them.
     """
     wanted = arguments.text("skill", skill)
     if _UUID.fullmatch(wanted):

@@ -153,24 +153,13 @@ def keyed_units(work: Work, units: Iterable[Unit]) -> dict[str, Unit]:
 def submit(
     work: Work, units: Mapping[str, Unit], *, resend_failed: bool = True
 ) -> tuple[Part, ...]:
-    """Start a transaction for each unit, or find the one that an earlier try created.
+    """Start a transaction for each unit, or find the one that an earlier try created; return them
+    in their order.
 
-    Args:
-        work: Client, skill and so on.
-        units: Key to unit, see :func:`keyed_units`.
-        resend_failed: Whether to create recorded transactions again that failed or were cancelled.
-            Otherwise they are returned as they are, for a caller that reports failures and then
-            forgets them.
-
-    Returns:
-        One entry for each unit, in their order.
-
-    Raises:
-        ConfigurationError: A parameter is invalid. Nothing was sent.
-        FileChanged: A file changed since the job was planned. It was not started.
-        DocumentMismatch: The server does not hold what was sent. It was not started.
-        VantageError: A request failed. Started transactions are recorded, and the next try finds
-            them.
+    Recorded ones that failed or were cancelled are created again, or with ``resend_failed`` off
+    returned as they are, for a caller that reports failures and then forgets them. A file that
+    changed since the plan, or a server that does not hold what was sent, is an error, and its
+    transaction is not started. After another error the next try finds the started ones.
     """
     parameters(work.options.skill_parameters or {}, limited=False)
     keyed(work.options.registration_parameters, "0" * 64)
