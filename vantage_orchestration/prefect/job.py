@@ -64,16 +64,18 @@ def in_run() -> bool:
 class Caller:
     """The run that processes documents, the same in each try.
 
-    ``origin`` is a digest of the inputs as given, ``number`` that of the call within the flow run,
-    if Prefect has one. Failed documents may be sent, and charged, again unless Prefect retries
-    automatically.
+    ``number`` is that of the call within the flow run, if Prefect has one. Failed documents may be
+    sent, and charged, again unless Prefect retries automatically.
     """
 
-    key: TaskKey
-    ledger: Ledger
-    origin: str
-    number: str
+    work: Work
+    number: str = ""
     resend_failed: bool = True
+
+    @property
+    def again(self) -> bool:
+        """Whether this may be a later try."""
+        return self.work.key.since is not None
 
     @classmethod
     def of_run(
@@ -92,9 +94,12 @@ class Caller:
         are part of the identity: a document sent with others is another order. If ``numbered``, the
         number of the call may identify the inputs, if these change.
         """
+        from vantage_orchestration.processing.submit import Work
+
         origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
-            return cls(TaskKey(f"prefect/{uuid.uuid4()}"), Ledger(), origin[:8], "")
+            key = TaskKey(f"prefect/{uuid.uuid4()}")
+            return cls(Work(client, skill_id, key, options, origin=origin[:8]))
         key = task_key(json.dumps(dict(options.registration_parameters), sort_keys=True))
         number = _number_of_call()
         ledger = open_ledger(
@@ -106,27 +111,15 @@ class Caller:
             position=number if numbered else "",
             output=output,
         )
-        return cls(
-            key,
-            ledger,
-            origin[:8],
-            number,
-            resend_failed=key.since is None or not retried_by_itself(),
-        )
-
-    def work(self, client: VantageClient, skill_id: str, options: Options) -> Work:
-        """Return what its task does with documents."""
-        from vantage_orchestration.processing.submit import Work
-
-        return Work(client, skill_id, self.key, options, self.ledger, self.origin)
+        work = Work(client, skill_id, key, options, ledger, origin[:8])
+        return cls(work, number, key.since is None or not retried_by_itself())
 
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None
     ) -> list[Location]:
         """Return the files given by the inputs; files that an earlier try sent may be missing."""
-        return files_of(
-            inputs, sent_before=bool(self.ledger.load()), on_empty=on_empty, output=output
-        )
+        sent = bool(self.work.ledger.load())
+        return files_of(inputs, sent_before=sent, on_empty=on_empty, output=output)
 
     def token(self, output: Location) -> str:
         """Return the token for a job that writes into a folder, see :func:`.job.job_token`.
@@ -136,13 +129,14 @@ class Caller:
         """
         from vantage_orchestration.processing.job import Job, job_token
 
-        token = job_token(self.key.scope, f"{self.origin}-{self.number}")
+        ours = self.work.origin
+        token = job_token(self.work.key.scope, f"{ours}-{self.number}")
         job, manifest = Job.load(output), Manifest.load(output)
         for owner in (job.token if job else None, manifest.job if manifest else None):
             task, _, piece = (owner or "").rpartition(".")
             origin, _, number = piece.partition("-")
-            again = self.key.since is not None and number == self.number
-            if owner and token.startswith(f"{task}.") and (origin == self.origin or again):
+            again = self.again and number == self.number
+            if owner and token.startswith(f"{task}.") and (origin == ours or again):
                 return owner
         return token
 

@@ -153,8 +153,9 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             files = caller.files(inputs)
             if not files:
                 raise ConfigurationError("There are no inputs to send")
-            work = caller.work(client, skill_id, options)
-            (submitted,) = submit_files(work, files, most=1, resend_failed=caller.resend_failed)
+            (submitted,) = submit_files(
+                caller.work, files, most=1, resend_failed=caller.resend_failed
+            )
             Reporter(client, skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 

@@ -108,17 +108,14 @@ def process_documents(
     with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, output=output)
-        token = caller.token(output)
+        token, work = caller.token(output), caller.work
         files = caller.files(inputs, chosen.on_empty, output)
-        work = caller.work(client, skill_id, chosen)
         job = begin(work, files, output, token=token, resend_failed=caller.resend_failed)
         if not job.parts:
             _logger().warning("There are no documents to process")
         ids = job.transaction_ids
-        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
-        reporter = Reporter(
-            client, skill_id, _logger().info, ids, again=caller.key.since is not None
-        )
+        StartedTransactions(credentials, work.ledger, tuple(ids)).note_for_rollback()
+        reporter = Reporter(client, skill_id, _logger().info, ids, again=caller.again)
         reporter.started(job.parts, shown=True)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that failures stay noted until somebody retries.
@@ -184,15 +181,15 @@ def process_document(
             client,
             document,
             skill_id,
-            caller.key,
-            ledger=caller.ledger,
+            caller.work.key,
+            ledger=caller.work.ledger,
             registration_parameters=chosen.registration_parameters,
             skill_parameters=chosen.skill_parameters,
             resend_failed=caller.resend_failed,
         )
         ids = [submitted.transaction_id]
-        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
-        reporter = Reporter(client, skill_id, _logger().info, again=caller.key.since is not None)
+        StartedTransactions(credentials, caller.work.ledger, tuple(ids)).note_for_rollback()
+        reporter = Reporter(client, skill_id, _logger().info, again=caller.again)
         reporter.started([submitted])
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome)
@@ -235,10 +232,9 @@ def submit_documents(
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, inputs, skill_id, chosen, numbered=True)
         files = caller.files(inputs, chosen.on_empty)
-        work = caller.work(client, skill_id, chosen)
-        submitted = submit_files(work, files, resend_failed=caller.resend_failed)
+        submitted = submit_files(caller.work, files, resend_failed=caller.resend_failed)
         ids = [part.transaction_id for part in submitted]
-        StartedTransactions(credentials, caller.ledger, tuple(ids)).note_for_rollback()
+        StartedTransactions(credentials, caller.work.ledger, tuple(ids)).note_for_rollback()
         Reporter(client, skill_id, _logger().info).started(submitted)
         _logger().info(summary_of_start(submitted))
     return ids
