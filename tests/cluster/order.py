@@ -196,7 +196,7 @@ def wrong_passwords(cluster: Cluster, attempt: Callable[[Order], int]) -> str:
         with ordered(cluster, f"wrong-{store}", 1, password="wrong", store=store) as order:
             hosts = attempt(order)
             assert not order.control.transactions()
-            told = f"store `{store}`: {order.logins()} requests for a token, on {hosts} hosts"
+            told = f"store `{store}`, requests for a token: {order.logins()}, on {hosts} hosts"
             assert order.logins() <= (hosts if store == "file" else 1), told
             seen.append(told)
     return "; ".join(seen)
