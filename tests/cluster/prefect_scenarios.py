@@ -100,6 +100,8 @@ def revoked(prefect: PrefectCluster) -> str:
         assert before <= len(WORKERS), f"{before} logins"
         assert after <= len(WORKERS), f"{after} logins more"
         sent, fetched = len(order.journal("addFiles")), len(order.journal("downloadResultFile"))
+        # A worker with a limit ends by itself if it is given a run whose slot it has not freed.
+        order.wait(lambda: not any(map(prefect.on, WORKERS)), "the processes of the runs to end")
         for run in runs:
             # Prefect retries no run that has completed, unless somebody marks it.
             run.set_state("CRASHED", "Crashed")
