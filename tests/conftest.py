@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -14,21 +15,25 @@ from vantage_orchestration.sandbox import SandboxServer
 pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefect.live.scene")
 
 
-#: What is run by one process at a time, and begins first, in this order: what takes longest. A
-#: folder shares an orchestrator that starts slowly. All other files are run by whoever is free.
+#: Folders whose files share an orchestrator that starts slowly. Each half of the files has one, and
+#: is run by one process.
+HALVED = ("tests/test_airflow", "tests/test_prefect")
+#: What is run by one process at a time, and begins first, in this order: what takes longest. All
+#: other files are run by whoever is free.
 FIRST = (
     "tests/test_airflow/live/test_crash_matrix.py",
     "tests/test_prefect/live",
-    "tests/test_airflow",
-    "tests/test_prefect",
+    *(f"{folder} {half}" for half in (0, 1) for folder in HALVED),
     "tests/test_airflow/live/test_inbox.py",
 )
 
 
 def _scope(nodeid: str) -> str:
-    """Return the folder or file that a test is run with."""
+    """Return the half of a folder, the folder or the file that a test is run with."""
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
+    if folder in HALVED:
+        return f"{folder} {crc32(file.encode()) % 2}"
     return folder if folder in FIRST else file
 
 

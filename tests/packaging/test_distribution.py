@@ -109,8 +109,8 @@ def test_the_wheel_holds_the_package_and_the_examples_alone(wheel: zipfile.ZipFi
     assert examples == expected
     for name in ("py.typed", "airflow/integration-logos/abbyy-vantage.svg"):
         assert f"vantage_orchestration/{name}" in wheel.namelist()
-    templates = {path for path in wheel.namelist() if "/templates/" in path}
-    assert {Path(path).name for path in templates} == {"base.html", "message.html", "overview.html"}
+    templates = {Path(path).name for path in wheel.namelist() if "/templates/" in path}
+    assert templates == {"base.html", "message.html", "overview.html", "style.css"}
 
 
 def test_the_source_distribution_holds_what_the_tests_need(built: Path) -> None:

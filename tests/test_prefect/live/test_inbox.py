@@ -34,7 +34,7 @@ def test_each_is_fetched_once_and_none_is_left(
     running: Running, sandbox: SandboxServer, tmp_path: Path
 ) -> None:
     control, ids = sandbox.control, list[str]()
-    running.save_block("inbox", sandbox)
+    running.connect("inbox", sandbox)
     control.add_fault(operation="downloadResultFile", delay=0.3)
     ids += control.receive_many(50, "Receipt")
     deployment = running.deploy(
