@@ -14,13 +14,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from filelock import FileLock
 from processes import kill_session
 
 from vantage_orchestration.sandbox import SandboxServer
+
+if TYPE_CHECKING:
+    # The trials on several hosts run without it.
+    import pytest
 
 HERE = Path(__file__).parent
 DAGS = HERE.parents[1] / "dags"
