@@ -27,6 +27,7 @@ class Shared:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.failing = ""
+        self.after_create: object = None
         self.created: list[str] = []
         self._lock = threading.Lock()
 
@@ -45,7 +46,9 @@ class Shared:
                 return False
             self.created.append(name)
             self.values[name] = value
-            return True
+        if self.after_create is StateUnavailable:
+            raise StateUnavailable("the answer got lost")
+        return self.after_create is None
 
     def delete(self, name: str) -> None:
         self._ask("delete")
@@ -134,6 +137,18 @@ def test_a_store_in_trouble_costs_the_claim_and_not_the_token(
     shared.failing = operation
     (token,) = start_pods(sandbox, shared, tmp_path, count=1)
     assert token.startswith("eyJ")
+
+
+@pytest.mark.parametrize("answer", [StateUnavailable, "there is one"])
+def test_a_claim_whose_creation_was_answered_wrongly_is_held_and_removed(
+    sandbox: SandboxServer, shared: Shared, tmp_path: Path, answer: object
+) -> None:
+    shared.after_create = answer
+    (token,) = start_pods(sandbox, shared, tmp_path, count=1)
+    assert token.startswith("eyJ")
+    (place,) = shared.created
+    assert len(shared.values) == 1
+    assert place not in shared.values
 
 
 def test_who_has_waited_long_enough_logs_in(

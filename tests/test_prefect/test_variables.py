@@ -7,6 +7,7 @@ import argparse
 import base64
 import contextlib
 import contextvars
+import dataclasses
 import json
 import logging
 import os
@@ -433,11 +434,12 @@ def test_unreachable_server_costs_one_warning(
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """Answers everything as its server says."""
+    """Answers everything as its server says: the statuses in turn, the last one from then on."""
 
     def _answer(self) -> None:
+        statuses = self.server.statuses
+        self.send_response(statuses[min(len(self.server.asked), len(statuses) - 1)])
         self.server.asked.append(self.path)
-        self.send_response(self.server.status)
         for header, text in self.server.headers.items():
             self.send_header(header, text)
         self.send_header("Content-Length", "0")
@@ -451,12 +453,12 @@ class _Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def troubled() -> Iterator[Callable[..., Any]]:
-    """Start a server that gives one answer to all requests."""
+    """Start a server that answers nothing but statuses."""
     with contextlib.ExitStack() as stack:
 
-        def start(status: int, **headers: str) -> Any:
+        def start(*statuses: int, **headers: str) -> Any:
             server = ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
-            server.status, server.asked = status, []
+            server.statuses, server.asked = statuses, []
             server.headers = {name.replace("_", "-"): text for name, text in headers.items()}
             thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
@@ -467,33 +469,63 @@ def troubled() -> Iterator[Callable[..., Any]]:
         yield start
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Collect the seconds to wait before another try, instead of waiting."""
+    waited: list[float] = []
+    policy = dataclasses.replace(variables.RETRIES, sleep=waited.append)
+    monkeypatch.setattr(variables, "RETRIES", policy)
+    return waited
+
+
+ACTS: dict[str, Callable[[PrefectVariables], Any]] = {
+    "read": lambda store: store.read(NAME),
+    "write": lambda store: store.write(NAME, b"entry"),
+    "create": lambda store: store.create(NAME, b"entry"),
+    "delete": lambda store: store.delete(NAME),
+}
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 @pytest.mark.parametrize(
-    ("status", "headers"),
+    ("status", "headers", "requests"),
     [
         # Prefect's client asks again without end at the first, and in an hour at the second.
-        (503, {"Prefect_Maintenance": "true"}),
-        (429, {"Retry_After": "3600"}),
-        (401, {}),
-        (500, {}),
+        (503, {"Prefect_Maintenance": "true"}, 4),
+        (429, {"Retry_After": "3600"}, 1),
+        (401, {}, 1),
+        (500, {}, 1),
     ],
 )
-def test_server_that_refuses_is_asked_once_each_time(
-    troubled: Callable[..., Any], status: int, headers: dict[str, str]
+def test_server_that_refuses_is_asked_a_few_times(
+    troubled: Callable[..., Any],
+    waits: list[float],
+    act: Callable[[PrefectVariables], Any],
+    status: int,
+    headers: dict[str, str],
+    requests: int,
 ) -> None:
     server = troubled(status, **headers)
     url = f"http://127.0.0.1:{server.server_port}/api"
     with settings.temporary_settings({settings.PREFECT_API_URL: url}):
         store = PrefectVariables(get_settings_context())
-        for act in (
-            store.read,
-            store.delete,
-            lambda name: store.write(name, b"entry"),
-            lambda name: store.create(name, b"entry"),
-        ):
-            asked = len(server.asked)
-            with pytest.raises(StateUnavailable, match=rf"the Prefect API answered {status}\.$"):
-                act(NAME)
-            assert len(server.asked) == asked + 1
+    with pytest.raises(StateUnavailable, match=rf"the Prefect API answered {status}\.$"):
+        act(store)
+    assert len(server.asked) == requests
+    assert len(waits) == requests - 1
+    assert sum(waits) < 5
+
+
+def test_server_whose_database_is_locked_is_asked_again(
+    troubled: Callable[..., Any], waits: list[float]
+) -> None:
+    server = troubled(503, 503, 404, Retry_After="1")
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        store = PrefectVariables(get_settings_context())
+    assert store.read(NAME) is None
+    assert len(server.asked) == 3
+    assert waits == [1.0, 1.0]
 
 
 def test_silent_server_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

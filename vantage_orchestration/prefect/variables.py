@@ -6,9 +6,9 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,11 +18,14 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from vantage_orchestration import retrying
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+
+T = TypeVar("T")
 
 #: Prefix of the Variables' names.
 PREFIX = "abbyy_vantage_token_"
@@ -33,8 +36,15 @@ LONGEST_VALUE = 5000
 _PATIENCE, _CONNECT = 10.0, 2.0
 #: Seconds for which an API that did not answer is not called again.
 _PAUSE = 30.0
-#: Statuses after which Prefect's client would wait and retry, even without end.
+#: Statuses after which Prefect's client would wait and retry, even without end. A server on SQLite
+#: gives 503 while its database is locked.
 _PASSING = frozenset({408, 429, 502, 503})
+#: For such statuses. A login waits meanwhile, so it is short.
+RETRIES = retrying.RetryPolicy(attempts=4, first_wait=0.5, max_wait=2.0, budget=5.0)
+
+
+class _ServerBusy(StateUnavailable):
+    """The Prefect API answered with a status that passes."""
 
 
 class PrefectVariables:
@@ -56,8 +66,7 @@ class PrefectVariables:
 
     def read(self, name: str) -> bytes | None:
         """Return a value; see :class:`vantage_orchestration.state.Store`."""
-        with self._client() as client:
-            variable = client.read_variable_by_name(_variable(name))
+        variable = self._ask(lambda client: client.read_variable_by_name(_variable(name)))
         if variable is None or not isinstance(variable.value, str):
             return None
         try:
@@ -68,23 +77,36 @@ class PrefectVariables:
     def write(self, name: str, value: bytes) -> None:
         """Write a value; see :class:`vantage_orchestration.state.Store`."""
         text = _encoded(value)
-        with self._client() as client:
-            # If another host creates it in between, it can be changed then.
-            if not _update(client, name, text) and not _create(client, name, text):
+        # If another host creates it in between, it can be changed then.
+        self._ask(
+            lambda client: (
                 _update(client, name, text)
+                or _create(client, name, text)
+                or _update(client, name, text)
+            )
+        )
 
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; see :class:`vantage_orchestration.state.Store`.
 
         If several hosts try at the same moment, exactly one succeeds.
         """
-        with self._client() as client:
-            return _create(client, name, _encoded(value))
+        text = _encoded(value)
+        return self._ask(lambda client: _create(client, name, text))
 
     def delete(self, name: str) -> None:
         """Remove a value; see :class:`vantage_orchestration.state.Store`."""
-        with self._client() as client, contextlib.suppress(ObjectNotFound):
-            client.delete_variable_by_name(_variable(name))
+        with contextlib.suppress(ObjectNotFound):
+            self._ask(lambda client: client.delete_variable_by_name(_variable(name)))
+
+    def _ask(self, work: Callable[[SyncPrefectClient], T]) -> T:
+        """Return what ``work`` returns; repeat it while the server can't answer at present."""
+
+        def once() -> T:
+            with self._client() as client:
+                return work(client)
+
+        return retrying.call(once, RETRIES, may_repeat=lambda error: isinstance(error, _ServerBusy))
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[SyncPrefectClient]:
@@ -102,7 +124,7 @@ class PrefectVariables:
                 get_client(sync_client=True, httpx_settings=settings) as client,
             ):
                 yield client
-        except StateUnavailable:
+        except (StateUnavailable, ObjectNotFound):
             raise
         except httpx.HTTPStatusError as error:
             trouble = f"the Prefect API answered {error.response.status_code}"
@@ -173,9 +195,12 @@ def _create(client: SyncPrefectClient, name: str, text: str) -> bool:
 
 
 def _refuse_to_wait(response: httpx.Response) -> None:
-    """Raise StateUnavailable for a status after which Prefect's client would wait."""
+    """Raise for a status after which Prefect's client would wait."""
     if response.status_code in _PASSING:
-        raise StateUnavailable(f"the Prefect API answered {response.status_code}")
+        raise _ServerBusy(
+            f"the Prefect API answered {response.status_code}",
+            retry_after=retrying.parse_retry_after(response.headers.get("Retry-After")),
+        )
 
 
 def _public(url: str) -> str:

@@ -206,7 +206,8 @@ def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]
     """
     place = hashlib.sha256(f"claim {name}".encode()).hexdigest()
     own = secrets.token_hex(16).encode()
-    held = False
+    # If the store fails, it may have written the claim all the same.
+    held = True
     try:
         held = _take(store, place, own, time.monotonic() + patience, served)
     except Exception as error:  # A store of an orchestrator can fail in any way.
@@ -225,6 +226,8 @@ def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[
     known, since = None, 0.0
     while not store.create(place, own):
         now, other = time.monotonic(), store.read(place)
+        if other == own:  # An earlier try wrote it, although it failed.
+            return True
         if served():
             return False
         if other != known:
