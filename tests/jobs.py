@@ -28,6 +28,18 @@ from vantage_orchestration.storage import Location
 TOKEN = job.job_token("task", "-1")
 
 
+def work_of(
+    client: VantageClient,
+    key: TaskKey,
+    skill_id: str,
+    options: Options,
+    more: dict[str, Any],
+) -> Work:
+    """Return the work, with ``origin`` and ``ledger`` taken out of further arguments."""
+    ledger = more.pop("ledger", None) or Ledger()
+    return Work(client, skill_id, key, options, ledger, more.pop("origin", ""))
+
+
 def begin(
     client: VantageClient,
     inputs: Any,
@@ -35,13 +47,9 @@ def begin(
     key: TaskKey,
     skill_id: str,
     options: Options,
-    *,
-    origin: str = "",
-    ledger: Ledger | None = None,
     **more: Any,
 ) -> job.Job:
-    work = Work(client, skill_id, key, options, ledger or Ledger(), origin)
-    return job.begin(work, inputs, output, **more)
+    return job.begin(work_of(client, key, skill_id, options, more), inputs, output, **more)
 
 
 def submit_files(
@@ -50,27 +58,15 @@ def submit_files(
     key: TaskKey,
     skill_id: str,
     options: Options,
-    *,
-    origin: str = "",
-    ledger: Ledger | None = None,
     **more: Any,
 ) -> tuple[Part, ...]:
-    return job.submit_files(
-        Work(client, skill_id, key, options, ledger or Ledger(), origin), inputs, **more
-    )
+    return job.submit_files(work_of(client, key, skill_id, options, more), inputs, **more)
 
 
 def finish(
-    client: VantageClient,
-    output: Any,
-    skill_id: str,
-    options: Options,
-    *,
-    ledger: Ledger | None = None,
-    **more: Any,
+    client: VantageClient, output: Any, skill_id: str, options: Options, **more: Any
 ) -> Manifest:
-    work = Work(client, skill_id, TaskKey("any"), options, ledger or Ledger())
-    return job.finish(work, output, **more)
+    return job.finish(work_of(client, TaskKey("any"), skill_id, options, more), output, **more)
 
 
 def collect(

@@ -6,6 +6,8 @@ Each branch says with which lowest version of Airflow it may go.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.host import airflow_version
@@ -22,6 +24,7 @@ __all__ = [
     "SecretCache",
     "aget_connection",
     "amask_secret",
+    "change_method",
     "conf",
     "dag_details",
     "mask_here",
@@ -97,6 +100,24 @@ else:  # May go with 3.3.
         from asgiref.sync import sync_to_async
 
         await sync_to_async(mask_secret)(secret, name)
+
+
+def change_method(kind: Any, name: str, change: Callable[..., Any]) -> bool:
+    """Call ``change``, with the method and its arguments, in place of a method of an Airflow class.
+
+    A class is changed once. Return whether it exists: it may be None.
+    """
+    # Its own method only: that of a base class may have been changed in another way.
+    if kind is not None and not hasattr(vars(kind).get(name), "abbyy_vantage"):
+        method = getattr(kind, name)
+
+        @functools.wraps(method)
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return change(method, *args, **kwargs)
+
+        changed.abbyy_vantage = True  # type: ignore[attr-defined]
+        setattr(kind, name, changed)
+    return kind is not None
 
 
 async def aget_connection(conn_id: str) -> Any:

@@ -8,11 +8,11 @@ with a hyphen. So the warning is useless and fills the triggerer's log.
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from typing import Any
 
+from vantage_orchestration.airflow.compat import change_method
 from vantage_orchestration.airflow.connection import CONN_TYPE
 
 #: A logger that writes nothing. By a filter, since Airflow enables loggers when it configures them.
@@ -26,13 +26,9 @@ def quieten() -> None:
     logging.getLogger("airflow.sdk.definitions.connection").addFilter(_is_another)
     # In servers. Other processes have not loaded it, and must not load it for this.
     kind: Any = getattr(sys.modules.get("airflow.models.connection"), "Connection", None)
-    if kind is None or hasattr(kind.get_uri, "__wrapped__"):
-        return
-    get_uri = kind.get_uri
 
     # From 3.1 on, its logger takes no filters.
-    @functools.wraps(get_uri)
-    def quietly(connection: Any) -> Any:
+    def quietly(get_uri: Any, connection: Any) -> Any:
         if connection.conn_type != CONN_TYPE:
             return get_uri(connection)
         own = vars(connection)
@@ -42,7 +38,7 @@ def quieten() -> None:
         finally:
             own["_log"] = log
 
-    kind.get_uri = quietly
+    change_method(kind, "get_uri", quietly)
 
 
 def _is_another(record: logging.LogRecord) -> bool:

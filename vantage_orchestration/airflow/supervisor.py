@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any, Final
 
-from vantage_orchestration.airflow.compat import AIRFLOW
+from vantage_orchestration.airflow.compat import AIRFLOW, change_method
 
 _NAME: Final = "SUPERVISOR_COMMS"
 #: Names of the threads that may wait for the supervisor of ``dag.test()``: ours, and fsspec's.
@@ -58,15 +58,12 @@ def let_threads_ask() -> None:
 
 def _one_at_a_time(kind: Any) -> bool:
     """Change a class whose objects send requests; return whether it exists."""
-    if kind is not None and not hasattr(kind, "one_at_a_time"):
-        send = kind.send
 
-        def in_turn(comms: Any, msg: Any) -> Any:  # Airflow names the argument in some calls.
-            with _turn:
-                return send(comms, msg)
+    def in_turn(send: Any, comms: Any, msg: Any) -> Any:  # Airflow names msg in some calls.
+        with _turn:
+            return send(comms, msg)
 
-        kind.send, kind.one_at_a_time = in_turn, True
-    return kind is not None
+    return change_method(kind, "send", in_turn)
 
 
 def _when_it_is_back(name: str) -> Any:
@@ -87,13 +84,13 @@ def let_threads_of_triggerer_ask() -> None:
     request goes through the triggerer's loop, as it does from 3.2 on. May go with 3.2.
     """
     kind: Any = type(supervisor())
-    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder" or hasattr(kind, "patched"):
+    if AIRFLOW >= (3, 2) or kind.__name__ != "TriggerCommsDecoder":
         return
-    send, loop, thread = kind.send, asyncio.get_running_loop(), threading.get_ident()
+    loop, thread = asyncio.get_running_loop(), threading.get_ident()
 
-    def through_loop(comms: Any, msg: Any) -> Any:
+    def through_loop(send: Any, comms: Any, msg: Any) -> Any:
         if threading.get_ident() == thread:
             return send(comms, msg)
         return asyncio.run_coroutine_threadsafe(comms.asend(msg), loop).result()
 
-    kind.send, kind.patched = through_loop, True
+    change_method(kind, "send", through_loop)

@@ -129,16 +129,15 @@ def collect(
         landing.fetch(client, options.parallel)
     origins = _origins(client, transaction)
 
-    def known(member: str, of: Any, name: str) -> Any:
-        found = getattr(of, name, None)
-        return getattr(before, member, None) if found in (None, "") else found
+    def known(*found: Any) -> Any:
+        return next((each for each in found if each not in (None, "")), None)
 
     manifest = TransactionManifest(
         transaction.id,
-        skill_id or known("skill_id", row, "skill_id"),
+        known(skill_id, row and row.skill_id, before and before.skill_id),
         transaction.status.value,
-        known("created_at", row, "created_at"),
-        known("pages", row, "page_count"),
+        known(row and row.created_at, before and before.created_at),
+        known(row and row.page_count, before and before.pages),
         _sources(transaction, (part.sources if part else ()) or None, before),
         tuple(
             DocumentEntry(
@@ -151,7 +150,7 @@ def collect(
             )
             for number, document in enumerate(transaction.documents, 1)
         ),
-        key=known("key", part, "key"),
+        key=known(part and part.key, before and before.key),
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
