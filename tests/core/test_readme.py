@@ -44,11 +44,19 @@ def test_the_python_examples_can_be_parsed():
         ast.parse(block)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page has on the site of its repository."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_links_to_files_of_the_project_lead_somewhere():
-    found = 0
+    found = sections = 0
     for page in PAGES:
-        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            target = page.parent / link
+        for link, section in re.findall(
+            r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")
+        ):
+            target = page.parent / link if link else page
             if link.startswith(PROJECT):
                 kind, _, path = link.removeprefix(PROJECT).partition("/main")
                 assert kind in ("blob", "raw", "tree"), f"{page.name}: {link}"
@@ -56,8 +64,12 @@ def test_links_to_files_of_the_project_lead_somewhere():
             elif "://" in link:
                 continue
             assert target.exists(), f"{page.name}: {link}"
+            if section:
+                assert section in anchors(target), f"{page.name}: {link}#{section}"
+                sections += 1
             found += 1
     assert found > 20
+    assert sections > 10
 
 
 def test_names_in_the_tables_exist():
