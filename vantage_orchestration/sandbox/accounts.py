@@ -24,7 +24,7 @@ class Tenant:
 
 @dataclass(frozen=True)
 class ApiClient:
-    """An API client. It belongs to one tenant, as a Tenant Administrator makes it (2.6)."""
+    """An API client. It belongs to the tenant whose administrator created it (2.6)."""
 
     id: str
     tenant_id: str

@@ -62,7 +62,7 @@ def read_json(text: bytes | str, where: str) -> Any:
     """Parse JSON.
 
     Raises:
-        Problem: 400, it is none.
+        Problem: 400, it is not JSON.
     """
     try:
         return json.loads(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sandbox's own clock. Tests can push it forward, so that nothing has to sleep."""
+"""The sandbox's own clock. Tests can move it forward instead of sleeping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Clock:
         self._offset = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Push the clock forward by that many seconds."""
+        """Move the clock forward by some seconds."""
         if seconds < 0:
             raise ValueError("the clock only goes forward")
         self._offset += seconds
@@ -25,11 +25,11 @@ class Clock:
         return time.monotonic() + self._offset
 
     def now(self) -> pendulum.DateTime:
-        """The present moment in UTC, in whole milliseconds."""
+        """The current UTC time, in whole milliseconds."""
         now = pendulum.now("UTC").add(microseconds=round(self._offset * 1_000_000))
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def utc_text(moment: pendulum.DateTime) -> str:
-    """Write a UTC moment the way the service does: ``2026-03-02T10:15:30.123Z``."""
+    """Format a UTC time as the service does: ``2026-03-02T10:15:30.123Z``."""
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

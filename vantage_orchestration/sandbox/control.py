@@ -2,8 +2,8 @@
 """Control routes below ``/sandbox/``.
 
 They need no token and show everything, secrets included. They answer only to callers on the
-same machine; to anybody else they do not exist. They are neither journaled nor disturbed by
-faults.
+same machine; for all others they do not exist. They are not in the journal, and faults do not apply
+to them.
 
 A browser on the same machine is such a caller too, and it runs pages of other sites. So the
 ``Host`` header must name this machine or the address that the sandbox was told to listen on (a

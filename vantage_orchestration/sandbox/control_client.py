@@ -115,7 +115,7 @@ class SandboxControl:
         source: str = "Mail",
         parameters: Mapping[str, str] | None = None,
     ) -> str:
-        """Let a transaction come in by another way than the API; return its id.
+        """Receive a transaction by another channel than the API; return its id.
 
         It belongs to the main tenant and is started at once.
 
@@ -135,7 +135,7 @@ class SandboxControl:
         source: str = "Mail",
         parameters: Mapping[str, str] | None = None,
     ) -> list[str]:
-        """Let many equal transactions come in at once; return their ids, oldest first.
+        """Receive many equal transactions at once; return their ids, oldest first.
 
         Args:
             count: How many.
@@ -173,8 +173,8 @@ class SandboxControl:
         Args:
             count: How many.
             skill: Id or name of the skill.
-            ended: Whether they were processed; else they run for ever.
-            seconds: Time over which they were made, up to now, at equal distances.
+            ended: Whether they were processed; otherwise they run for ever.
+            seconds: Period in which they were created, up to now, at equal intervals.
             parameters: Their registration parameters.
             source: Where they came in; ``PublicAPI`` adds the service's own parameter.
         """
@@ -213,7 +213,7 @@ class SandboxControl:
         return found
 
     def advance(self, seconds: float) -> None:
-        """Push the sandbox's clock forward; tokens, links and transactions grow older."""
+        """Move the sandbox's clock forward; tokens, links and transactions get older."""
         self._call("POST", "clock", json={"seconds": seconds})
 
     def skills(self) -> list[dict[str, Any]]:
@@ -235,7 +235,7 @@ class SandboxControl:
     def issued_secrets(self) -> list[str]:
         """Return every token and every link token issued so far.
 
-        Meant for searches that prove that none got into a log or a file.
+        For searches that prove that none is in a log or a file.
         """
         found = self._call("GET", "secrets")
         return [*found["tokens"], *found["links"]]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults that tests and users switch on.
 
-Rules are looked through in the order they were added. The first one that fits a request and has
-nothing left to skip is applied, and used up by one; at most one rule applies to a request.
+Rules are checked in the order in which they were added. The first one that matches a request and
+has nothing left to skip is applied once; at most one rule applies to a request.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transactions that come in by mail, scanner or phone in place of the API.
 
-They belong to the main tenant, are started at once, and go on by themselves: only time counts,
-``processing_seconds`` by the sandbox's clock, and not how often somebody has looked. What they show
-differs from what comes through the API in two things: they have no ``App``, and their files have
+They belong to the main tenant and are started at once. Only time counts for their processing
+(``processing_seconds`` by the sandbox's clock), not how often they are read. They differ from
+transactions of the API in two things: they have no ``App``, and their files have
 another ``SourceType``.
 """
 

@@ -107,5 +107,5 @@ class Journal:
         ]
 
     def clear(self) -> None:
-        """Forget all entries; numbers go on."""
+        """Forget all entries; numbers continue."""
         self._entries.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything a running sandbox knows. Only its event loop touches it."""
+"""All state of a running sandbox. Only its event loop accesses it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SandboxState:
     def reset(self) -> None:
         """Forget transactions, faults, journal, locks and changed settings; revoke all tokens.
 
-        Ids and tokens go on from where they were, so that none is ever given out twice.
+        Ids and tokens continue from where they were, so that none is ever issued twice.
         """
         self.settings = self.initial
         self.faults.clear()

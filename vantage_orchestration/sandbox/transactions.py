@@ -286,14 +286,14 @@ class Transactions:
         parameters: tuple[Parameter, ...],
         source: str,
     ) -> None:
-        """Add transactions of other people, which are listed and nothing else.
+        """Add transactions of other people, which can only be listed.
 
         Args:
             tenant_id: Tenant they belong to.
             skill_id: Skill.
             count: How many.
-            ended: Whether they were processed; else they run for ever.
-            seconds: Time over which they were made, up to now, at equal distances.
+            ended: Whether they were processed; otherwise they run for ever.
+            seconds: Period in which they were created, up to now, at equal intervals.
             parameters: Their registration parameters.
             source: Where they came in.
         """
@@ -422,7 +422,7 @@ class Transactions:
         """End a manual review.
 
         Raises:
-            ValueError: The status is none a transaction can end with.
+            ValueError: A transaction can't end with this status.
             LookupError: No such transaction waits for a review.
         """
         if status not in OUTCOMES:
@@ -437,12 +437,12 @@ class Transactions:
     # ---- reading -------------------------------------------------------------------------
 
     async def settle(self, transaction: Transaction) -> None:
-        """Look at a transaction: count the look, and let processing go on when it is due."""
+        """Read a transaction: count the read, and continue processing if it is due."""
         settings = self._settings()
         if transaction.status != PROCESSING or transaction.review == WAITING:
             return
         elapsed = self._clock.monotonic() - transaction.started_at
-        # What came by mail and the like goes on by itself, whether or not somebody looks.
+        # What came by mail and the like is processed whether or not somebody reads it.
         by_looks = transaction.source == PUBLIC_API
         if (
             (by_looks and transaction.looks < settings.processing_polls)
@@ -468,7 +468,7 @@ class Transactions:
             self._end(transaction, wanted, at=at)
 
     async def go_on(self) -> None:
-        """Let everything go on that came by mail and the like, as far as its time has come."""
+        """Continue processing of all that came by mail and the like, as far as it is due."""
         for item in list(self._all.values()):
             if item.source != PUBLIC_API:
                 await self.settle(item)
