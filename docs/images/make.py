@@ -108,7 +108,7 @@ def connection_form(page: Browser, base: str, output: Path) -> None:
             kind = page.attribute(f"{form}//input[@name='element_{name}']", "type")
             check(f"field {name}", [kind], ["password"])
     page.run("document.activeElement.blur()")
-    page.resize(1200, 2500)
+    page.resize(1200, 2560)
     page.run("document.querySelector('[role=dialog]').parentElement.scrollTo(0, 0)")
     keep("airflow-connection-extra", page.picture(), output)
 
@@ -135,7 +135,7 @@ def credentials_form(page: Browser, base: str, output: Path) -> None:
     for name in ("username", "password", "client_id", "client_secret"):
         page.type(_field(name), EXAMPLE[name])
     page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
-    page.resize(1200, 2340)
+    page.resize(1200, 2520)
     keep("prefect-credentials", page.picture(), output)
 
 
@@ -188,7 +188,7 @@ def documents(page: Browser, base: str, output: Path) -> None:
         http.trust_env = False
         reply = http.post(f"{base}/api/artifacts/filter", json={}, timeout=60)
     (table,) = (each for each in reply.json() if each["type"] == "table")
-    page.open(f"{base}/artifacts/artifact/{table['id']}", height=640)
+    page.open(f"{base}/artifacts/artifact/{table['id']}", height=680)
     files = sorted(path.name for path in DOCUMENTS.glob("*.pdf"))
     check("files", sorted(page.texts("//tbody/tr/td[1]")), sorted([*files, WRONG]))
     keep("prefect-documents", page.picture(), output)
@@ -208,7 +208,7 @@ from vantage_orchestration.prefect.skill import VantageSkill
 
 VantageSkill.register_type_and_schema()
 VantageCredentials(region="custom", base_url={sandbox.url!r}, **{account!r}).save({BLOCK!r})
-process_folder({str(inputs)!r}, {str(home / "results")!r}, "Invoice", {BLOCK!r}, poke_interval=1)
+process_folder({str(inputs)!r}, "memory://invoices/out", "Invoice", {BLOCK!r}, poke_interval=1)
 """
         subprocess.run(  # noqa: S603 - this very Python
             [sys.executable, "-c", script],

@@ -557,8 +557,11 @@ def test_what_a_run_says_and_shows(case: Case, lines: list[str]) -> None:
     assert rows["`r.pdf`"]["Status"] == "In review"
     assert rows["`a.pdf`"]["Pages"] == 1
     assert rows["`a.pdf`"]["Results"] == "`unclassified/a.pdf`"
-    assert f"Results: `{case.output}`." in table.description
-    assert "pages by skill: `Invoice` 3" in table.description
+    assert table.description == (
+        f"ABBYY Vantage: 3 documents with 3 pages of 3 transactions in `{case.output}`;"
+        f" pages by skill: `Invoice` 3; 1 failed: `'x.pdf' ({failed.error})`;"
+        " 1 in review: `'r.pdf'`."
+    )
 
 
 # ------------------------------------------------------------------ undo

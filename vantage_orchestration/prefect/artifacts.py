@@ -38,6 +38,7 @@ from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.markdown import literal
 from vantage_orchestration.prefect.paging import listed
+from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean
 
@@ -125,7 +126,7 @@ class DocumentsTable:
 
     def finish(self, manifest: Manifest, output: str = "") -> None:
         """Show what came of the job. ``output`` is the path or URL of its folder."""
-        self._show(_rows(manifest), _words_of(manifest, output))
+        self._show(_rows(manifest), f"ABBYY Vantage: {summary(manifest, output, literal)}.")
 
     def _show(self, rows: Sequence[Mapping[str, Any]], text: str) -> None:
         if len(rows) > _MOST_ROWS:
@@ -136,31 +137,6 @@ class DocumentsTable:
                 self._id = _create("table", self._key, data, text)
             else:
                 _update(self._id, data, text)
-
-
-def _words_of(manifest: Manifest, output: str) -> str:
-    counts = manifest.counts
-    parts = [
-        f"{counts['documents']} documents from {counts['transactions']} transactions",
-        f"{counts['pages']} pages",
-    ]
-    parts += [
-        f"{counts[name]} {text}"
-        for name, text in (
-            ("rule_errors", "broken rules"),
-            ("in_review", "in review"),
-            ("failed", "failed"),
-        )
-        if counts[name]
-    ]
-    for what, found in (
-        ("skill", manifest.pages_by_skill),
-        ("class", manifest.pages_by_class),
-    ):
-        pages = ", ".join(f"{literal(name)} {number}" for name, number in found.items())
-        parts += [f"pages by {what}: {pages}"] if pages else []
-    place = f" Results: {literal(output)}." if output else ""
-    return f"ABBYY Vantage: {', '.join(parts)}.{place}"
 
 
 class BatchProgress:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.processing.names import UNCLASSIFIED
@@ -69,18 +69,24 @@ def summary_of_wait(outcome: Outcome) -> str:
     return text
 
 
-def summary(manifest: Manifest, place: str) -> str:
+def summary(manifest: Manifest, place: str, literal: Callable[[str], str] = str) -> str:
     """Return the last line of a task that has fetched results: numbers, their location, classes and
-    skills, failures with reasons, reviews, and how many transactions an earlier try had started."""
+    skills, failures with reasons, reviews, and how many transactions an earlier try had started.
+
+    Args:
+        manifest: The results.
+        place: Path or URL of their folder; empty to leave it out.
+        literal: Escapes texts that come from outside, for a page in another format than text.
+    """
     counts = manifest.counts
     text = (
         f"{counted(counts['documents'], 'document', 'documents')} with"
         f" {counted(counts['pages'], 'page', 'pages')} of {_transactions(counts['transactions'])}"
-        f" in {place}"
+        f"{f' in {literal(place)}' if place else ''}"
     )
     if _classified(manifest):
-        text += f"; by class: {_numbers(manifest.by_class)}"
-    text = "; ".join((text, *pages_of(manifest)))
+        text += f"; by class: {_numbers(manifest.by_class, literal)}"
+    text = "; ".join((text, *pages_of(manifest, literal)))
     for name, one, many in (
         ("rule_errors", "broken rule", "broken rules"),
         ("low_quality", "not good enough", "not good enough"),
@@ -96,24 +102,24 @@ def summary(manifest: Manifest, place: str) -> str:
         (late, "not ended"),
     ):
         if entries:
-            told = [_told(each) for each in entries[:_FAILURES]]
+            told = [literal(_told(each)) for each in entries[:_FAILURES]]
             text += f"; {len(entries)} {what}: {_listed(told, len(entries))}"
     return text + _earlier(manifest.earlier)
 
 
-def pages_of(manifest: Manifest) -> list[str]:
+def pages_of(manifest: Manifest, literal: Callable[[str], str] = str) -> list[str]:
     """Return the pages by skill and, if documents have classes, by class."""
     kinds = [("skill", manifest.pages_by_skill)] if manifest.transactions else []
     kinds += [("class", manifest.pages_by_class)] if _classified(manifest) else []
-    return [f"pages by {what}: {_numbers(found)}" for what, found in kinds]
+    return [f"pages by {what}: {_numbers(found, literal)}" for what, found in kinds]
 
 
 def _classified(manifest: Manifest) -> bool:
     return bool(manifest.by_class.keys() - {UNCLASSIFIED})
 
 
-def _numbers(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{clean(name)} {number}" for name, number in found.items())
+def _numbers(found: Mapping[str, int], literal: Callable[[str], str]) -> str:
+    return ", ".join(f"{literal(clean(name))} {number}" for name, number in found.items())
 
 
 def _told(entry: UnfinishedEntry) -> str:
