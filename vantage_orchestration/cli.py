@@ -19,7 +19,7 @@ from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError
 
 if TYPE_CHECKING:
-    from vantage_orchestration.token.stores import StoreFactory
+    from vantage_orchestration.state import StoreFactory
 
 GROUP = "vantage_orchestration.commands"
 #: Entry points that load a credential of an orchestrator by name: ``load(name)`` returns the

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import logging
 import math
 import os
 import re
@@ -15,52 +16,81 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from vantage_orchestration.credential_fields import DEFAULT_STORE, FIELDS, STORES
-from vantage_orchestration.credentials import Credentials, is_loopback
+from vantage_orchestration.credentials import (
+    Credentials,
+    documented,
+    fields_of,
+    is_loopback,
+    stored,
+)
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import FileStore, Store, StoreFactory
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "ABBYY_VANTAGE_"
 #: Value of ``proxy`` for a direct connection.
 NO_PROXY = "none"
 _BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _LONGEST_BUNDLE = 16 * 1024 * 1024
+_STORES = ("file", "orchestrator", "memory")
 _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f]")
 _FLAGS = dict.fromkeys(("true", "1", "yes", "on"), True)
 _FLAGS |= dict.fromkeys(("false", "0", "no", "off"), False)
 
 
+def _number(label: str, description: str, default: float) -> Any:
+    return stored(label, description, kind="number", default=default)
+
+
+@documented
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
     """Connection settings.
 
-    Args:
-        verify: Check the server's certificate.
-        ca_bundle: File or folder of certificate authorities, which are then the only trusted ones;
-            empty for those of the environment or the system. A leading ``~`` is the home folder.
-        proxy: Address of an HTTP proxy; empty for that of the environment; ``none`` for a direct
-            connection in any environment. It may contain a password.
-        connect_timeout: Seconds to connect.
-        read_timeout: Seconds to wait for the server's next bytes, and for a whole reply other than
-            a file.
-        result_limit: Largest unpacked result file in megabytes (of 1024 * 1024 bytes).
-        max_concurrent_requests: Requests that a host sends at the same time; 0 for no limit.
-        max_requests_per_second: Requests that a host sends in a second; 0 for no limit.
+    A leading ``~`` of ``ca_bundle`` is the home folder. ``proxy`` may contain a password.
 
     Raises:
         ConfigurationError: ``ca_bundle`` does not exist, ``proxy`` is not an address, or a number
             is not positive.
     """
 
-    verify: bool = True
-    ca_bundle: str = ""
-    proxy: Secret = field(default_factory=Secret)
-    connect_timeout: float = 5.0
-    read_timeout: float = 30.0
-    result_limit: float = 8192.0
-    max_concurrent_requests: float = 0.0
-    max_requests_per_second: float = 0.0
+    ca_bundle: str = stored(
+        "CA bundle",
+        "File with the only certificate authorities to trust. By default that of"
+        " REQUESTS_CA_BUNDLE, or the usual ones.",
+    )
+    verify: bool = stored(
+        "Verify certificates",
+        "Check the server's certificate. Turn this off for trials only.",
+        kind="flag",
+        default=True,
+    )
+    proxy: Secret = stored(
+        "Proxy",
+        "Address of an HTTP proxy, such as http://proxy.example.com:3128, or none for a direct"
+        " connection. By default that of the environment.",
+        kind="secret",
+    )
+    connect_timeout: float = _number("Connect timeout", "Seconds to connect.", 5.0)
+    read_timeout: float = _number(
+        "Read timeout",
+        "Seconds to wait for the server's next bytes, and for a whole reply other than a file.",
+        30.0,
+    )
+    result_limit: float = _number("Result limit", "Largest result file in megabytes.", 8192.0)
+    max_concurrent_requests: float = _number(
+        "Requests at once",
+        "Requests that a host sends at the same time with this credential; 0 for any number.",
+        0.0,
+    )
+    max_requests_per_second: float = _number(
+        "Requests per second",
+        "Requests that a host sends in a second with this credential; 0 for any number.",
+        0.0,
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ca_bundle", os.path.expanduser(self.ca_bundle.strip()))
@@ -202,17 +232,14 @@ def _proxy_of_environment(url: str) -> Secret:
     return Secret(select_proxy(url, get_environ_proxies(url)) or "")
 
 
+@documented
 @dataclass(frozen=True, slots=True)
 class VantageConfig:
-    """One stored credential: login, connection settings and storage of tokens.
+    """One stored credential: login (``credentials``), connection settings (``http``) and storage of
+    tokens.
 
-    Args:
-        credentials: Login.
-        http: Connection settings.
-        store: Where tokens are for other processes: ``file``, ``orchestrator`` or ``memory``.
-        store_path: Folder of the file store; empty for the user's runtime or cache folder.
-        origin: Its source, in the form of ``vantage-orchestration token --of``: empty for the
-            environment, None if created in code.
+    ``origin`` is its source, in the form of ``vantage-orchestration token --of``: empty for the
+    environment, None if created in code. There the token store is by default ``memory``.
 
     Raises:
         ConfigurationError: The store is unknown.
@@ -220,16 +247,42 @@ class VantageConfig:
 
     credentials: Credentials
     http: HttpSettings = field(default_factory=HttpSettings)
-    store: str = "memory"
-    store_path: str = ""
+    store: str = stored(
+        "Token store",
+        "Where a token is stored for other processes: file (on this host), orchestrator (Airflow"
+        " or Prefect Variable, for several hosts), or memory (not stored).",
+        in_code="memory",
+        default="file",
+        choices=_STORES,
+    )
+    store_path: str = stored(
+        "Token folder", "Folder of the file store, if not the user's runtime or cache folder."
+    )
     origin: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.store not in STORES:
+        if self.store not in _STORES:
             raise ConfigurationError(
                 f"{self.store!r} is not a store for tokens of ABBYY Vantage",
-                hint=f"Choose one of {', '.join(STORES)}",
+                hint=f"Choose one of {', '.join(_STORES)}",
             )
+
+    def open_store(self, orchestrator: StoreFactory | None = None) -> Store | None:
+        """Return the store of tokens; None if they stay in the process's memory.
+
+        Args:
+            orchestrator: Creates the orchestrator's own store, if there is an orchestrator.
+        """
+        if self.store == "file":
+            return FileStore(self.store_path)
+        if self.store == "orchestrator":
+            if orchestrator is not None:
+                return orchestrator()
+            log.warning(
+                "The token of ABBYY Vantage is kept in this process alone: there is no orchestrator"
+                " whose store could be used"
+            )
+        return None
 
     @property
     def trust(self) -> Trust:
@@ -253,7 +306,7 @@ class VantageConfig:
     @classmethod
     @discreet
     def from_fields(cls, values: Mapping[str, Any], origin: str | None = None) -> VantageConfig:
-        """Read the fields of :data:`vantage_orchestration.credential_fields.FIELDS`.
+        """Read the fields of a stored credential, :data:`FIELDS`.
 
         Args:
             values: Field name to value. Empty and missing values mean the default. Flags and
@@ -268,7 +321,7 @@ class VantageConfig:
             ConfigurationError: A value is missing or wrong. Nothing was sent.
         """
         _check_names(values)
-        read: dict[str, Any] = {"store": DEFAULT_STORE}
+        read: dict[str, Any] = {"store": "file"}
         for spec in FIELDS:
             value = values.get(spec.name)
             if value is None or (isinstance(value, (str, Secret)) and not value):
@@ -306,6 +359,10 @@ class VantageConfig:
             },
             origin="",
         )
+
+
+#: The fields of a stored credential: the one list from which every form is built.
+FIELDS = (*fields_of(Credentials), *fields_of(HttpSettings), *fields_of(VantageConfig))
 
 
 def _check_names(values: Mapping[str, Any]) -> None:

@@ -1,32 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The login as one immutable value, checked when it is created."""
+"""The login as one immutable value, checked when it is created.
+
+Each field is declared once, with what a form shows. The Airflow connection form, the Prefect block,
+the environment variables and :meth:`.VantageConfig.from_fields` follow these declarations.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import inspect
 import ipaddress
 import re
-from dataclasses import dataclass, field, fields
-from typing import TypeVar, final
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypeVar, final
 from urllib.parse import quote, urlsplit
 
-from vantage_orchestration.credential_fields import (
-    CLIENT_AUTHS,
-    DEFAULT_API_PATH,
-    DEFAULT_AUTH_PATH,
-    DEFAULT_CLIENT_AUTH,
-    DEFAULT_GRANT_TYPE,
-    DEFAULT_SCOPE,
-    DEFAULT_TENANT_AUTH_PATH,
-    REGIONS,
-)
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import MASK, Confidential, Secret
 
 T = TypeVar("T")
 
+#: Base address per region [OAS25]. A tenant exists in one region only.
+REGIONS: Final = {
+    "us": "https://vantage-us.abbyy.com",
+    "eu": "https://vantage-eu.abbyy.com",
+    "au": "https://vantage-au.abbyy.com",
+}
+#: Paths and scope of contract section 2.1. According to the vendor, all may change.
+DEFAULT_AUTH_PATH: Final = "/auth2/connect/token"
+DEFAULT_TENANT_AUTH_PATH: Final = "/auth2/{tenantId}/connect/token"
+DEFAULT_API_PATH: Final = "/api/publicapi/v1"
+DEFAULT_SCOPE: Final = "openid permissions global.wildcard"
+#: Ways to send the API client to the token endpoint.
+_CLIENT_AUTHS: Final = ("form", "basic")
+
 _UNSAFE = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _TENANT = "{tenantId}"
+
+
+class Field(NamedTuple):
+    """One field of a stored credential.
+
+    Attributes:
+        name: Its name in the connection's extra, in the block and, in capitals and after
+            ``ABBYY_VANTAGE_``, in the environment.
+        label: Its label in a form.
+        description: Help for the form, as sentences.
+        kind: How its value is parsed.
+        default: Its value if none is given.
+        choices: The values of a dropdown.
+        needed: Whether every credential needs it.
+    """
+
+    name: str
+    label: str
+    description: str
+    kind: Literal["text", "secret", "flag", "number"] = "text"
+    default: str | bool | float = ""
+    choices: tuple[str, ...] = ()
+    needed: bool = False
+
+
+def stored(label: str, description: str, *, in_code: Any = None, **more: Any) -> Any:
+    """Declare a field of a dataclass that is a :class:`Field` of a stored credential.
+
+    ``in_code`` is its default for code that creates a value, if that is another one.
+    """
+    default = more.get("default", "") if in_code is None else in_code
+    if more.get("kind") == "secret":
+        default = Secret()
+    metadata = {"label": label, "description": description, **more}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fields_of(kind: Any) -> tuple[Field, ...]:
+    """Return the fields that a dataclass declares by :func:`stored`."""
+    declared = dataclasses.fields(kind)
+    return tuple(Field(each.name, **each.metadata) for each in declared if each.metadata)
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Add the descriptions of its fields to the docstring of a dataclass."""
+    own = [f"    {each.name}: {each.description}" for each in fields_of(cls)]
+    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *own])
+    return cls
 
 
 def _made_discreetly(cls: type[T]) -> type[T]:
@@ -36,28 +94,14 @@ def _made_discreetly(cls: type[T]) -> type[T]:
 
 @final
 @_made_discreetly
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=False)
 class Credentials(Confidential):
     """Who logs in, where and how (contract, sections 1 and 2).
 
-    Args:
-        region: ``us``, ``eu`` or ``au``; ``custom`` or empty with a ``base_url``.
-        base_url: Address of a private cloud, with or without ``/api/publicapi/v1`` at its end, in
-            place of the region's address. Only https, except for this machine itself; without a
-            scheme, https is assumed.
-        tenant_id: Tenant, if the user belongs to several; the token path then names it.
-        username: User name (an e-mail address), for the grant ``password``.
-        password: That user's password.
-        client_id: Id of the API client.
-        client_secret: Secret of the API client.
-        grant_type: OAuth 2.0 grant type.
-        scope: OAuth 2.0 scope.
-        client_auth: How the API client is sent: ``form`` (in the body, as documented) or ``basic``
-            (HTTP Basic).
-        auth_path: Path of the token endpoint below the base address. It may contain ``{tenantId}``.
-            Empty for the documented path.
-        api_path: Path of the processing API below the base address.
-
+    The base URL may end with ``/api/publicapi/v1``. Only https is accepted, except for this machine
+    itself; without a scheme, https is assumed. With a tenant id, the token path names the tenant.
+    ``auth_path`` and ``api_path`` are below the base URL; the former may contain ``{tenantId}``.
     Surrounding spaces are removed from all values, but from secrets only line breaks.
 
     Raises:
@@ -66,37 +110,80 @@ class Credentials(Confidential):
     The object shows neither password nor client secret in any form, and can't be pickled.
     """
 
-    region: str = ""
-    base_url: str = ""
-    tenant_id: str = ""
-    username: str = ""
-    password: Secret = field(default_factory=Secret)
-    client_id: str = ""
-    client_secret: Secret = field(default_factory=Secret)
-    grant_type: str = DEFAULT_GRANT_TYPE
-    scope: str = DEFAULT_SCOPE
-    client_auth: str = DEFAULT_CLIENT_AUTH
-    auth_path: str = ""
-    api_path: str = DEFAULT_API_PATH
+    region: str = stored(
+        "Region",
+        "Region of the tenant: us, eu or au. Choose custom for an address of your own, and give the"
+        " base URL.",
+        choices=(*REGIONS, "custom"),
+        needed=True,
+    )
+    base_url: str = stored(
+        "Base URL",
+        "Address of a private cloud, such as https://vantage.example.com. Only with region custom.",
+    )
+    tenant_id: str = stored(
+        "Tenant ID", "Needed if the user's e-mail address belongs to more than one tenant."
+    )
+    username: str = stored(
+        "Username",
+        "E-mail address of the ABBYY Vantage user. Needed with the grant type password.",
+    )
+    password: Secret = stored(
+        "Password", "Password of that user. Needed with the grant type password.", kind="secret"
+    )
+    client_id: str = stored(
+        "Client ID",
+        "Id of the API client, from the tenant's administrator. Always needed.",
+        needed=True,
+    )
+    client_secret: Secret = stored(
+        "Client secret",
+        "Secret of the API client. Always needed. It expires, by default six months after its"
+        " creation.",
+        kind="secret",
+        needed=True,
+    )
+    grant_type: str = stored(
+        "Grant type",
+        "OAuth 2.0 grant: password for a user, or client_credentials for services and for tenants"
+        " with single sign-on.",
+        default="password",
+    )
+    scope: str = stored(
+        "Scope",
+        "OAuth 2.0 scope. Change it only if the vendor's documentation does.",
+        default=DEFAULT_SCOPE,
+    )
+    client_auth: str = stored(
+        "Client authentication",
+        "How client ID and secret are sent: form (in the request's body, as ABBYY documents it)"
+        " or basic (HTTP Basic), for a token endpoint of your own that accepts nothing else.",
+        default="form",
+        choices=_CLIENT_AUTHS,
+    )
+    auth_path: str = stored(
+        "Authentication path",
+        "Path of the token endpoint, if not the documented /auth2/connect/token or"
+        " /auth2/{tenantId}/connect/token.",
+    )
+    api_path: str = stored("API path", "Path of the processing API.", default=DEFAULT_API_PATH)
 
     def __post_init__(self) -> None:
-        api_path = _path("api_path", self.api_path or DEFAULT_API_PATH)
-        region, tenant_id = self.region.strip().lower(), self.tenant_id.strip()
-        values = {
-            "password": Secret(self.password).unbroken(),
-            "client_secret": Secret(self.client_secret).unbroken(),
-            "region": region,
-            "base_url": _base_url(region, self.base_url.strip(), api_path),
-            "tenant_id": tenant_id,
-            "username": self.username.strip(),
-            "client_id": self.client_id.strip(),
-            "grant_type": self.grant_type.strip() or DEFAULT_GRANT_TYPE,
-            "scope": " ".join(self.scope.split()) or DEFAULT_SCOPE,
-            "client_auth": self.client_auth.strip().lower() or DEFAULT_CLIENT_AUTH,
-            "auth_path": _auth_path(self.auth_path.strip(), tenant_id),
-            "api_path": api_path,
-        }
-        for name, value in values.items():
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(each.default, Secret):
+                value = Secret(value).unbroken()
+            else:
+                value = " ".join(value.split()) if each.name == "scope" else value.strip()
+            object.__setattr__(self, each.name, value or each.default)
+        region, api_path = self.region.lower(), _path("api_path", self.api_path)
+        for name, value in (
+            ("region", region),
+            ("base_url", _base_url(region, self.base_url, api_path)),
+            ("client_auth", self.client_auth.lower()),
+            ("auth_path", _auth_path(self.auth_path, self.tenant_id)),
+            ("api_path", api_path),
+        ):
             object.__setattr__(self, name, value)
         self._check()
 
@@ -110,13 +197,12 @@ class Credentials(Confidential):
                 f"The ABBYY Vantage credential has no {', '.join(missing)}",
                 hint=f"The grant type {self.grant_type!r} needs {', '.join(needed)}",
             )
-        if self.client_auth not in CLIENT_AUTHS:
+        if self.client_auth not in _CLIENT_AUTHS:
             raise ConfigurationError(
                 f"The client_auth {self.client_auth!r} of the ABBYY Vantage credential is unknown",
-                hint=f"Choose {' or '.join(CLIENT_AUTHS)}",
+                hint=f"Choose {' or '.join(_CLIENT_AUTHS)}",
             )
-        for each in fields(self):
-            name = each.name
+        for name in (each.name for each in dataclasses.fields(self)):
             if not _is_text(getattr(self, name)):
                 raise ConfigurationError(
                     f"The {name} of the ABBYY Vantage credential can't be sent as text",

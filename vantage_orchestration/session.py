@@ -30,11 +30,11 @@ from vantage_orchestration.http import (
 from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.secret import Secret, refuse_pickling
+from vantage_orchestration.state import StoreFactory
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.throttle import throttle_of
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.source import TokenSource, token_source
-from vantage_orchestration.token.stores import StoreFactory
 from vantage_orchestration.upload import MultipartBody
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import StateUnavailable
-from vantage_orchestration.token.stores import FileStore
+from vantage_orchestration.state import FileStore
 
 if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig

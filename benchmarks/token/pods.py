@@ -23,11 +23,10 @@ from pathlib import Path
 
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.secret import Secret
-from vantage_orchestration.state import Store
+from vantage_orchestration.state import FileStore, Store
 from vantage_orchestration.token import TokenSource, entry
 from vantage_orchestration.token.access import Clock
 from vantage_orchestration.token.request import Grant, renewal_margin
-from vantage_orchestration.token.stores import FileStore
 
 DAY = 86400.0
 PODS = 10_000

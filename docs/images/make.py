@@ -23,7 +23,7 @@ from browser import Browser, browser
 from PIL import Image
 from servers import airflow, environment_of, prefect
 
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS
 from vantage_orchestration.sandbox import SandboxServer
 
 HERE = Path(__file__).resolve().parent

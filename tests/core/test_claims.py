@@ -12,9 +12,9 @@ from core.conftest import config_of
 from vantage_orchestration import errors
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.state import FileStore
 from vantage_orchestration.token import cache
 from vantage_orchestration.token.source import TokenSource
-from vantage_orchestration.token.stores import FileStore
 
 PODS = 20
 

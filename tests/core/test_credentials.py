@@ -11,8 +11,7 @@ import traceback
 import pytest
 from leaks import find_leaks
 
-from vantage_orchestration.config import HttpSettings, VantageConfig
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS, HttpSettings, VantageConfig
 from vantage_orchestration.credentials import Credentials, is_loopback
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.secret import MASK, Secret

@@ -130,7 +130,7 @@ def imported_by(path: Path) -> list[str]:
         "vantage_orchestration.token",
         "vantage_orchestration.config",
         "vantage_orchestration.errors",
-        "vantage_orchestration.credential_fields",
+        "vantage_orchestration.credentials",
         "vantage_orchestration.cli",
         "vantage_orchestration.airflow.provider",
     ],

@@ -7,7 +7,7 @@ import ast
 import re
 from pathlib import Path
 
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,8 +19,8 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import HttpSettings
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.sandbox import SandboxServer
+from vantage_orchestration.state import FileStore
 from vantage_orchestration.throttle import Throttle, throttle_of
-from vantage_orchestration.token.stores import FileStore
 
 
 class Counted:
@@ -69,7 +69,7 @@ def test_no_more_than_so_many_at_once(tmp_path: Path) -> None:
 def test_a_slot_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
     code = (
         "import sys, time; from vantage_orchestration.throttle import Throttle;"
-        "from vantage_orchestration.token.stores import FileStore;"
+        "from vantage_orchestration.state import FileStore;"
         "limits = Throttle(FileStore(sys.argv[1]), 'account', 1, 0)\n"
         "with limits.slot(): print('held', flush=True); time.sleep(600)"
     )

@@ -35,7 +35,6 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.token import TokenSource, token_source
-from vantage_orchestration.token.stores import store_of
 
 QUICK = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002, budget=30)
 FIELDS = {
@@ -92,7 +91,7 @@ def config_for(url, **changes) -> VantageConfig:
 
 def source_of(config) -> TokenSource:
     """Return a source as another process would have it."""
-    return TokenSource(config, store=store_of(config), retries=QUICK)
+    return TokenSource(config, store=config.open_store(), retries=QUICK)
 
 
 def failure_of(config) -> VantageError | None:

@@ -21,6 +21,7 @@ from vantage_orchestration import errors
 from vantage_orchestration.config import HttpSettings, Trust, VantageConfig
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import FileStore, default_folder
 from vantage_orchestration.token import TokenSource
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.cache import TokenCache
@@ -32,7 +33,6 @@ from vantage_orchestration.token.entry import (
     write_token,
 )
 from vantage_orchestration.token.request import Grant
-from vantage_orchestration.token.stores import FileStore, default_folder
 
 PASSWORD = "a password of length"
 CLIENT_SECRET = "a client secret of sufficient length"
@@ -624,7 +624,7 @@ def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, mo
 
 
 def test_the_default_folder_is_the_users_own(tmp_path):
-    code = "from vantage_orchestration.token.stores import default_folder;print(default_folder())"
+    code = "from vantage_orchestration.state import default_folder;print(default_folder())"
 
     def ask(**environment) -> str:
         done = subprocess.run(

@@ -610,13 +610,12 @@ def loaded_credential(name: str, forget: bool = False, kept: bool = False) -> di
     from vantage_orchestration.errors import ConfigurationError, StateUnavailable
     from vantage_orchestration.token.access import SYSTEM_CLOCK
     from vantage_orchestration.token.cache import TokenCache
-    from vantage_orchestration.token.stores import store_of
 
     try:
         config, orchestrator = load_config(name)
     except ConfigurationError as error:
         return {"error": str(error), "context": str(error.__context__)}
-    store = store_of(config, orchestrator)
+    store = config.open_store(orchestrator)
     cache = TokenCache(store, config.credentials, SYSTEM_CLOCK)
     if forget:
         try:

@@ -11,7 +11,7 @@ from leaks import find_leaks
 from test_airflow.installation import Airflow, columns_of, logins
 
 from vantage_orchestration.airflow.connection import COLUMNS
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS
 from vantage_orchestration.sandbox import SandboxServer
 
 #: What the extra holds besides, with the secrets masked as the page shows them.

@@ -17,7 +17,7 @@ import pytest
 
 from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.airflow.provider import get_provider_info
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS
 
 
 def airflow_schema(name: str) -> dict:

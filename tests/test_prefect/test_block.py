@@ -21,7 +21,7 @@ from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS
 from vantage_orchestration.errors import (
     ConfigurationError,
     CredentialsRejected,

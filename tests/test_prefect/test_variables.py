@@ -39,10 +39,10 @@ from vantage_orchestration.prefect.credentials import load_config
 from vantage_orchestration.prefect.variables import PrefectVariables, VariablesOf
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import FileStore
 from vantage_orchestration.token import command, source
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.cache import TokenCache
-from vantage_orchestration.token.stores import FileStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts an Airflow Connection into a configuration. No network access, no Airflow import.
 
-The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. User name, password
+The fields are those of :data:`vantage_orchestration.config.FIELDS`. User name, password
 and base address are columns of the connection, all others are in its extra, under their names.
 """
 
@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS, VantageConfig
 from vantage_orchestration.credentials import with_scheme
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.text import read_json

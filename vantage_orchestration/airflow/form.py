@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from vantage_orchestration.airflow.compat import FORM_IS_METADATA
 from vantage_orchestration.airflow.connection import COLUMNS
 from vantage_orchestration.airflow.provider import get_provider_info
-from vantage_orchestration.credential_fields import FIELDS, Field
+from vantage_orchestration.config import FIELDS
+from vantage_orchestration.credentials import Field
 
 HookClass = TypeVar("HookClass", bound=type)
 

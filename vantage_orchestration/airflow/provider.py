@@ -14,7 +14,8 @@ from vantage_orchestration.airflow.connection import (
     CONN_TYPE,
     HOOK_NAME,
 )
-from vantage_orchestration.credential_fields import FIELDS, Field
+from vantage_orchestration.config import FIELDS
+from vantage_orchestration.credentials import Field
 from vantage_orchestration.host import airflow_version
 
 _PACKAGE = "vantage_orchestration.airflow"

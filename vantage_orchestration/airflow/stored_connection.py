@@ -12,7 +12,7 @@ from vantage_orchestration.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
-    from vantage_orchestration.token.stores import StoreFactory
+    from vantage_orchestration.state import StoreFactory
 
 
 def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:

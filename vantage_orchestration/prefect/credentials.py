@@ -24,15 +24,14 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
-from vantage_orchestration.credential_fields import FIELDS
+from vantage_orchestration.config import FIELDS, VantageConfig
 from vantage_orchestration.errors import ConfigurationError, discreet, frameless
 from vantage_orchestration.secret import MASK, Secret
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.config import VantageConfig
+    from vantage_orchestration.state import StoreFactory
     from vantage_orchestration.token import AccessToken
-    from vantage_orchestration.token.stores import StoreFactory
 
 __all__ = [
     "VantageCredentials",
@@ -68,7 +67,7 @@ def _field(name: str) -> Any:
 class VantageCredentials(CredentialsBlock):
     """Logs in to ABBYY Vantage and provides an authorised client for its API.
 
-    The fields are those of :data:`vantage_orchestration.credential_fields.FIELDS`. Values are
+    The fields are those of :data:`vantage_orchestration.config.FIELDS`. Values are
     checked, without network access, when a block is created in Python. A stored block is checked
     when it is used, so that it can always be loaded and corrected.
 
@@ -345,8 +344,6 @@ def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
 
 @discreet
 def _read(values: dict[str, Any], origin: str | None = None) -> VantageConfig:
-    from vantage_orchestration.config import VantageConfig
-
     for name in _SECRETS & values.keys():
         text = values[name]
         if isinstance(text, str) and text and not text.strip("*"):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vantage_orchestration.errors import StateUnavailable
-from vantage_orchestration.token.stores import FileStore
+from vantage_orchestration.state import FileStore
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient

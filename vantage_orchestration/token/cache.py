@@ -19,7 +19,7 @@ from typing import Final
 from vantage_orchestration.config import Trust
 from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.errors import StateUnavailable, VantageError
-from vantage_orchestration.state import Store
+from vantage_orchestration.state import FileStore, Store
 from vantage_orchestration.token.access import AccessToken, Clock
 from vantage_orchestration.token.entry import (
     EntryCipher,
@@ -28,7 +28,6 @@ from vantage_orchestration.token.entry import (
     write_refusal,
     write_token,
 )
-from vantage_orchestration.token.stores import FileStore
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from vantage_orchestration.errors import ConfigurationError, StateUnavailable
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
 from vantage_orchestration.token.cache import TokenCache
 from vantage_orchestration.token.entry import Refusal
-from vantage_orchestration.token.stores import store_of
 
 HELP = "show or clear the stored token or refusal of a credential"
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         StateUnavailable: The stored state can't be removed.
     """
     config, orchestrator = load_credential(args.of)
-    store = store_of(config, orchestrator)
+    store = config.open_store(orchestrator)
     cache = TokenCache(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
     place = f"{store.label if store is not None else 'memory'} store"
     forgets = args.action == "forget"

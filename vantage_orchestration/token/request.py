@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.credential_fields import DEFAULT_SCOPE, REGIONS
-from vantage_orchestration.credentials import Credentials
+from vantage_orchestration.credentials import DEFAULT_SCOPE, REGIONS, Credentials
 from vantage_orchestration.errors import (
     AuthError,
     AuthProtocolError,

@@ -34,7 +34,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
-from vantage_orchestration.state import Store
+from vantage_orchestration.state import FileStore, Store, StoreFactory
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
 from vantage_orchestration.token.cache import LOCK_PATIENCE, TokenCache
 from vantage_orchestration.token.entry import LONGEST_HOLD, Refusal
@@ -45,7 +45,6 @@ from vantage_orchestration.token.request import (
     renewal_margin,
 )
 from vantage_orchestration.token.request import log_in as network_log_in
-from vantage_orchestration.token.stores import FileStore, StoreFactory, store_of
 
 log = logging.getLogger(__name__)
 
@@ -399,7 +398,7 @@ def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None
         if source is None:
             source = TokenSource(
                 config,
-                store=store_of(config, orchestrator),
+                store=config.open_store(orchestrator),
                 locks=FileStore(config.store_path),
             )
             _registry[key] = source
