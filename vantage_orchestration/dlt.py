@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import AnyPath
     from vantage_orchestration.tables.values import ValueFormat
 
-__all__ = ["documents"]
-
 _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
 
 

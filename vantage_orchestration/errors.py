@@ -16,51 +16,6 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 from vantage_orchestration.text import one_line
 
-__all__ = [
-    "ApiError",
-    "AuthError",
-    "AuthProtocolError",
-    "AuthUnavailable",
-    "BadRequest",
-    "ClientRejected",
-    "ConfigurationError",
-    "Conflict",
-    "ConnectionFailed",
-    "CredentialsRejected",
-    "DocumentMismatch",
-    "FileChanged",
-    "FileNotReady",
-    "Forbidden",
-    "GrantNotAllowed",
-    "JobLost",
-    "LowQuality",
-    "NotFound",
-    "Overtaken",
-    "PayloadTooLarge",
-    "ProcessingError",
-    "ProtocolError",
-    "RateLimited",
-    "Redirected",
-    "ResultsMissing",
-    "ReviewNeeded",
-    "RulesBroken",
-    "ScopeRejected",
-    "ServiceUnavailable",
-    "StateDamaged",
-    "StateUnavailable",
-    "Throttled",
-    "TransactionCanceled",
-    "TransactionFailed",
-    "Unauthorized",
-    "VantageError",
-    "WaitTimeout",
-    "bare",
-    "discreet",
-    "frameless",
-    "translated",
-    "translating",
-]
-
 
 class VantageError(Exception):
     """Base of all errors of this package.

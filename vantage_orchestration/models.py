@@ -22,24 +22,6 @@ if TYPE_CHECKING:
 
     from pendulum import DateTime
 
-__all__ = [
-    "BusinessRuleError",
-    "ClassConfidence",
-    "Classification",
-    "ExtractedDocument",
-    "FileRef",
-    "ListedTransaction",
-    "NewTransaction",
-    "Page",
-    "ResultFile",
-    "Skill",
-    "SkillField",
-    "SkillParameter",
-    "Transaction",
-    "TransactionDocument",
-    "same_id",
-]
-
 T = TypeVar("T")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 Json = Mapping[str, Any]

@@ -14,8 +14,6 @@ from typing import Any, Generic, TypeVar
 
 from vantage_orchestration.errors import ProtocolError
 
-__all__ = ["Chunk", "Pages"]
-
 T = TypeVar("T")
 
 #: Most pages of one list, and most items. A busy tenant has 100,000 transactions in 14 days.

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
-__all__ = ["in_parallel", "in_thread"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

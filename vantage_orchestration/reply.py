@@ -21,21 +21,6 @@ from vantage_orchestration.errors import ConnectionFailed, ProtocolError
 from vantage_orchestration.retrying import parse_retry_after
 from vantage_orchestration.text import clean, read_json
 
-__all__ = [
-    "LONGEST_IN_MEMORY",
-    "LONGEST_JSON",
-    "PAGE_HINT",
-    "Broken",
-    "Damaged",
-    "Reply",
-    "TooLong",
-    "TooSlow",
-    "drain",
-    "page_error",
-    "read_chunks",
-    "read_start",
-]
-
 T = TypeVar("T")
 
 #: Largest JSON reply in bytes, unpacked. A page of 1000 transactions takes about one million.

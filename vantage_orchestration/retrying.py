@@ -13,15 +13,6 @@ from vantage_orchestration.errors import VantageError
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = [
-    "API_RETRIES",
-    "LOOKS",
-    "TOKEN_RETRIES",
-    "RetryPolicy",
-    "call",
-    "parse_retry_after",
-]
-
 T = TypeVar("T")
 
 #: How often in a row the server must give an answer that it may give too early before it is

@@ -31,8 +31,6 @@ from vantage_orchestration.urls import StorageUrl
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-__all__ = ["AnyPath", "Location", "is_part"]
-
 T = TypeVar("T")
 
 _CHUNK = 1024 * 1024

@@ -428,8 +428,7 @@ def final_errors() -> list[dict[str, Any]]:
     from vantage_orchestration.airflow.errors import translate
 
     found = []
-    for name in errors.__all__:
-        kind = getattr(errors, name)
+    for name, kind in vars(errors).items():
         if not (isinstance(kind, type) and issubclass(kind, errors.VantageError)):
             continue
         error = kind("It failed", hint="Do it", status=418, transaction_id="t-1", host="h")

@@ -13,8 +13,6 @@ from vantage_orchestration.urls import StorageUrl
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context
 
-__all__ = ["emit", "take_events"]
-
 #: Seconds by which events may become visible after their timestamp.
 _LATE: Final = 3600.0
 

@@ -12,8 +12,6 @@ import pendulum
 from vantage_orchestration.airflow.ledger import check_stores, ledger_stores
 from vantage_orchestration.processing import TaskKey
 
-__all__ = ["key_of", "task_key"]
-
 
 def task_key(part: str | None = None, *, state_path: Any = None) -> TaskKey:
     """Return the key of the running task, with the places for its notes.

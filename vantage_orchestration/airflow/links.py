@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
 
-__all__ = [
-    "RECORD_KEY",
-    "URL_PREFIX",
-    "TaskInstanceLike",
-    "VantageTransactionLink",
-    "page_path",
-    "page_url",
-    "record_transactions",
-]
-
 #: Key of the XCom that holds a :class:`.record.Record`.
 RECORD_KEY: Final = "abbyy_vantage"
 #: Where the API server serves the pages.

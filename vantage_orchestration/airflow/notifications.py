@@ -31,8 +31,6 @@ from vantage_orchestration.airflow.links import page_url
 if TYPE_CHECKING:
     from airflow.sdk import BaseNotifier, Context
 
-__all__ = ["CONTEXT_KEY", "ReviewNotifier", "notify_review"]
-
 #: Name of the additional member of the context.
 CONTEXT_KEY: Final = "abbyy_vantage_review"
 

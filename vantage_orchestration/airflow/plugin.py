@@ -17,8 +17,6 @@ from vantage_orchestration.airflow.links import URL_PREFIX
 from vantage_orchestration.airflow.quiet import quieten
 from vantage_orchestration.airflow.testing import NoteTests
 
-__all__ = ["VantagePlugin", "pages"]
-
 Message = MutableMapping[str, Any]
 
 

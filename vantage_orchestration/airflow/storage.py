@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location
 
-__all__ = ["below", "location_of", "output_of"]
-
 
 def location_of(place: Any) -> Location:
     """Return the file or folder of a path, a URL such as ``s3://conn_id@bucket/key``, or an

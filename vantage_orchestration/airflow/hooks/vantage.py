@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
     from vantage_orchestration.token import AccessToken
 
-__all__ = ["VantageHook"]
-
 
 @with_form
 class VantageHook(BaseHook):

@@ -52,14 +52,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Outcome
 
-__all__ = [
-    "VantageDeleteTransactionsOperator",
-    "VantageDownloadResultsOperator",
-    "VantageFetchCompletedOperator",
-    "VantageProcessDocumentsOperator",
-    "VantageSubmitOperator",
-]
-
 #: Seconds that ``on_kill`` may take; the supervisor gives a task a few before it is killed.
 _DELETE_SECONDS = 4.0
 

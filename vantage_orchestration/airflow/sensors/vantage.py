@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-__all__ = ["VantageTransactionsSensor"]
-
 #: Key in the task state store: the state of the wait, without what each poll shows.
 _STATE_KEY: Final = "abbyy_vantage.wait"
 #: The results of a transaction, and so the state, are kept for 14 days.

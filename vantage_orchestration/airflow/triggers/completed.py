@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.completed.inbox import Inbox
 
-__all__ = ["VantageTransactionCompletedTrigger"]
-
 log = logging.getLogger(__name__)
 
 #: Longest pause in seconds while the login or the service fails.

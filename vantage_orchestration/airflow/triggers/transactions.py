@@ -22,8 +22,6 @@ from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["QUIET_SECONDS", "VantageTransactionsTrigger"]
-
 #: Seconds to wait for deletions; Airflow gives ``on_kill`` 30.
 _DELETE_SECONDS: Final = 25.0
 #: Seconds in which a trigger does not fire. If a task is resumed before the scheduler has read that
