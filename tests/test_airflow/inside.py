@@ -297,7 +297,7 @@ def mask_in_process(text: str) -> dict[str, Any]:
     import structlog
     from airflow.sdk._shared.secrets_masker import redact
 
-    from vantage_orchestration.airflow.masking import amask, mask
+    from vantage_orchestration.airflow.supervisor import amask, mask
     from vantage_orchestration.secret import Secret
 
     with structlog.testing.capture_logs() as logs:
@@ -357,8 +357,8 @@ def ask_in_process(kind: str, threads: int) -> dict[str, Any]:
     from airflow.sdk.execution_time.context import TaskStateStoreAccessor
     from fsspec.asyn import AsyncFileSystem
 
+    from vantage_orchestration.airflow.context import TaskState
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
-    from vantage_orchestration.airflow.ledger import TaskState
     from vantage_orchestration.airflow.links import record_transactions
     from vantage_orchestration.airflow.variables import AirflowVariables
     from vantage_orchestration.parallel import in_parallel

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from airflow.configuration import conf
 
-from vantage_orchestration.airflow.ledger import SECTION
+from vantage_orchestration.airflow.context import SECTION
 
 VALUES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "helm-values.yaml"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_airflow.installation import Airflow, template_of
 
-from vantage_orchestration.airflow.lineage import dataset_name, datasets
+from vantage_orchestration.airflow.assets import dataset_name, datasets
 from vantage_orchestration.urls import StorageUrl
 
 

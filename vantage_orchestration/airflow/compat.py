@@ -14,7 +14,6 @@ from vantage_orchestration.host import airflow_version
 
 __all__ = [
     "AIRFLOW",
-    "FORM_IS_METADATA",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
@@ -36,9 +35,6 @@ __all__ = [
 
 #: Major and minor version of the Airflow that is installed.
 AIRFLOW = airflow_version()[:2]
-
-#: Whether Airflow reads the connection form from the provider's metadata alone; may go with 3.2.
-FORM_IS_METADATA = AIRFLOW >= (3, 2)
 
 
 def require(version: tuple[int, int], what: str) -> None:

@@ -7,7 +7,7 @@ importing the hook.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from vantage_orchestration.airflow.connection import (
     COLUMNS,
@@ -17,6 +17,8 @@ from vantage_orchestration.airflow.connection import (
 from vantage_orchestration.config import FIELDS
 from vantage_orchestration.credentials import Field
 from vantage_orchestration.host import airflow_version
+
+HookClass = TypeVar("HookClass", bound=type)
 
 _PACKAGE = "vantage_orchestration.airflow"
 _HOOK_MODULE = f"{_PACKAGE}.hooks.vantage"
@@ -114,3 +116,38 @@ def _form_field(spec: Field) -> dict[str, Any]:
     if spec.default != "":
         schema["default"] = spec.default
     return {"label": spec.label, "description": spec.description, "schema": schema}
+
+
+def with_form(hook: HookClass) -> HookClass:
+    """Add the methods that Airflow 3.0 and 3.1 call to a hook class, which must be its own.
+
+    They read the form from the hook class. It may go with 3.2. Airflow 3.0 asks only if wtforms is
+    installed, as it is with the FAB provider.
+    """
+    if airflow_version() < (3, 2):
+        hook.get_connection_form_widgets = staticmethod(_widgets)  # type: ignore[attr-defined]
+        hook.get_ui_field_behaviour = staticmethod(_behaviour)  # type: ignore[attr-defined]
+    return hook
+
+
+def _widgets() -> dict[str, Any]:
+    return {spec.name: _widget(spec) for spec in FIELDS if spec.name not in COLUMNS}
+
+
+def _behaviour() -> dict[str, Any]:
+    (kind,) = get_provider_info()["connection-types"]
+    return {name.replace("-", "_"): value for name, value in kind["ui-field-behaviour"].items()}
+
+
+def _widget(spec: Field) -> Any:
+    # The API server replaces these classes with stand-ins meanwhile.
+    from wtforms import BooleanField, IntegerField, PasswordField, StringField
+    from wtforms.validators import Optional, any_of
+
+    kinds = {"text": StringField, "secret": PasswordField, "flag": BooleanField}
+    return kinds.get(spec.kind, IntegerField)(
+        spec.label,
+        validators=[Optional(), *([any_of(list(spec.choices))] if spec.choices else [])],
+        description=spec.description,
+        default=None if spec.default == "" else spec.default,
+    )

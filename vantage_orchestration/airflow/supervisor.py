@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor that answers what a task, trigger or Dag processor asks Airflow.
+"""What a task, trigger or Dag processor asks or tells its supervisor.
 
 Tasks of this package ask it from several threads, which not every supervisor can bear. Airflow's
 own classes are changed here, in the one place that all requests pass, so that each thread may ask:
@@ -13,8 +13,18 @@ import sys
 import threading
 from typing import Any, Final
 
-from vantage_orchestration.airflow.compat import AIRFLOW, change_method
+from vantage_orchestration.airflow.compat import (
+    AIRFLOW,
+    amask_secret,
+    change_method,
+    mask_here,
+    mask_secret,
+)
+from vantage_orchestration.secret import Secret
 
+#: States in which somebody has ended a task. Airflow also calls ``on_kill`` for a task that is
+#: cleared or whose worker is shut down: its next try continues with the same transactions.
+KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_failed"})
 _NAME: Final = "SUPERVISOR_COMMS"
 #: Names of the threads that may wait for the supervisor of ``dag.test()``: ours, and fsspec's.
 _ASKERS: Final = ("abbyy-vantage", "fsspec")
@@ -94,3 +104,39 @@ def let_threads_of_triggerer_ask() -> None:
         return asyncio.run_coroutine_threadsafe(comms.asend(msg), loop).result()
 
     change_method(kind, "send", through_loop)
+
+
+def mask(secret: Secret) -> None:
+    """Mask a secret in the logs of this process and of its supervisor.
+
+    ``dag.test()`` logs each message to its supervisor at DEBUG, including the secret. But its
+    supervisor is this process, so masking here is enough.
+    """
+    (mask_here if is_in_process() else mask_secret)(secret.reveal())
+
+
+async def amask(secret: Secret) -> None:
+    """Mask a secret as :func:`mask` does, without blocking the event loop."""
+    if is_in_process():
+        mask_here(secret.reveal())
+    else:
+        await amask_secret(secret.reveal())
+
+
+def state_of_task(task: Any) -> str | None:
+    """Return the state of a task instance in Airflow's database; None if it has none.
+
+    It calls the supervisor and waits for the answer: never call it in an event loop's thread.
+    """
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=task.dag_id,
+        run_ids=[task.run_id],
+        task_ids=[task.task_id],
+        map_index=task.map_index,
+    )
+    mapped = task.map_index is not None and task.map_index >= 0
+    name = f"{task.task_id}_{task.map_index}" if mapped else task.task_id
+    state = states.get(task.run_id, {}).get(name)
+    return None if state is None else str(getattr(state, "value", state))

@@ -12,8 +12,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import Asset, AssetAlias, BaseNotifier, BaseOperator, Context, Param, dag
 
-from vantage_orchestration.airflow.assets import emit
-from vantage_orchestration.airflow.lineage import datasets
+from vantage_orchestration.airflow.assets import datasets, emit
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
 from vantage_orchestration.airflow.notifications import notify_review
 

@@ -19,11 +19,12 @@ from vantage_orchestration.airflow.connection import (
     config_of,
 )
 from vantage_orchestration.airflow.errors import ConnectionMissing, translate
-from vantage_orchestration.airflow.form import with_form
-from vantage_orchestration.airflow.masking import amask, mask
+from vantage_orchestration.airflow.provider import with_form
 from vantage_orchestration.airflow.supervisor import (
+    amask,
     let_threads_ask,
     let_threads_of_triggerer_ask,
+    mask,
 )
 from vantage_orchestration.airflow.testing import refuse_elsewhere
 from vantage_orchestration.airflow.variables import AirflowVariables

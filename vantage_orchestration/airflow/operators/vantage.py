@@ -15,13 +15,12 @@ from vantage_orchestration.airflow.arguments import ArgumentsMixin, is_template
 from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
-from vantage_orchestration.airflow.context import key_of
+from vantage_orchestration.airflow.context import check_place, check_stores, key_of
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.ledger import check_place, check_stores
 from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
-from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
 from vantage_orchestration.airflow.record import record_of_job
 from vantage_orchestration.airflow.storage import location_of, output_of
+from vantage_orchestration.airflow.supervisor import KILLED, state_of_task
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import (
@@ -71,7 +70,7 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         self, task_instance: Any
     ) -> OperatorLineage[Any, Any] | None:
         """Return inputs and outputs for Airflow's OpenLineage provider, if it is installed."""
-        from vantage_orchestration.airflow.lineage import datasets
+        from vantage_orchestration.airflow.assets import datasets
 
         return datasets(*self._lineage) if self._lineage is not None else None
 

@@ -13,8 +13,11 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from vantage_orchestration import reads
 from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
-from vantage_orchestration.airflow.on_kill import KILLED, state_of_task
-from vantage_orchestration.airflow.supervisor import let_threads_of_triggerer_ask
+from vantage_orchestration.airflow.supervisor import (
+    KILLED,
+    let_threads_of_triggerer_ask,
+    state_of_task,
+)
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
