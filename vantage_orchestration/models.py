@@ -1,28 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replies of the API as immutable values.
 
-Reading is tolerant where the contract says that servers differ: null or missing members, unknown
-members and enumeration values, two spellings, numbers as text. It is strict about what other code
-depends on: a missing id is an error at once, not a None that fails later.
+Each attribute declares how it is read: by its type, and by the names of its member if those are not
+its own name in camel case. Reading is tolerant where the contract says that servers differ: null or
+missing members, unknown members and enumeration values, two spellings, numbers as text. It is
+strict about what other code depends on: a missing id is an error at once, not a None that fails
+later.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    NamedTuple,
+    TypeVar,
+    cast,
+    get_args,
+    get_type_hints,
+)
 
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, identifier, named, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pendulum import DateTime
 
 T = TypeVar("T")
+R = TypeVar("R", bound="_Reply")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 Json = Mapping[str, Any]
 
@@ -36,23 +47,6 @@ def _object(data: Any) -> Json:
 def _text(data: Any) -> str | None:
     """Return a text in one line; None if it is missing, null or empty."""
     return one_line(str(data)) if data not in (None, "") else None
-
-
-def _needed(data: Json, *names: str) -> str:
-    for name in names:
-        value = data.get(name)
-        if isinstance(value, str) and value:
-            return value
-    raise ValueError(f"the member {names[0]} is missing")
-
-
-def id_of(data: Json, *names: str) -> str:
-    """Return the id in the first of these members that has one.
-
-    Raises:
-        ValueError: There is none, or it contains unprintable characters.
-    """
-    return identifier(_needed(data, *names))
 
 
 def _number(data: Any) -> int | None:
@@ -119,9 +113,9 @@ def pairs(data: Any) -> dict[str, str]:
     return _pairs(data)
 
 
-def _uuid(data: Json, *names: str) -> str:
+def _uuid(data: Any) -> str:
     """Return an id in the one spelling that this package uses; servers may choose any."""
-    value = id_of(data, *names)
+    value = identifier(data)
     return value.lower() if _UUID.fullmatch(value) else value
 
 
@@ -136,41 +130,109 @@ def _status(text: str) -> Status:
     return status if status.is_known else Status(clean(text))
 
 
-@dataclass(frozen=True, slots=True)
-class FileRef:
-    """A file stored by the service. ``id`` is opaque."""
+def _if_text(read: Callable[[str], T]) -> Callable[[Any], T | None]:
+    return lambda data: read(text) if (text := _text(data)) else None
 
-    id: str
-    name: str
+
+class _As(NamedTuple):
+    """How the value of a member is read."""
+
+    read: Callable[[Any], Any]
+    #: Whether a reply without a text in it is refused.
+    needed: bool = False
+
+
+_Text = Annotated[str | None, _As(_text)]
+_Needed = Annotated[str, _As(str, needed=True)]
+_Id = Annotated[str, _As(identifier, needed=True)]
+_Uuid = Annotated[str, _As(_uuid, needed=True)]
+_Number = Annotated[int | None, _As(_number)]
+_Flag = Annotated[bool, _As(bool)]
+_Link = Annotated[Secret | None, _As(_if_text(Secret))]
+
+
+class _Reply:
+    """Base of the values that are read from an object of the API."""
+
+    __slots__ = ()
 
     @classmethod
-    def read(cls, data: Any) -> FileRef:
-        """Read a File of the API."""
-        data = _object(data)
-        return cls(id_of(data, "id"), _needed(data, "name"))
+    def read(cls: type[R], data: Any) -> R:
+        """Read the object of the API that the class is named after.
+
+        Raises:
+            ValueError: A member that is needed is missing, or one has another shape.
+        """
+        return _read(cls, _object(data))
+
+
+def _read(kind: type[R], data: Json) -> R:
+    values = []
+    for (read, needed), names in _members(cast(Any, kind)):
+        for name in names:
+            value = data.get(name)
+            if (isinstance(value, str) or not needed) and value not in (None, ""):
+                break
+        else:
+            if needed:
+                raise ValueError(f"the member {names[0]} is missing")
+            value = None
+        values.append(read(value))
+    return kind(*values)
+
+
+@functools.cache
+def _members(kind: type) -> list[tuple[_As, tuple[str, ...]]]:
+    """Return how each attribute of a class is read, and the names of its member."""
+    found = []
+    # pendulum is loaded only when it is needed.
+    hints = get_type_hints(kind, localns={"DateTime": Any}, include_extras=True)
+    for name, hint in hints.items():
+        given = getattr(hint, "__metadata__", ())
+        hows = [each for each in given if isinstance(each, _As)]
+        first, *rest = name.split("_")
+        names = tuple(each for each in given if isinstance(each, str))
+        names = names or (first + "".join(map(str.capitalize, rest)),)
+        found.append((hows[0] if hows else _nested(hint.__origin__ if given else hint), names))
+    return found
+
+
+def _nested(hint: Any) -> _As:
+    """Return how another value of the API, or an array of them, is read."""
+    kind, end = get_args(hint)
+    if end is ...:
+        return _As(lambda data: items(data, kind.read))
+    return _As(lambda data: None if data is None else kind.read(data))
+
+
+def id_of(data: Json, name: str) -> str:
+    """Return the id in a member of a reply.
+
+    Raises:
+        ValueError: There is none, or it contains unprintable characters.
+    """
+    if not data.get(name):
+        raise ValueError(f"the member {name} is missing")
+    return identifier(data[name])
 
 
 @dataclass(frozen=True, slots=True)
-class SkillField:
-    """A field that a Document skill extracts, with its columns or members."""
+class FileRef(_Reply):
+    """A file stored by the service (File of the API). ``id`` is opaque."""
 
-    name: str | None
-    type: str | None
-    text_format: str | None
-    is_repeatable: bool
+    id: _Id
+    name: _Needed
+
+
+@dataclass(frozen=True, slots=True)
+class SkillField(_Reply):
+    """A field that a Document skill extracts (Field of the API), with its columns or members."""
+
+    name: _Text
+    type: _Text
+    text_format: _Text
+    is_repeatable: _Flag
     children: tuple[SkillField, ...]
-
-    @classmethod
-    def read(cls, data: Any) -> SkillField:
-        """Read a Field of the API."""
-        data = _object(data)
-        return cls(
-            _text(data.get("name")),
-            _text(data.get("type")),
-            _text(data.get("textFormat")),
-            bool(data.get("isRepeatable")),
-            items(data.get("children"), SkillField.read),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return it in the form that :meth:`read` takes."""
@@ -183,9 +245,18 @@ class SkillField:
         }
 
 
+def _class(data: Any) -> tuple[str | None, str | None]:
+    return _text(_object(data).get("id")), _text(data.get("name"))
+
+
+def _skill(data: Any) -> str:
+    return one_line(str(_object(data).get("id") or ""))
+
+
 @dataclass(frozen=True, slots=True)
-class Skill:
-    """A skill. ``id`` is not always a UUID. Lists of skills leave out the last three members.
+class Skill(_Reply):
+    """A skill (Skill or SkillListItem of the API). ``id`` is not always a UUID. Lists of skills
+    leave out the last three members.
 
     Attributes:
         id: Id in all calls.
@@ -196,29 +267,14 @@ class Skill:
         skills: Ids of the skills in a Process skill.
     """
 
-    id: str
-    name: str
-    type: str | None
+    id: _Id
+    name: Annotated[str, _As(_text), "name", "id"]
+    type: _Text
     fields: tuple[SkillField, ...] = ()
-    classes: tuple[tuple[str | None, str | None], ...] = ()
-    skills: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, data: Any) -> Skill:
-        """Read a Skill or SkillListItem of the API."""
-        data = _object(data)
-        skill_id = id_of(data, "id")
-        return cls(
-            skill_id,
-            _text(data.get("name")) or skill_id,
-            _text(data.get("type")),
-            items(data.get("fields"), SkillField.read),
-            items(
-                data.get("classes"),
-                lambda item: (_text(_object(item).get("id")), _text(item.get("name"))),
-            ),
-            items(data.get("skills"), lambda item: one_line(str(_object(item).get("id") or ""))),
-        )
+    classes: Annotated[
+        tuple[tuple[str | None, str | None], ...], _As(lambda data: items(data, _class))
+    ] = ()
+    skills: Annotated[tuple[str, ...], _As(lambda data: items(data, _skill))] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it in the form that :meth:`read` takes."""
@@ -233,126 +289,71 @@ class Skill:
 
 
 @dataclass(frozen=True, slots=True)
-class NewTransaction:
-    """A new transaction. The link is a secret: its holder can add files and start the
-    transaction."""
+class NewTransaction(_Reply):
+    """A new transaction (NewTransaction, CreatedTransaction or MobileInputLink of the API). The
+    link is a secret: its holder can add files and start the transaction."""
 
-    id: str
-    mobile_input_link: Secret | None = None
-
-    @classmethod
-    def read(cls, data: Any) -> NewTransaction:
-        """Read a NewTransaction, CreatedTransaction or MobileInputLink of the API."""
-        data = _object(data)
-        link = _text(data.get("mobileInputLink"))
-        return cls(_uuid(data, "transactionId", "id"), Secret(link) if link else None)
+    id: Annotated[_Uuid, "transactionId", "id"]
+    mobile_input_link: _Link = None
 
 
 @dataclass(frozen=True, slots=True)
-class ResultFile:
+class ResultFile(_Reply):
     """A result file. Choose it by ``type``; the order means nothing."""
 
-    id: str
-    name: str
-    type: str
-
-    @classmethod
-    def read(cls, data: Any) -> ResultFile:
-        """Read a ResultFile of the API."""
-        data = _object(data)
-        return cls(
-            id_of(data, "fileId"), _needed(data, "fileName"), one_line(_needed(data, "type"))
-        )
+    id: Annotated[_Id, "fileId"]
+    name: Annotated[_Needed, "fileName"]
+    type: Annotated[str, _As(one_line, needed=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class ClassConfidence:
+class ClassConfidence(_Reply):
     """The confidence of a class, from 0 to 100."""
 
-    id: str | None
-    name: str | None
-    confidence: int | None
+    id: Annotated[_Text, "classId"]
+    name: Annotated[_Text, "className"]
+    confidence: _Number
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(_Reply):
     """The class of a document."""
 
-    class_id: str | None
-    class_name: str | None
-    is_confident: bool
-    confidences: tuple[ClassConfidence, ...]
+    class_id: _Text
+    class_name: _Text
+    is_confident: Annotated[_Flag, "isResultClassConfident"]
+    confidences: Annotated[tuple[ClassConfidence, ...], "classConfidences"]
 
     @classmethod
-    def read(cls, data: Any) -> Classification | None:
+    def read(cls, data: Any) -> Classification:
         """Read a Classification of the API; the class may be an object or a text."""
-        if data is None:
-            return None
-        data = _object(data)
-        found = data.get("resultClass")
-        if isinstance(found, Mapping):
-            class_id, name = _text(found.get("id")), _text(found.get("name"))
-        else:
-            class_id, name = None, _text(found)
-        return cls(
-            class_id,
-            name,
-            bool(data.get("isResultClassConfident")),
-            items(
-                data.get("classConfidences"),
-                lambda item: ClassConfidence(
-                    _text(_object(item).get("classId")),
-                    _text(item.get("className")),
-                    _number(item.get("confidence")),
-                ),
-            ),
-        )
+        found = _object(data).get("resultClass")
+        found = found if isinstance(found, Mapping) else {"name": found}
+        return _read(cls, {**data, "classId": found.get("id"), "className": found.get("name")})
 
 
 @dataclass(frozen=True, slots=True)
-class BusinessRuleError:
+class BusinessRuleError(_Reply):
     """A broken business rule of the skill. It is not a failure of the transaction."""
 
-    error_type: str | None
-    message: str | None
-    rule_id: str | None
-    field_id: str | None
-
-    @classmethod
-    def read(cls, data: Any) -> BusinessRuleError:
-        """Read a BusinessRuleError of the API; every member may be missing."""
-        data = _object(data)
-        return cls(
-            _text(data.get("errorType")),
-            _text(data.get("customMessage")),
-            _text(data.get("ruleId")),
-            _text(data.get("currentFieldId")),
-        )
+    error_type: _Text
+    message: Annotated[_Text, "customMessage"]
+    rule_id: _Text
+    field_id: Annotated[_Text, "currentFieldId"]
 
 
 @dataclass(frozen=True, slots=True)
-class ExtractedDocument:
+class ExtractedDocument(_Reply):
     """A document found by the service, with its result files."""
 
-    id: str
+    id: _Uuid
     result_files: tuple[ResultFile, ...]
     classification: Classification | None
-    business_rule_errors: tuple[BusinessRuleError, ...]
-
-    @classmethod
-    def read(cls, data: Any) -> ExtractedDocument:
-        """Read an ExtractedDocument of the API."""
-        data = _object(data)
-        return cls(
-            _uuid(data, "id"),
-            items(data.get("resultFiles"), ResultFile.read),
-            Classification.read(data.get("classification")),
-            items(data.get("businessRulesErrors"), BusinessRuleError.read),
-        )
+    business_rule_errors: Annotated[tuple[BusinessRuleError, ...], "businessRulesErrors"]
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(_Reply):
     """State of a transaction.
 
     Attributes:
@@ -364,11 +365,11 @@ class Transaction:
         source_files: The files that were sent.
     """
 
-    id: str
-    status: Status
-    manual_review_link: Secret | None = field(default=None, repr=False)
+    id: Annotated[_Uuid, "id", "transactionId"]
+    status: Annotated[Status, _As(_status, needed=True)]
+    manual_review_link: _Link = field(default=None, repr=False)
     documents: tuple[ExtractedDocument, ...] = ()
-    error: str | None = None
+    error: Annotated[str | None, _As(_if_text(clean))] = None
     source_files: tuple[FileRef, ...] = ()
 
     @property
@@ -386,58 +387,32 @@ class Transaction:
         """Whether a person must review it. Manual review is not a status."""
         return not self.ended and self.manual_review_link is not None
 
-    @classmethod
-    def read(cls, data: Any) -> Transaction:
-        """Read a Transaction of the API."""
-        data = _object(data)
-        link = _text(data.get("manualReviewLink"))
-        error = _text(data.get("error"))
-        return cls(
-            _uuid(data, "id", "transactionId"),
-            _status(_needed(data, "status")),
-            Secret(link) if link else None,
-            items(data.get("documents"), ExtractedDocument.read),
-            clean(error) if error is not None else None,
-            items(data.get("sourceFiles"), FileRef.read),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class TransactionDocument:
+class TransactionDocument(_Reply):
     """A document with its source files, never with results."""
 
-    id: str
+    id: Annotated[_Uuid, "documentId"]
     source_files: tuple[FileRef, ...]
 
-    @classmethod
-    def read(cls, data: Any) -> TransactionDocument:
-        """Read a TransactionDocument of the API."""
-        data = _object(data)
-        return cls(_uuid(data, "documentId"), items(data.get("sourceFiles"), FileRef.read))
+
+@dataclass(frozen=True, slots=True)
+class SkillParameter(_Reply):
+    """A skill parameter in force (SkillParameterResult of the API): ``type`` is ``String``,
+    ``Catalog`` or ``Bool``."""
+
+    key: _Text
+    #: As it is: it is compared with what was set.
+    value: Annotated[str | None, _As(lambda data: None if data is None else str(data))]
+    type: _Text
+
+
+def _parameter(data: Any) -> tuple[str, str]:
+    return str(_object(data).get("key") or ""), str(data.get("value") or "")
 
 
 @dataclass(frozen=True, slots=True)
-class SkillParameter:
-    """A skill parameter in force: ``type`` is ``String``, ``Catalog`` or ``Bool``."""
-
-    key: str | None
-    value: str | None
-    type: str | None
-
-    @classmethod
-    def read(cls, data: Any) -> SkillParameter:
-        """Read a SkillParameterResult of the API."""
-        data = _object(data)
-        value = data.get("value")  # As it is: it is compared with what was set.
-        return cls(
-            _text(data.get("key")),
-            str(value) if value not in (None, "") else None,
-            _text(data.get("type")),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ListedTransaction:
+class ListedTransaction(_Reply):
     """A transaction in the lists of active and completed transactions.
 
     Attributes:
@@ -455,43 +430,19 @@ class ListedTransaction:
         page_count: Charged pages of a completed transaction.
     """
 
-    id: str
-    status: Status | None
-    stage: str | None
-    stage_name: str | None
-    created_at: DateTime | None
-    parameters: Mapping[str, str]
-    file_parameters: tuple[tuple[str, str], ...]
-    skill_id: str | None
-    skill_version: int | None
-    document_count: int | None
-    page_count: int | None
-
-    @classmethod
-    def read(cls, data: Any) -> ListedTransaction:
-        """Read an ActiveTransaction or CompletedTransaction of the API."""
-        data = _object(data)
-        status = _text(data.get("status"))
-        stage = data.get("stage")
-        return cls(
-            _uuid(data, "transactionId", "id"),
-            _status(status) if status else None,
-            one_line(stage) if isinstance(stage, str) else None,
-            _text(data.get("stageName")),
-            instant(data.get("createTimeUtc")),
-            _pairs(data.get("transactionParameters")),
-            items(
-                data.get("fileParameters"),
-                lambda item: (
-                    str(_object(item).get("key") or ""),
-                    str(item.get("value") or ""),
-                ),
-            ),
-            _text(data.get("skillId")),
-            _number(data.get("skillVersion")),
-            _number(data.get("documentCount")),
-            _number(data.get("pageCount")),
-        )
+    id: Annotated[_Uuid, "transactionId", "id"]
+    status: Annotated[Status | None, _As(_if_text(_status))]
+    stage: _Text
+    stage_name: _Text
+    created_at: Annotated[DateTime | None, _As(lambda data: instant(data)), "createTimeUtc"]
+    parameters: Annotated[Mapping[str, str], _As(_pairs), "transactionParameters"]
+    file_parameters: Annotated[
+        tuple[tuple[str, str], ...], _As(lambda data: items(data, _parameter))
+    ]
+    skill_id: _Text
+    skill_version: _Number
+    document_count: _Number
+    page_count: _Number
 
 
 @dataclass(frozen=True, slots=True)
