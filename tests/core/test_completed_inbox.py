@@ -19,8 +19,7 @@ from vantage_orchestration import errors, storage
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.completed import fetching
 from vantage_orchestration.completed.fetching import Fetched, fetch_due
-from vantage_orchestration.completed.filter import CompletedFilter
-from vantage_orchestration.completed.inbox import Consumer, Inbox
+from vantage_orchestration.completed.inbox import CompletedFilter, Consumer, Inbox
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.routing import Output

@@ -28,11 +28,14 @@ class Watched:
         self.control.set(processing_polls=0)
         self.ahead = 0.0
         options = {"overlap": 3600.0, **options}
-        self.list = CompletedList(client, "Receipt", clock=self.now, **options)
+        self.list = CompletedList(client, "Receipt", clock=self.seconds, **options)
         self.pages: list[int] = []
 
     def now(self) -> pendulum.DateTime:
         return pendulum.now("UTC").add(microseconds=round(self.ahead * 1e6))
+
+    def seconds(self) -> float:
+        return self.now().timestamp()
 
     def advance(self, seconds: float) -> None:
         self.control.advance(seconds)
@@ -248,7 +251,7 @@ def test_another_process_goes_on(watched: Watched, client: VantageClient) -> Non
     assert len(json.dumps(kept)) < 4000
 
     def another() -> None:
-        watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.now)
+        watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.seconds)
         watched.list.restore(kept)
         watched.requests()
 
@@ -258,5 +261,5 @@ def test_another_process_goes_on(watched: Watched, client: VantageClient) -> Non
     watched.control.finish_review(late)
     another()
     assert late in watched.look()
-    watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.now)
+    watched.list = CompletedList(client, "Receipt", overlap=3600.0, clock=watched.seconds)
     assert watched.list.numbers() == {"begin": 0, "numbers": []}

@@ -75,8 +75,7 @@ def fetch(kwargs: dict[str, Any], run: str, consumer: str = "dag.fetch", **wante
     """Fetch what is due, as the operator does."""
     from vantage_orchestration.airflow.hooks.vantage import VantageHook
     from vantage_orchestration.completed.fetching import fetch_due
-    from vantage_orchestration.completed.filter import CompletedFilter
-    from vantage_orchestration.completed.inbox import Inbox
+    from vantage_orchestration.completed.inbox import CompletedFilter, Inbox
     from vantage_orchestration.options import Options
     from vantage_orchestration.processing.routing import Output
     from vantage_orchestration.storage import Location

@@ -17,8 +17,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.completed.filter import sent_through_api
-from vantage_orchestration.completed.inbox import Consumer, entry_of
+from vantage_orchestration.completed.inbox import Consumer, entry_of, sent_through_api
 from vantage_orchestration.completed.notes import Entry, Lease
 from vantage_orchestration.errors import (
     NotFound,
@@ -87,18 +86,13 @@ def fetch_due(
 ) -> Fetched:
     """Fetch what is due, each transaction into a folder of the output named by its id.
 
-    The output also gets a manifest of the run, which covers all tries of the run, and the run's
-    tables if the options ask for them.
+    The output also gets a manifest, which covers all tries of the run, and the run's tables if the
+    options ask for them. The result is empty if nothing is due or another run is at work. ``run``
+    identifies the run in each of its tries; ``label`` is for people.
 
-    The result is empty if nothing is due or another run is at work. ``run`` identifies the run, the
-    same in each of its tries; ``label`` is for people.
-
-    Raises:
-        TransactionFailed: A transaction was deleted before its results were fetched.
-        Overtaken: Another run or try is fetching what this run has taken.
-        VantageError: Results could not be fetched; all others have landed. A transaction that no
-            retry can help is no longer due: it stays with this run, and clearing the run tries it
-            again.
+    If results could not be fetched, the error is raised when all others have landed. A transaction
+    that no retry can help is no longer due: it stays with this run, and clearing the run tries it
+    again.
     """
     check_quarantine(options.quarantine_path, output.folder)
     with consumer.notes.lease(run) as lease:
@@ -165,19 +159,17 @@ class _Work:
         One failure does not keep others from being fetched. After many in a row the cause is not a
         single transaction, and the rest is left to the next try.
         """
-
         parallel = self._options.parallel
 
         def fetch(entry: Entry) -> None:
-            if self._stopped:
-                return
-            failure: Exception | None = None
-            try:
-                self._fetch(entry[0])
-            except Exception as error:
-                failure = error
-            with self._lock:
-                self._settle(entry, failure, most=2 * parallel)
+            if not self._stopped:
+                failure: Exception | None = None
+                try:
+                    self._fetch(entry[0])
+                except Exception as error:
+                    failure = error
+                with self._lock:
+                    self._settle(entry, failure, most=2 * parallel)
 
         # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
@@ -244,17 +236,12 @@ class _Work:
 
     def manifest(self) -> Manifest:
         """Return the manifest of all that the run has taken."""
-        landed_here = tuple(sorted(self._landed, key=lambda each: each.transaction_id))
-        ended = tuple(sorted(self._ended, key=lambda each: each.transaction_id))
-        skills = {each.skill_id for each in landed_here}
-        known = {each for each in skills if each is not None}
+        skills = {each.skill_id for each in self._landed}
         return Manifest(
-            skills.pop() if len(skills) == 1 else None,
-            None,
-            landed_here,
-            (),
-            ended,
-            skill_names=names_of_skills(self._client, known),
+            next(iter(skills)) if len(skills) == 1 else None,
+            transactions=tuple(sorted(self._landed, key=lambda each: each.transaction_id)),
+            failed=tuple(sorted(self._ended, key=lambda each: each.transaction_id)),
+            skill_names=names_of_skills(self._client, filter(None, skills)),
             earlier=self._earlier,
         )
 

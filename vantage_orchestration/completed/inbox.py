@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.completed.filter import CompletedFilter
 from vantage_orchestration.completed.listing import KEPT_DAYS, CompletedList, hour_of
 from vantage_orchestration.completed.notes import Entry, Notes
+from vantage_orchestration.options import Options
+from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.processing.names import safe_name
 from vantage_orchestration.processing.skills import skill_id_of
 
 if TYPE_CHECKING:
+    from pendulum import DateTime
+
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
-    from vantage_orchestration.options import Options
     from vantage_orchestration.storage import Location
 
 #: Seconds after which the whole list is read again: deletions can hide transactions that ended
@@ -31,6 +34,46 @@ FULL_EVERY: Final = 3600.0
 #: Name of the folder for notes. Patterns for results, such as ``*/manifest.json``, do not match it.
 STATE: Final = ".abbyy-vantage"
 _DAY: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedFilter:
+    """Which ended transactions to fetch; see :class:`vantage_orchestration.options.Options`."""
+
+    statuses: frozenset[str]
+    include_api: bool
+    since: DateTime | None = None
+
+    @classmethod
+    def of(cls, options: Options) -> CompletedFilter:
+        """Return the filter that the options of a task ask for."""
+        return cls(frozenset(options.statuses), options.include_api, options.since)
+
+    def fits(self, item: ListedTransaction) -> bool:
+        """Return whether a transaction passes the filter."""
+        if item.status not in self.statuses:
+            return False
+        if self.since is not None and (item.created_at is None or item.created_at < self.since):
+            return False
+        return self.include_api or not sent_through_api(item)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the filter as JSON."""
+        return {
+            "statuses": sorted(self.statuses),
+            "include_api": self.include_api,
+            "since": self.since.to_iso8601_string() if self.since else None,
+        }
+
+    @classmethod
+    def read(cls, state: Mapping[str, Any]) -> CompletedFilter:
+        """Read the result of :meth:`to_json`."""
+        return cls.of(Options.of(**{name: state[name] for name in cls.__dataclass_fields__}))
+
+
+def sent_through_api(item: ListedTransaction) -> bool:
+    """Return whether a program sent it through the API, and so probably waits for it."""
+    return item.parameters.get("App") == "PublicAPI" or KEY_PARAMETER in item.parameters
 
 
 class Inbox:
@@ -57,14 +100,7 @@ class Inbox:
 
     def listing(self) -> CompletedList:
         """Return the service's list of ended transactions."""
-        import pendulum
-
-        return CompletedList(
-            self.client,
-            self.skill_id,
-            overlap=self.overlap,
-            clock=lambda: pendulum.from_timestamp(self.clock()),
-        )
+        return CompletedList(self.client, self.skill_id, overlap=self.overlap, clock=self.clock)
 
     def anything(self) -> bool:
         """Return whether any transaction is listed as ended."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,20 +59,18 @@ class CompletedList:
         skill_id: str | None,
         *,
         overlap: float,
-        clock: Callable[[], DateTime] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._skill_id = skill_id
         self._overlap = overlap
-        self._clock = clock or _now
+        self._clock = clock
         self._known: dict[int, int] = {}
         self._limit = LONGEST_PAGE
 
     def numbers(self) -> dict[str, Any]:
-        """Return what is known of the list as small JSON, for :meth:`restore`.
-
-        Store it once everything that was yielded is dealt with.
-        """
+        """Return what is known of the list as small JSON, for :meth:`restore`. Store it once
+        everything that was yielded is dealt with."""
         begin, end = min(self._known, default=0), max(self._known, default=-1) + 1
         return {"begin": begin, "numbers": [self._known.get(hour) for hour in range(begin, end)]}
 
@@ -87,8 +86,8 @@ class CompletedList:
         read, the next poll catches up.
         """
         now = self._clock()
-        recent = hour_of(now.subtract(seconds=self._overlap))
-        oldest = hour_of(now.subtract(days=KEPT_DAYS))
+        recent = math.floor((now - self._overlap) / HOUR)
+        oldest = math.floor(now / HOUR) - KEPT_DAYS * 24
         self._known = {hour: n for hour, n in self._known.items() if oldest <= hour < recent}
         yield from self._read(recent, None)
         if oldest < recent:
@@ -123,17 +122,15 @@ class CompletedList:
         """Yield all transactions created in an interval, and record their counts by hour."""
         seen: dict[str, ListedTransaction] = {}
         for _ in range(_PASSES):
-            whole = yield from self._pages(begin, end, seen)
-            if whole:
+            if whole := (yield from self._pages(begin, end, seen)):
                 break
             log.debug("The list changed while it was read, %d entries so far", len(seen))
         if end is None:
             return
         for hour in range(begin, end):
             self._known.pop(hour, None)
-            if whole:
-                self._known[hour] = 0
         if whole:
+            self._known.update(dict.fromkeys(range(begin, end), 0))
             for item in seen.values():
                 hour = hour_of(item.created_at)
                 if begin <= hour < end:
@@ -185,9 +182,3 @@ class CompletedList:
             # harmless.
             "end_date": None if end is None else pendulum.from_timestamp(end * HOUR),
         }
-
-
-def _now() -> DateTime:
-    import pendulum
-
-    return pendulum.now("UTC")

@@ -46,33 +46,23 @@ Entry = tuple[str, int]
 class Notes:
     """The notes of one consumer. Use an object in one thread at a time.
 
-    Args:
-        folder: Folder of this consumer alone.
-        clock: Returns seconds since 1970.
-
-    All methods raise :class:`StateDamaged` if a file holds something else than notes,
-    :class:`StateUnavailable` if the store can't be read, and ``OSError`` if it can't be written. A
-    retry can help with the last two.
+    They are in a folder of this consumer alone. ``clock`` returns seconds since 1970. All methods
+    raise :class:`StateDamaged` if a file holds something else than notes, :class:`StateUnavailable`
+    if the store can't be read, and ``OSError`` if it can't be written.
     """
 
     def __init__(self, folder: Location, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
         self.clock = clock
-        self._store = FolderStore(folder)
+        self.store = FolderStore(folder)
 
     def read(self, name: str) -> Any | None:
         """Return a small value, None if there is none."""
-        return read_value(
-            self._store, f"{name}.json", lambda data: checked(data, _VERSION)["value"]
-        )
+        return read_value(self.store, f"{name}.json", lambda data: checked(data, _VERSION)["value"])
 
     def write(self, name: str, value: Any) -> None:
         """Store a small value."""
-        write_value(self._store, f"{name}.json", {"version": _VERSION, "value": value})
-
-    def delete(self, name: str) -> None:
-        """Remove a small value."""
-        self._store.delete(f"{name}.json")
+        write_value(self.store, f"{name}.json", {"version": _VERSION, "value": value})
 
     # -- what is done with
 
@@ -100,17 +90,17 @@ class Notes:
         """Remove notes that are older than anything the service can list."""
         limit = int(self.clock()) // HOUR - _FORGET_AFTER
         for kind in ("noted", "runs"):
-            for name in self._store.names(kind):
+            for name in self.store.names(kind):
                 # Hour 0 stands for items without a time.
                 hour = name.partition("/")[2].partition(".")[0].partition("-")[0]
                 if hour.isdecimal() and 0 < int(hour) < limit:
-                    self._store.delete(name)
+                    self.store.delete(name)
 
     # -- runs
 
     def taken(self, run: str) -> list[Entry]:
         """Return what earlier tries of a run have taken, and no other run is done with."""
-        files = [each.removesuffix(".json") for each in self._store.names("runs")]
+        files = [each.removesuffix(".json") for each in self.store.names("runs")]
         own = [each for each in files if each.endswith(f"-{_digest(run)}")]
         found = [(str(name), int(hour)) for each in own for name, hour in self.read(each) or ()]
         by = self._by(found)
@@ -150,7 +140,7 @@ class Notes:
 
     def busy(self, other_than: str | None = None) -> bool:
         """Return whether a run, other than the given one, is at work now."""
-        now, names = self.clock(), self._store.names("leases")
+        now, names = self.clock(), self.store.names("leases")
         leases = [each for name in names if (each := self.read(name.removesuffix(".json")))]
         return any(each["until"] > now and each["run"] != other_than for each in leases)
 
@@ -220,7 +210,7 @@ class Lease:
     def end(self) -> None:
         """Give the lease back."""
         if self._until() is not None:
-            self._notes.delete(self._name)
+            self._notes.store.delete(f"{self._name}.json")
 
 
 def _digest(run: str) -> str:
