@@ -57,15 +57,15 @@ def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], entry: E
             hint=f"Install it with pip install 'vantage-orchestration[{entry.name}]'",
         )
         parser = commands.add_parser(entry.name, help=f"not available: {error}")
-        parser.set_defaults(run=lambda args: _raise(failure))
+
+        def refuse(args: argparse.Namespace) -> NoReturn:
+            raise failure
+
+        parser.set_defaults(run=refuse)
         return
     parser = commands.add_parser(entry.name, help=module.HELP, description=module.HELP)
     module.add_arguments(parser)
     parser.set_defaults(run=module.run)
-
-
-def _raise(failure: VantageError) -> NoReturn:
-    raise failure
 
 
 def add_credential_option(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +80,8 @@ def add_credential_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
-    """Return a credential, and a factory for its orchestrator's own token store.
-
-    The name is the value of ``--of``; empty for the environment.
-
-    Raises:
-        ConfigurationError: There is no such credential.
-    """
+    """Return the credential that ``--of`` names, and a factory for its orchestrator's own token
+    store. Without a name it is the environment's."""
     if not name:
         return VantageConfig.from_env(), None
     orchestrator, _, credential = name.partition(":")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; errors as for :func:`copy_examples`."""
+    """Run the command."""
     for path in copy_examples(Path(args.to), tuple(args.only or KINDS)):
         sys.stdout.write(f"{path}\n")
     return 0
@@ -39,12 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 def copy_examples(target: Path, kinds: tuple[str, ...] = KINDS) -> list[Path]:
     """Copy examples of the given kinds into folders below ``target``; return the created files.
-
-    Existing files are never overwritten.
-
-    Raises:
-        ConfigurationError: A file is there already, or the examples are not installed.
-    """
+    Existing files are never overwritten."""
     files = [(source, target / kind / source.name) for kind in kinds for source in _sources(kind)]
     for _, copy in files:
         if copy.exists():

@@ -9,12 +9,7 @@ import re
 
 
 def airflow_version() -> tuple[int, ...]:
-    """Return the version of Airflow, without importing it.
-
-    Raises:
-        ModuleNotFoundError: Airflow is not installed.
-        ImportError: It is too old for this package.
-    """
+    """Return the version of Airflow, without importing it. Errors as for :func:`prefect_version`."""
     return _version("Airflow", (3, 0), "apache-airflow-core", "apache-airflow")
 
 

@@ -25,11 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 1 if there is no such skill.
-
-    Raises:
-        VantageError: The skills can't be listed.
-    """
+    """Run the command; return 1 if there is no such skill."""
     config, orchestrator = load_credential(args.of)
     with VantageClient(config, orchestrator_store=orchestrator) as client:
         listed = client.list_skills()

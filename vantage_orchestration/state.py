@@ -86,9 +86,7 @@ StoreFactory = Callable[[], Store]
 class FolderStore:
     """Stores values as files of a folder, in any store that fsspec supports.
 
-    Args:
-        folder: The folder; created when first needed. Names are relative paths in it that end in
-            ``.json``.
+    The folder is created when first needed. Names are relative paths in it that end in ``.json``.
     """
 
     def __init__(self, folder: Location) -> None:
@@ -113,11 +111,7 @@ class FolderStore:
         self.folder.child(name).remove()
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the values in a subfolder, sorted.
-
-        Raises:
-            StateUnavailable: They can't be listed at present.
-        """
+        """Return the names of the values in a subfolder, sorted."""
         try:
             with reading(self.folder.child(folder)):
                 files = self.folder.child(folder).files("*.json")
@@ -161,11 +155,7 @@ class FileStore:
 
     @property
     def folder(self) -> Path:
-        """The folder of the files.
-
-        Raises:
-            StateUnavailable: Something unusable is in its place.
-        """
+        """The folder of the files; something unusable in its place is StateUnavailable."""
         # Checked late: creating a store must not fail for a user without a home.
         with _translated():
             base = Path(self._given).expanduser() if self._given else default_folder()
@@ -229,9 +219,6 @@ class FileStore:
 
         The system releases it when its holder ends, however it ends. The result says whether it is
         held after ``timeout`` seconds: a hanging holder must not block everybody.
-
-        Raises:
-            StateUnavailable: The lock can't be used.
         """
         from filelock import FileLock, Timeout
 
@@ -311,14 +298,8 @@ def write_value(values: Values, name: str, value: Any) -> None:
 def read_json(location: Location, parse: Callable[[Any], T]) -> T | None:
     """Return the content of a JSON file; None only if there is none.
 
-    Args:
-        location: The file.
-        parse: Converts the JSON data; raises ValueError, or the error of accessing a missing
-            member, if the data is invalid.
-
-    Raises:
-        StateUnavailable: The file can't be read at present.
-        StateDamaged: Its content is invalid.
+    ``parse`` converts the JSON data. If it is invalid, it raises ValueError, or the error of
+    accessing a missing member, and this function StateDamaged.
     """
     return _read(location.read_bytes, location, parse)
 
@@ -368,11 +349,7 @@ def reading(place: object) -> Iterator[None]:
 
 
 def checked(data: Any, version: int) -> Mapping[str, Any]:
-    """Return JSON data after a check of its version.
-
-    Raises:
-        ValueError: It has another version, or none.
-    """
+    """Return JSON data after a check of its version; another one, or none, is a ValueError."""
     if not isinstance(data, Mapping) or "version" not in data:
         raise ValueError("it has no version")
     if data["version"] != version:

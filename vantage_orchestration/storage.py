@@ -75,12 +75,10 @@ class Location:
 
     @classmethod
     def of(cls, place: AnyPath, **storage_options: Any) -> Location:
-        """Return the location of a path, URL or path object.
+        """Return the location of a path, a URL such as ``s3://bucket/folder``, a path object with
+        its own store (UPath, Airflow's ObjectStoragePath), or a Location.
 
-        Args:
-            place: A path, a URL such as ``s3://bucket/folder``, a path object with its own store
-                (UPath, Airflow's ObjectStoragePath), or a Location.
-            storage_options: Options of fsspec for the store of a path or URL.
+        ``storage_options`` are those of fsspec for the store of a path or URL.
 
         Raises:
             ConfigurationError: It is empty, or no installed package supports the store.
@@ -140,11 +138,8 @@ class Location:
         return os.path.realpath(self.path) if self.is_local else StorageUrl.of(self.url).url
 
     def names(self) -> set[str]:
-        """Return the names of all entries of the folder; empty if there is no folder.
-
-        Raises:
-            OSError: The store can't be read.
-        """
+        """Return the names of all entries of the folder; empty if there is no folder. Errors as for
+        :meth:`info`."""
         return {info["name"].rstrip("/").rpartition("/")[2] for info in _listed(self)}
 
     def __repr__(self) -> str:
@@ -179,7 +174,11 @@ class Location:
 
         Connections of SFTP and FTP stores, and archives, can be used by one thread at a time.
         """
-        return self.is_local or self._is_memory or bool(getattr(self.fs, "async_impl", False))
+        return (
+            self.is_local
+            or "memory" in self.protocols
+            or bool(getattr(self.fs, "async_impl", False))
+        )
 
     # -- what is there
 
@@ -221,10 +220,7 @@ class Location:
 
     def sizes(self) -> dict[str, int]:
         """Return relative path and size in bytes of every file below, at any depth, without links.
-
-        Raises:
-            OSError: A folder can't be read, so its content is unknown.
-        """
+        Errors as for :meth:`info`."""
         self.fs.invalidate_cache()
         if self.is_local and self.root is not None and os.path.islink(self.path):
             return {}
@@ -240,18 +236,13 @@ class Location:
         }
 
     def files(self, pattern: str = "*") -> list[Location]:
-        """Return the files below that match a pattern, sorted by path.
+        """Return the files below that match a pattern, sorted by path. A missing folder is empty.
 
-        Args:
-            pattern: Relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
-                number of folders. Case matters except in a file's suffix: ``*.pdf`` also matches
-                ``SCAN.PDF``. A name that is equal to the pattern matches, whatever characters it
-                contains. As in a shell, a name with a leading dot matches only if the pattern has
-                that dot, so unfinished files never match. Only files and folders match, not, for
-                example, named pipes.
-
-        Raises:
-            OSError: The store can't be read. A missing folder counts as empty.
+        The pattern is a relative path with ``*``, ``?`` and ``[...]`` in names, and ``**`` for any
+        number of folders. Case matters except in a file's suffix: ``*.pdf`` also matches
+        ``SCAN.PDF``. A name that is equal to the pattern matches, whatever characters it contains.
+        As in a shell, a name with a leading dot matches only if the pattern has that dot, so
+        unfinished files never match. Only files and folders match, not, for example, named pipes.
         """
         self.fs.invalidate_cache()
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
@@ -274,17 +265,13 @@ class Location:
             return local.open_regular(self.path, self.root)
         # Otherwise a cached listing could miss a file that was written since.
         self.fs.invalidate_cache()
-        if self._is_memory:
+        if "memory" in self.protocols:
             # That store returns the same stream to all readers.
             return io.BytesIO(self.fs.cat_file(self.path))
         return cast(BinaryIO, self.fs.open(self.path, "rb"))
 
     def read_bytes(self) -> bytes:
-        """Return the content of the file.
-
-        Raises:
-            ConfigurationError: It is too large to be read into memory.
-        """
+        """Return the content of the file. One that is too large for memory is refused."""
         with self.open() as stream:
             data = stream.read(_LONGEST_IN_MEMORY + 1)
         if len(data) > _LONGEST_IN_MEMORY:
@@ -351,9 +338,10 @@ class Location:
         return isinstance(self.fs, LocalFileSystem)
 
     @property
-    def _is_memory(self) -> bool:
+    def protocols(self) -> frozenset[str]:
+        """Names of the kind of its store, such as ``s3`` and ``s3a``."""
         protocol = self.fs.protocol
-        return "memory" in ((protocol,) if isinstance(protocol, str) else protocol)
+        return frozenset((protocol,) if isinstance(protocol, str) else protocol)
 
 
 #: Everything that identifies a file or folder.
@@ -367,11 +355,10 @@ def is_part(name: str) -> bool:
 
 def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
     """Fill a file of a remote store through a temporary file."""
-    protocol = part.fs.protocol
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
         result = fill(cast(BinaryIO, spool))
         spool.seek(0)
-        if _FLAT.isdisjoint((protocol,) if isinstance(protocol, str) else protocol):
+        if _FLAT.isdisjoint(part.protocols):
             part.fs.makedirs(part.parent.path, exist_ok=True)
         with part.fs.open(part.path, "wb") as remote:
             shutil.copyfileobj(spool, remote, _CHUNK)
@@ -400,9 +387,9 @@ def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
 
-    base, method = (AbstractFileSystem, "find")
-    if isinstance(fs, AsyncFileSystem):
-        base, method = (AsyncFileSystem, "_find")  # What its find calls.
+    # The latter is what the find of an AsyncFileSystem calls.
+    is_async = isinstance(fs, AsyncFileSystem)
+    base, method = (AsyncFileSystem, "_find") if is_async else (AbstractFileSystem, "find")
     return all(method not in vars(kind) for kind in type(fs).__mro__ if kind not in base.__mro__)
 
 

@@ -36,34 +36,21 @@ class ConnectionLike(Protocol):
     ``airflow.models.Connection`` in its servers.
     """
 
-    @property
-    def conn_id(self) -> str | None: ...
-    @property
-    def conn_type(self) -> str | None: ...
-    @property
-    def host(self) -> str | None: ...
-    @property
-    def schema(self) -> str | None: ...
-    @property
-    def login(self) -> str | None: ...
-    @property
-    def password(self) -> str | None: ...
-    @property
-    def port(self) -> int | None: ...
-    @property
-    def extra(self) -> str | None: ...
+    conn_id: Any
+    conn_type: str | None
+    host: str | None
+    schema: str | None
+    login: str | None
+    password: str | None
+    port: int | None
+    extra: str | None
 
 
 @discreet
 def config_of(connection: ConnectionLike) -> VantageConfig:
-    """Read a connection of type ``abbyy_vantage``.
+    """Read a connection of type ``abbyy_vantage``, from any store.
 
-    Args:
-        connection: The connection, from any store. Values of its extra may be text (as in a URI) or
-            typed (as from the form or JSON).
-
-    Returns:
-        The checked configuration.
+    Values of its extra may be text (as in a URI) or typed (as from the form or JSON).
 
     Raises:
         ConfigurationError: The connection has another type, or a value is missing or wrong.

@@ -43,7 +43,7 @@ class AirflowVariables:
 
     def read(self, name: str) -> bytes | None:
         """Return a value; see :class:`vantage_orchestration.state.Store`."""
-        text = self._ask(_get, KEY_PREFIX + name)
+        text = self._ask(_get, name)
         if text is None:
             return None
         try:
@@ -53,7 +53,8 @@ class AirflowVariables:
 
     def write(self, name: str, value: bytes) -> None:
         """Set the Variable; see :class:`vantage_orchestration.state.Store`."""
-        self._ask(_set, KEY_PREFIX + name, base64.b64encode(value).decode("ascii"))
+        text = base64.b64encode(value).decode("ascii")
+        self._ask(lambda key: _variable().set(key, text, description=_DESCRIPTION), name)
 
     def create(self, name: str, value: bytes) -> bool:
         """Set the Variable if there is none; see :class:`vantage_orchestration.state.Store`.
@@ -72,10 +73,10 @@ class AirflowVariables:
 
     def delete(self, name: str) -> None:
         """Delete the Variable; see :class:`vantage_orchestration.state.Store`."""
-        self._ask(_delete, KEY_PREFIX + name)
+        self._ask(lambda key: _variable().delete(key), name)
 
-    def _ask(self, function: Callable[..., T], *arguments: str) -> T:
-        """Call a function that queries Airflow, and wait for its answer for a limited time.
+    def _ask(self, function: Callable[[str], T], name: str) -> T:
+        """Query Airflow with the key of a Variable, and wait for the answer for a limited time.
 
         Requests of a task or trigger may need the event loop. A coroutine that blocks it to get a
         token would otherwise wait for ever.
@@ -86,11 +87,9 @@ class AirflowVariables:
 
         def ask() -> None:
             try:
-                result = function(*arguments)
+                answer.set_result(function(KEY_PREFIX + name))
             except BaseException as error:
                 answer.set_exception(error)
-            else:
-                answer.set_result(result)
 
         threading.Thread(target=ask, name="abbyy-vantage-variable", daemon=True).start()
         # Not by a TimeoutError, which the function itself may raise as well.
@@ -109,14 +108,6 @@ def _get(key: str) -> str | None:
     missing = "default" if supervisor() is not None else "default_var"
     value: str | None = _variable().get(key, **{missing: None})
     return value
-
-
-def _set(key: str, value: str) -> None:
-    _variable().set(key, value, description=_DESCRIPTION)
-
-
-def _delete(key: str) -> None:
-    _variable().delete(key)
 
 
 def _variable() -> Any:

@@ -23,12 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command. It never prints a token.
-
-    Raises:
-        ConfigurationError: There is no such credential.
-        StateUnavailable: The stored state can't be removed.
-    """
+    """Run the command. It never prints a token."""
     config, orchestrator = load_credential(args.of)
     store = config.open_store(orchestrator)
     cache = TokenCache(store, config.credentials, SYSTEM_CLOCK, trust=config.trust)
@@ -45,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     if forgets:
         cache.forget()
-        _say(f"Nothing is stored for this credential any more ({place}).")
+        sys.stdout.write(f"Nothing is stored for this credential any more ({place}).\n")
         return 0
     if isinstance(found, AccessToken):
         left = found.ends_at - SYSTEM_CLOCK.steady()
@@ -53,17 +48,9 @@ def run(args: argparse.Namespace) -> int:
         state = f"a token, valid until {end}" if left > 0 else f"a token that expired at {end}"
     elif isinstance(found, Refusal):
         left = found.until - SYSTEM_CLOCK.steady()
-        state = (
-            f"a refused login, not retried for {left:.0f} s"
-            if left > 0
-            else "a refused login, which may be retried now"
-        )
-        state += f"\n{found.error}"
+        when = f"not retried for {left:.0f} s" if left > 0 else "which may be retried now"
+        state = f"a refused login, {when}\n{found.error}"
     else:
         state = "nothing"
-    _say(f"Stored for this credential ({place}): {state}")
+    sys.stdout.write(f"Stored for this credential ({place}): {state}\n")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

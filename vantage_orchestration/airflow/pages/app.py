@@ -19,6 +19,7 @@ threads, as for its other routes, and ABBYY Vantage in the threads of :mod:`.ser
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -73,8 +74,6 @@ _UNKNOWN: Final = (
 
 # No OpenAPI description: the pages are not an API.
 app = FastAPI(title="ABBYY Vantage", openapi_url=None, docs_url=None, redoc_url=None)
-
-
 desk = TransactionService()
 
 
@@ -89,14 +88,14 @@ class TaskTransactions(NamedTuple):
     may_review: bool
 
 
+@dataclass(frozen=True)
 class Address:
     """The task instance of a page, from the page's path."""
 
-    def __init__(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
-        self.dag_id = dag_id
-        self.run_id = run_id
-        self.task_id = task_id
-        self.map_index = map_index
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
 
     def look_up(self, user: Any) -> TaskTransactions:
         """Return what Airflow's database knows of the task instance, for this reader.
@@ -111,11 +110,8 @@ class Address:
             if not record.transaction_ids:
                 raise HTTPException(404)
             conn_id = self._declared(session)
-        team = (
-            DagModel.get_team_name(self.dag_id)
-            if conf.getboolean("core", "multi_team", fallback=False)
-            else None
-        )
+        teams = conf.getboolean("core", "multi_team", fallback=False)
+        team = DagModel.get_team_name(self.dag_id) if teams else None
         may_review = get_auth_manager().is_authorized_dag(
             method="PUT",
             access_entity=review_right(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Final
 from urllib.parse import quote
@@ -76,7 +77,11 @@ def overview(
         back=back,
         may_review=may_review,
         refresh=_REFRESH if refresh else None,
-        shown=[name for name in ("classes", "pages", "folder") if any(map(_has(name), found.rows))],
+        shown=[
+            name
+            for name in ("classes", "pages", "folder")
+            if any(getattr(row.details, name) not in ("", None) for row in found.rows)
+        ],
     )
 
 
@@ -89,16 +94,8 @@ def _status(row: Row) -> str:
     return _WAITS if row.waits else _WORDS.get(row.status, row.status or "")
 
 
-def _has(name: str) -> Callable[[Row], bool]:
-    return lambda row: getattr(row.details, name) not in ("", None)
-
-
 def _moment(seconds: float) -> str:
     return pendulum.from_timestamp(seconds, tz="UTC").format("YYYY-MM-DD HH:mm [UTC]")
-
-
-def _encoded(text: str) -> str:
-    return quote(text, safe="")
 
 
 _TEMPLATES: Final = Environment(
@@ -108,4 +105,4 @@ _TEMPLATES: Final = Environment(
     undefined=StrictUndefined,
 )
 _TEMPLATES.globals["style"] = Markup(_STYLE)  # noqa: S704 - it is a file of this package
-_TEMPLATES.filters.update(status=_status, encoded=_encoded, moment=_moment)
+_TEMPLATES.filters.update(status=_status, encoded=partial(quote, safe=""), moment=_moment)
