@@ -9,7 +9,7 @@ import re
 
 
 def airflow_version() -> tuple[int, ...]:
-    """Return the version of Airflow, without importing it. Errors as for :func:`prefect_version`."""
+    """Return the version of Airflow as :func:`prefect_version` does."""
     return _version("Airflow", (3, 0), "apache-airflow-core", "apache-airflow")
 
 

@@ -115,10 +115,6 @@ def opened_tables(
     """Open the tables of a job. They can be read within the context.
 
     Without ``values``, they have the format of dates and numbers with which they were written.
-
-    Raises:
-        ConfigurationError: pyarrow is not installed.
-        OSError: A file can't be read at present.
     """
     require_pyarrow()
     written = [each for each in manifest.written_tables if each.path.endswith(".parquet")]
@@ -140,11 +136,8 @@ def opened_tables(
 
 
 def tables_of_skill(tables: Tables, wanted: str | None) -> Mapping[str, OpenTable]:
-    """Return the tables of one skill; without a name, those of the only skill.
-
-    Raises:
-        ConfigurationError: No skill has this name, or there are several and none was named.
-    """
+    """Return the tables of one skill; without a name, those of the only skill. If no skill has this
+    name, or there are several and none was named, that is an error."""
     if not tables:  # A job without documents.
         return {}
     if wanted is None and len(tables) == 1:

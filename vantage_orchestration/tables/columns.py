@@ -79,22 +79,14 @@ def free_name(name: str, taken: set[str]) -> str:
 
 
 class Rows:
-    """The rows of one table.
-
-    Args:
-        name: Name of the table.
-        columns: Its first columns.
-        spill: Folder for batches.
-
-    Attributes:
-        pending: Rows that are in no batch yet. A row may be shorter than the table is wide.
-        count: Number of rows in batches.
-    """
+    """The rows of one table, whose batches are files of the folder ``spill``."""
 
     def __init__(self, name: str, columns: Sequence[Column], spill: Path) -> None:
         self.name = name
         self.columns = list(columns)
+        #: Rows that are in no batch yet. A row may be shorter than the table is wide.
         self.pending: list[Sequence[Any]] = []
+        #: Number of rows in batches.
         self.count = 0
         self._taken: set[str] = set()
         for column in columns:

@@ -40,10 +40,6 @@ def complete(
 
     The manifest of the results is returned with findings, quarantine copies, skills and tables,
     which are below the path ``tables_in`` of ``output``.
-
-    Raises:
-        VantageError: The skill can't be read at present, or a file can't be copied.
-        OSError: A store can't be read or written at present.
     """
     rules = QualityRules(
         options.min_confidence, options.required_fields, options.fail_on_rule_errors
@@ -106,9 +102,6 @@ def _skill(client: VantageClient, skill_id: str) -> Skill | None:
     try:
         return client.get_skill(skill_id)
     except (Forbidden, NotFound) as error:
-        log.warning(
-            "The fields of the skill %s are unknown, so its columns hold text: %s",
-            skill_id,
-            error,
-        )
+        text = "The fields of the skill %s are unknown, so its columns hold text: %s"
+        log.warning(text, skill_id, error)
         return None

@@ -30,56 +30,41 @@ _BY_FORMAT: dict[str | None, Kind] = {"Date": "date", "Number": "decimal", "Amou
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A field with one value.
+    """A field with one value."""
 
-    Attributes:
-        kind: Type of its column.
-        value: Index of its column.
-        text: Index of the column with the delivered text; for a text field the same column.
-    """
-
+    #: Type and index of its column.
     kind: Kind
     value: int
+    #: Index of the column with the delivered text; for a text field the same column.
     text: int
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of fields, or the fields of a row or document.
+    """A group of fields, or the fields of a row or document."""
 
-    Attributes:
-        rows: Table with a column for each member.
-        path: Names of the enclosing groups and of the group, starting at the row.
-        members: Name to field.
-    """
-
+    #: Table with a column for each member.
     rows: Rows
+    #: Names of the enclosing groups and of the group, starting at the row.
     path: tuple[str, ...] = ()
     members: dict[str, Leaf | Group | Repeated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A field with any number of values, each of which is a row of a separate table.
-
-    Attributes:
-        rows: That table.
-        item: Type of each value: a group with members, or a single value.
-        nested: Whether it is repeated within another row.
-    """
+    """A field with any number of values, each of which is a row of a separate table."""
 
     rows: Rows
     item: Leaf | Group
+    #: Whether it is repeated within another row.
     nested: bool
 
 
 class Layout:
-    """The tables for the fields of one skill.
+    """The tables for the fields of one skill, which are unknown if the skill could not be read.
 
-    Args:
-        fields: Fields of the skill; empty if the skill could not be read.
-        columns: First columns of ``documents``.
-        make: Creates a table from a name and its first columns.
+    ``columns`` are the first ones of ``documents``. ``make`` creates a table from its name and
+    first columns.
     """
 
     def __init__(

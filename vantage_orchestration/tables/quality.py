@@ -16,13 +16,9 @@ from vantage_orchestration.tables.reading import Content, Entry, members, values
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong with a document.
+    """Something wrong with a document."""
 
-    Attributes:
-        field: Path of the field, such as ``Items[2].Amount``; empty for the whole document.
-        reason: What is wrong.
-    """
-
+    #: Path of the field, such as ``Items[2].Amount``; empty for the whole document.
     field: str
     reason: str
 

@@ -32,19 +32,14 @@ _CHUNK = 1024 * 1024
 class Quarantine:
     """A folder of documents for a person to check.
 
-    A copy is named by its file and content, so another try writes the same files.
-
-    Args:
-        client: Client. It provides documents that are no longer at their original place.
-        place: The folder.
-
-    Attributes:
-        copies: Addresses of the copies, or of the files that say why there is no copy.
+    A copy is named by its file and content, so another try writes the same files. The service
+    provides documents that are no longer at their original place.
     """
 
     def __init__(self, client: VantageClient, place: AnyPath) -> None:
         self._client = client
         self._folder = Location.of(place)
+        #: Addresses of the copies, or of the files that say why there is no copy.
         self.copies: list[str] = []
 
     def add_document(
@@ -53,7 +48,7 @@ class Quarantine:
         document: DocumentEntry,
         findings: Sequence[FindingEntry],
     ) -> None:
-        """Copy the files of a document that is not good enough. Errors as for a failed one."""
+        """Copy the files of a document that is not good enough."""
         sources = sources_of(transaction, document) or transaction.sources
         why = {
             "transaction_id": transaction.transaction_id,
@@ -65,12 +60,7 @@ class Quarantine:
         self._add(transaction.transaction_id, sources, why)
 
     def add_failed(self, failed: UnfinishedEntry) -> None:
-        """Copy the files of a failed transaction.
-
-        Raises:
-            VantageError: A file can't be fetched at present.
-            OSError: The folder can't be written at present.
-        """
+        """Copy the files of a failed transaction."""
         why = {
             "transaction_id": failed.transaction_id,
             "status": failed.status,
@@ -88,13 +78,8 @@ class Quarantine:
             mark = (source.sha256 or transaction_id)[:8]
             copy = self._folder.child(suffixed(safe_name(source.name), f"-{mark}"))
             there = self._copied(transaction_id, source, copy)
-            said = {
-                "file": source.name,
-                "path": source.path,
-                "sha256": source.sha256,
-                "copied": there,
-                **why,
-            }
+            sent = {"file": source.name, "path": source.path, "sha256": source.sha256}
+            said = {**sent, "copied": there, **why}
             note = self._folder.child(f"{copy.name}.json")
             note.write_text(json.dumps(said, ensure_ascii=False, indent=2) + "\n")
             self.copies.append((copy if there else note).url)

@@ -30,44 +30,33 @@ _READABLE = ("Json", "FieldsJson")
 
 
 class Content(NamedTuple):
-    """The content of a result file for one document.
+    """The content of a result file for one document."""
 
-    Attributes:
-        entries: Its fields.
-        concept: Name of the applied Document skill, if given.
-        pages: Number of its pages, if given.
-        rule_errors: Names and messages of broken rules.
-    """
-
+    #: Its fields.
     entries: Sequence[Entry]
+    #: Name of the applied Document skill, and number of its pages, if given.
     concept: str | None = None
     pages: int | None = None
+    #: Names and messages of broken rules.
     rule_errors: Sequence[tuple[str, str | None]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentContent:
-    """A document with the content of its result files.
+    """A document with the content of its result files."""
 
-    Attributes:
-        index: Its position in the transaction, from 1.
-        document: Its entry in the manifest.
-        content: Its fields; None if it has no readable file with fields.
-        problems: Why files could not be read.
-    """
-
+    #: Its position in the transaction, from 1.
     index: int
+    #: Its entry in the manifest.
     document: DocumentEntry
+    #: Its fields; None if it has no readable file with fields.
     content: Content | None
+    #: Why files could not be read.
     problems: Sequence[str]
 
 
 def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[DocumentContent]:
-    """Read the result files of a transaction in a folder, document by document.
-
-    Raises:
-        OSError: A result file can't be read at present.
-    """
+    """Read the result files of a transaction in a folder, document by document."""
     for index, document in enumerate(transaction.documents, 1):
         yield DocumentContent(index, document, *_content_of(document, document.place(folder)))
 
@@ -101,11 +90,8 @@ def sources_of(
 
 
 def read_content(kind: str, data: bytes, document_id: str) -> Content:
-    """Read the bytes of a ``Json`` or ``FieldsJson``, which may hold several documents.
-
-    Raises:
-        ValueError: It has another structure.
-    """
+    """Read the bytes of a ``Json`` or ``FieldsJson``, which may hold several documents; another
+    structure is a ValueError."""
     try:
         content = json.loads(data)
         if _HALF_PAIR.search(data):
@@ -162,9 +148,6 @@ def _entries_of(values: Mapping[str, Any]) -> list[Entry]:
     entries: list[Entry] = []
     for name, value in values.items():
         items = () if value is None else value if isinstance(value, list) else (value,)
-        entries.append({"Name": name, "List": [{"Value": _value_of(each)} for each in items]})
+        found = ({"Fields": _entries_of(v)} if isinstance(v, Mapping) else v for v in items)
+        entries.append({"Name": name, "List": [{"Value": each} for each in found]})
     return entries
-
-
-def _value_of(value: Any) -> Any:
-    return {"Fields": _entries_of(value)} if isinstance(value, Mapping) else value

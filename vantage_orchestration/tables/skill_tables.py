@@ -56,21 +56,13 @@ Region = tuple[int | None, int | None, int | None, int | None, int | None]
 
 
 class SkillTables:
-    """The tables of one skill.
-
-    Args:
-        skill: Name of the skill.
-        fields: The skill's fields.
-        values: Format of dates and numbers.
-        spill: Folder for rows that do not fit into memory.
-
-    Attributes:
-        tables: Tables by name; ``fields`` and ``conversions`` are two of them.
-    """
+    """The tables of one skill, given its name and fields, the format of dates and numbers, and a
+    folder for rows that do not fit into memory."""
 
     def __init__(
         self, skill: str, fields: Iterable[SkillField], values: ValueFormat, spill: Path
     ) -> None:
+        #: Tables by name; ``fields`` and ``conversions`` are two of them.
         self.tables: dict[str, Rows] = {}
         self.values = values
         self._skill = skill
@@ -250,7 +242,8 @@ class _Document:
         confidence = _int32(annotation.get("Confidence"))
         if confidence is not None and (self.lowest is None or confidence < self.lowest):
             self.lowest = confidence
-        verified, needed = (_flag(item.get(n)) for n in ("isVerified", "NeedVerification"))
+        flags = (item.get(name) for name in ("isVerified", "NeedVerification"))
+        verified, needed = (each if isinstance(each, bool) else None for each in flags)
         if verified is not None:
             self.reviewed = verified or bool(self.reviewed)
         regions = _regions(annotation.get("ImageRegions"))
@@ -259,10 +252,8 @@ class _Document:
         if value is not None and not isinstance(value, str):
             text = json.dumps(value, ensure_ascii=False)
         self.count += 1
-        key = (*self.key, self.count, at.path, at.field)
-        raw = None if raw is None else str(raw)
-        row = (*key, raw, text, confidence, verified, needed, page, regions)
-        self.tables.fields.pending.append(row)
+        row = (*self.key, self.count, at.path, at.field, None if raw is None else str(raw), text)
+        self.tables.fields.pending.append((*row, confidence, verified, needed, page, regions))
         return text
 
 
@@ -288,10 +279,6 @@ def _set(row: list[Any], index: int, value: Any) -> None:
         # The column was added later.
         row += [None] * (index + 1 - len(row))
     row[index] = value
-
-
-def _flag(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
 
 
 def _annotation(item: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
@@ -57,12 +58,7 @@ _BLANKS: Final = re.compile(r"(?<=\d)[\s'’](?=\d{3}(?!\d))")
 
 
 class Converted(NamedTuple):
-    """A value, or the reason why there is none.
-
-    Attributes:
-        value: The value; None if the text is empty or can't be converted.
-        reason: Why it can't be converted; None if it was converted or is empty.
-    """
+    """A value, or the reason why there is none. An empty text has neither."""
 
     value: Any
     reason: str | None
@@ -125,9 +121,11 @@ def _boolean(text: str, form: ValueFormat) -> bool:
 
 
 def _date(text: str, form: ValueFormat) -> date:
+    import pendulum
+
     for pattern in form.date_format or ():
-        if (found := _by_pattern(text, pattern)) is not None:
-            return found
+        with suppress(ValueError):
+            return pendulum.DateTime.strptime(text, pattern).date()
     if match := _ISO_DATE.fullmatch(text) or _COMPACT_DATE.fullmatch(text):
         return _day(match[1], match[2], match[3])
     if match := _DAY_NAMED.fullmatch(text):
@@ -151,25 +149,12 @@ def _date(text: str, form: ValueFormat) -> date:
 
 
 def require_pyarrow() -> None:
-    """Check that tables can be made.
-
-    Raises:
-        ConfigurationError: pyarrow is not installed.
-    """
+    """Refuse tables if pyarrow is not installed."""
     if find_spec("pyarrow") is None:
         raise ConfigurationError(
             "Tables need pyarrow, which is not installed",
             hint="Install it: pip install 'vantage-orchestration[tables]'",
         )
-
-
-def _by_pattern(text: str, pattern: str) -> date | None:
-    import pendulum
-
-    try:
-        return pendulum.DateTime.strptime(text, pattern).date()
-    except ValueError:
-        return None
 
 
 def _day(year: str, month: str | int, day: str | int) -> date:
