@@ -45,10 +45,7 @@ def items(name: str, value: Any) -> list[Any]:
     The value is one item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
     text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
     ``None``, is an empty list: the previous task had nothing. Only line breaks at the ends of
-    strings are removed.
-
-    Raises:
-        ConfigurationError: It is a dictionary, a number or another object that is not an item.
+    strings are removed. A dictionary, number or other object is refused.
     """
     if isinstance(value, str):
         found = _literal(value)
@@ -72,10 +69,7 @@ def transaction_ids(value: Any) -> list[str]:
 
     The value is one id or several, or the result of a task, whose ``transaction_ids`` are used. A
     text may contain several, separated by commas, spaces or line breaks, or as the text of a list.
-    None, an empty list and an empty text contain none.
-
-    Raises:
-        ConfigurationError: One is not a UUID, as all ids of transactions are.
+    None, an empty list and an empty text contain none. What is not a UUID is refused.
     """
     name = "transaction_ids"
     if isinstance(value, Mapping):
@@ -104,9 +98,6 @@ def text(name: str, value: Any) -> str:
     """Return a required text without surrounding spaces.
 
     A whole number is accepted, into which native rendering converts digits.
-
-    Raises:
-        ConfigurationError: It is empty, missing or of another type.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -121,11 +112,7 @@ def text(name: str, value: Any) -> str:
 
 
 def place(name: str, value: Any) -> Any:
-    """Return a path, URL or path object; line breaks at the ends of a string are removed.
-
-    Raises:
-        ConfigurationError: It is empty, missing or of another type.
-    """
+    """Return a path, URL or path object; line breaks at the ends of a string are removed."""
     if isinstance(value, str):
         value = value.strip("\r\n")
         usable = value.strip() not in ("", _NONE)
@@ -137,11 +124,8 @@ def place(name: str, value: Any) -> Any:
 
 
 def output(name: str, value: Any) -> Any:
-    """Return what names a folder for results, as :func:`place` does.
-
-    Raises:
-        ConfigurationError: It is not a place, or has another placeholder than ``{class}``.
-    """
+    """Return what names a folder for results, as :func:`place` does. A placeholder other than
+    ``{class}`` is refused."""
     found = place(name, value)
     for each in _PLACEHOLDER.findall(str(found)):
         if each != CLASS:
@@ -157,9 +141,7 @@ def pairs(name: str, value: Any) -> dict[str, str]:
 
     None is an empty mapping. Numbers become text, dates ISO 8601 text, and true and false ``Yes``
     and ``No``, which is how ABBYY Vantage writes them in skill parameters (contract, section 3.2).
-
-    Raises:
-        ConfigurationError: It is not a mapping, or a value is None or another object.
+    None and other objects as values are refused.
     """
     found = _literal(value) if isinstance(value, str) else value
     if found is None:

@@ -129,34 +129,24 @@ class HttpSettings:
 @dataclass(frozen=True, slots=True)
 class Trust:
     """Certificates and proxy in use for a server: the connection's settings, otherwise the
-    environment's.
+    environment's."""
 
-    Args:
-        verify: In the form of ``requests``: False, True for the usual authorities, or the path of
-            the trusted ones.
-        bundle_from: The environment variable with that path; otherwise empty.
-        proxy: Address of the proxy; empty for a direct connection.
-        proxy_from: ``the environment`` if the proxy comes from there; otherwise empty.
-    """
-
+    #: In the form of ``requests``: False, True for the usual authorities, or the path of the
+    #: trusted ones.
     verify: bool | str
+    #: The environment variable with that path; otherwise empty.
     bundle_from: str
+    #: Address of the proxy; empty for a direct connection.
     proxy: Secret
+    #: ``the environment`` if the proxy comes from there; otherwise empty.
     proxy_from: str
 
     @classmethod
     def of(cls, settings: HttpSettings, url: str) -> Trust:
-        """Return what is in use now.
+        """Return what is in use now, by the settings of a connection, for a server's address.
 
         The environment's proxy is not used for this machine itself: unencrypted http is allowed
         there and would pass through the proxy.
-
-        Args:
-            settings: Settings of the connection.
-            url: Address of the server.
-
-        Raises:
-            ConfigurationError: The environment names a CA bundle that does not exist.
         """
         parts = urlsplit(url)
         verify: bool | str = (settings.ca_bundle or True) if settings.verify else False

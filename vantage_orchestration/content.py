@@ -48,10 +48,8 @@ def check_content(
     """Refuse a file whose content does not fit the type that the service gave it.
 
     The stream is read from its current position. A file of an unknown type may be empty if the
-    server announced that, and may be an HTML page if the server declared it as a file.
-
-    Raises:
-        ValueError: The content does not fit. The text says what was found.
+    server announced that, and may be an HTML page if the server declared it as a file. The
+    ValueError says what was found.
     """
     known = (kind or "").lower()
     begin = stream.tell()

@@ -43,9 +43,7 @@ _HELD = {os.open, os.mkdir, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
 def check_regular(path: str) -> os.stat_result:
     """Return the system's information on a file to be read, without opening it.
 
-    Raises:
-        ConfigurationError: It is not a regular file, or it is one of the system's own.
-        OSError: It does not exist or can't be read.
+    What is not a regular file, or is one of the system's own, is a ConfigurationError.
     """
     found = os.stat(path)
     _check_kind(path, found.st_mode)
@@ -58,11 +56,8 @@ def check_regular(path: str) -> os.stat_result:
 def open_regular(path: str, root: str | None = None) -> BinaryIO:
     """Open a regular file for reading, without blocking.
 
-    A link may not lead out of ``root``, which is by default the file's own folder.
-
-    Raises:
-        ConfigurationError: It is not a regular file, or a link leads out of the folder.
-        OSError: It does not exist or can't be read.
+    A link may not lead out of ``root``, which is by default the file's own folder. That, and
+    another kind of file, is a ConfigurationError.
     """
     # Checked twice: opening a device can have effects, and the file may be swapped in between.
     check_regular(path)
@@ -98,16 +93,10 @@ def write_whole(
 ) -> T:
     """Write a file so that it appears under its name only when complete, and never through a link.
 
-    Args:
-        path: Its path. Missing folders are created.
-        root: The folder below which no link is followed; by default the file's own folder.
-        fill: Writes the content. Its result is returned.
-        private: Whether only its owner may read it. Such a file need not last through a power cut.
-        new: Whether an existing file is an error instead of being replaced.
-
-    Raises:
-        ConfigurationError: A link or a file is in the place of a folder.
-        OSError: The file can't be written; a FileExistsError if it exists and should not.
+    Missing folders are created. Below ``root``, which is by default the file's own folder, no link
+    is followed: it is a ConfigurationError. The result of ``fill``, which writes the content, is
+    returned. Only its owner may read a ``private`` file, which need not last through a power cut.
+    A ``new`` file replaces none: an existing one is a FileExistsError.
     """
     name = os.path.basename(path)
     part = part_of(name)

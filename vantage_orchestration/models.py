@@ -57,11 +57,7 @@ def _number(data: Any) -> int | None:
 
 
 def items(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
-    """Read an array; null and missing count as empty.
-
-    Raises:
-        ValueError: The value is not an array.
-    """
+    """Read an array; null and missing count as empty."""
     if data is None:
         return ()
     if not isinstance(data, list):
@@ -70,11 +66,7 @@ def items(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
 
 
 def array(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
-    """Read a reply that is an array.
-
-    Raises:
-        ValueError: The value is not an array. Here null does not count as empty.
-    """
+    """Read a reply that is an array. Here null does not count as empty."""
     if data is None:
         raise ValueError("an array is expected")
     return items(data, read)
@@ -83,8 +75,7 @@ def array(data: Any, read: Callable[[Any], T]) -> tuple[T, ...]:
 def items_of_page(data: Any, read: Callable[[Any], T]) -> tuple[tuple[T, ...], int | None]:
     """Read a page of a list: its items, and the total number of items if the server gives it.
 
-    Raises:
-        ValueError: It is not a page. It must not be mistaken for an empty list.
+    What is not a page must not be mistaken for an empty list.
     """
     data = _object(data)
     found, total = items(data.get("items"), read), _number(data.get("totalItemCount"))
@@ -103,11 +94,7 @@ def _pairs(data: Any) -> dict[str, str]:
 
 
 def pairs(data: Any) -> dict[str, str]:
-    """Read an array of {key, value} into a dictionary.
-
-    Raises:
-        ValueError: The value is not such an array.
-    """
+    """Read an array of {key, value} into a dictionary."""
     if data is not None and not isinstance(data, list):
         raise ValueError("an array is expected")
     return _pairs(data)
@@ -206,11 +193,7 @@ def _nested(hint: Any) -> _As:
 
 
 def id_of(data: Json, name: str) -> str:
-    """Return the id in a member of a reply.
-
-    Raises:
-        ValueError: There is none, or it contains unprintable characters.
-    """
+    """Return the id in a member of a reply."""
     if not data.get(name):
         raise ValueError(f"the member {name} is missing")
     return identifier(data[name])

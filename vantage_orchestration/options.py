@@ -236,11 +236,7 @@ def _moment(name: str, value: Any) -> Any:
 
 
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Return a value that must be one of some strings.
-
-    Raises:
-        ConfigurationError: It is not one of them.
-    """
+    """Return a value that must be one of some strings."""
     if value not in choices:
         raise _wrong(name, value, f"one of {', '.join(choices)}", _near(value, choices))
     return str(value)
@@ -512,11 +508,7 @@ def template_fields_of(group: type) -> tuple[str, ...]:
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return the value of one option in its final form.
-
-    Raises:
-        ConfigurationError: It is invalid.
-    """
+    """Return the value of one option in its final form."""
     return _fields()[name].metadata["check"](name, value)
 
 

@@ -25,35 +25,21 @@ _MOST_STALE = 3
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[T]):
-    """One page of a list.
-
-    Attributes:
-        items: Its items.
-        total: Total number of items; None if the server does not report it.
-        limit: Number of requested items.
-    """
+    """One page of a list."""
 
     items: Sequence[T]
+    #: Total number of items; None if the server does not report it.
     total: int | None
+    #: Number of requested items.
     limit: int
 
 
 class Pages(Generic[T]):
     """The pages of a list, from first to last. Iterate over it once.
 
-    Args:
-        read: Reads the page at an offset.
-        key: Returns the identity of an item.
-        overlap: How many items of a page the next one begins with. With one or more,
-            :attr:`gapless` is known.
-
-    Attributes:
-        gapless: Whether each page contained the last item of the page before, so that no item was
-            skipped.
-        total: Total number of items according to the last page.
-
-    Raises:
-        ProtocolError: During iteration: the list repeats itself or does not end.
+    ``read`` reads the page at an offset, ``key`` returns the identity of an item. A page begins
+    with the last ``overlap`` items of the page before. A list that repeats itself or does not end
+    is a ProtocolError during iteration.
     """
 
     def __init__(
@@ -62,7 +48,9 @@ class Pages(Generic[T]):
         self._read = read
         self._key = key
         self._overlap = overlap
+        #: Whether each page contained the overlapping items, so that no item was skipped.
         self.gapless = True
+        #: Total number of items according to the last page.
         self.total: int | None = None
 
     def __iter__(self) -> Iterator[Chunk[T]]:

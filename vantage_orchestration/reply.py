@@ -115,14 +115,7 @@ def page_error(response: requests.Response, where: dict[str, Any]) -> ProtocolEr
 class Reply:
     """A 2xx reply of the API with an unread body.
 
-    Args:
-        response: The streaming reply.
-        seconds: Seconds allowed for a JSON body.
-        where: Method, path and so on, for errors.
-
-    Attributes:
-        headers: Its headers.
-        size: Size of the JSON body in bytes, once read.
+    A JSON body may take so many ``seconds``. ``where`` is method, path and so on, for errors.
     """
 
     def __init__(self, response: requests.Response, seconds: float, where: dict[str, Any]) -> None:
@@ -130,6 +123,7 @@ class Reply:
         self._seconds = seconds
         self._where = where
         self.headers: Mapping[str, str] = response.headers
+        #: Size of the JSON body in bytes, once read.
         self.size = 0
 
     def nothing(self) -> None:
@@ -166,11 +160,8 @@ class Reply:
         """Write a body of at most ``most`` bytes piece by piece; return its number of bytes."""
         received = self._copy(write, most, math.inf)
         announced = self.headers.get("Content-Length", "")
-        if (
-            announced.isdigit()
-            and "Content-Encoding" not in self.headers
-            and int(announced) != received
-        ):
+        packed = "Content-Encoding" in self.headers
+        if announced.isdigit() and not packed and int(announced) != received:
             raise ConnectionFailed(
                 f"The download has {received} bytes; {announced} were announced", **self._where
             )

@@ -57,21 +57,13 @@ def call(
 ) -> T:
     """Call ``function`` until it succeeds, fails for good, or the policy ends.
 
+    It raises the last :class:`VantageError`. A ``Retry-After`` of the server is respected if it
+    fits into the budget; otherwise the error is raised at once. ``may_repeat`` returns whether an
+    error allows another try.
+
     Not all machines of the service learn of a change at the same moment. So an answer about a
-    transaction that may come too early is believed when it was given three times within seconds.
-
-    Args:
-        function: Takes no argument and raises :class:`VantageError` on failure.
-        policy: Number of tries and waits. A ``Retry-After`` of the server is respected if it fits
-            into the budget; otherwise the error is raised at once.
-        may_repeat: Returns whether an error allows another try.
-        looks: How often such an early answer must be given before it is believed.
-
-    Returns:
-        What ``function`` returned.
-
-    Raises:
-        VantageError: The last error.
+    transaction that may come too early is believed when it was given ``looks`` times within
+    seconds.
     """
     from tenacity import Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
 

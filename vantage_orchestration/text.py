@@ -58,22 +58,14 @@ def one_line(text: str) -> str:
 
 
 def identifier(value: Any) -> str:
-    """Return an external id, checked since it goes into addresses and log lines.
-
-    Raises:
-        ValueError: It is empty, not a string, too long, or contains unprintable characters.
-    """
+    """Return an external id, checked since it goes into addresses and log lines."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isprintable():
         raise ValueError("an id is missing or invalid")
     return value
 
 
 def read_json(data: bytes | str) -> Any:
-    """Parse external JSON.
-
-    Raises:
-        ValueError: It is not JSON, or nested too deeply.
-    """
+    """Parse external JSON; a ValueError if it is not JSON, or nested too deeply."""
     try:
         return json.loads(data)
     except RecursionError:

@@ -13,16 +13,13 @@ _CONTAINER: Final = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 
 
 class StorageUrl(NamedTuple):
-    """Address of a file or folder, without credentials, query and fragment.
+    """Address of a file or folder, without credentials, query and fragment."""
 
-    Attributes:
-        scheme: For example ``file`` or ``s3``.
-        authority: Bucket, container or host; empty for local files.
-        path: Absolute path, beginning with a slash.
-    """
-
+    #: For example ``file`` or ``s3``.
     scheme: str
+    #: Bucket, container or host; empty for local files.
     authority: str
+    #: Absolute path, beginning with a slash.
     path: str
 
     @classmethod
