@@ -236,10 +236,12 @@ def test_airflow_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_airflow_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(key: str, value: str) -> None:
-        raise TimeoutError(key)
+    class Failing:
+        @staticmethod
+        def set(key: str, value: str, description: str) -> None:
+            raise TimeoutError(key)
 
-    monkeypatch.setattr(variables, "_set", fail)
+    monkeypatch.setattr(variables, "_variable", lambda: Failing)
     store = AirflowVariables()
     for _ in range(2):
         with pytest.raises(TimeoutError):

@@ -52,33 +52,24 @@ class ArgumentsMixin:
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Create the operator for several mapped tasks, as for every operator; see Airflow's
-        manual."""
+        """Create the operator for several mapped tasks, as Airflow's manual describes."""
         _checked(cls, kwargs)
         return super().partial(**kwargs)  # type: ignore[misc]
 
     @classmethod
     def _pop_options(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Remove the options from keyword arguments and return them, with defaults for missing
-        ones."""
+        """Remove the options from keyword arguments; return them, with defaults for others."""
         return {name: kwargs.pop(name, default_of(name)) for name in _options_of(cls)}
 
     def _keep(self, **given: Any) -> None:
-        """Store arguments as attributes, where Airflow renders them.
-
-        Raises:
-            ConfigurationError: An argument without a template is invalid.
-        """
+        """Store arguments as attributes, where Airflow renders them. Those without a template are
+        checked."""
         for name, value in {**given, **_checked(type(self), given)}.items():
             setattr(self, name, value)
 
     @property
     def options(self) -> Options:
-        """The checked options; templates have been rendered when a task runs.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-        """
+        """The checked options; templates have been rendered when a task runs."""
         given = {name: getattr(self, name) for name in _options_of(type(self))}
         if given.get("quarantine_path") is not None:
             from vantage_orchestration.airflow.storage import location_of

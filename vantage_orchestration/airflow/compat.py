@@ -38,11 +38,8 @@ AIRFLOW = airflow_version()[:2]
 
 
 def require(version: tuple[int, int], what: str) -> None:
-    """Refuse a feature, the subject of a sentence, that the installed Airflow lacks.
-
-    Raises:
-        ValueError: Airflow is older. Raised while a DAG is parsed, it is shown as its import error.
-    """
+    """Refuse a feature, the subject of a sentence, that the installed Airflow lacks. Raised while a
+    DAG is parsed, the ValueError is shown as its import error."""
     if version > AIRFLOW:
         raise ValueError(
             f"{what} needs Airflow {version[0]}.{version[1]} or later;"
@@ -117,11 +114,7 @@ def change_method(kind: Any, name: str, change: Callable[..., Any]) -> bool:
 
 
 async def aget_connection(conn_id: str) -> Any:
-    """Return a connection, without blocking the event loop.
-
-    Raises:
-        AirflowNotFoundException: No connection has this id.
-    """
+    """Return a connection, without blocking the event loop."""
     if AIRFLOW >= (3, 1):
         return await BaseHook.aget_connection(conn_id)
     # May go with 3.1.
@@ -132,12 +125,7 @@ async def aget_connection(conn_id: str) -> Any:
 
 def server_connection(conn_id: str, team: str | None = None) -> Any:
     """Return a connection as Airflow's servers find it: environment, secrets backends, database.
-
-    Airflow takes a team from 3.2 on.
-
-    Raises:
-        AirflowNotFoundException: There is none of that id.
-    """
+    Airflow takes a team from 3.2 on."""
     from airflow.models import Connection
 
     return Connection.get_connection_from_secrets(conn_id, *((team,) if team else ()))

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig, StoreFactory]:
-    """Load a connection as Airflow's servers do, with a factory for Airflow's own token store.
-
-    Raises:
-        ConfigurationError: The connection does not exist or can't be used.
-    """
+    """Load a connection as Airflow's servers do, with a factory for Airflow's own token store."""
     from vantage_orchestration.airflow.compat import AirflowNotFoundException, server_connection
 
     # Suppressed, so that no exception of Airflow is shown along with ours. Not stored in a

@@ -65,11 +65,10 @@ class NoteTests:
         sent = dict(_object(body if len(body) <= _LONGEST else b""))
         if sent.get("conn_type") == CONN_TYPE and sent.get("port") == 0:
             del sent["port"]
-            text = json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode(
-                errors="replace"
-            )
+            text = json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
             # As long as before, since the length was announced.
-            messages = [{"type": "http.request", "body": text.ljust(len(body))}]
+            whole = text.encode(errors="replace").ljust(len(body))
+            messages = [{"type": "http.request", "body": whole}]
         token = _sent.set(sent)
         try:
             await self._app(scope, again, send)
@@ -78,11 +77,7 @@ class NoteTests:
 
 
 def refuse_elsewhere(config: VantageConfig) -> None:
-    """Refuse a test that would send a stored secret elsewhere than the stored connection does.
-
-    Raises:
-        ConfigurationError: It would. Nothing was sent.
-    """
+    """Refuse a test that would send a stored secret elsewhere than the stored connection does."""
     sent = _sent.get()
     if sent is None or not (used := _not_given(config, sent)):
         return
@@ -98,9 +93,8 @@ def refuse_elsewhere(config: VantageConfig) -> None:
         raise ConfigurationError(
             f"The test would send the stored {', '.join(used)} to another address than the stored"
             f" connection: {', '.join(changed)} differ",
-            hint=(
-                "Nothing was sent. Enter the secrets again, or save the connection before the test"
-            ),
+            hint="Nothing was sent. Enter the secrets again, or save the connection before the"
+            " test",
         )
 
 

@@ -53,7 +53,6 @@ class WaitingMixin(ArgumentsMixin):
         log: Any
 
     def _rules(self) -> WaitRules:
-        """Return the limits and polling intervals."""
         return WaitRules.of(self.options)
 
     def _skill_if_known(self) -> str | None:
@@ -140,9 +139,7 @@ class WaitingMixin(ArgumentsMixin):
                 ) from None
             if event.get("status") == "error":
                 kind = ServiceUnavailable if event.get("retryable") else ProcessingError
-                raise kind(
-                    str(event.get("message") or ("The trigger could not query ABBYY Vantage"))
-                )
+                raise kind(str(event.get("message") or "The trigger could not query ABBYY Vantage"))
         return self._go_on(context, wait)
 
     def _needs_person(self, context: Context, wait: Wait, needed: PeopleNeeded) -> None:
@@ -154,7 +151,6 @@ class WaitingMixin(ArgumentsMixin):
 
 
 def check_outcome(outcome: Outcome, **options: Any) -> None:
-    """Raise the errors of :func:`vantage_orchestration.processing.outcome` as Airflow
-    exceptions."""
+    """Check an outcome as the core does, and raise exceptions of Airflow."""
     with translating(translate):
         core.check_outcome(outcome, **options)

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
 _DELETE_SECONDS = 4.0
 
 
+def _templated(group: type) -> tuple[str, ...]:
+    return (CONN_NAME_ATTR, *template_fields_of(group))
+
+
 class _VantageOperator(ArgumentsMixin, BaseOperator):
     """Base of the operators."""
 
@@ -82,11 +86,8 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
     def _conclude(
         self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return the task's result, and emit it with the events of the task's asset outlets.
-
-        Raises:
-            LowQuality: Documents are not good enough, and the task is set to fail in that case.
-        """
+        """Return the task's result, and emit it with the events of the task's asset outlets. Raise
+        if documents are not good enough, and the task is set to fail in that case."""
         emit(context, output.url, result)
         sources = [source for entry in manifest.transactions for source in entry.sources]
         read = [source.path for source in sources if source.path is not None]
@@ -103,22 +104,16 @@ class _SendingOperator(_VantageOperator):
 
     def _key(self, context: Context, state_path: Any = None) -> TaskKey:
         """Return the key of the task: the same in each try, different for other registration
-        parameters.
-
-        It does not contain the map index: if a file is added to those that a task is mapped over
-        and the run is cleared, the indexes of all following files change. Instead, each
-        transaction's key contains names and contents of its files.
-        """
+        parameters."""
+        # Without the map index: if a file is added to those that a task is mapped over and the run
+        # is cleared, the indexes of all following files change. Each transaction's key contains
+        # names and contents of its files instead.
         part = json.dumps(dict(self.options.registration_parameters), sort_keys=True)
         key = key_of(context, part, state_path)
         return key if self.durable else replace(key, since=None, stores=())
 
     def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
-        """Return the ledger of the task.
-
-        Raises:
-            ConfigurationError: The task is durable and has no place for notes.
-        """
+        """Return the ledger of the task; a durable task without a place for notes is refused."""
         if not self.durable:
             return Ledger()
         if output is None:
@@ -134,11 +129,8 @@ class _SendingOperator(_VantageOperator):
         )
 
     def _inputs(self, ledger: Ledger, output: Location | None = None) -> list[Location]:
-        """Return the files; those that an earlier try has sent may be missing.
-
-        Raises:
-            AirflowSkipException: There are none, and nothing was sent before.
-        """
+        """Return the files; those that an earlier try has sent may be missing. If there are none,
+        and nothing was sent before, the task is skipped."""
         from vantage_orchestration.processing.files import files_of
 
         inputs, on_empty = self._argument("inputs"), self.options.on_empty
@@ -152,8 +144,7 @@ class _SendingOperator(_VantageOperator):
         return files
 
     def _check_work(self, parts: Sequence[Any]) -> None:
-        """Raise if there is nothing to do because all files disappeared before they were sent."""
-        if not parts:
+        if not parts:  # All files disappeared before they were sent.
             raise translate(ConfigurationError("None of the inputs exists any more"))
 
     def _digest(self) -> str:
@@ -207,13 +198,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     """
 
     option_group = Processing
-    template_fields: Sequence[str] = (
-        "inputs",
-        "output_path",
-        "skill",
-        CONN_NAME_ATTR,
-        *template_fields_of(Processing),
-    )
+    template_fields = ("inputs", "output_path", "skill", *_templated(Processing))
+    #: What ``on_kill`` needs of the running try.
+    _running: tuple[Any, Ledger] | None = None
 
     if TYPE_CHECKING:  # See ArgumentsMixin.
 
@@ -275,9 +262,6 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         result: dict[str, Any] = self._wait(context, job.transaction_ids, files)
         return result
 
-    #: What ``on_kill`` needs of the running try.
-    _running: tuple[Any, Ledger] | None = None
-
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
 
@@ -312,11 +296,8 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
                 if state_of_task(task) in KILLED:
                     from vantage_orchestration.processing.deleting import delete_transactions
 
-                    own = {
-                        key: entry
-                        for key, entry in ledger.load().items()
-                        if entry.origin == self._origin
-                    }
+                    known, origin = ledger.load(), self._origin
+                    own = {key: entry for key, entry in known.items() if entry.origin == origin}
                     ids = [each for entry in own.values() for each in entry.transaction_ids]
                     # First: deleting takes the service minutes, and a cleared task must not
                     # continue with them meanwhile.
@@ -358,13 +339,7 @@ class VantageSubmitOperator(_SendingOperator):
     """
 
     option_group = Sending
-    template_fields: Sequence[str] = (
-        "inputs",
-        "skill",
-        CONN_NAME_ATTR,
-        "state_path",
-        *template_fields_of(Sending),
-    )
+    template_fields = ("inputs", "skill", "state_path", *_templated(Sending))
 
     if TYPE_CHECKING:  # See ArgumentsMixin.
 
@@ -435,12 +410,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
     """
 
     option_group = Collecting
-    template_fields: Sequence[str] = (
-        "transaction_ids",
-        "output_path",
-        CONN_NAME_ATTR,
-        *template_fields_of(Collecting),
-    )
+    template_fields = ("transaction_ids", "output_path", *_templated(Collecting))
 
     if TYPE_CHECKING:  # See ArgumentsMixin.
 
@@ -511,12 +481,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
 
     skill: str | None
     option_group = Completed
-    template_fields: Sequence[str] = (
-        "output_path",
-        "state_path",
-        CONN_NAME_ATTR,
-        *template_fields_of(Completed),
-    )
+    template_fields = ("output_path", "state_path", *_templated(Completed))
 
     @takes(Completed)
     def __init__(
@@ -574,7 +539,7 @@ class VantageDeleteTransactionsOperator(_VantageOperator):
         VantageError: Some were not deleted; the error names them. All others were.
     """
 
-    template_fields: Sequence[str] = ("transaction_ids", CONN_NAME_ATTR)
+    template_fields = ("transaction_ids", CONN_NAME_ATTR)
 
     def __init__(self, *, transaction_ids: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)

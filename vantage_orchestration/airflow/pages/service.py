@@ -67,6 +67,8 @@ _RETRIES: Final = RetryPolicy(attempts=2, first_wait=0.2, max_wait=0.5, budget=1
 _MOST_REVIEWS: Final = 5000
 #: Broken rules that a row says; more are counted.
 _MOST_RULES: Final = 3
+_LATE: Final = "ABBYY Vantage did not answer in time"
+_PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(r"[a-z0-9.-]+|[0-9a-f:.]+")
 
 
@@ -177,11 +179,7 @@ class TransactionService:
     async def look(
         self, connection: ConnectionKey, transaction_ids: Sequence[str], page: int = 1
     ) -> Overview:
-        """Return the current status of one page of a task's transactions, or of the last page.
-
-        Raises:
-            Busy: Too many requests are running already.
-        """
+        """Return the current status of one page of a task's transactions, or of the last page."""
         end = time.monotonic() + self._limit
         pages = max(1, -(-len(transaction_ids) // PAGE_SIZE))
         page = min(max(page, 1), pages)
@@ -205,22 +203,17 @@ class TransactionService:
         asked_rows = [
             self._ask(connection, ("row", each), partial(_row, client, each)) for each in shown
         ]
-        found, troubles = [], []
+        found, first = [], None
         for each, row in zip(shown, asked_rows, strict=True):
             try:
                 found.append(await self._answer(connection, row, end))
             except PageError as trouble:
                 found.append(Row(each, None))
-                troubles.append(str(trouble))
-        return Overview(tuple(found), page, pages, next(iter(troubles), None), targets)
+                first = first or str(trouble)
+        return Overview(tuple(found), page, pages, first, targets)
 
     async def review_link(self, connection: ConnectionKey, transaction_id: str) -> Secret | None:
-        """Return a fresh link to the review of a transaction; None if it is not in review now.
-
-        Raises:
-            Busy: Too many requests are running already.
-            PageError: There is no answer, or the link leads to another server.
-        """
+        """Return a fresh link to the review of a transaction; None if it is not in review now."""
         end = time.monotonic() + self._limit
         client = await self._client(connection, end)
         # No other reader may get this link, and an earlier link may not be reused.
@@ -297,9 +290,6 @@ class TransactionService:
         trouble = PageError(_LATE, for_all=True)
         self._down[connection] = (time.monotonic() + PAUSE, trouble)
         raise trouble.copy()
-
-
-_LATE: Final = "ABBYY Vantage did not answer in time"
 
 
 def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
@@ -399,8 +389,7 @@ def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
 def _is_own(link: str, base: SplitResult) -> bool:
     """Return whether a link leads to the connection's own server, or to a host below it.
 
-    The host of review links is not documented. Hosts below that of the region or of the base URL
-    belong to the same owner, so they are accepted.
+    The host of review links is not documented. Hosts below the own one belong to the same owner.
     """
     # Browsers treat a backslash as a slash, and ignore tabs and line breaks.
     if not (link.isascii() and link.isprintable()) or " " in link or "\\" in link:
@@ -416,9 +405,6 @@ def _is_own(link: str, base: SplitResult) -> bool:
             and (parts.port or _PORTS[parts.scheme]) == (base.port or _PORTS[base.scheme])
         )
     return False
-
-
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 def _targets(client: VantageClient) -> tuple[str, ...]:

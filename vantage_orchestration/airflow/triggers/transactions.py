@@ -131,10 +131,8 @@ class VantageTransactionsTrigger(BaseTrigger):
             for name, error in failures.items():
                 self.log.warning("Transaction %s was not deleted: %s", name, error)
 
-    # -- internals
-
     def _connect(self) -> VantageClient:
-        """Create a client. It runs in a thread: loading the connection calls Airflow and blocks."""
+        # In a thread: loading the connection calls Airflow and blocks.
         return VantageHook(self.abbyy_vantage_conn_id).client
 
     def _event(
@@ -174,7 +172,6 @@ class VantageTransactionsTrigger(BaseTrigger):
             return None
 
     def _delete(self, ids: Sequence[str]) -> dict[str, VantageError]:
-        """Delete transactions and return the failures. It runs in a thread."""
         from vantage_orchestration.processing.deleting import delete_transactions
 
         with self._connect() as client:
