@@ -36,14 +36,11 @@ def _steady_clock() -> Callable[[], float]:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Two clocks, both in seconds.
+    """Two clocks, both in seconds."""
 
-    Args:
-        steady: Monotonic time; decides validity in this process.
-        wall: Time since 1970, for display and for state that outlives the process.
-    """
-
+    #: Monotonic time; decides validity in this process.
     steady: Callable[[], float]
+    #: Time since 1970, for display and for state that outlives the process.
     wall: Callable[[], float]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_plus, urlencode
@@ -115,14 +116,10 @@ _FOREIGN_ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The content of a successful token reply.
-
-    Args:
-        token: The access token.
-        lifetime: Lifetime in seconds, counted from before the request.
-    """
+    """The content of a successful token reply."""
 
     token: Secret
+    #: Lifetime in seconds, counted from before the request.
     lifetime: float
 
 
@@ -201,8 +198,8 @@ def token_form(credentials: Credentials) -> bytes:
     """Return the body of the token request, form-encoded as UTF-8 (contract, section 2.1).
 
     Client id and secret are form values, as the vendor documents, unless the credential requires
-    HTTP Basic: see :func:`client_header`. A grant type other than ``password`` and
-    ``client_credentials`` sends all values that are set.
+    HTTP Basic. A grant type other than ``password`` and ``client_credentials`` sends all values
+    that are set.
     """
     form = {"grant_type": credentials.grant_type, "scope": credentials.scope}
     if credentials.grant_type != "client_credentials" and credentials.username:
@@ -228,11 +225,8 @@ def client_header(credentials: Credentials) -> dict[str, str]:
 
 
 def renewal_margin(lifetime: float, jitter: float = 0.0) -> float:
-    """Return how many seconds before its expiry a token is renewed.
-
-    A jitter of 0 to 1 spreads the renewals of processes that share a credential: up to half of the
-    margin is added.
-    """
+    """Return how many seconds before its expiry a token is renewed. A jitter of 0 to 1, which adds
+    up to half of that, spreads the renewals of processes that share a credential."""
     return min(300.0, lifetime / 10) * (1 + jitter / 2)
 
 
@@ -245,9 +239,6 @@ def read_reply(
     request_id: str | None = None,
 ) -> Grant | VantageError:
     """Return the grant, or the error to raise, for the reply to a token request.
-
-    The caller raises it, so that the traceback has no frame with the body, which has at most
-    :data:`LONGEST_REPLY` bytes.
 
     ``expires_in`` may be a number or a text of digits; missing or null means
     :data:`ASSUMED_LIFETIME`; a higher value than :data:`LONGEST_LIFETIME` is reduced to it. Zero,
@@ -264,14 +255,13 @@ def read_reply(
         "status": status,
         "request_id": request_id,
     }
-    try:
-        parsed = read_json(body)
-    except ValueError:
-        parsed = None
-    reply = parsed if isinstance(parsed, dict) else None
-    code = _error_code(reply, credentials)
-    if status == 200 and (code is None or (reply or {}).get("access_token")):
-        grant = _read_grant(reply)
+    reply: Any = None
+    with suppress(ValueError):
+        reply = read_json(body)
+    is_object = isinstance(reply, dict)
+    code = _error_code(reply, credentials) if is_object else None
+    if status == 200 and (code is None or reply.get("access_token")):
+        grant = _read_grant(reply) if is_object else "without a JSON object"
         if isinstance(grant, Grant):
             return grant
         return AuthProtocolError(
@@ -312,10 +302,10 @@ def read_reply(
 
 
 def hold_of(error: VantageError) -> float:
-    """Return the seconds for which the same login is not sent again after this failure.
+    """Return the seconds for which the same login is not sent again after this failure; 0 for none.
 
-    0 if it may be retried at once. Every possible refusal counts as one: servers and gateways
-    report it in many ways, and a wrong password that is sent repeatedly locks the account.
+    Every possible refusal counts as one: servers and gateways report it in many ways, and a wrong
+    password that is sent repeatedly locks the account.
     """
     if isinstance(error, REFUSALS):
         return REFUSAL_HOLD
@@ -327,9 +317,9 @@ def hold_of(error: VantageError) -> float:
     return 0.0
 
 
-def _error_code(reply: dict[str, Any] | None, credentials: Credentials) -> str | None:
+def _error_code(reply: dict[str, Any], credentials: Credentials) -> str | None:
     for name in ("error", "errorCode", "error_code"):
-        code = (reply or {}).get(name)
+        code = reply.get(name)
         if isinstance(code, dict):  # As the APIs of large vendors have it.
             code = code.get("type") or code.get("status") or code.get("code")
         if code and isinstance(code, (str, int)) and not isinstance(code, bool):
@@ -345,10 +335,8 @@ def _is_refusal(status: int, body: bytes, code: str | None) -> bool:
     return status in (400, 401) and not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def _read_grant(reply: dict[str, Any] | None) -> Grant | str:
+def _read_grant(reply: dict[str, Any]) -> Grant | str:
     """Return the grant, or what is wrong with the reply."""
-    if reply is None:
-        return "without a JSON object"
     token = reply.get("access_token")
     if not isinstance(token, str) or not _VISIBLE.fullmatch(token):
         # Other characters would end the header that contains it.
@@ -421,8 +409,7 @@ def _client_hint(credentials: Credentials) -> str:
     if documented and credentials.client_auth == "basic":
         hint += ". ABBYY's cloud accepts the client in the form: set client_auth to form"
     elif not documented and credentials.client_auth == "form":
-        hint += ". If both are right, the server may require HTTP Basic: set client_auth to"
-        hint += " basic"
+        hint += ". If both are right, the server may require HTTP Basic: set client_auth to basic"
     return hint
 
 
@@ -432,14 +419,13 @@ def _grant_hint(credentials: Credentials) -> str:
             "Ask a Tenant Administrator to allow the grant type client_credentials for the API"
             " client, and check the client id"
         )
-    hint = (
+    if credentials.grant_type != "password":
+        return "Set the grant type to password or client_credentials, which ABBYY documents"
+    return (
         "A tenant with an external identity provider (single sign-on) can't log in with user name"
         " and password: set the grant type to client_credentials, and ask a Tenant Administrator"
         " to allow it for the API client"
     )
-    if credentials.grant_type != "password":
-        hint = "Set the grant type to password or client_credentials, which ABBYY documents"
-    return hint
 
 
 def _login_hint(credentials: Credentials) -> str:

@@ -63,7 +63,7 @@ class TokenSource:
     Args:
         config: The configuration.
         store: Store of the token for other processes; by default only memory.
-        locks: See :class:`.cache.TokenCache`.
+        locks: Files of this host to lock, for a store that several hosts share.
         log_in: Requests a token once; returns the grant or an error. Over the network by default.
         clock: Steady and wall time.
         retries: Tries and waits after temporary failures. A refusal is never retried.
@@ -217,11 +217,9 @@ class TokenSource:
         result: AccessToken | VantageError
         logins = self._logins
         try:
-            outcome = self._fetch()
-            if isinstance(outcome, Refusal):
-                result = self._held(outcome, fresh=self._logins != logins)
-            else:
-                result = outcome
+            outcome = found = self._fetch()
+            fresh = self._logins != logins
+            result = self._held(found, fresh=fresh) if isinstance(found, Refusal) else found
         except VantageError as error:
             outcome = result = error.copy()
         except BaseException as error:
@@ -254,7 +252,11 @@ class TokenSource:
             if self._saves_login(found):
                 return found
             try:
-                token = call(self._try_once, self._retries, may_repeat=_may_repeat)
+                token = call(
+                    self._try_once,
+                    self._retries,
+                    may_repeat=lambda error: error.retryable and not hold_of(error),
+                )
             except VantageError as error:
                 hold = self._hold(error, found.hold if isinstance(found, Refusal) else 0.0)
                 if not hold:
@@ -353,20 +355,14 @@ class TokenSource:
         return f"to clear this{place}: vantage-orchestration token forget{of}"
 
     def _too_slow(self, limit: float) -> AuthUnavailable:
-        return AuthUnavailable(
-            f"The login did not end within {limit:.0f} s",
-            host=self._config.credentials.host,
-        )
+        host = self._config.credentials.host
+        return AuthUnavailable(f"The login did not end within {limit:.0f} s", host=host)
 
     def __repr__(self) -> str:
         return f"TokenSource(host={self._config.credentials.host!r}, token={self._token!r})"
 
     __reduce__ = refuse_pickling
     __reduce_ex__ = refuse_pickling
-
-
-def _may_repeat(error: VantageError) -> bool:
-    return error.retryable and not hold_of(error)
 
 
 def _ended(outcome: AccessToken | VantageError) -> _Outcome:
@@ -387,10 +383,9 @@ _process_key = Secret(os.urandom(32).hex())
 def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None) -> TokenSource:
     """Return the process's shared source for this credential.
 
-    Args:
-        config: The configuration. Equal configurations share a source, so that all hooks, triggers,
-            blocks and sessions of the process share its token and its login.
-        orchestrator: Creates the orchestrator's own store, for configurations that use it.
+    Equal configurations share a source, so that all hooks, triggers, blocks and sessions of the
+    process share its token and its login. ``orchestrator`` creates the orchestrator's own store,
+    for configurations that use it.
     """
     key = _key(config, "" if orchestrator is None else repr(orchestrator))
     with _registry_lock:
