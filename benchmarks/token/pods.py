@@ -24,7 +24,7 @@ from pathlib import Path
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.state import FileStore, Store
-from vantage_orchestration.token import TokenSource, entry
+from vantage_orchestration.token import TokenSource, cache
 from vantage_orchestration.token.access import Clock
 from vantage_orchestration.token.request import Grant, renewal_margin
 
@@ -162,7 +162,7 @@ def on_paper(store: str, lifetime: float, *, waves: bool) -> tuple[float, float]
 def main() -> None:
     """Simulate every case of the lifetime that is named."""
     # Each pod derives a key. How long that takes changes nothing here.
-    entry.KEY_COST = 2
+    cache.KEY_COST = 2
     name = sys.argv[1]
     lifetime = LIFETIMES[name]
     for store in STORES:

@@ -23,15 +23,8 @@ from vantage_orchestration.credentials import Credentials
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.state import FileStore, default_folder
 from vantage_orchestration.token import TokenSource
-from vantage_orchestration.token.access import AccessToken, Clock
-from vantage_orchestration.token.cache import TokenCache
-from vantage_orchestration.token.entry import (
-    EntryCipher,
-    Refusal,
-    read_entry,
-    write_refusal,
-    write_token,
-)
+from vantage_orchestration.token.access import AccessToken, Clock, Refusal
+from vantage_orchestration.token.cache import EntryCipher, TokenCache, read_entry, write_entry
 from vantage_orchestration.token.request import Grant
 
 PASSWORD = "a password of length"
@@ -193,7 +186,7 @@ def token_entry(time, lifetime=3600.0) -> bytes:
         begun=time.steady,
         begun_wall=time.wall,
     )
-    return write_token(token, time.clock)
+    return write_entry(token, time.clock)
 
 
 @pytest.mark.parametrize("boot", ["same", "other"])
@@ -237,7 +230,7 @@ def test_a_suspended_machine_comes_back_to_a_stale_token(time):
 
 def test_a_refusal_keeps_its_words_and_its_time(time):
     error = errors.ClientRejected("The client was refused", hint="Check it", status=400, host="h")
-    entry = write_refusal(error, 900.0, time.clock)
+    entry = write_entry(Refusal(error, time.steady + 900.0, 900.0), time.clock)
     time.pass_(100)
     refusal = read_entry(entry, time.clock, jitter=0)
     assert isinstance(refusal, Refusal)
@@ -616,7 +609,7 @@ def test_an_entry_name_never_leaves_the_folder(folder):
 def test_two_versions_that_share_a_store_do_not_read_each_other(folder, time, monkeypatch):
     logins = Logins()
     process(folder, time, logins).get()
-    monkeypatch.setattr("vantage_orchestration.token.entry._FORMAT", b"another format")
+    monkeypatch.setattr("vantage_orchestration.token.cache._FORMAT", b"another format")
     assert process(folder, time, logins).get().reveal() == "token-number-2"
     monkeypatch.undo()
     assert process(folder, time, logins).get().reveal() == "token-number-1"

@@ -195,14 +195,14 @@ def test_token_of_3500_characters_fits_and_a_longer_one_is_said_once(
         )
 
     fits = token(3500)
-    cache().save_token(fits)
+    cache().save(fits)
     found = cache().load(0.0)
     assert isinstance(found, AccessToken)
     assert found.reveal() == fits.reveal()
     assert _warnings(caplog) == []
     too_long = cache()
     for _ in range(2):
-        too_long.save_token(token(4000))
+        too_long.save(token(4000))
     (warning,) = _warnings(caplog)
     assert "and Prefect allows 5000" in warning
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access token as an immutable value, and the clocks that decide its validity."""
+"""What a login leads to, a token or a refusal, and the clocks that decide their validity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, final
 
+from vantage_orchestration.errors import VantageError
 from vantage_orchestration.secret import Confidential, Secret
 
 if TYPE_CHECKING:
@@ -93,3 +94,16 @@ class AccessToken(Confidential):
 
     def __repr__(self) -> str:
         return f"AccessToken(expires_at={self.expires_at.to_iso8601_string()!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A refused login. All callers get it, without another request, until its time is over."""
+
+    error: VantageError
+    #: Steady time at which the login may be retried.
+    until: float
+    #: Total seconds for which it is held; the next refusal is held twice as long.
+    hold: float
+    #: Whether it is also in the store, so that clearing the store clears it.
+    stored: bool = False

@@ -8,26 +8,33 @@ logged once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import json
 import logging
+import os
 import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from vantage_orchestration.config import Trust
 from vantage_orchestration.credentials import Credentials
-from vantage_orchestration.errors import StateUnavailable, VantageError
-from vantage_orchestration.state import FileStore, Store
-from vantage_orchestration.token.access import AccessToken, Clock
-from vantage_orchestration.token.entry import (
-    EntryCipher,
-    Refusal,
-    read_entry,
-    write_refusal,
-    write_token,
+from vantage_orchestration.errors import (
+    AuthProtocolError,
+    AuthUnavailable,
+    ConfigurationError,
+    StateUnavailable,
+    Throttled,
+    VantageError,
+    frameless,
 )
+from vantage_orchestration.secret import Secret
+from vantage_orchestration.state import FileStore, Store
+from vantage_orchestration.text import read_json
+from vantage_orchestration.token.access import AccessToken, Clock, Refusal
+from vantage_orchestration.token.request import LONGEST_LIFETIME, REFUSALS, renewal_margin
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +49,31 @@ _STALE: Final = 30.0
 #: Seconds between two reads of another host's claim, shortest and longest.
 _PAUSES: Final = (0.2, 0.6)
 _random = random.SystemRandom()
+#: Longest time in seconds for which a refused login is held.
+LONGEST_HOLD = 86400.0
+#: Shortest client secret, in characters, with which anything is stored: a shorter one could be
+#: guessed by trying each against a stolen entry.
+SHORTEST_SECRET = 20
+
+#: Part of every name and key. A version with another format uses another text here, so that two
+#: versions that share a store never read each other's entries.
+_FORMAT = b"vantage-orchestration token entry 2"
+_NONCE = 12
+#: Cost of scrypt: 16 MB and about 50 ms for each guess of a password.
+KEY_COST = 2**14
+#: Seconds by which the clocks of two hosts may differ.
+_SKEW = 120.0
+_KINDS: dict[str, type[VantageError]] = {
+    kind.__name__: kind
+    for kind in (*REFUSALS, Throttled, AuthProtocolError, AuthUnavailable, ConfigurationError)
+}
 
 
 class TokenCache:
-    """Reads and writes the entry of one credential.
+    """Reads and writes the entry of one credential, for tokens obtained under one trust.
 
-    Args:
-        store: The store; None where nothing is kept.
-        credentials: The credential.
-        clock: The clocks.
-        trust: The trust under which the token is obtained.
-        locks: Files of this host to lock, for a store that several hosts share and that has no
-            locks. There a host also claims the login.
+    Without a ``store`` nothing is kept. ``locks`` are files of this host to lock, for a store that
+    several hosts share and that has no locks. There a host also claims the login.
     """
 
     def __init__(
@@ -79,11 +99,8 @@ class TokenCache:
         return self._store is None
 
     def load(self, jitter: float) -> AccessToken | Refusal | None:
-        """Return what is stored; None if there is nothing.
-
-        Raises:
-            StateUnavailable: There is no store, or what it holds can't be read.
-        """
+        """Return what is stored; None if there is nothing. It is StateUnavailable if there is no
+        store, or what it holds can't be read."""
         cipher, what = self._ready(), "the token store can't be used"
         if cipher is not None and self._store is not None:
             with self._forgiving():
@@ -99,30 +116,18 @@ class TokenCache:
                 what = "the entry can't be used"
         raise StateUnavailable(what)
 
-    def save_token(self, token: AccessToken) -> None:
-        """Store a token for the other processes."""
-        self._save(write_token(token, self._clock))
-
-    def save_refusal(self, error: VantageError, hold: float) -> bool:
-        """Store a refusal, so that the same login is not sent again; return whether it is
-        stored."""
-        return self._save(write_refusal(error, hold, self._clock))
-
-    def _save(self, data: bytes) -> bool:
+    def save(self, found: AccessToken | Refusal) -> bool:
+        """Store a token or a refusal for the other processes; return whether it is stored."""
         cipher = self._ready()
         # An unreadable entry is not overwritten: it may be a refusal with a long remaining time.
         if cipher is not None and self._store is not None and not self._unread:
             with self._forgiving():
-                self._store.write(cipher.name, cipher.encrypt(data))
+                self._store.write(cipher.name, cipher.encrypt(write_entry(found, self._clock)))
                 return True
         return False
 
     def forget(self) -> None:
-        """Remove the entry.
-
-        Raises:
-            StateUnavailable: The store can't be used. It may still contain the entry.
-        """
+        """Remove the entry. It is StateUnavailable if the store may still contain it."""
         cipher = self._ready()
         if cipher is None or self._store is None:
             return
@@ -137,10 +142,7 @@ class TokenCache:
     @contextlib.contextmanager
     def locked(self, served: Callable[[], bool]) -> Iterator[None]:
         """Keep other processes from logging in meanwhile; wait for them for LOCK_PATIENCE at most.
-
-        Args:
-            served: Returns whether the store already contains the result of the login.
-        """
+        ``served`` returns whether the store already contains the result of the login."""
         cipher = self._ready()
         with contextlib.ExitStack() as stack:
             if cipher is not None and self._locks is not None:
@@ -195,13 +197,8 @@ class TokenCache:
 def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]) -> Iterator[None]:
     """Hold the claim to an entry: a value of the store, which only one host creates.
 
-    Whatever goes wrong with the store, the context still begins.
-
-    Args:
-        store: Store that several hosts share.
-        name: Name of the entry.
-        patience: Seconds to wait for other hosts.
-        served: Returns whether another host has done the work. Then the claim is not needed.
+    The context begins whatever goes wrong with the store, after ``patience`` seconds of waiting for
+    other hosts, and as soon as ``served`` returns that another host has done the work.
     """
     place = hashlib.sha256(f"claim {name}".encode()).hexdigest()
     own = secrets.token_hex(16).encode()
@@ -248,3 +245,146 @@ def _take(store: Store, place: str, own: bytes, until: float, served: Callable[[
 def _remove(store: Store, place: str, claim: bytes) -> None:
     if store.read(place) == claim:
         store.delete(place)
+
+
+# ------------------------------------------------------------ the entry
+
+
+def write_entry(found: AccessToken | Refusal, clock: Clock) -> bytes:
+    """Return the content of an entry."""
+    members: dict[str, Any]
+    if isinstance(found, AccessToken):
+        begun, kept = found.begun, max(found.kept_until - found.begun, 0.0)
+        members = {"token": found.reveal(), "lifetime": found.lifetime, "kept": kept}
+    else:
+        begun, error = found.until - found.hold, found.error
+        details = {name: value for name, value in error.details().items() if value is not None}
+        members = {"refused": type(error).__name__, "what": error.what}
+        members |= {"details": details, "hold": found.hold}
+    # Steady time counts only within one boot of one machine; other readers use the wall time.
+    age = clock.steady() - begun
+    at = {"wall": clock.wall() - age, "steady": begun, "boot": _boot()}
+    return json.dumps({"at": at, **members}).encode()
+
+
+def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusal | None:
+    """Return the current meaning of an entry's content: a token (which may have expired), a refusal
+    (whose time may be over), or None if it can't be used."""
+    try:
+        members = read_json(data)
+        age = _age(members["at"], clock)
+        if age is None:
+            return None
+        begun = clock.steady() - age
+        if "token" in members:
+            lifetime = min(float(members["lifetime"]), LONGEST_LIFETIME)
+            return AccessToken(
+                Secret(str(members["token"])),
+                lifetime=lifetime,
+                margin=renewal_margin(lifetime, jitter),
+                begun=begun,
+                begun_wall=clock.wall() - age,
+                kept_until=begun + min(float(members.get("kept", 0)), lifetime),
+            )
+        hold = min(float(members["hold"]), LONGEST_HOLD)
+        error = _KINDS[members["refused"]](str(members["what"]), **members["details"])
+        return Refusal(error, begun + hold, hold, stored=True)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+
+
+def _age(at: dict[str, Any], clock: Clock) -> float | None:
+    """Return the seconds since a stored moment, or None if the clocks contradict it.
+
+    If the steady clock can be used, a wall clock that was set back changes nothing; one that was
+    set forward makes the moment older, since either clock may mark it as stale.
+    """
+    by_wall = clock.wall() - float(at["wall"])
+    by_steady = clock.steady() - float(at["steady"])
+    if at["boot"] and at["boot"] == _boot():
+        return None if by_steady < 0 else max(by_steady, by_wall)
+    return None if by_wall < -_SKEW else max(by_wall, 0.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _boot() -> str:
+    """Return an identifier of the current boot, or an empty text if the system has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+class EntryCipher:
+    """Names and encrypts the entry of one credential, for tokens obtained under one trust.
+
+    Name and key are derived from the credential's own secrets. So only those who could log in
+    anyway can find and read it; a changed password or client secret leads to another entry. With
+    the store and the client secret, guesses of a password could be checked: scrypt makes each slow.
+
+    Raises:
+        ImportError: The package ``cryptography`` is not installed.
+        StateUnavailable: The client secret is too short to be safe at rest, or there is no scrypt.
+    """
+
+    __slots__ = ("_aead", "name")
+
+    @frameless
+    def __init__(self, credentials: Credentials, trust: Trust | None = None) -> None:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+        secret = credentials.client_secret.reveal()
+        if len(secret) < SHORTEST_SECRET:
+            raise StateUnavailable(
+                f"the client secret has fewer than {SHORTEST_SECRET} characters and could be"
+                " guessed from a stored entry"
+            )
+        public = _pack(
+            credentials.token_url,
+            credentials.tenant_id,
+            credentials.username,
+            credentials.client_id,
+            credentials.grant_type,
+            credentials.scope,
+            credentials.client_auth,
+        )
+        kind = trust.identity() if trust is not None else ()
+        try:
+            derived = Scrypt(_FORMAT + public, length=64, n=KEY_COST, r=8, p=1).derive(
+                _pack(secret, credentials.password.reveal(), *kind)
+            )
+        except (UnsupportedAlgorithm, MemoryError) as error:
+            raise StateUnavailable(f"scrypt can't be used ({type(error).__name__})") from None
+        #: Name of the entry, 64 hex digits.
+        self.name = derived[:32].hex()
+        self._aead = AESGCM(derived[32:])
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return ``data`` encrypted with AES-256-GCM and bound to the name of the entry."""
+        nonce = os.urandom(_NONCE)
+        return nonce + self._aead.encrypt(nonce, data, self._bound)
+
+    def decrypt(self, entry: bytes) -> bytes | None:
+        """Return the data; None if the entry is another credential's, damaged or changed."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return self._aead.decrypt(entry[:_NONCE], entry[_NONCE:], self._bound)
+        except (InvalidTag, ValueError):
+            return None
+
+    @property
+    def _bound(self) -> bytes:
+        return _FORMAT + self.name.encode()
+
+    def __repr__(self) -> str:
+        return f"EntryCipher({self.name[:8]}…)"
+
+
+def _pack(*texts: str) -> bytes:
+    """Join texts so that no part of one can be moved into its neighbour."""
+    parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

@@ -9,9 +9,8 @@ import sys
 
 from vantage_orchestration.cli import add_credential_option, load_credential
 from vantage_orchestration.errors import ConfigurationError, StateUnavailable
-from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken
+from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Refusal
 from vantage_orchestration.token.cache import TokenCache
-from vantage_orchestration.token.entry import Refusal
 
 HELP = "show or clear the stored token or refusal of a credential"
 

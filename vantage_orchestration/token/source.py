@@ -35,9 +35,8 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.state import FileStore, Store, StoreFactory
-from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock
-from vantage_orchestration.token.cache import LOCK_PATIENCE, TokenCache
-from vantage_orchestration.token.entry import LONGEST_HOLD, Refusal
+from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock, Refusal
+from vantage_orchestration.token.cache import LOCK_PATIENCE, LONGEST_HOLD, TokenCache
 from vantage_orchestration.token.request import (
     REFUSAL_HOLD,
     Grant,
@@ -166,7 +165,7 @@ class TokenSource:
                 return
             token = replace(self._token, kept_until=self._now() + REJECTED_HOLD)
             self._token = token
-        self._cache.save_token(token)
+        self._cache.save(token)
 
     def forget(self) -> None:
         """Forget the token and a remembered refusal, here and in the store.
@@ -261,9 +260,9 @@ class TokenSource:
                 hold = self._hold(error, found.hold if isinstance(found, Refusal) else 0.0)
                 if not hold:
                     raise
-                stored = self._cache.save_refusal(error, hold)
-                return Refusal(error.copy(), self._now() + hold, hold, stored)
-            self._cache.save_token(token)
+                refusal = Refusal(error.copy(), self._now() + hold, hold)
+                return replace(refusal, stored=self._cache.save(refusal))
+            self._cache.save(token)
             return token
 
     def _saves_login(self, found: AccessToken | Refusal | None) -> TypeGuard[AccessToken | Refusal]:
