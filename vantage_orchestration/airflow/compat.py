@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that have moved between the releases of Airflow 3. Nothing else asks for a version.
+"""Names that have moved between the releases of Airflow 3.
 
 Each branch says with which lowest version of Airflow it may go.
 """
