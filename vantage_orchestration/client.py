@@ -45,8 +45,6 @@ from vantage_orchestration.status import Status
 from vantage_orchestration.text import utc_text
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
 
-__all__ = ["VantageClient"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -44,15 +44,6 @@ from vantage_orchestration.text import clean
 if TYPE_CHECKING:
     from vantage_orchestration.throttle import Throttle
 
-__all__ = [
-    "SLOWEST",
-    "HttpSession",
-    "NoAuth",
-    "network_error",
-    "proxy_wants_login",
-    "request_id_of",
-]
-
 #: Bytes per second below which a reply counts as stalled.
 SLOWEST = 1024
 #: ``requests`` itself repeats nothing: the caller decides what is safe to repeat.

@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["LEAST_PAUSE", "reading_in_turn"]
-
 #: Seconds between the end of one read and the start of the next of the same transaction.
 LEAST_PAUSE = 1.0
 

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ExtractedDocument, Transaction
 
-__all__ = [
-    "DocumentFields",
-    "check_types",
-    "fetch_fields",
-    "fields_of_json",
-    "fields_of_values",
-    "with_results",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class DocumentFields:

@@ -40,8 +40,6 @@ from vantage_orchestration.upload import MultipartBody
 if TYPE_CHECKING:
     from vantage_orchestration.models import ResultFile
 
-__all__ = ["ApiSession", "VantageAuth", "may_repeat", "may_repeat_unsent"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -25,8 +25,6 @@ from vantage_orchestration.state import FileStore
 if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
 
-__all__ = ["Throttle", "throttle_of"]
-
 log = logging.getLogger(__name__)
 
 #: Pause in seconds if the server does not give one.

@@ -21,14 +21,6 @@ from vantage_orchestration.limits import (
     MOST_PARAMETERS,
 )
 
-__all__ = [
-    "MultipartBody",
-    "SourceFile",
-    "check_files",
-    "parameters",
-    "stored_name",
-]
-
 _REPLACED = str.maketrans(dict.fromkeys(":/?#[]@!$&'()*+,;=\\", "_"))
 _CHUNK = 1024 * 1024
 

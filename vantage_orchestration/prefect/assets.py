@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from prefect import Task
 
 
-__all__ = ["MATERIALIZED_BY", "materializing", "results_asset"]
-
 P = ParamSpec("P")
 R = TypeVar("R", bound=Mapping[str, Any])
 

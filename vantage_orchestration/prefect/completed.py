@@ -31,8 +31,6 @@ from vantage_orchestration.storage import Location
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["fetch_completed"]
-
 
 @task(**RETRIES, cache_policy=NO_CACHE)
 @takes(Completed)

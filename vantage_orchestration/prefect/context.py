@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pendulum import DateTime
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
-__all__ = ["retried_by_itself", "run_ids", "task_key"]
-
 
 def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     """Return the key of the running task, the same each time it is tried.

@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.state import StoreFactory
     from vantage_orchestration.token import AccessToken
 
-__all__ = [
-    "VantageCredentials",
-    "load_config",
-    "load_credentials",
-    "name_of_block",
-    "reading_block",
-]
-
 log = logging.getLogger(__name__)
 
 #: Whether pydantic is loading a stored block, as opposed to code that creates one.

@@ -26,8 +26,6 @@ from vantage_orchestration.processing.manifest import Manifest
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["process_documents", "process_folder"]
-
 InFlows = Literal["wait", "return", "suspend", "fail"]
 
 

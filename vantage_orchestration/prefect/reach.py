@@ -21,8 +21,6 @@ from vantage_orchestration import local
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.files import Folder
 
-__all__ = ["Reach"]
-
 _PREFIX: Final = "ABBYY_VANTAGE_FLOWS_"
 _HINT: Final = "The worker's environment, or the flow's file, limits what runs can access"
 

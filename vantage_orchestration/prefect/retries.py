@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-__all__ = ["RETRIES", "retry_if_it_helps"]
-
 
 def retry_if_it_helps(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Return whether to retry a failed task; for ``@task(retry_condition_fn=...)``.

@@ -36,8 +36,6 @@ from vantage_orchestration.waiting import Watcher
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-__all__ = ["check_can_suspend", "resume_reviewed", "suspend_for_review"]
-
 #: Labels of a suspended flow run.
 _BLOCK, _IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
 #: When the run was first suspended for each transaction, in seconds since the epoch.

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.waiting import Outcome
 
-__all__ = ["VantageSkill", "VantageTransaction"]
-
 T = TypeVar("T")
 
 

@@ -55,16 +55,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = [
-    "delete_transactions",
-    "download_results",
-    "list_skills",
-    "process_document",
-    "process_documents",
-    "submit_documents",
-    "wait_for_transactions",
-]
-
 Credentials = VantageCredentials | str
 
 

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.processing.ledger import Ledger
 
-__all__ = ["delete_on_cancellation", "delete_on_rollback", "undoable"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.storage import Location
 
-__all__ = ["collect", "landed"]
-
 log = logging.getLogger(__name__)
 
 #: A warning is logged this many days before the service deletes results.

@@ -12,8 +12,6 @@ from vantage_orchestration.parallel import in_parallel
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["check_deleted", "delete_transactions"]
-
 _THREADS: Final = 8
 #: Transactions named in an error; the rest is counted.
 _NAMED: Final = 5

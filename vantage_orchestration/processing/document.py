@@ -34,14 +34,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.storage import AnyPath
 
-__all__ = [
-    "DocumentResult",
-    "document_result",
-    "process_document",
-    "submit_one",
-    "wait_for_transaction",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class DocumentResult:

@@ -19,8 +19,6 @@ from vantage_orchestration.storage import Location
 if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
 
-__all__ = ["Folder", "check_output", "check_quarantine", "files_of"]
-
 _GLOB = frozenset("*?[")
 
 

@@ -21,8 +21,6 @@ from vantage_orchestration.state import FileStore
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["HostNote"]
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -15,19 +15,6 @@ from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.storage import AnyPath, Location
 from vantage_orchestration.upload import SourceFile, parameters, stored_name
 
-__all__ = [
-    "CONTENT_DIGITS",
-    "NAME_DIGITS",
-    "Gone",
-    "PlannedFile",
-    "Refused",
-    "Seen",
-    "inspect_inputs",
-    "listed",
-    "short_digest",
-    "tag_of_name",
-]
-
 #: Hex digits of a short digest: some for the name, the rest for the content.
 NAME_DIGITS, CONTENT_DIGITS = 4, 12
 _CHUNK = 1024 * 1024

@@ -34,7 +34,7 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
     UnfinishedEntry,
 )
-from vantage_orchestration.processing.names import MANIFEST, SUBMITTED, folded
+from vantage_orchestration.processing.names import SUBMITTED, folded
 from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
@@ -50,18 +50,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import ListedTransaction, Skill, Transaction
     from vantage_orchestration.options import Options
     from vantage_orchestration.storage import Location
-
-__all__ = [
-    "MANIFEST",
-    "SUBMITTED",
-    "Job",
-    "Part",
-    "begin",
-    "download",
-    "finish",
-    "job_token",
-    "submit_files",
-]
 
 log = logging.getLogger(__name__)
 

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 
 _Read = Callable[..., "Page"]
 
-__all__ = [
-    "ENCODINGS",
-    "GUESS",
-    "Proof",
-    "disprove",
-    "forget_proofs",
-    "is_known",
-    "likely",
-    "proof_of",
-]
-
 #: Encodings of the filter, the manual's example first.
 ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
 #: Listed transactions to search for one with a registration parameter.

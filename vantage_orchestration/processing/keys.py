@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.processing.ledger import LedgerStore
 
-__all__ = ["KEY_PARAMETER", "TaskKey", "digest_of", "keyed", "unit_key"]
-
 #: Registration parameter with our key.
 KEY_PARAMETER = "orchestration.key"
 

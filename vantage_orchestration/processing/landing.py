@@ -19,8 +19,6 @@ from vantage_orchestration.processing.names import LANDED
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-__all__ = ["Landing"]
-
 
 class Landing:
     """The file ``landed.json`` of a transaction. Thread-safe.

@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.storage import Location
 
-__all__ = [
-    "FOLDER",
-    "Change",
-    "FolderLedgers",
-    "Ledger",
-    "LedgerEntry",
-    "LedgerStore",
-    "NumberedLedgers",
-    "open_ledger",
-]
-
 #: Folder for ledgers in an output folder. Changing it loses running transactions.
 FOLDER: Final = ".abbyy-vantage"
 _VERSION: Final = 1

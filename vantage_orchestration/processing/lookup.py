@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["find_transactions"]
-
 log = logging.getLogger(__name__)
 
 #: Up to so many keys are asked for one by one. For more, all transactions of this package are

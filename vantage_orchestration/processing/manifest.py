@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.build import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
 
-__all__ = [
-    "DocumentEntry",
-    "FileEntry",
-    "FindingEntry",
-    "Manifest",
-    "SourceEntry",
-    "TableEntry",
-    "TransactionManifest",
-    "UnfinishedEntry",
-]
-
 S = TypeVar("S", bound="_Stored")
 
 #: Version of both kinds of manifest. A reader refuses others.

@@ -18,8 +18,6 @@ from vantage_orchestration.processing.inputs import (
 )
 from vantage_orchestration.processing.names import suffixed
 
-__all__ = ["Duplicates", "Groups", "choose", "tag_in"]
-
 Duplicates = Literal["skip", "send", "fail"]
 
 #: Files of the same name and content to look for if one of them is missing.

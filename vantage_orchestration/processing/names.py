@@ -11,17 +11,6 @@ import posixpath
 import re
 import unicodedata
 
-__all__ = [
-    "LANDED",
-    "MANIFEST",
-    "SUBMITTED",
-    "UNCLASSIFIED",
-    "UniqueNames",
-    "folded",
-    "safe_name",
-    "suffixed",
-]
-
 #: File that describes the content of a folder.
 MANIFEST = "manifest.json"
 #: File that lists the landed files of a transaction, until all have landed.

@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
     from vantage_orchestration.storage import Location
 
-__all__ = [
-    "check_outcome",
-    "check_quality",
-    "check_rules",
-    "numbers_of",
-    "outcome_of",
-    "result_of",
-]
-
 #: Transactions or documents named in an error, and broken rules of each; the rest is counted.
 _SHOWN = 5
 _RULES = 3

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["Made", "listed_as_completed"]
-
 log = logging.getLogger(__name__)
 
 #: Up to this number, transactions are searched by their own keys.

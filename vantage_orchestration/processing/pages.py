@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.inputs import PlannedFile
     from vantage_orchestration.processing.plan import Unit
 
-__all__ = ["check_pages"]
-
 log = logging.getLogger(__name__)
 
 

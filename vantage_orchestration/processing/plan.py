@@ -39,8 +39,6 @@ from vantage_orchestration.processing.names import (
 from vantage_orchestration.storage import AnyPath
 from vantage_orchestration.upload import SourceFile
 
-__all__ = ["Duplicates", "Unit", "plan"]
-
 log = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from vantage_orchestration.processing.names import (
 )
 from vantage_orchestration.storage import Location
 
-__all__ = ["Output", "class_folder", "fixed_part", "output_of"]
-
 _CLASS: Final = arguments.CLASS
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
 
-__all__ = ["Row", "read_lists", "shared_rows"]
-
 #: Seconds for which a reading is reused.
 _KEPT: Final = 600.0
 

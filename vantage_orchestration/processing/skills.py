@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["forget_skills", "names_of_skills", "skill_id_of", "skill_of", "unknown_skill"]
-
 log = logging.getLogger(__name__)
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.plan import Unit
 
-__all__ = ["Part", "Work", "keyed_units", "submit"]
-
 log = logging.getLogger(__name__)
 
 #: Transactions whose files are sent before more are created.

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.waiting.machine import Outcome
 
-__all__ = [
-    "files_by_id",
-    "lines_of_start",
-    "pages_of",
-    "summary",
-    "summary_of_start",
-    "summary_of_wait",
-]
-
 #: Transactions named in lines; the rest is counted. Failures named in a line.
 _LINES, _FAILURES = 20, 5
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 #: a key of this package.
 _Item = tuple[str, str | None, str, bool]
 
-__all__ = ["NO_LISTING", "ActiveList", "Listing"]
-
 _PATH: Final = "/transactions/active"
 _SHORTEST_PAGE: Final = 50
 #: Largest desired page in bytes. ``json`` blocks all other threads while it parses a page, about 8

@@ -8,8 +8,6 @@ from typing import Final
 
 from vantage_orchestration.errors import VantageError
 
-__all__ = ["LONGEST_REQUEST", "Backoff"]
-
 #: The vendor's advice for overload of a sister product (contract, section 5).
 _FIRST: Final = 5.0
 _LONGEST: Final = 60.0

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
 
-__all__ = ["wait_here"]
-
 log = logging.getLogger(__name__)
 
 

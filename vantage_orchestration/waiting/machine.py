@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.processing.manifest import UnfinishedEntry
 
-__all__ = ["Answer", "LookAgain", "Outcome", "Over", "PeopleNeeded", "Wait"]
-
 #: Least time in seconds for the service after a review: what follows, such as an export, is short.
 _AFTER_REVIEW: Final = 600.0
 #: A review that returns within these seconds is the same one: the list of transactions may lag

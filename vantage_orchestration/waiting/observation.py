@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from vantage_orchestration.status import Status
 
-__all__ = ["Observation"]
-
 
 @dataclass(frozen=True, slots=True)
 class Observation:

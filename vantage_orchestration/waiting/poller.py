@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
 
-__all__ = ["SharedPoller", "Watch", "wait_in_loop"]
-
 log = logging.getLogger(__name__)
 
 #: Watches that are served before other coroutines may run.

@@ -13,8 +13,6 @@ from vantage_orchestration.reads import LEAST_PAUSE
 if TYPE_CHECKING:
     from vantage_orchestration.options import Options
 
-__all__ = ["WaitRules"]
-
 _GROWTH: Final = 1.5
 _random = random.SystemRandom()
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
 
-__all__ = ["WatchResult", "Watcher"]
-
 log = logging.getLogger(__name__)
 
 #: While the list fails, this many transactions are read singly instead.
