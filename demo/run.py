@@ -33,6 +33,7 @@ from rich.table import Table
 
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.sandbox import SandboxControl
+from vantage_orchestration.text import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ROOT / "demo" / "documents"
@@ -342,7 +343,8 @@ class Demo:
             counts = outcome.manifest.counts
             console.print(
                 f"{outcome.name}: {counts['documents']} documents, {counts['pages']} pages,"
-                f" {outcome.started} transactions started, {outcome.logins} login(s);"
+                f" {outcome.started} transactions started,"
+                f" {counted(outcome.logins, 'login', 'logins')};"
                 f" loaded into build/demo/{outcome.name.lower()}.duckdb."
             )
         console.print("Results and logs are in build/demo.")
@@ -364,7 +366,9 @@ def _table(title: str, columns: dict[str, str], rows: list[dict[str, Any]]) -> T
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name, heading in columns.items():
         right = rows and isinstance(rows[0].get(name), (int, Decimal))
-        table.add_column(heading, justify="right" if right else "left", no_wrap=name not in LONG)
+        table.add_column(
+            heading, justify="right" if right else "left", no_wrap=name not in LONG, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_cell(name, row.get(name)) for name in columns))
     return table
