@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -162,15 +162,21 @@ def submit(
     parameters(work.options.skill_parameters or {}, limited=False)
     keyed(work.options.registration_parameters, "0" * 64)
     known = _known(work, units, resend_failed)
-    entries = {key: entry for key, (entry, _) in known.items()}
-    unfinished = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
-    _send(work, [_Sending(key, units[key], state.id, state) for key, state in unfinished.items()])
+    _resume(work, units, known)
     missing = [key for key in units if key not in known]
+    created: dict[str, LedgerEntry] = {}
     for at in range(0, len(missing), _CHUNK):
         chunk = missing[at : at + _CHUNK]
+        if at or work.key.since is not None:
+            # Sending and searching take time. Another try may have created some of these meanwhile.
+            theirs = _noted(work, units, chunk, resend_failed)[1]
+            _resume(work, units, theirs)
+            known |= theirs
+            chunk = [key for key in chunk if key not in theirs]
         made = _make(work, units, chunk)
         _send(work, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
-        entries |= made
+        created |= made
+    entries = created | {key: entry for key, (entry, _) in known.items()}
     return tuple(
         Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
         for key, unit in units.items()
@@ -186,9 +192,7 @@ def _known(
     resend_failed: bool,
 ) -> dict[str, tuple[LedgerEntry, Transaction]]:
     """Return the transactions to continue with."""
-    noted = {each: entry for each, entry in work.ledger.load().items() if each in units}
-    known = _alive(work, noted, also_failed=not resend_failed)
-    _give_up_foreign(work, units, known)
+    noted, known = _noted(work, units, units, resend_failed)
     gone = noted.keys() - known.keys()
     if work.key.since is not None:
         # Failed transactions are listed as well, and ignored there too.
@@ -214,6 +218,16 @@ def _known(
             transaction.status,
         )
     return known
+
+
+def _noted(
+    work: Work, units: Mapping[str, Unit], keys: Collection[str], resend_failed: bool
+) -> tuple[dict[str, LedgerEntry], dict[str, tuple[LedgerEntry, Transaction]]]:
+    """Return what the ledger has of these keys, and which of that to continue with."""
+    noted = {key: entry for key, entry in work.ledger.load().items() if key in keys}
+    known = _alive(work, noted, also_failed=not resend_failed)
+    _give_up_foreign(work, units, known)
+    return noted, known
 
 
 def _give_up_foreign(
@@ -306,6 +320,16 @@ def _create(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> list[
         raise failure
 
     return in_parallel(create, keys, work.options.parallel)
+
+
+def _resume(
+    work: Work,
+    units: Mapping[str, Unit],
+    known: Mapping[str, tuple[LedgerEntry, Transaction]],
+) -> None:
+    """Add the missing files of transactions that were not started, and start them."""
+    new = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
+    _send(work, [_Sending(key, units[key], state.id, state) for key, state in new.items()])
 
 
 class _Sending:
