@@ -25,6 +25,7 @@ from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
+from vantage_orchestration.token import source
 
 DAY = 86_400
 REVIEW = {"SandboxReview": "yes"}
@@ -408,3 +409,32 @@ def test_old_notes_are_removed(local: Case) -> None:
     local.got("3")
     assert len(list(folder.rglob("noted/*.json")) + list(folder.rglob("runs/*.json"))) == 2
     assert list(folder.rglob("leases/*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "login", "kind"),
+    [
+        ({"status": 302, "headers": {"Location": "/maintenance"}}, 200, errors.Redirected),
+        ({"status": 401}, 200, errors.Unauthorized),
+        ({"status": 401}, 401, errors.CredentialsRejected),
+        ({"status": 407}, 200, errors.ConfigurationError),
+    ],
+)
+def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
+    local: Case, fault: dict[str, Any], login: int, kind: type[Exception]
+) -> None:
+    """They are fetched by the next run, without clearing the one that failed."""
+    received = local.receive(3)
+    assert local.client.get_token()
+    local.control.add_fault(operation="getTransaction", times=1000, **fault)
+    if login != 200:
+        local.control.add_fault(path_regex="/token$", status=login, times=1000)
+    with pytest.raises(kind):
+        local.fetch("1")
+    local.control.clear_faults()
+    source._registry.clear()
+    local.client = VantageClient(local.client.config)
+    local.inbox.client = local.client
+    assert local.consumer().waits()
+    assert sorted(local.got("2")) == sorted(received)
+    assert local.got("1") == []

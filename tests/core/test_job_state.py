@@ -240,3 +240,29 @@ def test_of_two_tries_at_the_same_time_the_charged_transaction_is_taken(
     assert len(sandbox.control.transactions()) == 4
     assert task.submit() == kept
     assert starts(sandbox) == 2
+
+
+@pytest.mark.parametrize("at", ["the search", "the first document"])
+def test_what_a_try_at_the_same_time_creates_meanwhile_is_not_created_again(
+    sandbox, make, monkeypatch, at
+):
+    """The abandoned try still works when the next one begins, and does all the rest."""
+    monkeypatch.setattr(submit, "_CHUNK", 1)
+    task = make("task")
+    kept: list[list[str]] = []
+    name = "find_transactions" if at == "the search" else "_send"
+    step = getattr(submit, name)
+
+    def while_another_works(*args: Any, **options: Any) -> Any:
+        if sum(map(bool, args[1])) and not kept:
+            kept.append([])
+            monkeypatch.setattr(submit, name, step)
+            kept[0] = task.submit()
+        return step(*args, **options)
+
+    if at == "the search":
+        task.ledger()  # So that this is not the first try, which does not search.
+    monkeypatch.setattr(submit, name, while_another_works)
+    assert task.submit() == kept[0]
+    assert len(sandbox.control.transactions()) == 2
+    assert starts(sandbox) == 2

@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 from vantage_orchestration.completed.inbox import Consumer, entry_of, sent_through_api
 from vantage_orchestration.completed.notes import Entry, Lease
 from vantage_orchestration.errors import (
+    BadRequest,
+    Forbidden,
     NotFound,
     Overtaken,
+    ProcessingError,
     TransactionFailed,
     VantageError,
     WaitTimeout,
@@ -270,4 +273,8 @@ def _landed_in(folder: Location, name: str) -> TransactionManifest | None:
 
 
 def _is_final(error: Exception) -> bool:
-    return isinstance(error, VantageError) and not error.retryable
+    """Return whether no later run can fetch the transaction, as opposed to trouble with the
+    connection, such as a refused login, which concerns all transactions and which somebody
+    mends."""
+    about_one = (BadRequest, Forbidden, NotFound, ProcessingError)
+    return isinstance(error, about_one) and not error.retryable
