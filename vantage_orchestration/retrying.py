@@ -82,7 +82,9 @@ def call(
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, VantageError) or error.retry_after is None:
+        # Some servers always ask for 0 seconds, or by a clock that is behind ours: not a request
+        # to use up all tries at once.
+        if not isinstance(error, VantageError) or not error.retry_after:
             early = isinstance(error, VantageError) and error.early
             return min(_SECOND_LOOK * doubted, policy.max_wait) if early else jitter(state)
         return error.retry_after

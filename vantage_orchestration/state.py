@@ -178,13 +178,13 @@ class FileStore:
             with _translated(FileNotFoundError):
                 path = self._path(name, "entry", make=False)
                 handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+                with os.fdopen(handle, "rb") as stream:
+                    found = os.fstat(stream.fileno())
+                    if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
+                        return None  # Somebody else put it there; the next write replaces it.
+                    data = stream.read(_LONGEST_ENTRY + 1)
         except FileNotFoundError:
             return None
-        with os.fdopen(handle, "rb") as stream:
-            found = os.fstat(stream.fileno())
-            if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
-                return None  # Somebody else put it there; it is replaced at the next write.
-            data = stream.read(_LONGEST_ENTRY + 1)
         return data if len(data) <= _LONGEST_ENTRY else None
 
     def write(self, name: str, value: bytes) -> None:
@@ -228,11 +228,14 @@ class FileStore:
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
             held = lock.is_locked
+            if not held:
+                _check_lockable(lock.lock_file)
         try:
             yield held
         finally:
             if held:
-                lock.release()
+                with contextlib.suppress(OSError):  # A network file system may fail here, too.
+                    lock.release()
 
     def _path(self, name: str, kind: str, *, make: bool) -> Path:
         """Return the path of an entry or lock, in a folder that no other user can enter."""
@@ -251,6 +254,20 @@ class FileStore:
                 f"{folder} is open to other users; take their rights away, or remove it"
             )
         return folder / f"{name}.{kind}"
+
+
+def _check_lockable(path: str | os.PathLike[str]) -> None:
+    """Raise if the file system has no locks, as with some mounts of NFS and Lustre.
+
+    Releases of filelock report that as a lock that somebody else holds, or make files that stay
+    when their process dies: a caller would wait for ever.
+    """
+    if os.name != "posix":
+        return
+    import fcntl
+
+    with open(path, "rb") as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _make_private(folder: Path) -> None:

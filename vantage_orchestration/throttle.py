@@ -77,7 +77,7 @@ class Throttle:
 
     def back_off(self, seconds: float | None) -> None:
         """Let all requests of the host wait, as long as the server asks if it does."""
-        until = time.time() + min(_PAUSE if seconds is None else seconds, _FURTHEST)
+        until = time.time() + min(seconds or _PAUSE, _FURTHEST)
         try:
             with self._place.lock(self._pause, _PATIENCE):
                 if until > self._read(self._pause):

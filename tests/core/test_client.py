@@ -558,6 +558,18 @@ def test_retry_after_is_kept_in_both_forms(sandbox, configure):
     assert 0 <= slept[2] <= 1
 
 
+@pytest.mark.parametrize("fault", [{"retry_after": 0}, {"retry_after_date": -120}])
+def test_a_retry_after_of_nothing_does_not_use_up_all_tries_at_once(sandbox, configure, fault):
+    """Some servers always ask for 0 seconds, or their clock is behind ours."""
+    slept: list[float] = []
+    policy = RetryPolicy(attempts=4, first_wait=5, max_wait=60, budget=3600, sleep=slept.append)
+    sandbox.control.add_fault(operation="listSkills", times=3, status=503, **fault)
+    with VantageClient(configure(), retries=policy) as client:
+        assert client.list_skills()
+    assert len(slept) == 3
+    assert all(slept)
+
+
 def test_a_retry_after_beyond_the_budget_is_an_error_at_once(sandbox, configure):
     slept: list[float] = []
     policy = RetryPolicy(attempts=4, first_wait=1, max_wait=1, budget=60, sleep=slept.append)

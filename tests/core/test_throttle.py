@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -125,13 +128,14 @@ def test_all_pause_when_one_is_told_to(tmp_path: Path, slept: list[float]) -> No
     one.back_off(10.0)  # A shorter one does not end a longer one.
     use_nothing(other)
     assert sum(slept) == pytest.approx(30.0)
-    other.back_off(None)
-    use_nothing(one)
-    assert sum(slept) == pytest.approx(35.0)
+    for number, seconds in enumerate((None, 0.0), 1):
+        other.back_off(seconds)
+        use_nothing(one)
+        assert sum(slept) == pytest.approx(30.0 + number * 5.0)
     # A clock that was set back does not stop everything.
     FileStore(tmp_path).write(one._pause, b"99999999999")
     use_nothing(one)
-    assert sum(slept) == pytest.approx(35.0)
+    assert sum(slept) == pytest.approx(40.0)
 
 
 def test_the_client_keeps_the_limits_and_a_429_stops_all(
@@ -174,3 +178,42 @@ def test_without_a_folder_the_limits_hold_for_the_process(
 def test_limits_that_are_none_are_refused(wrong: float) -> None:
     with pytest.raises(errors.ConfigurationError, match="max_concurrent_requests"):
         HttpSettings(max_concurrent_requests=wrong)
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Some mounts of NFS and Lustre have none. What a process of another host left stays."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    limits = Throttle(FileStore(tmp_path), "account", 1, 0)
+    for _ in range(2):  # The first creates the files.
+        use_nothing(limits)
+    for path in tmp_path.glob("**/*.lock"):
+        path.write_text("1\nanother-host\n")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    using = threading.Thread(target=use_nothing, args=[limits], daemon=True)
+    using.start()
+    using.join(30)
+    assert not using.is_alive()
+    assert "hold for each process by itself" in caplog.text
+
+
+def test_a_read_that_fails_halfway_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on NFS, where another host has just replaced the file."""
+    limits = Throttle(FileStore(tmp_path), "account", 0, 0)
+    limits.back_off(0.0)
+
+    def stale(handle: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", stale)
+        use_nothing(limits)
+    assert "hold for each process by itself" in caplog.text

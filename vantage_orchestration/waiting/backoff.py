@@ -31,7 +31,7 @@ class Backoff:
         """Record a failed round, and why it failed."""
         self._rounds += 1
         wait = min(_LONGEST, _FIRST * 2 ** min(self._rounds - 1, 10)) * _random.uniform(0.75, 1.25)
-        if error.retry_after is not None:
+        if error.retry_after:
             wait = min(error.retry_after, LONGEST_REQUEST)
         self._until = now + wait
 
