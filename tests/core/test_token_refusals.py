@@ -139,9 +139,7 @@ PASSING = [
     (429, PAGE, T, None),
     (429, oauth("too_many_attempts", "Your account has been blocked"), T, None),
     (400, oauth("slow_down"), T, None),
-    (400, oauth("invalid_grant", "wrong"), T, 7.0),
-    (401, b"", T, 7.0),
-    (403, PAGE, T, 7.0),
+    (429, oauth("invalid_grant", "wrong"), T, 7.0),
     (408, b"", U, None),
     (425, b"", U, None),
     (400, oauth("temporarily_unavailable"), U, None),
@@ -150,6 +148,17 @@ PASSING = [
     (503, PAGE, U, 7.0),
     (511, PAGE, U, None),
     (530, PAGE, U, None),
+]
+
+
+#: What may be a refusal, although it asks to come again: status, body, seconds asked for, held.
+COME_AGAIN = [
+    (400, oauth("invalid_grant", "wrong"), 0.0, 60),
+    (400, oauth("invalid_grant", "wrong"), 7.0, 60),
+    (400, oauth("invalid_grant", "wrong"), 300.0, 300),
+    (401, b"", 7.0, 60),
+    (403, PAGE, 7.0, 60),
+    (423, oauth("locked"), 86400.0, 900),
 ]
 
 
@@ -187,6 +196,15 @@ def test_what_is_plainly_passing_is_retried_and_not_held(status, body, kind, aft
     assert error.retryable
     assert error.retry_after == after
     assert hold_of(error) == 0
+
+
+@pytest.mark.parametrize(("status", "body", "after", "held"), COME_AGAIN)
+def test_a_refusal_that_asks_to_come_again_is_held(status, body, after, held):
+    error = reply(status, body, retry_after=after)
+    assert type(error) is T
+    assert error.retryable
+    assert error.retry_after == after
+    assert hold_of(error) == held
 
 
 WORKER = """

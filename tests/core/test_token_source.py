@@ -323,6 +323,18 @@ def test_a_long_retry_after_is_told_to_all_without_another_request(source, serve
     assert source.get().reveal() == "token-number-2"
 
 
+def test_a_refusal_that_asks_to_come_again_does_not_lock_the_account(source, server, time):
+    """Each comes after twice the time, whatever the server asks for."""
+    server.answers = [errors.Throttled("refused", status=400, retry_after=0.0)] * 100
+    for seconds in range(3600):
+        with pytest.raises(errors.Throttled):
+            source.get()
+        if seconds == 59:
+            assert server.logins == 1
+        time.pass_(1)
+    assert server.logins <= 8
+
+
 def test_a_corrected_password_works_at_once(server, time):
     wrong = TokenSource(
         config("wrong password"), log_in=server.log_in, clock=time.clock(), retries=NO_WAIT

@@ -44,7 +44,8 @@ _UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
 
 #: Seconds for which a refused login is not sent again; doubles with each further refusal.
 REFUSAL_HOLD = 900.0
-#: The same for a login blocked by a firewall, which may open again.
+#: The same for a login blocked by a firewall, which may open again, and shortest time for which a
+#: refusal with a ``Retry-After`` is held.
 BLOCKED_HOLD = 60.0
 #: Errors that mean that the server has checked the login and will refuse it again.
 REFUSALS = (CredentialsRejected, ClientRejected, GrantNotAllowed, ScopeRejected)
@@ -312,6 +313,9 @@ def hold_of(error: VantageError) -> float:
     status = error.status or 0
     if isinstance(error, AuthUnavailable) and status == 403:
         return BLOCKED_HOLD
+    if isinstance(error, Throttled) and error.retry_after is not None and status not in (0, 429):
+        # Such as 400 with Retry-After: the login may have been checked all the same.
+        return max(BLOCKED_HOLD, min(error.retry_after, REFUSAL_HOLD))
     if isinstance(error, (AuthProtocolError, ConfigurationError)) and 400 <= status < 500:
         return 0.0 if status in _UNJUDGED else REFUSAL_HOLD
     return 0.0

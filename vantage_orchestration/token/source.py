@@ -293,11 +293,10 @@ class TokenSource:
 
         The last refusal, as another process saw it, was held for ``last`` seconds.
         """
-        if isinstance(error, Throttled):
-            return min(error.retry_after or 0.0, REFUSAL_HOLD)
         hold = hold_of(error)
         if not hold:
-            return 0.0
+            asked = error.retry_after if isinstance(error, Throttled) else None
+            return min(asked or 0.0, REFUSAL_HOLD)
         if self._refusal is not None:
             last = max(last, self._refusal.hold)
         return min(max(hold, 2 * last), REFUSAL_HOLD if error.retryable else LONGEST_HOLD)
