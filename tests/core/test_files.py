@@ -18,6 +18,7 @@ from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, check_output, files_of
 from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
+from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 
@@ -180,3 +181,25 @@ def test_more_files_than_the_limit_are_not_sent(sandbox: SandboxServer, tmp_path
             submit_files(client, files, TaskKey("t"), skill, Options.of(max_files=1))
         assert sandbox.control.transactions() == []
         assert len(submit_files(client, files, TaskKey("t"), skill, Options.of(max_files=2))) == 2
+
+
+def test_files_that_differ_in_what_is_not_shown_of_them_are_all_there() -> None:
+    """The query of an address may hold a secret, and a bucket's account is no part of its URL."""
+    stores.forget()
+    web, one, other = stores.WebFileSystem(), *map(account, ("one", "other"))
+    start = "https://example.com/download"
+    contents = {f"{start}?id=1": b"1", f"{start}?id=2": b"22", "bucket/a.pdf": b"333"}
+    stores.BucketFileSystem.objects.update(contents)
+    given = [Location(web, f"{start}?id={number}") for number in (1, 2, 1)]
+    given += [Location(one, "bucket/a.pdf"), Location(other, "bucket/a.pdf")]
+    assert len({each.url for each in given}) == 2
+    files = files_of(given)
+    assert files == [given[0], given[1], given[3], given[4]]
+    units = plan(files, process_skill=False)
+    assert [unit.sources[0].size for unit in units] == [1, 2, 3]
+    assert len(units[2].sources[0].duplicates) == 1
+    stores.forget()
+
+
+def account(name: str) -> stores.BucketFileSystem:
+    return stores.BucketFileSystem(account=name)

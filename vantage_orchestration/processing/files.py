@@ -54,7 +54,8 @@ def files_of(
     Results are never treated as documents: globs ignore the output folder and folders with results
     of other jobs, and an input in the output folder is refused.
     """
-    found: dict[str, Location] = {}
+    # Not by what is shown of them: addresses may differ in a query, and equal buckets in the account.
+    found: dict[Location, None] = {}
     search = _Search(output, sent_before, sent_before or on_empty == "skip")
     for each in arguments.items("inputs", inputs):
         if isinstance(each, Folder):
@@ -64,9 +65,8 @@ def files_of(
             if isinstance(each, str) and "\n" in each and places[0].info() is None:
                 places = [locate(line) for line in each.splitlines() if line.strip()]
             fitting = [file for place in places for file in search.fitting(place)]
-        for location in fitting:
-            found.setdefault(location.url, location)
-    return list(found.values())
+        found |= dict.fromkeys(fitting)
+    return list(found)
 
 
 def check_output(output: Location) -> None:
