@@ -54,7 +54,7 @@ def files_of(
     Results are never treated as documents: globs ignore the output folder and folders with results
     of other jobs, and an input in the output folder is refused.
     """
-    # Not by what is shown of them: addresses may differ in a query, and equal buckets in the account.
+    # Not by what is shown: addresses may differ in their query, and equal buckets in the account.
     found: dict[Location, None] = {}
     search = _Search(output, sent_before, sent_before or on_empty == "skip")
     for each in arguments.items("inputs", inputs):
