@@ -13,7 +13,7 @@ from dlt.extract.resource import DltResource
 
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.tables.build import OpenTable, opened_tables, tables_of_skill
-from vantage_orchestration.tables.layout import DOCUMENT_KEY
+from vantage_orchestration.tables.skill_tables import DOCUMENT_KEY
 from vantage_orchestration.tables.writing import flattened
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import pytest
 from test_airflow.installation import columns_of
 
 from vantage_orchestration.airflow.connection import config_of
+from vantage_orchestration.airflow.links import Details, Record, record_of_job, record_of_wait
 from vantage_orchestration.airflow.pages import html, service
 from vantage_orchestration.airflow.pages.service import (
     Busy,
@@ -25,7 +26,6 @@ from vantage_orchestration.airflow.pages.service import (
     Row,
     TransactionService,
 )
-from vantage_orchestration.airflow.record import Details, Record, record_of_job, record_of_wait
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,

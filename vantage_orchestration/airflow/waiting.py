@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from vantage_orchestration.airflow.arguments import ArgumentsMixin
 from vantage_orchestration.airflow.compat import require
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.links import record_transactions
-from vantage_orchestration.airflow.record import record_of_wait
+from vantage_orchestration.airflow.links import record_of_wait, record_transactions
 from vantage_orchestration.errors import (
     ProcessingError,
     ServiceUnavailable,

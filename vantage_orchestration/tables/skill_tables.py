@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of one skill: adds the rows of documents one by one."""
+"""The tables of one skill: adds the rows of documents one by one.
+
+Fields are assigned to tables and columns as the skill declares them. A field is a column of
+``documents``. The members of a group are columns too, with a dot between the names. A repeated
+field, or a table, has a separate table, such as ``documents.Items``.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.tables.columns import Column, Rows, columns_of, free_name
-from vantage_orchestration.tables.layout import (
-    DOCUMENT_KEY,
-    POSITION,
-    Group,
-    Layout,
-    Leaf,
-    Repeated,
-)
 from vantage_orchestration.tables.reading import members, sources_of, values_by_name
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
     from vantage_orchestration.processing.manifest import FindingEntry, TransactionManifest
     from vantage_orchestration.tables.reading import DocumentContent
-    from vantage_orchestration.tables.values import ValueFormat
+    from vantage_orchestration.tables.values import Kind, ValueFormat
 
+#: The columns that identify the document of a row.
+DOCUMENT_KEY = (
+    Column("transaction_id", "text", key=True),
+    Column("document_index", "integer", key=True),
+)
+#: The column that numbers the rows of a document, in a table that may have several.
+POSITION = Column("position", "integer", key=True)
+
+_BY_FORMAT: dict[str | None, Kind] = {"Date": "date", "Number": "decimal", "Amount": "decimal"}
 _DOCUMENTS: Final = (
     *DOCUMENT_KEY,
     *columns_of(document_id="text", skill="text"),
@@ -68,7 +74,8 @@ class SkillTables:
         self._skill = skill
         self._spill = spill
         self._taken: set[str] = set()
-        self.layout = Layout(fields, _DOCUMENTS, self._make)
+        self.root = Group(self._make("documents", _DOCUMENTS))
+        self._declare(self.root, fields)
         self.fields = self._make("fields", _FIELDS)
         self.conversions = self._make("conversions", _CONVERSIONS)
         self._rule_errors = self._make("rule_errors", _RULE_ERRORS)
@@ -116,7 +123,7 @@ class SkillTables:
         source: Sequence[Any],
         findings: int,
     ) -> None:
-        root, content, entry = self.layout.root, found.content, found.document
+        root, content, entry = self.root, found.content, found.document
         row: list[Any] = [None] * len(root.rows.columns)
         key = (transaction.transaction_id, found.index)
         document = _Document(key, self)
@@ -149,6 +156,42 @@ class SkillTables:
         ]
         root.rows.pending.append(row)
 
+    # -- fields to columns
+
+    def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
+        """Add a field that the skill does not declare, judged by its values, which stay text."""
+        grouped = any(isinstance(value, Mapping) for value in values)
+        return self._add_field(group, name, None if grouped else "text", repeated=len(values) > 1)
+
+    def _declare(self, group: Group, fields: Iterable[SkillField]) -> None:
+        for each in fields:
+            if not each.name or each.name in group.members:
+                continue
+            kind = None if each.children or each.type == "Group" else _kind(each)
+            added = self._add_field(group, each.name, kind, repeated=bool(each.is_repeatable))
+            item = added.item if isinstance(added, Repeated) else added
+            if isinstance(item, Group):
+                self._declare(item, each.children)
+
+    def _add_field(
+        self, group: Group, name: str, kind: Kind | None, *, repeated: bool
+    ) -> Leaf | Group | Repeated:
+        """Add a field to a group. It is a group itself if it has no kind."""
+        path = (*group.path, name)
+        added: Leaf | Group | Repeated
+        if repeated:
+            nested = group.rows is not self.root.rows
+            key = (*DOCUMENT_KEY, *([Column("parent", "text", key=True)] if nested else []))
+            rows = self._make(".".join((group.rows.name, *path)), (*key, POSITION))
+            item = Group(rows) if kind is None else _leaf(rows, "value", kind, (name,))
+            added = Repeated(rows, item, nested)
+        elif kind is None:
+            added = Group(group.rows, path)
+        else:
+            added = _leaf(group.rows, ".".join(path), kind, path)
+        group.members[name] = added
+        return added
+
 
 @dataclass(slots=True)
 class _Document:
@@ -178,7 +221,7 @@ class _Document:
                 if not items:
                     continue
                 values = [item.get("Value") for item in items]
-                node = self.tables.layout.unknown(group, name, values)
+                node = self.tables.unknown(group, name, values)
             self._put(node, items, row, at.below(name))
 
     def _put(
@@ -297,3 +340,50 @@ def _regions(data: Any) -> list[Region]:
 
 def _int32(value: Any) -> int | None:
     return value if type(value) is int and -(2**31) <= value < 2**31 else None
+
+
+# ------------------------------------------------- fields to tables and columns
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A field with one value."""
+
+    #: Type and index of its column.
+    kind: Kind
+    value: int
+    #: Index of the column with the delivered text; for a text field the same column.
+    text: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of fields, or the fields of a row or document."""
+
+    #: Table with a column for each member.
+    rows: Rows
+    #: Names of the enclosing groups and of the group, starting at the row.
+    path: tuple[str, ...] = ()
+    members: dict[str, Leaf | Group | Repeated] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A field with any number of values, each of which is a row of a separate table."""
+
+    rows: Rows
+    item: Leaf | Group
+    #: Whether it is repeated within another row.
+    nested: bool
+
+
+def _leaf(rows: Rows, name: str, kind: Kind, path: tuple[str, ...]) -> Leaf:
+    value = rows.add_column(name, kind, path)
+    text = value if kind == "text" else rows.add_column(f"{name}_text", "text", path)
+    return Leaf(kind, value, text)
+
+
+def _kind(declared: SkillField) -> Kind:
+    if declared.type == "Checkmark":
+        return "boolean"
+    return _BY_FORMAT.get(declared.text_format, "text") if declared.type == "Text" else "text"

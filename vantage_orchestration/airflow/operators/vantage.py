@@ -17,8 +17,11 @@ from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.context import check_place, check_stores, key_of
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
-from vantage_orchestration.airflow.record import record_of_job
+from vantage_orchestration.airflow.links import (
+    VantageTransactionLink,
+    record_of_job,
+    record_transactions,
+)
 from vantage_orchestration.airflow.storage import location_of, output_of
 from vantage_orchestration.airflow.supervisor import KILLED, state_of_task
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome

@@ -43,7 +43,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from vantage_orchestration.airflow.compat import dag_details, review_right
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
-from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, page_path
+from vantage_orchestration.airflow.links import RECORD_KEY, URL_PREFIX, Record, page_path
 from vantage_orchestration.airflow.pages import html
 from vantage_orchestration.airflow.pages.service import (
     PAGE_SIZE,
@@ -54,7 +54,6 @@ from vantage_orchestration.airflow.pages.service import (
     Row,
     TransactionService,
 )
-from vantage_orchestration.airflow.record import Record
 
 _PAGE: Final = "/dags/{dag_id}/runs/{run_id}/tasks/{task_id}/{map_index}"
 _TITLES: Final = {

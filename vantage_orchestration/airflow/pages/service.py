@@ -27,7 +27,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from vantage_orchestration.airflow.record import Details, Record
+from vantage_orchestration.airflow.links import Details, Record
 from vantage_orchestration.airflow.stored_connection import load_config
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import (

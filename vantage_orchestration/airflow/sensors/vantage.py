@@ -15,8 +15,11 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from vantage_orchestration.airflow.compat import AirflowSensorTimeout, require
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.errors import translate
-from vantage_orchestration.airflow.links import VantageTransactionLink, record_transactions
-from vantage_orchestration.airflow.record import record_of_outcome
+from vantage_orchestration.airflow.links import (
+    VantageTransactionLink,
+    record_of_outcome,
+    record_transactions,
+)
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, WaitTimeout
 from vantage_orchestration.options import Sensing, takes
