@@ -38,25 +38,17 @@ _POLL = 0.02
 class Values(Protocol):
     """Small values under names, in a place that outlives the process.
 
-    Attributes:
-        label: Name of the place in messages.
+    Its methods raise any exception if the place can't be used at present.
     """
 
+    #: Name of the place in messages.
     label: str
 
     def read(self, name: str) -> bytes | None:
-        """Return a value; None only if there is none.
-
-        Raises:
-            Exception: The place can't be read at present.
-        """
+        """Return a value; None only if there is none."""
 
     def write(self, name: str, value: bytes) -> None:
-        """Write or replace a value; it is stored when this returns.
-
-        Raises:
-            Exception: It could not be stored.
-        """
+        """Write or replace a value; it is stored when this returns."""
 
 
 class Store(Values, Protocol):
@@ -66,17 +58,10 @@ class Store(Values, Protocol):
         """Write a value if there is none; return whether this call wrote it.
 
         If several try at the same moment, one succeeds, as far as the place can guarantee that.
-
-        Raises:
-            Exception: The place can't be used at present.
         """
 
     def delete(self, name: str) -> None:
-        """Remove a value; a missing one counts as removed.
-
-        Raises:
-            Exception: It could not be removed.
-        """
+        """Remove a value; a missing one counts as removed."""
 
 
 #: Creates the store of an orchestrator.
@@ -136,16 +121,13 @@ def default_folder() -> Path:
 
 
 class FileStore:
-    """Stores entries as files of a folder.
+    """Stores values as files that only their owner can read, with a lock for each.
 
-    Args:
-        folder: The folder, created with its parents when first needed, with the mode 0700. A folder
-            that others may enter, such as a shared folder or a mounted volume, is left as it is:
-            the files are in a private folder below it. A leading ``~`` is the home folder. Empty
-            for :func:`default_folder`.
-
-    Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock files
-    stay: removing one that somebody waits for would give two holders.
+    The folder, by default :func:`default_folder`, is created with its parents when first needed,
+    with the mode 0700. A leading ``~`` is the home folder. A folder that others may enter, such as
+    a shared folder or a mounted volume, is left as it is: the files are in a private folder below
+    it. Files have the mode 0600 and appear complete, by renaming. Links are not followed. Lock
+    files stay: removing one that somebody waits for would give two holders.
     """
 
     label = "file"
@@ -193,10 +175,7 @@ class FileStore:
             self._write(name, value, new=False)
 
     def create(self, name: str, value: bytes) -> bool:
-        """Write a value if there is none; see :class:`Store`.
-
-        If several processes try at the same moment, exactly one succeeds.
-        """
+        """See :class:`Store`. If several processes try at the same moment, exactly one succeeds."""
         try:
             with _translated(FileExistsError):
                 self._write(name, value, new=True)

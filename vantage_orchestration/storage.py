@@ -157,11 +157,8 @@ class Location:
         return Location(self.fs, above or self.fs.root_marker)
 
     def child(self, *parts: str) -> Location:
-        """Return a location below this one, from names or relative paths with ``/``.
-
-        Raises:
-            ConfigurationError: A part is empty or leads out of it (``..``).
-        """
+        """Return a location below this one, from names or relative paths with ``/``. A part that is
+        empty or leads out of it (``..``) is refused."""
         names = "/".join(parts).split("/")
         if any(name in ("", ".", "..") or "\0" in name for name in names):
             raise ConfigurationError(f"{'/'.join(parts)!r} is not a relative path")
@@ -184,11 +181,7 @@ class Location:
 
     def info(self) -> Mapping[str, Any] | None:
         """Return the store's current information on it, at least ``type`` and ``size``; None if it
-        does not exist.
-
-        Raises:
-            OSError: The store can't be read, so it is unknown whether it exists.
-        """
+        does not exist. An OSError says that the store can't be read."""
         self.fs.invalidate_cache()
         try:
             return cast("Mapping[str, Any]", self.fs.info(self.path))
@@ -201,16 +194,10 @@ class Location:
 
     def is_dir(self) -> bool:
         """Return whether it is a folder. Errors as for :meth:`info`."""
-        info = self.info()
-        return info is not None and info.get("type") == "directory"
+        return (self.info() or {}).get("type") == "directory"
 
     def size(self) -> int:
-        """Return the size of the file in bytes.
-
-        Raises:
-            FileNotFoundError: It does not exist.
-            OSError: The store can't be read, or does not report the size.
-        """
+        """Return the size of the file in bytes. Not every store reports it: an OSError."""
         info = self.info()
         if info is None:
             raise FileNotFoundError(self.url)
@@ -254,13 +241,8 @@ class Location:
     # -- content
 
     def open(self) -> BinaryIO:
-        """Open the file for reading, at its start.
-
-        Raises:
-            FileNotFoundError: It does not exist.
-            ConfigurationError: It is local, and not a regular file or a link out of its folder.
-            OSError: The store can't be read.
-        """
+        """Open the file for reading, at its start. A local one that is not regular, or a link out
+        of its folder, is refused."""
         if self.is_local:
             return local.open_regular(self.path, self.root)
         # Otherwise a cached listing could miss a file that was written since.
@@ -288,11 +270,7 @@ class Location:
         It is written to a part with a unique name in the same folder, which then replaces the
         target. A killed process leaves its part behind. The stream that ``fill`` gets can read,
         seek and truncate in every store: for a remote store a temporary file is filled first and
-        then copied. The result of ``fill`` is returned.
-
-        Raises:
-            ConfigurationError: It is local, and a link is in its place.
-            OSError: It can't be written.
+        then copied. The result of ``fill`` is returned. A local link in its place is refused.
         """
         if self.is_local:
             return local.write_whole(self.path, self.root, fill)

@@ -123,11 +123,11 @@ class TaskState:
         self._store = store
 
     def read(self, name: str) -> bytes | None:
-        """Return a value; see :class:`vantage_orchestration.state.Values`."""
+        """See :class:`.Values`."""
         value = self._store.get(_PREFIX + name)
         return None if value is None else json.dumps(value).encode()
 
     def write(self, name: str, value: bytes) -> None:
-        """Write a value; see :class:`vantage_orchestration.state.Values`."""
+        """See :class:`.Values`."""
         # As JSON data, which people can read in Airflow's web interface.
         self._store.set(_PREFIX + name, json.loads(value), retention=_RETENTION)

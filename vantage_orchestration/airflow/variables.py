@@ -30,7 +30,8 @@ _PAUSE: Final = 300.0
 
 
 class AirflowVariables:
-    """Stores values as Airflow Variables, for tasks, triggers and Airflow's own servers.
+    """A :class:`vantage_orchestration.state.Store` of Airflow Variables, for tasks, triggers and
+    Airflow's own servers.
 
     Tasks and triggers access the Variables through their supervisor; the API server and commands
     such as ``airflow connections test`` use the database.
@@ -42,7 +43,7 @@ class AirflowVariables:
         self._pause_until = 0.0
 
     def read(self, name: str) -> bytes | None:
-        """Return a value; see :class:`vantage_orchestration.state.Store`."""
+        """See :class:`.Store`."""
         text = self._ask(_get, name)
         if text is None:
             return None
@@ -52,12 +53,12 @@ class AirflowVariables:
             return None  # Somebody has edited it; it is replaced at the next write.
 
     def write(self, name: str, value: bytes) -> None:
-        """Set the Variable; see :class:`vantage_orchestration.state.Store`."""
+        """See :class:`.Store`."""
         text = base64.b64encode(value).decode("ascii")
         self._ask(lambda key: _variable().set(key, text, description=_DESCRIPTION), name)
 
     def create(self, name: str, value: bytes) -> bool:
-        """Set the Variable if there is none; see :class:`vantage_orchestration.state.Store`.
+        """See :class:`.Store`.
 
         Airflow can set a Variable, but not create it exclusively. So it is read again after the
         time that another host may take to set it too: the last writer has created it. That time is
@@ -72,7 +73,7 @@ class AirflowVariables:
         return self.read(name) == value
 
     def delete(self, name: str) -> None:
-        """Delete the Variable; see :class:`vantage_orchestration.state.Store`."""
+        """See :class:`.Store`."""
         self._ask(lambda key: _variable().delete(key), name)
 
     def _ask(self, function: Callable[[str], T], name: str) -> T:

@@ -58,7 +58,7 @@ class CompletedFilter:
         return self.include_api or not sent_through_api(item)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the filter as JSON."""
+        """Return what :meth:`read` takes."""
         return {
             "statuses": sorted(self.statuses),
             "include_api": self.include_api,
@@ -141,11 +141,8 @@ class Consumer:
             self.notes.write("consumer", about)
 
     def due(self) -> Iterator[list[ListedTransaction]]:
-        """Yield what is due, page by page, newest first. A transaction may come twice.
-
-        Raises:
-            VantageError: The list can't be read. The next poll catches up.
-        """
+        """Yield what is due, page by page, newest first. A transaction may come twice. If the list
+        can't be read, the next poll catches up."""
         wanted, begin = self.wanted.to_json(), self._inbox.clock()
         listing = self._inbox.listing()
         before = self.notes.read("list")

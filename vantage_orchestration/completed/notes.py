@@ -167,11 +167,7 @@ class Lease:
         return float(stored["until"])
 
     def check(self) -> None:
-        """Renew the lease, or raise if it was lost.
-
-        Raises:
-            Overtaken: A later try of this run, or another run, is at work.
-        """
+        """Renew the lease, or raise if a later try of this run, or another run, is at work."""
         until = self._until()
         # No other run begins while the lease is renewed.
         if until is None or (until <= self._notes.clock() and self.others()):

@@ -369,8 +369,6 @@ def _ended(outcome: AccessToken | VantageError) -> _Outcome:
     return flight
 
 
-# ------------------------------------------------------------ the registry
-
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 _registry: dict[bytes, TokenSource] = {}
 _registry_lock = threading.Lock()
