@@ -376,18 +376,13 @@ def _text(value: Any) -> str:
     raise TypeError
 
 
-def _secret(value: Any) -> Secret:
-    return (value if isinstance(value, Secret) else Secret(_text(value))).unbroken()
-
-
-def _flag(value: Any) -> bool:
-    return value if isinstance(value, bool) else _FLAGS[str(value).strip().lower()]
-
-
 #: How a value of each kind is read, and what one is that can't be read.
 _READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "text": (_text, "not a string"),
-    "secret": (_secret, "not a string"),
-    "flag": (_flag, "neither true nor false"),
+    "secret": (
+        lambda value: value if isinstance(value, Secret) else Secret(_text(value)),
+        "not a string",
+    ),
+    "flag": (lambda value: _FLAGS[str(value).strip().lower()], "neither true nor false"),
     "number": (float, "not a number"),
 }

@@ -207,14 +207,6 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     return tuple(arguments.text(name, each) for each in arguments.items(name, value))
 
 
-def _formats(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(ValueFormat(date_format=_texts(name, value)).date_format or ())
-
-
-def _confidences(name: str, value: Any) -> Any:
-    return QualityRules(min_confidence=value).min_confidence
-
-
 def _statuses(name: str, value: Any) -> tuple[str, ...]:
     several = isinstance(value, Iterable) and not isinstance(value, str)
     found, known = tuple(value) if several else (), sorted(ENDED)
@@ -367,7 +359,7 @@ class Options:
     )
     date_format: tuple[str, ...] = _option(
         None,
-        _formats,
+        lambda name, value: ValueFormat(date_format=_texts(name, value)).date_format,
         "Format of dates in the results, such as ``'%d.%m.%y'``, or several formats. Without"
         " it or ``day_first`` an ambiguous date stays text.",
     )
@@ -382,7 +374,7 @@ class Options:
     )
     min_confidence: float | Mapping[str, float] | None = _option(
         None,
-        _optional(_confidences),
+        lambda name, value: QualityRules(min_confidence=value).min_confidence,
         "Lowest confidence of every field, 0 to 100; or a mapping of field names to that,"
         " such as ``{'Total': 90, 'Items.Amount': 80}``. What a person has verified counts"
         " as certain.",

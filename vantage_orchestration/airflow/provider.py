@@ -125,13 +125,11 @@ def with_form(hook: HookClass) -> HookClass:
     installed, as it is with the FAB provider.
     """
     if airflow_version() < (3, 2):
-        hook.get_connection_form_widgets = staticmethod(_widgets)  # type: ignore[attr-defined]
+        hook.get_connection_form_widgets = staticmethod(  # type: ignore[attr-defined]
+            lambda: {spec.name: _widget(spec) for spec in FIELDS if spec.name not in COLUMNS}
+        )
         hook.get_ui_field_behaviour = staticmethod(_behaviour)  # type: ignore[attr-defined]
     return hook
-
-
-def _widgets() -> dict[str, Any]:
-    return {spec.name: _widget(spec) for spec in FIELDS if spec.name not in COLUMNS}
 
 
 def _behaviour() -> dict[str, Any]:

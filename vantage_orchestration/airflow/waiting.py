@@ -66,13 +66,11 @@ class WaitingMixin(ArgumentsMixin):
     def _wait(
         self, context: Context, ids: Sequence[str], files: Mapping[str, str] | None = None
     ) -> Any:
-        """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`.
-
-        The names of their files, as far as they are known, are for the log.
-        """
+        # The names of files are for the log.
         return self._go_on(context, Wait(ids, self._rules(), time.time(), files=files))
 
     def _go_on(self, context: Context, wait: Wait) -> Any:
+        """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`."""
         answer = self._next(context, wait)
         if isinstance(answer, Over):
             return self._ended(context, answer.outcome)

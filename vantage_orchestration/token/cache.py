@@ -342,7 +342,7 @@ class EntryCipher:
                 f"the client secret has fewer than {SHORTEST_SECRET} characters and could be"
                 " guessed from a stored entry"
             )
-        public = _pack(
+        public = packed(
             credentials.token_url,
             credentials.tenant_id,
             credentials.username,
@@ -354,7 +354,7 @@ class EntryCipher:
         kind = trust.identity() if trust is not None else ()
         try:
             derived = Scrypt(_FORMAT + public, length=64, n=KEY_COST, r=8, p=1).derive(
-                _pack(secret, credentials.password.reveal(), *kind)
+                packed(secret, credentials.password.reveal(), *kind)
             )
         except (UnsupportedAlgorithm, MemoryError) as error:
             raise StateUnavailable(f"scrypt can't be used ({type(error).__name__})") from None
@@ -384,7 +384,7 @@ class EntryCipher:
         return f"EntryCipher({self.name[:8]}…)"
 
 
-def _pack(*texts: str) -> bytes:
+def packed(*texts: str) -> bytes:
     """Join texts so that no part of one can be moved into its neighbour."""
     parts = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import hashlib
 import hmac
 import logging
 import os
@@ -36,7 +35,7 @@ from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.state import FileStore, Store, StoreFactory
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock, Refusal
-from vantage_orchestration.token.cache import LOCK_PATIENCE, LONGEST_HOLD, TokenCache
+from vantage_orchestration.token.cache import LOCK_PATIENCE, LONGEST_HOLD, TokenCache, packed
 from vantage_orchestration.token.request import (
     REFUSAL_HOLD,
     Grant,
@@ -404,11 +403,7 @@ def _key(config: VantageConfig, orchestrator: str) -> bytes:
         repr((config.store, config.store_path)),
         orchestrator if config.store == "orchestrator" else "",
     )
-    digest = hmac.new(_process_key.reveal().encode(), digestmod=hashlib.sha256)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.digest()
+    return hmac.digest(_process_key.reveal().encode(), packed(*parts), "sha256")
 
 
 def _after_fork() -> None:
