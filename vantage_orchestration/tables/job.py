@@ -4,16 +4,21 @@ quarantine."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import Forbidden, NotFound
+from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.manifest import FindingEntry
+from vantage_orchestration.processing.names import safe_name, suffixed
+from vantage_orchestration.storage import Location
 from vantage_orchestration.tables.build import ResultTables
 from vantage_orchestration.tables.quality import QualityRules
-from vantage_orchestration.tables.quarantine import Quarantine
-from vantage_orchestration.tables.reading import DocumentContent, contents_of
+from vantage_orchestration.tables.reading import DocumentContent, contents_of, sources_of
 from vantage_orchestration.tables.values import ValueFormat
 from vantage_orchestration.tables.writing import TABLES, write_tables
 from vantage_orchestration.text import clean
@@ -22,10 +27,18 @@ if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Skill
     from vantage_orchestration.options import Options
-    from vantage_orchestration.processing.manifest import Manifest
-    from vantage_orchestration.storage import Location
+    from vantage_orchestration.processing.manifest import (
+        DocumentEntry,
+        Manifest,
+        SourceEntry,
+        TransactionManifest,
+        UnfinishedEntry,
+    )
+    from vantage_orchestration.storage import AnyPath
 
 log = logging.getLogger(__name__)
+
+_CHUNK = 1024 * 1024
 
 
 def complete(
@@ -105,3 +118,92 @@ def _skill(client: VantageClient, skill_id: str) -> Skill | None:
         text = "The fields of the skill %s are unknown, so its columns hold text: %s"
         log.warning(text, skill_id, error)
         return None
+
+
+class Quarantine:
+    """A folder of documents for a person to check.
+
+    A copy is named by its file and content, so another try writes the same files. The service
+    provides documents that are no longer at their original place.
+    """
+
+    def __init__(self, client: VantageClient, place: AnyPath) -> None:
+        self._client = client
+        self._folder = Location.of(place)
+        #: Addresses of the copies, or of the files that say why there is no copy.
+        self.copies: list[str] = []
+
+    def add_document(
+        self,
+        transaction: TransactionManifest,
+        document: DocumentEntry,
+        findings: Sequence[FindingEntry],
+    ) -> None:
+        """Copy the files of a document that is not good enough."""
+        sources = sources_of(transaction, document) or transaction.sources
+        why = {
+            "transaction_id": transaction.transaction_id,
+            "document_id": document.document_id,
+            "status": transaction.status,
+            "class": document.class_name,
+            "findings": [{"field": each.field, "reason": each.reason} for each in findings],
+        }
+        self._add(transaction.transaction_id, sources, why)
+
+    def add_failed(self, failed: UnfinishedEntry) -> None:
+        """Copy the files of a failed transaction."""
+        why = {
+            "transaction_id": failed.transaction_id,
+            "status": failed.status,
+            "error": None if failed.error is None else clean(failed.error),
+        }
+        self._add(failed.transaction_id, failed.sources, why)
+
+    def _add(
+        self, transaction_id: str, sources: Sequence[SourceEntry], why: dict[str, Any]
+    ) -> None:
+        if sources and not self.copies:
+            # Marks the folder, so that no run sends the copies as documents.
+            self._folder.child(FOLDER, "quarantine").write_text("")
+        for source in sources:
+            mark = (source.sha256 or transaction_id)[:8]
+            copy = self._folder.child(suffixed(safe_name(source.name), f"-{mark}"))
+            there = self._copied(transaction_id, source, copy)
+            sent = {"file": source.name, "path": source.path, "sha256": source.sha256}
+            said = {**sent, "copied": there, **why}
+            note = self._folder.child(f"{copy.name}.json")
+            note.write_text(json.dumps(said, ensure_ascii=False, indent=2) + "\n")
+            self.copies.append((copy if there else note).url)
+
+    def _copied(self, transaction_id: str, source: SourceEntry, copy: Location) -> bool:
+        """Copy a file; return False if it no longer exists anywhere."""
+        info = copy.info()
+        if info is not None and info.get("size") == source.size:
+            return True
+        try:
+            copy.write(lambda stream: self._from_home(source, stream))
+        except Exception:  # A store without its connection raises errors of many kinds.
+            try:
+                copy.write(lambda stream: self._from_service(transaction_id, source, stream))
+            except NotFound:
+                return False
+        return True
+
+    def _from_home(self, source: SourceEntry, stream: BinaryIO) -> None:
+        if source.path is None or source.sha256 is None:
+            raise FileNotFoundError(source.name)
+        digest = hashlib.sha256()
+        with Location.of(source.path).open() as home:
+            while chunk := home.read(_CHUNK):
+                digest.update(chunk)
+                stream.write(chunk)
+        if digest.hexdigest() != source.sha256:
+            raise ValueError("the file has changed since it was sent")
+
+    def _from_service(self, transaction_id: str, source: SourceEntry, stream: BinaryIO) -> None:
+        for document in self._client.list_documents(transaction_id):
+            for file in document.source_files:
+                if file.name == source.stored_name:
+                    self._client.stream_source_file(transaction_id, document.id, file.id, stream)
+                    return
+        raise NotFound("The service has no such file", transaction_id=transaction_id)
