@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.airflow.context import scope_of
 from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def take_events(
     context = get_current_context()
     task = context["ti"]
     name = consumer or f"{task.dag_id}.{task.task_id}"
-    run = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index])
+    run = scope_of(task)
     digest = hashlib.sha256(json.dumps([asset.name, asset.uri, name]).encode()).hexdigest()[:8]
     notes = Notes(location_of(state_path).child(STATE, "events", f"{safe_name(name)}-{digest}"))
     with notes.lease(run) as lease:

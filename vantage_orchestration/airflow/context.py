@@ -63,8 +63,7 @@ def task_key(part: str | None = None, *, state_path: Any = None) -> TaskKey:
 def key_of(context: Mapping[str, Any], part: str | None = None, state_path: Any = None) -> TaskKey:
     """Return the key of a task as :func:`task_key` does, even without a place for notes."""
     task, run = context["ti"], context["dag_run"]
-    piece = task.map_index if part is None else part
-    scope = json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])
+    scope = scope_of(task, part)
     stores = ledger_stores(context, state_path)
     # In a cleared run a task may be mapped over more files than before: its new instances are in
     # their first try, but may have a file that another instance has already sent.
@@ -74,6 +73,12 @@ def key_of(context: Mapping[str, Any], part: str | None = None, state_path: Any 
     # time (``dags test``) has a run_after in the future. The earlier of both is never too late.
     begin = min(time for time in (run.run_after, run.start_date) if time is not None)
     return TaskKey(scope, pendulum.instance(begin).in_timezone("UTC"), stores)
+
+
+def scope_of(task: Any, part: str | None = None) -> str:
+    """Return what identifies a task instance, or a part of its work, in each of its tries."""
+    piece = task.map_index if part is None else part
+    return json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, piece])
 
 
 def ledger_stores(context: Mapping[str, Any], state_path: Any = None) -> tuple[LedgerStore, ...]:

@@ -15,7 +15,7 @@ from vantage_orchestration.airflow.arguments import ArgumentsMixin, is_template
 from vantage_orchestration.airflow.assets import emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
-from vantage_orchestration.airflow.context import check_place, check_stores, key_of
+from vantage_orchestration.airflow.context import check_place, check_stores, key_of, scope_of
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import (
     VantageTransactionLink,
@@ -515,7 +515,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
             client,
             consumer_of(client, state, self.skill, name, options),
             output,
-            run=json.dumps(["airflow", task.dag_id, task.run_id, task.task_id, task.map_index]),
+            run=scope_of(task),
             label=task.run_id,
             options=options,
         )
