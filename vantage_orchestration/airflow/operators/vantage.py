@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from airflow.sdk import BaseOperator
 
 from vantage_orchestration.airflow.arguments import ArgumentsMixin, is_template
-from vantage_orchestration.airflow.assets import emit
+from vantage_orchestration.airflow.assets import datasets, emit
 from vantage_orchestration.airflow.compat import AirflowSkipException
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
 from vantage_orchestration.airflow.context import check_place, check_stores, key_of, scope_of
@@ -77,8 +77,6 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         self, task_instance: Any
     ) -> OperatorLineage[Any, Any] | None:
         """Return inputs and outputs for Airflow's OpenLineage provider, if it is installed."""
-        from vantage_orchestration.airflow.assets import datasets
-
         return datasets(*self._lineage) if self._lineage is not None else None
 
     def _report(self, context: Context, manifest: Manifest, output: Location) -> None:
