@@ -567,3 +567,31 @@ def test_the_manifest_holds_no_secret(client, sandbox, process, local):
     assert len(secrets) > 1
     assert not [secret for secret in secrets if secret in text]
     assert sandbox.url not in text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_documents_that_change_their_order_are_not_mixed_up(client, sandbox, process, local, whole):
+    """The service does not define their order, and their files may have the same names."""
+    transaction = process(2)
+    names = [[f"{file.type}.json" for file in each.result_files] for each in transaction.documents]
+    renamed(sandbox, transaction, names)
+    first = client.get_transaction(transaction.id)
+    texts = {
+        (document.id, file.type): client.read_result(transaction.id, file)
+        for document in first.documents
+        for file in document.result_files
+    }
+    if not whole:
+        sandbox.control.add_fault(
+            path_regex=first.documents[1].result_files[0].id, status=404, times=0
+        )
+        with pytest.raises(errors.NotFound):
+            collect(client, first, local)
+        sandbox.control.clear_faults()
+    else:
+        collect(client, first, local)
+    assert len(set(texts.values())) == 4
+    turned = dataclasses.replace(first, documents=first.documents[::-1])
+    for document in collect(client, turned, local).documents:
+        for file in document.files:
+            assert local.child(file.path).read_bytes() == texts[document.document_id, file.type]

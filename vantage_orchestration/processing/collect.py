@@ -121,7 +121,7 @@ def collect(
     found = TransactionManifest.load(target)
     before = found if found is not None and same_id(found.transaction_id, transaction.id) else None
     wanted = _wanted(transaction, types, target, by_class)
-    landing = _Landed(target, transaction.id, wanted, found)
+    landing = _Landed(target, transaction, wanted, found)
     missing = landing.missing
     if missing:
         landing.fetch(client, options.parallel)
@@ -263,7 +263,7 @@ class _Landed:
 
     Args:
         target: Folder of the transaction.
-        transaction_id: Transaction.
+        transaction: Transaction.
         wanted: Its files.
         found: Manifest in the folder, of whichever transaction.
 
@@ -274,19 +274,21 @@ class _Landed:
     def __init__(
         self,
         target: Location,
-        transaction_id: str,
+        transaction: Transaction,
         wanted: Sequence[_Download],
         found: TransactionManifest | None,
     ) -> None:
-        self._target, self._id, self._wanted = target, transaction_id, wanted
+        self._target, self._id, self._wanted = target, transaction.id, wanted
+        documents = [each.id for each in transaction.documents]
         folders = {each.folder for each in wanted}
         self._sizes = {each: below(target, each).sizes() for each in {None, *folders}}
-        self._note = Landing(target, transaction_id, len(wanted), filter(None, folders))
+        self._note = Landing(target, transaction.id, documents, len(wanted), filter(None, folders))
         noted, self._stale = self._note.read() if LANDED in self._sizes[None] else ([], set())
         earlier = {_key(file): file for file in noted}
         if found is not None:
             self._stale |= {each.folder for each in found.documents if each.folder is not None}
-            if same_id(found.transaction_id, transaction_id):
+            same = same_id(found.transaction_id, transaction.id)
+            if same and documents == [each.document_id for each in found.documents]:
                 earlier = {_key(file): file for file in found.files} | earlier
         self.there = {
             each.key: earlier[each.key]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ class Landing:
     Args:
         target: Folder of the transaction.
         transaction_id: Transaction.
+        documents: Ids of its documents in their order, which the service does not define. The
+            folders of files are numbered by it.
         expected: Number of files that are to land. The last needs no note: the manifest follows.
         folders: Folders of classes into which they land. They are noted before any file lands:
             nothing else leads to them if the document is sent again.
@@ -39,11 +41,13 @@ class Landing:
         self,
         target: Location,
         transaction_id: str,
+        documents: Sequence[str],
         expected: int,
         folders: Iterable[str] = (),
     ) -> None:
         self._place = target.child(LANDED)
         self._transaction_id = transaction_id
+        self._documents = list(documents)
         self._expected = expected
         self._folders = sorted(folders)
         self._noted = 0
@@ -58,7 +62,8 @@ class Landing:
         try:
             data = json.loads(self._place.read_bytes())
             folders = {each for each in map(folder_in, data.get("folders", ())) if each}
-            if not same_id(data["transaction_id"], self._transaction_id):
+            same = same_id(data["transaction_id"], self._transaction_id)
+            if not same or data["documents"] != self._documents:
                 return [], folders
             return [FileEntry.read(item) for item in data["files"]], folders
         except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError):
@@ -86,6 +91,7 @@ class Landing:
         files = self.files[:]
         data = {
             "transaction_id": self._transaction_id,
+            "documents": self._documents,
             "files": [asdict(file) for file in files],
             **({"folders": self._folders} if self._folders else {}),
         }
