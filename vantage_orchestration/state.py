@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
-_LONGEST_ENTRY = 256 * 1024
+#: Bytes. What a host knows of 14 days' transactions of its own takes 220 for each.
+_LONGEST_ENTRY = 32 * 1024**2
 #: Name of the private folder in a shared one; the user's number follows.
 _PRIVATE = "vantage-orchestration-"
 #: Seconds between two tries to take a lock that somebody else holds.

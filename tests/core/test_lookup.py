@@ -208,6 +208,16 @@ def test_tasks_that_ask_at_the_same_time_share_what_they_read(
     assert sum(page["query"].get("Offset", ["0"]) != ["0"] for page in pages) <= 10
 
 
+def test_what_was_read_of_many_own_transactions_is_shared_too(client, configure, sandbox, skill):
+    sandbox.control.set(parameter_filter="misread")
+    key = {KEY_PARAMETER: "k" * 64}
+    sandbox.control.add_others(3000, "Invoice", parameters=key, seconds=60.0)
+    _, first = requests_of(sandbox, lambda: find(client, skill, "mine 1"))
+    _, second = requests_of(sandbox, lambda: find(client, skill, "mine 2"))
+    assert second < first
+    assert second <= 4
+
+
 @pytest.mark.parametrize("change", ["made", "deleted", "late"])
 def test_what_changes_after_the_lists_were_read_is_seen(client, sandbox, skill, invoice, change):
     sandbox.control.set(parameter_filter="misread", processing_polls=10**6)
