@@ -50,7 +50,8 @@ def _number(label: str, description: str, default: float) -> Any:
 class HttpSettings:
     """Connection settings.
 
-    A leading ``~`` of ``ca_bundle`` is the home folder. ``proxy`` may contain a password.
+    ``ca_bundle`` may also be a folder; a leading ``~`` is the home folder. ``proxy`` may contain a
+    password. A megabyte has 1024 * 1024 bytes.
 
     Raises:
         ConfigurationError: ``ca_bundle`` does not exist, ``proxy`` is not an address, or a number

@@ -99,8 +99,9 @@ def _made_discreetly(cls: type[T]) -> type[T]:
 class Credentials(Confidential):
     """Who logs in, where and how (contract, sections 1 and 2).
 
-    The base URL may end with ``/api/publicapi/v1``. Only https is accepted, except for this machine
-    itself; without a scheme, https is assumed. With a tenant id, the token path names the tenant.
+    With a base URL the region is ``custom`` or empty. The base URL may end with
+    ``/api/publicapi/v1``. Only https is accepted, except for this machine itself; without a scheme,
+    https is assumed. With a tenant id, the token path names the tenant.
     ``auth_path`` and ``api_path`` are below the base URL; the former may contain ``{tenantId}``.
     Surrounding spaces are removed from all values, but from secrets only line breaks.
 

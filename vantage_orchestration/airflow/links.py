@@ -9,8 +9,7 @@ one from ABBYY Vantage when somebody opens the review.
 
 The page needs what ABBYY Vantage does not report, or no longer reports once a transaction was
 deleted: names of files, pages, deadlines of reviews, and where results have landed. The record of
-that contains no field values and no review link. Users may write XComs, so its content is only
-shown.
+that contains no field values and no review link, and is only shown.
 """
 
 from __future__ import annotations
