@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Pause in seconds if the server does not give one.
 _PAUSE: Final = 5.0
+#: Seconds of a pause from which on it is logged.
+_LONG: Final = 20.0
 #: Seconds: a time further in the future was written before the clock was set back.
 _FURTHEST: Final = 3600.0
 #: Seconds between two tries to take a slot, shortest and longest.
@@ -106,6 +108,8 @@ class Throttle:
                 self._place.write(self._next, repr(turn + self._interval).encode())
             _sleep_until(turn)
         while (until := self._read(self._pause)) > time.time():
+            if (left := until - time.time()) > _LONG:
+                log.warning("Requests to ABBYY Vantage pause for %.0f s, as the server asks", left)
             _sleep_until(until)
 
     def _read(self, name: str) -> float:

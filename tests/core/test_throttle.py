@@ -122,12 +122,15 @@ def use_nothing(limits: Throttle) -> None:
         pass
 
 
-def test_all_pause_when_one_is_told_to(tmp_path: Path, slept: list[float]) -> None:
+def test_all_pause_when_one_is_told_to(
+    tmp_path: Path, slept: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     one, other = (Throttle(FileStore(tmp_path), "account", 2, 0) for _ in range(2))
     one.back_off(30.0)
     one.back_off(10.0)  # A shorter one does not end a longer one.
     use_nothing(other)
     assert sum(slept) == pytest.approx(30.0)
+    assert "pause for 30 s, as the server asks" in caplog.text
     for number, seconds in enumerate((None, 0.0), 1):
         other.back_off(seconds)
         use_nothing(one)
