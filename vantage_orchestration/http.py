@@ -16,10 +16,10 @@ import io
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -196,6 +196,11 @@ class _Adapter(HTTPAdapter):
         raise requests.ConnectionError(kind)
 
 
+class _Credential(Protocol):
+    @property
+    def secrets(self) -> tuple[Secret, ...]: ...
+
+
 class NoAuth(AuthBase):
     """Sends no authorisation. Its presence keeps ``requests`` away from ``~/.netrc``."""
 
@@ -298,10 +303,10 @@ class HttpSession(requests.Session):
     __reduce_ex__ = refuse_pickling
 
 
-def request_id_of(response: requests.Response, secrets: Iterable[Secret]) -> str | None:
+def request_id_of(response: requests.Response, credential: _Credential) -> str | None:
     """Return the cleaned ``x-request-id`` header, which some installations send."""
     value = response.headers.get("x-request-id")
-    return clean(value, secrets) if value else None
+    return clean(value, credential.secrets) if value else None
 
 
 def network_error(

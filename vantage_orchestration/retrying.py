@@ -65,6 +65,12 @@ def call(
     transaction that may come too early is believed when it was given ``looks`` times within
     seconds.
     """
+    begin = time.monotonic()
+    try:
+        return function()  # Nearly always, so the rest is prepared only after a failure.
+    except VantageError as error:
+        first = [error]
+
     from tenacity import Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
 
     jitter = wait_random_exponential(multiplier=policy.first_wait, max=policy.max_wait)
@@ -89,14 +95,20 @@ def call(
             return min(_SECOND_LOOK * doubted, policy.max_wait) if early else jitter(state)
         return error.retry_after
 
+    def attempt() -> T:
+        if first:
+            raise first.pop()
+        return function()
+
+    left = policy.budget - (time.monotonic() - begin)
     retrying = Retrying(
         retry=again,
-        stop=stop_after_attempt(policy.attempts) | stop_before_delay(policy.budget),
+        stop=stop_after_attempt(policy.attempts) | stop_before_delay(left),
         wait=wait,
         sleep=policy.sleep,
         reraise=True,
     )
-    return retrying(function)
+    return retrying(attempt)
 
 
 def parse_retry_after(value: str | None) -> float | None:

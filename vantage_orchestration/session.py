@@ -311,7 +311,7 @@ class ApiSession:
                 told = {
                     **where,
                     "status": response.status_code,
-                    "request_id": request_id_of(response, self._auth.secrets),
+                    "request_id": request_id_of(response, self._auth),
                 }
                 if 200 <= response.status_code < 300:
                     return take(Reply(response, self.config.http.read_timeout, told))

@@ -20,6 +20,7 @@ from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.options import Options
 from vantage_orchestration.processing import (
     KEY_PARAMETER,
     TaskKey,
@@ -27,6 +28,8 @@ from vantage_orchestration.processing import (
     wait_for_transaction,
 )
 from vantage_orchestration.processing.document import submit_one
+from vantage_orchestration.processing.ledger import open_ledger
+from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.results import fetch_fields, fields_of_json, fields_of_values
 from vantage_orchestration.retrying import RetryPolicy
 
@@ -46,9 +49,11 @@ def again(scope: str = "task") -> TaskKey:
     return TaskKey(scope, pendulum.now("UTC"))
 
 
-def send(*args, **options) -> str:
+def send(client, file, skill: str, key: TaskKey, **options) -> str:
     """Start the transaction of a file, or find it; return its id."""
-    return submit_one(*args, **options).transaction_id
+    chosen = Options(**options)
+    ledger = open_ledger(key, client, skill, chosen.skill_parameters)
+    return submit_one(Work(client, skill, key, chosen, ledger), file).transaction_id
 
 
 def starts(sandbox) -> list[int]:

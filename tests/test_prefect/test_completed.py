@@ -19,6 +19,7 @@ from test_prefect.seen import artifacts, told, told_in_the_end
 from vantage_orchestration.completed import inbox
 from vantage_orchestration.completed.notes import Notes
 from vantage_orchestration.errors import LowQuality
+from vantage_orchestration.options import Options
 from vantage_orchestration.prefect import completed as module
 from vantage_orchestration.prefect.artifacts import DOCUMENTS_KEY
 from vantage_orchestration.prefect.completed import fetch_completed
@@ -26,6 +27,7 @@ from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.processing import TaskKey
 from vantage_orchestration.processing.document import submit_one
 from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.sandbox import SandboxServer
 
 pytestmark = pytest.mark.slow
@@ -91,7 +93,8 @@ def test_each_is_fetched_once_and_the_list_is_read_once(
     make_invoice(tmp_path / "a.pdf")
     skill = control.skill_id("Invoice")
     with VantageCredentials(**account).get_client() as client:
-        own = submit_one(client, tmp_path / "a.pdf", skill, TaskKey("t")).transaction_id
+        work = Work(client, skill, TaskKey("t"), Options())
+        own = submit_one(work, tmp_path / "a.pdf").transaction_id
     assert sorted(names(fetch())) == sorted(mails)
     requests = listed(sandbox)
     nothing = fetch()

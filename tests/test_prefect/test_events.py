@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import prefect
@@ -206,7 +207,7 @@ def test_many_events(forgetful: Any) -> None:
 def test_what_is_stored_is_not_sent_again(forgetful: Any) -> None:
     """Prefect itself would run automations on it again, if more than five minutes have passed."""
     old, new = (TransactionEvent("processed", each, SERVER, "Processed") for each in "ab")
-    event = old.to_prefect().model_dump(mode="json")
+    event = old.to_json()
     forgetful.stored = [{**event, "received": event["occurred"]}]
     deliver([old])
     deliver([old, new])
@@ -218,7 +219,7 @@ def test_what_tasks_report_meanwhile_goes_into_one_request(forgetful: Any) -> No
     events = [TransactionEvent("submitted", str(n), SERVER, "Processing") for n in range(6)]
 
     def waiting() -> int:
-        return sum(len(reports) for reports, _ in module._queues.values())
+        return sum(len(each.reports) for each in module._outboxes.values())
 
     with SyncClientContext.get_or_create():
         threads = [
@@ -244,6 +245,45 @@ def test_what_tasks_report_meanwhile_goes_into_one_request(forgetful: Any) -> No
             thread.join(60)
     assert sorted(forgetful.taken) == sorted(str(each.id) for each in events)
     assert (forgetful.posts, forgetful.asked, waiting()) == (2, 0, 0)
+
+
+def test_what_tasks_report_soon_after_each_other_goes_into_one_request(
+    forgetful: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [TransactionEvent("submitted", str(n), SERVER, "Processing") for n in range(5)]
+    paused, reported = threading.Event(), threading.Event()
+
+    def pause(seconds: float) -> None:
+        if seconds:
+            paused.set()
+            assert reported.wait(60)
+
+    monkeypatch.setattr(module, "_GATHER", 3600.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    with SyncClientContext.get_or_create():
+        deliver(events[:1], new=True)
+        deliver(events[1:2], new=True)
+        assert (forgetful.posts, paused.is_set()) == (2, False)  # A task alone does not wait.
+        outbox = list(module._outboxes.values())[-1]
+        threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(partial(deliver, [each], new=True),),
+            )
+            for each in events[2:]
+        ]
+        for thread in threads:
+            thread.start()
+        assert paused.wait(60)
+        for _ in range(6000):
+            if len(outbox.reports) == 3:
+                break
+            time.sleep(0.01)
+        reported.set()
+        for thread in threads:
+            thread.join(60)
+    assert (forgetful.posts, outbox.reports) == (3, [])
+    assert sorted(forgetful.taken) == sorted(str(each.id) for each in events)
 
 
 def test_each_task_learns_of_the_failure_of_a_request_that_it_shares(forgetful: Any) -> None:

@@ -24,16 +24,18 @@ several or miss one. A flow that must see each transaction should poll, as
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
+import pendulum
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.events import Event
 from prefect.events.filters import EventFilter, EventIDFilter
 
 from vantage_orchestration.status import Status
@@ -50,6 +52,8 @@ PREFIX: Final = "abbyy_vantage.transaction"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, PREFIX)
 #: Events in one request; the server returns at most that many.
 _TOGETHER: Final = 50
+#: Seconds between the requests of tasks that run at the same time.
+_GATHER: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,8 @@ class TransactionEvent:
         parts = (self.server, self.transaction_id.lower(), self.happening, self.occasion)
         return uuid.uuid5(_NAMESPACE, "\0".join(parts))
 
-    def to_prefect(self) -> Event:
-        """Return it as a Prefect event that relates to the running flow run and task run."""
+    def to_json(self, related: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+        """Return it as Prefect's API takes events, related to these resources."""
         resource = {
             "prefect.resource.id": f"{PREFIX}.{self.transaction_id}",
             "prefect.resource.name": f"ABBYY Vantage transaction {self.transaction_id}",
@@ -96,15 +100,14 @@ class TransactionEvent:
             "status": self.status,
             **self.details,
         }
-        return Event.model_validate(
-            {
-                "event": f"{PREFIX}.{self.happening}",
-                "resource": resource,
-                "related": _related(),
-                "payload": payload,
-                "id": self.id,
-            }
-        )
+        return {
+            "id": str(self.id),
+            "occurred": pendulum.now("UTC").isoformat(),
+            "event": f"{PREFIX}.{self.happening}",
+            "resource": resource,
+            "related": related,
+            "payload": payload,
+        }
 
 
 def emit_submitted(
@@ -182,34 +185,54 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
     """Send events as :func:`emit` does, and raise what fails."""
     if not events:
         return
-    own = _Report({event.id: event.to_prefect() for event in events}, new)
+    related = _related()
+    bodies = [event.to_json(related) for event in events]
+    own = _Report({body["id"]: body for body in bodies}, new)
     with get_client(sync_client=True) as client:
         with _lock:
-            reports, sending = _queues.setdefault(client, ([], threading.Lock()))
-        reports.append(own)
-        with sending:
-            if not own.over:  # Otherwise another thread has sent it with its own.
-                together = reports[:]
-                _send(client, together)
-                del reports[: len(together)]
+            outbox = _outboxes.setdefault(client, _Outbox())
+        outbox.send(client, own)
     if own.failure is not None:
         raise own.failure
 
 
 @dataclass(slots=True)
 class _Report:
-    """Events that a thread waits for until they are sent."""
+    """Events, by their ids, that a thread waits for until they are sent."""
 
-    events: dict[uuid.UUID, Event]
+    events: dict[str, dict[str, Any]]
     new: bool
     over: bool = False
     failure: Exception | None = None
 
 
-#: By client: reports that wait, and the lock of the thread that sends them. What several tasks
-#: report while a request is under way goes into the next one.
-_queues: WeakKeyDictionary[SyncPrefectClient, tuple[list[_Report], threading.Lock]]
-_queues = WeakKeyDictionary()
+class _Outbox:
+    """The reports that go to Prefect through one client.
+
+    A request costs much more than an event. So what several tasks report while a request is under
+    way, or soon after another one's request, is sent together. A task that runs alone never waits.
+    """
+
+    def __init__(self) -> None:
+        self.reports: list[_Report] = []
+        self._sending = threading.Lock()
+        self._sender, self._sent = 0, -math.inf
+
+    def send(self, client: SyncPrefectClient, own: _Report) -> None:
+        """Send a report, unless another thread does; return when it was sent or has failed."""
+        self.reports.append(own)
+        with self._sending:
+            if own.over:
+                return
+            if self._sender != threading.get_ident():
+                time.sleep(max(0.0, self._sent + _GATHER - time.monotonic()))
+            together = self.reports[:]
+            _send(client, together)
+            del self.reports[: len(together)]
+            self._sender, self._sent = threading.get_ident(), time.monotonic()
+
+
+_outboxes: WeakKeyDictionary[SyncPrefectClient, _Outbox] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -221,8 +244,7 @@ def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:
         for place in range(0, len(events), _TOGETHER):
             batch = list(events)[place : place + _TOGETHER]
             there = _stored(client, doubtful.intersection(batch))
-            body = [events[name].model_dump(mode="json") for name in batch if name not in there]
-            if body:
+            if body := [events[name] for name in batch if name not in there]:
                 client.request("POST", "/events", json=body)
     except Exception as error:
         failure = error
@@ -230,12 +252,12 @@ def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:
         each.over, each.failure = True, failure
 
 
-def _stored(client: SyncPrefectClient, names: Collection[uuid.UUID]) -> set[uuid.UUID]:
+def _stored(client: SyncPrefectClient, names: Collection[str]) -> set[str]:
     """Return the ids for which the server has an event."""
     if not names:
         return set()
-    filter_ = EventFilter(id=EventIDFilter(id=list(names)))
-    return {event.id for event in client.read_events(filter_, limit=_TOGETHER).events}
+    filter_ = EventFilter(id=EventIDFilter(id=[uuid.UUID(name) for name in names]))
+    return {str(event.id) for event in client.read_events(filter_, limit=_TOGETHER).events}
 
 
 def _related() -> list[dict[str, str]]:

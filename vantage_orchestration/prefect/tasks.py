@@ -167,16 +167,7 @@ def process_document(
     with client_of(credentials) as client:
         skill_id = _skill_id(client, skill)
         caller = Caller.of_run(client, document, skill_id, chosen)
-        submitted = submit_one(
-            client,
-            document,
-            skill_id,
-            caller.work.key,
-            ledger=caller.work.ledger,
-            registration_parameters=chosen.registration_parameters,
-            skill_parameters=chosen.skill_parameters,
-            resend_failed=caller.resend_failed,
-        )
+        submitted = submit_one(caller.work, document, resend_failed=caller.resend_failed)
         ids = [submitted.transaction_id]
         StartedTransactions(credentials, caller.work.ledger, tuple(ids)).note_for_rollback()
         reporter = Reporter(client, skill_id, _logger().info, again=caller.again)

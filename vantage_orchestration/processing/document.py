@@ -16,7 +16,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.options import Options
-from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.processing.ledger import open_ledger
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
@@ -60,24 +60,10 @@ class DocumentResult:
 
 
 @translated
-def submit_one(
-    client: VantageClient,
-    file: AnyPath,
-    skill_id: str,
-    key: TaskKey,
-    *,
-    ledger: Ledger | None = None,
-    registration_parameters: Mapping[str, Any] | None = None,
-    skill_parameters: Mapping[str, Any] | None = None,
-    resend_failed: bool = True,
-) -> Part:
+def submit_one(work: Work, file: AnyPath, *, resend_failed: bool = True) -> Part:
     """Start the transaction of one file, or find the one that an earlier try has started, see
-    :func:`.submit.submit`. By default it is recorded in the places of the key."""
-    options = Options.of(
-        registration_parameters=registration_parameters, skill_parameters=skill_parameters
-    )
-    ledger = ledger or open_ledger(key, client, skill_id, options.skill_parameters)
-    work = Work(client, skill_id, key, options, ledger).renewed()
+    :func:`.submit.submit`."""
+    work = work.renewed()
     units = keyed_units(work, plan([file], process_skill=False))
     (submitted,) = submit(work, units, resend_failed=resend_failed)
     return submitted
@@ -174,14 +160,12 @@ def process_document(
         VantageError: See :func:`submit_one`, :func:`wait_for_transaction` and
             :func:`vantage_orchestration.results.fetch_fields`.
     """
-    submitted = submit_one(
-        client,
-        file,
-        skill_id_of(client, skill),
-        key,
-        registration_parameters=registration_parameters,
-        skill_parameters=skill_parameters,
+    options = Options.of(
+        registration_parameters=registration_parameters, skill_parameters=skill_parameters
     )
+    skill_id = skill_id_of(client, skill)
+    ledger = open_ledger(key, client, skill_id, options.skill_parameters)
+    submitted = submit_one(Work(client, skill_id, key, options, ledger), file)
     transaction = wait_for_transaction(
         client, submitted.transaction_id, timeout=timeout, review_timeout=review_timeout
     )

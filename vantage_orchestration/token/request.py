@@ -191,7 +191,7 @@ def _sent(config: VantageConfig, where: dict[str, Any]) -> Grant | VantageError:
             b"".join(chunks),
             credentials,
             retry_after=parse_retry_after(response.headers.get("Retry-After")),
-            request_id=request_id_of(response, config.secrets),
+            request_id=request_id_of(response, config),
         )
 
 
