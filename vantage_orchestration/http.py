@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 #: Bytes per second below which a reply counts as stalled.
 SLOWEST = 1024
+#: Bytes of a body that are sent at once; sending them may take the whole timeout.
+_PIECE = 65536
 #: ``requests`` itself repeats nothing: the caller decides what is safe to repeat.
 _NO_RETRIES = 0
 
@@ -174,12 +176,12 @@ class _Adapter(HTTPAdapter):
         self._unseen = _Unseen(managers)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **kwargs, blocksize=_PIECE)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> ProxyManager:
-        manager: ProxyManager = super().proxy_manager_for(proxy, **kwargs)
+        manager: ProxyManager = super().proxy_manager_for(proxy, **kwargs, blocksize=_PIECE)
         manager.pool_classes_by_scheme = _POOLS
         return manager
 

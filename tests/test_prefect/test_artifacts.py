@@ -22,9 +22,9 @@ from vantage_orchestration.options import Options
 from vantage_orchestration.prefect import artifacts as module
 from vantage_orchestration.prefect.artifacts import (
     BatchProgress,
+    DocumentsTable,
     review_began,
     review_ended,
-    show_documents,
 )
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.markdown import literal
@@ -66,7 +66,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
         waiting.extend(waited(client, job.transaction_ids, on_review="return").in_review)
         for _ in range(2):  # As a task that is tried again.
             review_began(waiting, server=server, skill_id=skill)
-        show_documents(collect(), key="Documents of ACME & Co.")
+        DocumentsTable(key="Documents of ACME & Co.").finish(collect())
         progress.update(1)
         assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [0.0]
         assert len(artifacts("abbyy-vantage-review-%")) == 1
@@ -83,7 +83,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
         for _ in range(2):
             review_ended(job.transaction_ids)
         assert artifacts("abbyy-vantage-review-%") == []
-        show_documents(collect(), key="Documents of ACME & Co.")
+        DocumentsTable(key="Documents of ACME & Co.").finish(collect())
         progress.update(2)
         assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [100.0]
 
@@ -133,7 +133,7 @@ def test_a_large_table_is_cut_and_says_so() -> None:
 
     @flow
     def run() -> None:
-        show_documents(Manifest("skill", None, (entry,)))
+        DocumentsTable().finish(Manifest("skill", None, (entry,)))
 
     run()
     (table,) = artifacts(module.DOCUMENTS_KEY)
@@ -257,7 +257,7 @@ def test_job_goes_on_if_nothing_can_be_shown(caplog: pytest.LogCaptureFixture) -
             caplog.at_level(logging.WARNING, "vantage_orchestration"),
         ):
             BatchProgress(3).update(3)
-            show_documents(Manifest(None))
+            DocumentsTable().finish(Manifest(None))
             review_began(["t"], server="https://vantage-eu.abbyy.com")
             review_ended(["t"])
     assert [record.getMessage() for record in caplog.records if record.name == module.__name__] == [

@@ -32,8 +32,8 @@ from vantage_orchestration.prefect.events import (
     PREFIX,
     TransactionEvent,
     deliver,
+    emit,
     emit_outcome,
-    emit_submitted,
 )
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -48,6 +48,10 @@ from vantage_orchestration.waiting import Outcome
 SERVER = "https://vantage-eu.abbyy.com"
 
 
+def submitted(*ids: str) -> list[TransactionEvent]:
+    return [TransactionEvent("submitted", each, SERVER, "Processing", "skill") for each in ids]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
@@ -59,7 +63,7 @@ def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
     @task
     def work() -> None:
         for _ in range(2):  # As a task that is tried again.
-            emit_submitted(ids, server=SERVER, skill_id="skill")
+            emit(submitted(*ids))
 
     @flow
     def run() -> str:
@@ -73,7 +77,7 @@ def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
     run_id = run()
     found = told_in_the_end(4, *ids)
     # Here the server has them in its database, where the ids of the first stay taken.
-    emit_submitted(ids, server=SERVER, skill_id="skill")
+    emit(submitted(*ids))
     deliver([TransactionEvent("review", ids[0], SERVER, "Processing")])
     assert len(told_in_the_end(5, *ids)) == 5
 
@@ -108,8 +112,8 @@ def test_an_event_outlives_a_process_that_is_killed_after_it(prefect_server: Any
     name = "22222222-aaaa-4aaa-8aaa-000000000001"
     code = (
         "import os, signal\n"
-        "from vantage_orchestration.prefect.events import emit_submitted\n"
-        f"emit_submitted([{name!r}], server={SERVER!r})\n"
+        "from vantage_orchestration.prefect.events import TransactionEvent, emit\n"
+        f"emit([TransactionEvent('submitted', {name!r}, {SERVER!r}, 'Processing')])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run(
@@ -145,7 +149,7 @@ def test_job_goes_on_if_nobody_can_be_told(caplog: pytest.LogCaptureFixture) -> 
             settings.temporary_settings({settings.PREFECT_API_URL: url}),
             caplog.at_level(logging.WARNING, "vantage_orchestration"),
         ):
-            emit_submitted(["t"], server=SERVER)
+            emit(submitted("t"))
     assert [record.getMessage() for record in caplog.records if record.name == module.__name__] == [
         "ABBYY Vantage transactions could not be reported to Prefect (ConnectError)"
     ]

@@ -58,8 +58,14 @@ PROGRESS_KEY: Final = "abbyy-vantage-progress"
 _REVIEW_KEY: Final = "abbyy-vantage-review"
 #: Rows of a table that a browser shows without problems.
 _MOST_ROWS: Final = 1000
-#: Broken rules named in a document's row; the rest is counted.
-_MOST_RULES: Final = 10
+#: An empty row, with its columns in their order.
+_ROW: Final = dict.fromkeys(
+    (
+        *("File", "Document", "Status", "Class", "Confidence", "Sure", "Pages", "Broken rules"),
+        *("Reason", "Review until", "Results", "Transaction"),
+    ),
+    "",
+)
 #: Characters of an address that have no meaning in Markdown.
 _IN_ADDRESSES: Final = ":/[]%.~-"
 #: Seconds between two updates of a progress bar.
@@ -68,9 +74,28 @@ _UPDATE_EVERY: Final = 2.0
 _TOGETHER: Final = 100
 
 
-def show_documents(manifest: Manifest, output: str = "", *, key: str = DOCUMENTS_KEY) -> None:
-    """Show the documents of a job that has ended, see :meth:`DocumentsTable.finish`."""
-    DocumentsTable(key=key).finish(manifest, output)
+class _Artifact:
+    """An artifact of the running flow or task that changes. Used by one thread at a time."""
+
+    def __init__(self, kind: str, key: str, name: str, clock: Callable[[], float]) -> None:
+        self._kind, self._key, self._name, self._clock = kind, key, name, clock
+        self._next = 0.0
+        self._id: UUID | None = None
+
+    @property
+    def may_change(self) -> bool:
+        """Whether enough time has passed since the last change."""
+        return self._clock() >= self._next
+
+    def show(self, data: Any, text: str, pause: float = _UPDATE_EVERY) -> None:
+        """Create or change it. The next change should come after so many seconds."""
+        self._next = self._clock() + pause
+        with _shown(self._name):
+            if self._id is None:
+                self._id = _create(self._kind, self._key, data, text)
+                return
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._id, ArtifactUpdate(data=data, description=text))
 
 
 class DocumentsTable:
@@ -89,40 +114,40 @@ class DocumentsTable:
     ) -> None:
         self._entries = {each.transaction_id: each for each in entries}
         self._deadlines: dict[str, float] = {}
-        self._key = key
-        self._clock = clock
-        self._next = 0.0
-        self._id: UUID | None = None
-        if self._entries:
-            self._show_state()
+        self._artifact = _Artifact("table", key, "the table of documents", clock)
+        self._show_state()
 
     def change(self, seen: Observation) -> None:
         """Show what has become of a transaction. Cheap to call: not every change is sent at once.
 
         The more rows there are, the seldomer it is sent. The last change always is.
         """
-        name = seen.transaction_id
-        if name in self._entries:
+        entry = self._entries.get(seen.transaction_id)
+        if entry is not None:
             status = seen.status.value
-            self._entries[name] = replace(
-                self._entries[name], status=status, in_review=seen.in_review
+            self._entries[seen.transaction_id] = replace(
+                entry, status=status, in_review=seen.in_review
             )
-            over = all(Status(each.status).is_terminal for each in self._entries.values())
-            if over or self._clock() >= self._next:
+            if self._artifact.may_change or self._ended == len(self._entries):
                 self._show_state()
 
     def need_people(self, deadlines: Mapping[str, float]) -> None:
         """Show until when reviews are waited for, in seconds since the epoch."""
         self._deadlines.update(deadlines)
-        if self._entries:
-            self._show_state()
+        self._show_state()
+
+    @property
+    def _ended(self) -> int:
+        return sum(Status(each.status).is_terminal for each in self._entries.values())
 
     def _show_state(self) -> None:
-        entries = self._entries.values()
-        rows = [_unfinished(each, self._deadlines.get(each.transaction_id)) for each in entries]
-        ended = sum(Status(each.status).is_terminal for each in entries)
-        self._next = self._clock() + max(_UPDATE_EVERY, len(rows) / 100)
-        self._show(rows, f"ABBYY Vantage: {ended} of {len(rows)} transactions have ended.")
+        rows = [
+            _unfinished(each, self._deadlines.get(each.transaction_id))
+            for each in self._entries.values()
+        ]
+        if rows:
+            text = f"ABBYY Vantage: {self._ended} of {len(rows)} transactions have ended."
+            self._show(rows, text)
 
     def finish(self, manifest: Manifest, output: str = "") -> None:
         """Show what came of the job. ``output`` is the path or URL of its folder."""
@@ -132,11 +157,7 @@ class DocumentsTable:
         if len(rows) > _MOST_ROWS:
             text += f" The first {_MOST_ROWS} rows; manifest.json has all {len(rows)}."
         data = json.dumps(_without_empty(rows[:_MOST_ROWS]), allow_nan=False)
-        with _shown("the table of documents"):
-            if self._id is None:
-                self._id = _create("table", self._key, data, text)
-            else:
-                _update(self._id, data, text)
+        self._artifact.show(data, text, max(_UPDATE_EVERY, len(rows) / 100))
 
 
 class BatchProgress:
@@ -144,31 +165,23 @@ class BatchProgress:
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
-        self._clock = clock
+        self._artifact = _Artifact("progress", PROGRESS_KEY, "the progress", clock)
         self._shown = 0
-        self._next = clock() + _UPDATE_EVERY
-        self._id: UUID | None = None
-        with _shown("the progress"):
-            self._id = _create("progress", PROGRESS_KEY, self._percent(0), self._text(0))
+        self._show(0)
 
     def update(self, done: int) -> None:
         """Show how many have ended. Calls are cheap: it sends at most one update every two seconds.
 
         The last update, when all have ended, is always sent.
         """
-        now = self._clock()
-        last = done >= self._total
-        if self._id is None or done == self._shown or (now < self._next and not last):
-            return
-        self._shown, self._next = done, now + _UPDATE_EVERY
-        with _shown("the progress"):
-            _update(self._id, self._percent(done), self._text(done))
+        if done != self._shown and (done >= self._total or self._artifact.may_change):
+            self._show(done)
 
-    def _percent(self, done: int) -> float:
-        return round(min(100.0, 100.0 * done / self._total), 1) if self._total > 0 else 100.0
-
-    def _text(self, done: int) -> str:
-        return f"ABBYY Vantage: {done} of {self._total} transactions have ended."
+    def _show(self, done: int) -> None:
+        self._shown = done
+        percent = min(100.0, 100.0 * done / self._total) if self._total > 0 else 100.0
+        text = f"ABBYY Vantage: {done} of {self._total} transactions have ended."
+        self._artifact.show(round(percent, 1), text)
 
 
 def review_began(
@@ -232,12 +245,6 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
 # -------------------------------------------------------------------- rows
 
 
-def _rows(manifest: Manifest) -> list[dict[str, Any]]:
-    # Documents that need attention come first.
-    rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
-    return rows + [row for each in manifest.transactions for row in _documents(each)]
-
-
 def _without_empty(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Leave out columns without a value: not each skill classifies, and few rules are broken."""
     shown = [name for name in (rows or [{}])[0] if any(row[name] != "" for row in rows)]
@@ -252,6 +259,7 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
             literal(error["message"] or error["type"] or "?") for error in document.rule_errors
         ]
         yield {
+            **_ROW,
             "File": files,
             "Document": number,
             "Status": _status(entry.status),
@@ -261,8 +269,6 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
             # Pages are those of the transaction.
             "Pages": _number(entry.pages) if number == 1 else "",
             "Broken rules": "; ".join(rules),
-            "Reason": "",
-            "Review until": "",
             "Results": literal(folder) if (folder := document.folder or entry.folder) else "",
             "Transaction": literal(entry.transaction_id),
         }
@@ -270,17 +276,11 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
 
 def _unfinished(entry: UnfinishedEntry, deadline: float | None = None) -> dict[str, Any]:
     return {
+        **_ROW,
         "File": _files(entry.sources),
-        "Document": "",
         "Status": "In review" if entry.in_review else _status(entry.status),
-        "Class": "",
-        "Confidence": "",
-        "Sure": "",
-        "Pages": "",
-        "Broken rules": "",
         "Reason": literal(clean(entry.error)) if entry.error else "",
         "Review until": _moment(deadline) if deadline is not None and entry.in_review else "",
-        "Results": "",
         "Transaction": literal(entry.transaction_id),
     }
 
@@ -334,11 +334,6 @@ def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     )
     with get_client(sync_client=True) as client:
         return client.create_artifact(artifact).id
-
-
-def _update(artifact_id: UUID, data: Any, description: str) -> None:
-    with get_client(sync_client=True) as client:
-        client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
 
 
 def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:

@@ -17,11 +17,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
 from vantage_orchestration.options import Completed, Options, takes
-from vantage_orchestration.prefect.artifacts import show_documents
-from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.prefect.artifacts import DocumentsTable
+from vantage_orchestration.prefect.context import in_run, task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.events import emit_outcome
-from vantage_orchestration.prefect.job import in_run
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import check_quality
 from vantage_orchestration.processing.routing import output_of
@@ -87,7 +86,7 @@ def fetch_completed(
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
             if in_run():
-                show_documents(fetched.manifest, output.folder.url)
+                DocumentsTable().finish(fetched.manifest, output.folder.url)
     result = fetched.result
     get_run_logger().info(summary(fetched.manifest, output.folder.url))
     check_quality(fetched.manifest, str(result["manifest"]), chosen)

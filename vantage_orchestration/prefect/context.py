@@ -49,12 +49,11 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
 
     In a subflow this calls the Prefect API for the parent flow runs.
     """
-    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
-    flow_run = flow_context.flow_run if flow_context is not None else None
-    task_run = task_context.task_run if task_context is not None else None
+    flow_run, task_run = running()
     run: FlowRun | TaskRun | None = task_run or flow_run
     # Not Prefect's task key, which changes with each line of the task's code.
-    name = task_context.task.name if task_context is not None else ""
+    task = TaskRunContext.get()
+    name = task.task.name if task is not None else ""
 
     if run is None:
         raise ConfigurationError(
@@ -82,11 +81,20 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     return TaskKey(scope, begin if again else None, (store,))
 
 
-def run_ids() -> tuple[UUID | None, UUID | None]:
-    """Return the ids of the running flow run and task run, as far as something runs."""
+def running() -> tuple[FlowRun | None, TaskRun | None]:
+    """Return the running flow run and task run, as far as something runs."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
-    flow_run = flow.flow_run if flow is not None else None
-    task_run = task.task_run if task is not None else None
+    return flow.flow_run if flow is not None else None, task.task_run if task is not None else None
+
+
+def in_run() -> bool:
+    """Return whether a Prefect flow or task is running here."""
+    return running() != (None, None)
+
+
+def run_ids() -> tuple[UUID | None, UUID | None]:
+    """Return the ids of the running flow run and task run. A task knows that of its flow."""
+    flow_run, task_run = running()
     above = task_run.flow_run_id if task_run is not None else None
     return flow_run.id if flow_run is not None else above, task_run.id if task_run else None
 
@@ -96,13 +104,11 @@ def retried_by_itself() -> bool:
 
     In that case nobody has looked at failed documents, whose pages may have been charged.
     """
-    flow_context, task_context = FlowRunContext.get(), TaskRunContext.get()
-    if task_context is not None and task_context.task_run.run_count > 1:
+    flow_run, task_run = running()
+    if task_run is not None and task_run.run_count > 1:
         return True
-    flow_run = flow_context.flow_run if flow_context is not None else None
-    if flow_run is None:
-        return False
-    return any(each.empirical_policy.retry_type == "in_process" for each in _path(flow_run)[1])
+    flow_runs = [] if flow_run is None else _path(flow_run)[1]
+    return any(each.empirical_policy.retry_type == "in_process" for each in flow_runs)
 
 
 def _began_again(flow_run: FlowRun) -> bool:

@@ -13,6 +13,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import (
+    BaseModel,
     ConfigDict,
     Field,
     HttpUrl,
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Whether pydantic is loading a stored block, as opposed to code that creates one.
-reading_block: contextvars.ContextVar[bool] = contextvars.ContextVar(
+_reading: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "abbyy-vantage-reading-block", default=False
 )
 #: What Prefect itself adds to the fields of a block.
-OF_PREFECT = frozenset(
+_OF_PREFECT = frozenset(
     {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
 )
 _SPECS = {spec.name: spec for spec in FIELDS}
@@ -56,7 +57,40 @@ def _field(name: str) -> Any:
     return Field(default, title=spec.label, description=spec.description)
 
 
-class VantageCredentials(CredentialsBlock):
+class StoredBlock(BaseModel):
+    """A block that is checked when code creates it. A stored one must load, so that it can be
+    corrected, also in another version of this package. No error quotes a value."""
+
+    # Without this a ValidationError would print the password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    @frameless
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        made_here = not _reading.get()
+        super().__init__(*args, **kwargs)
+        if made_here:
+            self._check(sorted(set(self.model_extra or {}) - _OF_PREFECT))
+
+    def _check(self, unknown: list[str]) -> None:
+        """Raise what is wrong with a block that code creates, such as fields that do not exist."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _load(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, dict):
+            # In a stored block, null may stand for an empty form field.
+            values = {name: value for name, value in values.items() if value is not None}
+        token = _reading.set(True)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False, include_context=False)
+        finally:
+            _reading.reset(token)
+        raise _failure(cls, [(item["loc"], _words(item, values)) for item in problems])
+
+
+class VantageCredentials(StoredBlock, CredentialsBlock):
     """Logs in to ABBYY Vantage and provides an authorised client for its API.
 
     The fields are those of :data:`vantage_orchestration.config.FIELDS`. Values are
@@ -89,9 +123,6 @@ class VantageCredentials(CredentialsBlock):
         " API."
     )
 
-    # Without this a ValidationError would print the password.
-    model_config = ConfigDict(hide_input_in_errors=True)
-
     region: Literal["us", "eu", "au", "custom"] = _field("region")
     base_url: str = _field("base_url")
     tenant_id: str = _field("tenant_id")
@@ -115,33 +146,11 @@ class VantageCredentials(CredentialsBlock):
     store: Literal["file", "orchestrator", "memory"] = _field("store")
     store_path: str = _field("store_path")
 
-    @frameless
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        made_here = not reading_block.get()
-        super().__init__(*args, **kwargs)
-        if made_here:
-            self._check(kwargs)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _quote_nothing(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note that pydantic loads a stored block, and keep its values out of errors."""
-        token = reading_block.set(True)
-        try:
-            return handler(values)
-        except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False, include_context=False)
-        finally:
-            reading_block.reset(token)
-        raise _failure(cls, [(item["loc"], _words(item, values)) for item in problems])
-
     @model_validator(mode="before")
     @classmethod
     def _complete_region(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        # In a stored block, null may stand for an empty form field.
-        values = {name: value for name, value in values.items() if value is not None}
         region = values.get("region")
         if isinstance(region, str) and region.strip():
             return {**values, "region": region.strip().lower()}
@@ -208,23 +217,18 @@ class VantageCredentials(CredentialsBlock):
     def _values(self) -> dict[str, Any]:
         return {name: _plain(getattr(self, name, None)) for name in _SPECS}
 
-    def _check(self, given: dict[str, Any]) -> None:
-        """Raise what is wrong with a block that is created in Python.
-
-        Stored blocks are not checked here: they must load even if a later version rejects a value.
-        The existence of the CA bundle is not checked, since it matters on the machine that runs the
-        task.
-        """
-        unknown = [name for name in given if name not in _SPECS and name not in OF_PREFECT]
-        if unknown:
-            text = f"The ABBYY Vantage credential has no field {', '.join(sorted(unknown))}"
+    def _check(self, unknown: list[str]) -> None:
+        # Not the existence of the CA bundle, which matters on the machine that runs the task.
+        try:
+            if unknown:
+                raise ConfigurationError(
+                    f"The ABBYY Vantage credential has no field {', '.join(unknown)}"
+                )
+            _read({**self._values(), "ca_bundle": ""})
+        except ConfigurationError as error:
+            text = str(error)
         else:
-            try:
-                _read({**self._values(), "ca_bundle": ""})
-            except ConfigurationError as error:
-                text = str(error)
-            else:
-                return
+            return
         raise _failure(type(self), [((), text)])
 
     def _loader(self) -> Callable[[], VantageConfig]:

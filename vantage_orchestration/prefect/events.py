@@ -35,10 +35,9 @@ from weakref import WeakKeyDictionary
 
 import pendulum
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events.filters import EventFilter, EventIDFilter
 
-from vantage_orchestration.status import Status
+from vantage_orchestration.prefect.context import running
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import Manifest
@@ -108,23 +107,6 @@ class TransactionEvent:
             "related": related,
             "payload": payload,
         }
-
-
-def emit_submitted(
-    transaction_ids: Iterable[str],
-    *,
-    server: str,
-    skill_id: str | None = None,
-    new: bool = False,
-) -> None:
-    """Report that transactions were started. ``new``: the caller has just created them."""
-    emit(
-        (
-            TransactionEvent("submitted", each, server, Status.PROCESSING.value, skill_id)
-            for each in transaction_ids
-        ),
-        new=new,
-    )
 
 
 def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] = ()) -> None:
@@ -262,19 +244,18 @@ def _stored(client: SyncPrefectClient, names: Collection[str]) -> set[str]:
 
 def _related() -> list[dict[str, str]]:
     """Return the running flow and task in the form in which Prefect relates its own events."""
-    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    flow_run, task_run = running()
     found = []
-    flow_run = flow.flow_run if flow is not None else None
     if flow_run is not None:
         found.append(_resource("flow-run", flow_run.id, flow_run.name))
         found.append(_resource("flow", flow_run.flow_id))
         if flow_run.deployment_id is not None:
             found.append(_resource("deployment", flow_run.deployment_id))
         found += [_resource("tag", tag) for tag in sorted(flow_run.tags)]
-    if task is not None:
-        if flow_run is None and task.task_run.flow_run_id is not None:
-            found.append(_resource("flow-run", task.task_run.flow_run_id))
-        found.append(_resource("task-run", task.task_run.id, task.task_run.name))
+    if task_run is not None:
+        if flow_run is None and task_run.flow_run_id is not None:
+            found.append(_resource("flow-run", task_run.flow_run_id))
+        found.append(_resource("task-run", task_run.id, task_run.name))
     return found
 
 

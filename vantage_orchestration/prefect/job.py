@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
-from prefect.context import FlowRunContext, TaskRunContext
 
 from vantage_orchestration import arguments
 from vantage_orchestration.prefect.artifacts import (
@@ -20,13 +19,8 @@ from vantage_orchestration.prefect.artifacts import (
     review_began,
     review_ended,
 )
-from vantage_orchestration.prefect.context import retried_by_itself, task_key
-from vantage_orchestration.prefect.events import (
-    TransactionEvent,
-    emit,
-    emit_outcome,
-    emit_submitted,
-)
+from vantage_orchestration.prefect.context import in_run, retried_by_itself, running, task_key
+from vantage_orchestration.prefect.events import Happening, TransactionEvent, emit, emit_outcome
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import Ledger, open_ledger
@@ -53,11 +47,6 @@ UNDO = "abbyy_vantage"
 #: Seconds after the creation of a transaction within which its events are sent without a query:
 #: Prefect's server ignores an event that it has got within the last five minutes.
 _FRESH = 240.0
-
-
-def in_run() -> bool:
-    """Return whether a Prefect flow or task is running here."""
-    return TaskRunContext.get() is not None or FlowRunContext.get() is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +131,8 @@ class Caller:
 
 
 def _number_of_call() -> str:
-    task = TaskRunContext.get()
-    number = task.task_run.dynamic_key if task is not None else ""
+    _, task_run = running()
+    number = task_run.dynamic_key if task_run is not None else ""
     return number if number.isdecimal() else ""
 
 
@@ -190,7 +179,7 @@ class Reporter:
         if new:
             self._fresh_until = min((part.created for part in parts), default=0.0) + _FRESH
         if self._active and ids:
-            emit_submitted(ids, server=self._server, skill_id=self._skill_id, new=new)
+            emit((self._event("submitted", each, Status.PROCESSING) for each in ids), new=new)
         if self._active and ids and shown:
             self._table = DocumentsTable(
                 UnfinishedEntry(each.transaction_id, Status.PROCESSING.value, sources=each.sources)
@@ -266,19 +255,12 @@ class Reporter:
         if self._active:
             failed = [each for each, status in outcome.statuses.items() if status.is_failure]
             done = outcome.with_status(Status.PROCESSED) if processed else []
-            emit(
-                (
-                    TransactionEvent(
-                        "processed" if each in done else "failed",
-                        each,
-                        self._server,
-                        outcome.statuses[each],
-                        self._skill_id,
-                    )
-                    for each in (*done, *failed)
-                ),
-                new=time.time() < self._fresh_until,
-            )
+            events = [self._event("processed", each, Status.PROCESSED) for each in done]
+            events += [self._event("failed", each, outcome.statuses[each]) for each in failed]
+            emit(events, new=time.time() < self._fresh_until)
+
+    def _event(self, happening: Happening, transaction_id: str, status: Status) -> TransactionEvent:
+        return TransactionEvent(happening, transaction_id, self._server, status, self._skill_id)
 
     def _reviewed(self, ids: Sequence[str]) -> None:
         if self._active and self._reviews and ids:

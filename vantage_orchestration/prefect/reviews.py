@@ -23,12 +23,12 @@ from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound
 from prefect.flow_runs import resume_flow_run, suspend_flow_run
 
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.prefect.artifacts import review_ended
+from vantage_orchestration.prefect.context import running
 from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.waiting import Watcher
@@ -50,9 +50,8 @@ def check_can_suspend(block: str) -> FlowRun:
 
     ``block`` is the name of the credentials block; empty if it is not a saved one.
     """
-    context = FlowRunContext.get()
-    flow_run = context.flow_run if context is not None else None
-    if flow_run is None or TaskRunContext.get() is not None:
+    flow_run, task_run = running()
+    if flow_run is None or task_run is not None:
         trouble = "it runs in a task or outside any flow"
     elif flow_run.parent_task_run_id is not None:
         trouble = "it is a subflow"

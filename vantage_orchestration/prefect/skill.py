@@ -9,26 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_type_hint
 
 import anyio.to_thread
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    HttpUrl,
-    ModelWrapValidatorHandler,
-    create_model,
-    model_validator,
-)
+from pydantic import Field, HttpUrl, create_model
 from typing_extensions import Self
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Block, Options, names_of
 from vantage_orchestration.prefect.credentials import (
-    OF_PREFECT,
+    StoredBlock,
     VantageCredentials,
     load_credentials,
     name_of_block,
-    reading_block,
 )
 from vantage_orchestration.prefect.forms import block_field
 from vantage_orchestration.prefect.job import Caller, Reporter
@@ -51,7 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Form(BaseModel):
+class _Form(StoredBlock):
     credentials: VantageCredentials = Field(
         ..., title="Credentials", description="The ABBYY Vantage Credentials block to log in with."
     )
@@ -100,29 +91,9 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
     )
     _description: ClassVar[str | None] = "Processes documents with an ABBYY Vantage skill."
 
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        made_here = not reading_block.get()
-        super().__init__(*args, **kwargs)
-        unknown = set(self.model_extra or {}) - OF_PREFECT
-        if made_here and unknown:
-            raise ConfigurationError(f"A VantageSkill has no field {', '.join(sorted(unknown))}")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _note_reading(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Note that pydantic loads a stored block, which may be of another version.
-
-        In a stored block, null may stand for an empty form field.
-        """
-        if isinstance(values, dict):
-            values = {name: value for name, value in values.items() if value is not None}
-        token = reading_block.set(True)
-        try:
-            return handler(values)
-        finally:
-            reading_block.reset(token)
+    def _check(self, unknown: list[str]) -> None:
+        if unknown:
+            raise ConfigurationError(f"A VantageSkill has no field {', '.join(unknown)}")
 
     def trigger(self, inputs: Any) -> VantageTransaction:  # type: ignore[override]
         """Send a document, or continue with the transaction that an earlier try created for it.
