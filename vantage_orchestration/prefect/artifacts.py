@@ -75,30 +75,27 @@ _TOGETHER: Final = 100
 
 
 class _Artifact:
-    """An artifact of the running flow or task that changes. Used by one thread at a time."""
+    """An artifact that changes while a run goes on. Used by one thread at a time."""
 
     def __init__(self, kind: str, key: str, name: str, clock: Callable[[], float]) -> None:
         self._kind, self._key, self._name, self._clock = kind, key, name, clock
         self._next = 0.0
         self._id: UUID | None = None
 
-    @property
-    def may_change(self) -> bool:
-        """Whether enough time has passed since the last change."""
+    def _may_change(self) -> bool:
         return self._clock() >= self._next
 
-    def show(self, data: Any, text: str, pause: float = _UPDATE_EVERY) -> None:
+    def _publish(self, data: Any, text: str, pause: float = _UPDATE_EVERY) -> None:
         """Create or change it. The next change should come after so many seconds."""
         self._next = self._clock() + pause
         with _shown(self._name):
             if self._id is None:
                 self._id = _create(self._kind, self._key, data, text)
-                return
-            with get_client(sync_client=True) as client:
-                client.update_artifact(self._id, ArtifactUpdate(data=data, description=text))
+            else:
+                _update(self._id, data, text)
 
 
-class DocumentsTable:
+class DocumentsTable(_Artifact):
     """A table artifact of the documents of a job. Used by one thread at a time.
 
     ``entries`` are the transactions of the job at its start. Without them there is no table before
@@ -114,7 +111,7 @@ class DocumentsTable:
     ) -> None:
         self._entries = {each.transaction_id: each for each in entries}
         self._deadlines: dict[str, float] = {}
-        self._artifact = _Artifact("table", key, "the table of documents", clock)
+        super().__init__("table", key, "the table of documents", clock)
         self._show_state()
 
     def change(self, seen: Observation) -> None:
@@ -128,7 +125,7 @@ class DocumentsTable:
             self._entries[seen.transaction_id] = replace(
                 entry, status=status, in_review=seen.in_review
             )
-            if self._artifact.may_change or self._ended == len(self._entries):
+            if self._may_change() or self._ended == len(self._entries):
                 self._show_state()
 
     def need_people(self, deadlines: Mapping[str, float]) -> None:
@@ -157,15 +154,15 @@ class DocumentsTable:
         if len(rows) > _MOST_ROWS:
             text += f" The first {_MOST_ROWS} rows; manifest.json has all {len(rows)}."
         data = json.dumps(_without_empty(rows[:_MOST_ROWS]), allow_nan=False)
-        self._artifact.show(data, text, max(_UPDATE_EVERY, len(rows) / 100))
+        self._publish(data, text, max(_UPDATE_EVERY, len(rows) / 100))
 
 
-class BatchProgress:
+class BatchProgress(_Artifact):
     """A progress artifact for the transactions of a batch. Use it in one thread at a time."""
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
-        self._artifact = _Artifact("progress", PROGRESS_KEY, "the progress", clock)
+        super().__init__("progress", PROGRESS_KEY, "the progress", clock)
         self._shown = 0
         self._show(0)
 
@@ -174,14 +171,18 @@ class BatchProgress:
 
         The last update, when all have ended, is always sent.
         """
-        if done != self._shown and (done >= self._total or self._artifact.may_change):
+        if self._id is None or done == self._shown:
+            return
+        if done >= self._total or self._may_change():
             self._show(done)
 
     def _show(self, done: int) -> None:
         self._shown = done
-        percent = min(100.0, 100.0 * done / self._total) if self._total > 0 else 100.0
         text = f"ABBYY Vantage: {done} of {self._total} transactions have ended."
-        self._artifact.show(round(percent, 1), text)
+        self._publish(self._percent(done), text)
+
+    def _percent(self, done: int) -> float:
+        return round(min(100.0, 100.0 * done / self._total), 1) if self._total > 0 else 100.0
 
 
 def review_began(
@@ -243,6 +244,12 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
 
 
 # -------------------------------------------------------------------- rows
+
+
+def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+    # Documents that need attention come first.
+    rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
+    return rows + [row for each in manifest.transactions for row in _documents(each)]
 
 
 def _without_empty(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -334,6 +341,11 @@ def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     )
     with get_client(sync_client=True) as client:
         return client.create_artifact(artifact).id
+
+
+def _update(artifact_id: UUID, data: Any, description: str) -> None:
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
 
 
 def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
