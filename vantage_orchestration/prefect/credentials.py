@@ -309,11 +309,6 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
     )
 
 
-def name_of_block(credentials: VantageCredentials | str) -> str:
-    """Return the name of a saved block; empty for one that is not saved."""
-    return credentials if isinstance(credentials, str) else credentials.saved_name
-
-
 def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
     """Return the credential of a saved block, and what makes the token store of its server.
 

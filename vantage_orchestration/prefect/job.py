@@ -23,8 +23,9 @@ from vantage_orchestration.prefect.context import in_run, retried_by_itself, run
 from vantage_orchestration.prefect.events import Happening, TransactionEvent, emit, emit_outcome
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey, digest_of
-from vantage_orchestration.processing.ledger import Ledger, open_ledger
+from vantage_orchestration.processing.ledger import open_ledger
 from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
+from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import (
     files_by_id,
     lines_of_start,
@@ -37,13 +38,10 @@ from vantage_orchestration.waiting import PeopleNeeded, Wait, wait_here, wait_in
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
-    from vantage_orchestration.prefect.credentials import VantageCredentials
     from vantage_orchestration.processing.submit import Part, Work
     from vantage_orchestration.storage import Location
     from vantage_orchestration.waiting import Observation, Outcome, SharedPoller, WaitRules
 
-#: Key under which a Prefect transaction stores what to undo.
-UNDO = "abbyy_vantage"
 #: Seconds after the creation of a transaction within which its events are sent without a query:
 #: Prefect's server ignores an event that it has got within the last five minutes.
 _FRESH = 240.0
@@ -71,7 +69,7 @@ class Caller:
         cls,
         client: VantageClient,
         inputs: Any,
-        skill_id: str,
+        skill: str,
         options: Options,
         *,
         output: Location | None = None,
@@ -85,6 +83,7 @@ class Caller:
         """
         from vantage_orchestration.processing.submit import Work
 
+        skill_id = skill_id_of(client, skill)
         origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
         if not in_run():
             key = TaskKey(f"prefect/{uuid.uuid4()}")
@@ -191,7 +190,7 @@ class Reporter:
         """Wait for transactions and report changes. It blocks."""
         return wait_here(
             self._client,
-            wait := self._wait(ids, rules),
+            wait := Wait(ids, rules, time.time(), files=self._files),
             skill_id=self._skill_id,
             tell=lambda line: self._log("%s", line),
             on_change=self.changed,
@@ -202,7 +201,7 @@ class Reporter:
         self, poller: SharedPoller, ids: Sequence[str], rules: WaitRules
     ) -> Outcome:
         """Wait as :meth:`wait` does, without blocking the event loop."""
-        wait = self._wait(ids, rules)
+        wait = Wait(ids, rules, time.time(), files=self._files)
         while True:
             answer = await wait_in_loop(
                 poller,
@@ -215,9 +214,6 @@ class Reporter:
                 return answer.outcome
             await anyio.to_thread.run_sync(self.needs_person, wait, answer)
             wait.notified(answer)
-
-    def _wait(self, ids: Sequence[str], rules: WaitRules) -> Wait:
-        return Wait(ids, rules, time.time(), files=self._files)
 
     def changed(self, seen: Observation) -> None:
         """Report one change."""
@@ -274,23 +270,3 @@ class Reporter:
             self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
             emit_outcome(manifest, server=self._server)
             (self._table or DocumentsTable()).finish(manifest, output.url)
-
-
-@dataclass(frozen=True, slots=True)
-class StartedTransactions:
-    """Transactions that were started and may have to be undone. Never stored."""
-
-    credentials: VantageCredentials | str
-    ledger: Ledger
-    transaction_ids: tuple[str, ...]
-
-    def note_for_rollback(self) -> None:
-        """Put it into the running Prefect transaction, for its rollback hooks."""
-        from prefect.transactions import get_transaction
-
-        transaction = get_transaction()
-        if transaction is not None:
-            transaction.set(UNDO, self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StartedTransactions:
-        return self  # Prefect copies what it gives out; nothing here changes.

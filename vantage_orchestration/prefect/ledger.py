@@ -43,7 +43,7 @@ class RunStore:
 
     def __init__(self, results: ResultStore, run_id: str, attempt: int) -> None:
         self._results = results
-        self._run = _name_of_run(run_id)
+        self._run = f"run-{run_id}"
         self._attempt = attempt
         self._used: dict[str, None] = {}
         self._listed: set[str] = set()
@@ -79,13 +79,9 @@ def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
     Tasks and subflows that it called are runs of their own.
     """
     store = _store_in(results, attempt)
-    changes = store.changes(_name_of_run(run_id))
+    changes = store.changes(f"run-{run_id}")
     names = dict.fromkeys(name for change in changes for name in change.ledgers)
     return [Ledger((store, name)) for name in names]
-
-
-def _name_of_run(run_id: str) -> str:
-    return f"run-{run_id}"
 
 
 def _store_in(results: ResultStore, attempt: int) -> LedgerStore:

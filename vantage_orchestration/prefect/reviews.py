@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect import flow, get_run_logger
@@ -121,55 +120,40 @@ def resume_reviewed() -> int:
         ValueError: A block no longer exists.
     """
     log = get_run_logger()
-    waiting: dict[str, list[_Waiting]] = {}
-    for each in _suspended():
-        waiting.setdefault(each.block, []).append(each)
+    waiting: dict[str, list[tuple[FlowRun, list[str]]]] = {}
+    for run, block, ids in _suspended():
+        waiting.setdefault(block, []).append((run, ids))
     resumed, failure = 0, None
     for block, runs in waiting.items():
         try:
-            over = _reviewed(block, {name for each in runs for name in each.transaction_ids})
+            over = _reviewed(block, {each for _, ids in runs for each in ids})
         except (VantageError, ValueError) as error:
             # A failure with one block must not keep the runs of all others waiting.
             log.warning("%d runs stay suspended: %s", len(runs), error)
             failure = error
             continue
-        for each in runs:
-            if over.issuperset(each.transaction_ids):
-                review_ended(each.transaction_ids)
-                resumed += _resume(each, log)
+        for run, ids in runs:
+            if over.issuperset(ids):
+                review_ended(ids)
+                resumed += _resume(run, log)
     if failure is not None:
         raise failure
     log.info("Resumed %d of %d suspended runs", resumed, sum(map(len, waiting.values())))
     return resumed
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A flow run that is suspended for a review."""
-
-    flow_run_id: uuid.UUID
-    name: str
-    block: str
-    transaction_ids: tuple[str, ...]
-
-    @classmethod
-    def read(cls, run: FlowRun) -> _Waiting | None:
-        """Read a suspended run; None if it is not suspended for a review."""
-        key = run.state.state_details.pause_key if run.state is not None else None
-        block, names = run.labels.get(_BLOCK), run.labels.get(_IN_REVIEW)
-        if not key or not key.startswith(_KEY) or not block or not names:
-            return None
-        return cls(run.id, run.name, str(block), tuple(str(names).split(",")))
-
-
-def _suspended() -> Iterator[_Waiting]:
+def _suspended() -> Iterator[tuple[FlowRun, str, list[str]]]:
+    """Yield the runs that are suspended for a review, with their block and transactions."""
     suspended = FlowRunFilter(
         state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
     )
     order = FlowRunSort.EXPECTED_START_TIME_ASC
     with get_client(sync_client=True) as client:
-        runs = listed(client.read_flow_runs, flow_run_filter=suspended, sort=order)
-        yield from filter(None, map(_Waiting.read, runs))
+        for run in listed(client.read_flow_runs, flow_run_filter=suspended, sort=order):
+            key = run.state.state_details.pause_key if run.state is not None else None
+            block, names = run.labels.get(_BLOCK), run.labels.get(_IN_REVIEW)
+            if key and key.startswith(_KEY) and block and names:
+                yield run, str(block), str(names).split(",")
 
 
 def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
@@ -182,9 +166,9 @@ def _reviewed(block: str, transaction_ids: set[str]) -> set[str]:
     return over | sighting.failures.keys()
 
 
-def _resume(run: _Waiting, log: Any) -> bool:
+def _resume(run: FlowRun, log: Any) -> bool:
     try:
-        resume_flow_run(run.flow_run_id)
+        resume_flow_run(run.id)
     except FlowPauseTimeout:
         log.warning("The run %s was reviewed too late and has failed", run.name)
     except (NotPausedError, ObjectNotFound, RuntimeError):

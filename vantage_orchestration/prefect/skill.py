@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
-import anyio.to_thread
+from anyio.to_thread import run_sync
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import Field, HttpUrl, create_model
 from typing_extensions import Self
@@ -19,17 +18,12 @@ from vantage_orchestration.prefect.credentials import (
     StoredBlock,
     VantageCredentials,
     load_credentials,
-    name_of_block,
 )
 from vantage_orchestration.prefect.forms import block_field
 from vantage_orchestration.prefect.job import Caller, Reporter
-from vantage_orchestration.processing.outcome import (
-    check_outcome,
-    check_quality,
-    outcome_of,
-    result_of,
-)
+from vantage_orchestration.processing.outcome import check_outcome, final_result
 from vantage_orchestration.processing.routing import output_of
+from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.results import fetch_fields
 from vantage_orchestration.status import Status
@@ -38,8 +32,6 @@ from vantage_orchestration.waiting import SharedPoller, WaitRules
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.waiting import Outcome
-
-T = TypeVar("T")
 
 
 class _Form(StoredBlock):
@@ -113,24 +105,21 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             VantageError: A request failed. The next try continues.
         """
         from vantage_orchestration.processing.job import submit_files
-        from vantage_orchestration.processing.skills import skill_id_of
 
-        options = self._options()
         with self.credentials.get_client() as client:
-            skill_id = skill_id_of(client, self.skill)
-            caller = Caller.of_run(client, inputs, skill_id, options)
+            caller = Caller.of_run(client, inputs, self.skill, self._options())
             files = caller.files(inputs)
             if not files:
                 raise ConfigurationError("There are no inputs to send")
             (submitted,) = submit_files(
                 caller.work, files, most=1, resend_failed=caller.resend_failed
             )
-            Reporter(client, skill_id, self.logger.info).started([submitted])
+            Reporter(client, caller.work.skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 
     async def atrigger(self, inputs: Any) -> VantageTransaction:
         """Send a document as :meth:`trigger` does, without blocking the event loop."""
-        return await _in_thread(lambda: self.trigger(inputs))
+        return await run_sync(lambda: self.trigger(inputs))
 
     def transaction(self, transaction_id: str) -> VantageTransaction:
         """Return a transaction that was started before, so as to wait for it with this block's
@@ -181,7 +170,8 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         return f"VantageTransaction({self.transaction_id!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        name = name_of_block(self._credentials)
+        block = self._credentials
+        name = block if isinstance(block, str) else block.saved_name
         if not name:
             raise ConfigurationError(
                 "A VantageTransaction whose credentials block is not saved can't be pickled",
@@ -222,21 +212,21 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
         All waits of an event loop with the same block share their requests.
         """
-        credentials = await _in_thread(lambda: load_credentials(self._credentials))
+        credentials = await run_sync(lambda: load_credentials(self._credentials))
         context = contextvars.copy_context()
 
         def connect() -> VantageClient:
             return context.copy().run(credentials.get_client)
 
-        client = await _in_thread(connect)
-        skill_id = await _in_thread(lambda: self._skill_id(client))
+        client = await run_sync(connect)
+        skill_id = await run_sync(lambda: self._skill_id(client))
         reporter = Reporter(client, skill_id, self.logger.info)
 
         poller = SharedPoller.of(("prefect", credentials.poller_key()), connect)
         try:
             rules = WaitRules.of(self._options)
             outcome = await reporter.wait_in_loop(poller, [self.transaction_id], rules)
-            await _in_thread(lambda: self._conclude(reporter, outcome, client))
+            await run_sync(lambda: self._conclude(reporter, outcome, client))
         finally:
             client.close()
         return self
@@ -265,7 +255,7 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
 
     async def afetch_result(self) -> list[dict[str, Any]]:
         """Return the fields as :meth:`fetch_result` does, without blocking the event loop."""
-        return await _in_thread(self.fetch_result)
+        return await run_sync(self.fetch_result)
 
     def download_results(self, output_path: Any) -> dict[str, Any]:
         """Download its result files into a folder.
@@ -288,28 +278,18 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         with self._client() as client:
             manifest = download(client, ids, output, self._options, by_class=by_class)
         self.logger.info(summary(manifest, output.url))
-        check_outcome(outcome_of(manifest), on_review="fail", on_failed=self._options.on_failed)
-        result = result_of(manifest, output)
-        check_quality(manifest, result["manifest"], self._options)
-        return result
+        return final_result(manifest, output, self._options)
 
     async def adownload_results(self, output_path: Any) -> dict[str, Any]:
         """Download its files as :meth:`download_results` does, without blocking the event loop."""
-        return await _in_thread(lambda: self.download_results(output_path))
+        return await run_sync(lambda: self.download_results(output_path))
 
     def _client(self) -> VantageClient:
         return load_credentials(self._credentials).get_client()
 
     def _skill_id(self, client: VantageClient) -> str | None:
-        from vantage_orchestration.processing.skills import skill_id_of
-
         return None if self._skill is None else skill_id_of(client, self._skill)
 
     def _conclude(self, reporter: Reporter, outcome: Outcome, client: VantageClient) -> None:
         reporter.ended(outcome)
         check_outcome(outcome, on_review=self._options.on_review, client=client)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Do blocking work in a thread with the context of the run."""
-    return await anyio.to_thread.run_sync(work)

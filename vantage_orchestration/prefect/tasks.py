@@ -34,26 +34,21 @@ from vantage_orchestration.options import (
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.clients import client_of
 from vantage_orchestration.prefect.credentials import VantageCredentials
-from vantage_orchestration.prefect.job import Caller, Reporter, StartedTransactions
+from vantage_orchestration.prefect.job import Caller, Reporter
 from vantage_orchestration.prefect.retries import RETRIES
+from vantage_orchestration.prefect.undo import note_for_rollback
 from vantage_orchestration.processing import deleting
 from vantage_orchestration.processing.files import check_output
 from vantage_orchestration.processing.ledger import Ledger
-from vantage_orchestration.processing.outcome import (
-    check_outcome,
-    check_quality,
-    outcome_of,
-    result_of,
-)
+from vantage_orchestration.processing.outcome import check_outcome, final_result
 from vantage_orchestration.processing.routing import output_of
+from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import summary_of_start
 from vantage_orchestration.text import counted
 from vantage_orchestration.waiting import WaitRules
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from vantage_orchestration.client import VantageClient
 
 Credentials = VantageCredentials | str
 
@@ -96,16 +91,15 @@ def process_documents(
     chosen, (output, by_class) = Options.of(**options), output_of(output_path)
     check_output(output)
     with client_of(credentials) as client:
-        skill_id = _skill_id(client, skill)
-        caller = Caller.of_run(client, inputs, skill_id, chosen, output=output)
+        caller = Caller.of_run(client, inputs, skill, chosen, output=output)
         token, work = caller.token(output), caller.work
         files = caller.files(inputs, chosen.on_empty, output)
         job = begin(work, files, output, token=token, resend_failed=caller.resend_failed)
         if not job.parts:
             _logger().warning("There are no documents to process")
         ids = job.transaction_ids
-        StartedTransactions(credentials, work.ledger, tuple(ids)).note_for_rollback()
-        reporter = Reporter(client, skill_id, _logger().info, ids, again=caller.again)
+        note_for_rollback(credentials, work.ledger, ids)
+        reporter = Reporter(client, work.skill_id, _logger().info, ids, again=caller.again)
         reporter.started(job.parts, shown=True)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         # Without the ledger, so that failures stay noted until somebody retries.
@@ -118,14 +112,9 @@ def process_documents(
             by_class=by_class,
         )
         reporter.finished(manifest, output)
-    check_outcome(
-        outcome_of(manifest, outcome.timed_out),
-        on_review=chosen.on_review,
-        on_failed=chosen.on_failed,
+    return final_result(
+        manifest, output, chosen, on_review=chosen.on_review, timed_out=outcome.timed_out
     )
-    result = result_of(manifest, output)
-    check_quality(manifest, result["manifest"], chosen)
-    return result
 
 
 def _run_name(parameters: dict[str, Any]) -> str:
@@ -165,12 +154,11 @@ def process_document(
     chosen = Options.of(on_review=on_review, **options)
     document = arguments.place("document", document)
     with client_of(credentials) as client:
-        skill_id = _skill_id(client, skill)
-        caller = Caller.of_run(client, document, skill_id, chosen)
+        caller = Caller.of_run(client, document, skill, chosen)
         submitted = submit_one(caller.work, document, resend_failed=caller.resend_failed)
         ids = [submitted.transaction_id]
-        StartedTransactions(credentials, caller.work.ledger, tuple(ids)).note_for_rollback()
-        reporter = Reporter(client, skill_id, _logger().info, again=caller.again)
+        note_for_rollback(credentials, caller.work.ledger, ids)
+        reporter = Reporter(client, caller.work.skill_id, _logger().info, again=caller.again)
         reporter.started([submitted])
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome)
@@ -210,13 +198,12 @@ def submit_documents(
 
     chosen = Options.of(**options)
     with client_of(credentials) as client:
-        skill_id = _skill_id(client, skill)
-        caller = Caller.of_run(client, inputs, skill_id, chosen, numbered=True)
+        caller = Caller.of_run(client, inputs, skill, chosen, numbered=True)
         files = caller.files(inputs, chosen.on_empty)
         submitted = submit_files(caller.work, files, resend_failed=caller.resend_failed)
         ids = [part.transaction_id for part in submitted]
-        StartedTransactions(credentials, caller.work.ledger, tuple(ids)).note_for_rollback()
-        Reporter(client, skill_id, _logger().info).started(submitted)
+        note_for_rollback(credentials, caller.work.ledger, ids)
+        Reporter(client, caller.work.skill_id, _logger().info).started(submitted)
         _logger().info(summary_of_start(submitted))
     return ids
 
@@ -252,7 +239,7 @@ def wait_for_transactions(
         _logger().warning("There are no transactions to wait for")
         return {}
     with client_of(credentials) as client:
-        skill_id = None if skill is None else _skill_id(client, skill)
+        skill_id = None if skill is None else skill_id_of(client, skill)
         reporter = Reporter(client, skill_id, _logger().info, ids)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome, processed=False)
@@ -292,10 +279,7 @@ def download_results(
     with client_of(credentials) as client:
         manifest = download(client, ids, output, chosen, by_class=by_class)
         Reporter(client, None, _logger().info).finished(manifest, output)
-    check_outcome(outcome_of(manifest), on_review="fail", on_failed=chosen.on_failed)
-    result = result_of(manifest, output)
-    check_quality(manifest, result["manifest"], chosen)
-    return result
+    return final_result(manifest, output, chosen)
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)
@@ -336,12 +320,6 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
             deleting.check_deleted(deleting.delete_transactions(client, ids), len(ids))
         _logger().info("Deleted %d transactions", len(ids))
     return len(ids)
-
-
-def _skill_id(client: VantageClient, skill: str) -> str:
-    from vantage_orchestration.processing.skills import skill_id_of
-
-    return skill_id_of(client, skill)
 
 
 def _logger() -> Any:

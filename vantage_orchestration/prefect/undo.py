@@ -28,9 +28,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
+from prefect.transactions import get_transaction
 
 from vantage_orchestration.prefect.credentials import load_credentials
-from vantage_orchestration.prefect.job import UNDO
 from vantage_orchestration.prefect.ledger import ledgers_of
 from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.processing.deleting import delete_transactions
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Key under which a Prefect transaction stores what undoes a task.
+_UNDO = "abbyy_vantage"
 #: Runs named in one query.
 _TOGETHER = 200
 
@@ -59,9 +61,19 @@ def delete_on_rollback(transaction: Transaction) -> None:
     Args:
         transaction: Prefect's transaction of the task.
     """
-    noted = transaction.get(UNDO, None)
-    if noted is not None:
-        _delete(noted.credentials, [(noted.ledger, noted.transaction_ids)], transaction.logger)
+    undo = transaction.get(_UNDO, None)
+    if undo is not None:
+        undo(transaction.logger)
+
+
+def note_for_rollback(
+    credentials: VantageCredentials | str, ledger: Ledger, transaction_ids: Collection[str]
+) -> None:
+    """Note in the running Prefect transaction what its rollback deletes. It is never stored."""
+    transaction = get_transaction()
+    if transaction is not None:
+        # Prefect copies what it gives out, but not a function.
+        transaction.set(_UNDO, lambda log: _delete(credentials, [(ledger, transaction_ids)], log))
 
 
 def undoable(task: Task[P, R]) -> Task[P, R]:

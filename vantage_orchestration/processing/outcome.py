@@ -135,6 +135,22 @@ def _told(
     return f": {'; '.join(texts)}" if texts else ""
 
 
+def final_result(
+    manifest: Manifest,
+    output: Location,
+    options: Options,
+    *,
+    on_review: str = "fail",
+    timed_out: str | None = None,
+) -> dict[str, Any]:
+    """Return the result of a task that has landed results, or raise what is wrong with them."""
+    outcome = outcome_of(manifest, timed_out)
+    check_outcome(outcome, on_review=on_review, on_failed=options.on_failed)
+    result = result_of(manifest, output)
+    check_quality(manifest, result["manifest"], options)
+    return result
+
+
 def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
     """Return the result of a task: ``manifest`` (its URL) and the counts."""
     from vantage_orchestration.processing.names import MANIFEST
