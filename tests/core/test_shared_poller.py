@@ -490,7 +490,7 @@ def test_contexts_do_not_mix(place: Place) -> None:
 
 
 def test_trouble_is_waited_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vantage_orchestration.waiting.backoff._FIRST", 0.05)
+    monkeypatch.setattr("vantage_orchestration.waiting.watcher._FIRST_PAUSE", 0.05)
     ids = place.running(3)
     place.control.add_fault(path_regex=LIST, status=503, times=2)
     place.control.add_fault(path_regex=SINGLE, status=500, times=3)

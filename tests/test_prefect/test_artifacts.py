@@ -23,11 +23,11 @@ from vantage_orchestration.prefect import artifacts as module
 from vantage_orchestration.prefect.artifacts import (
     BatchProgress,
     DocumentsTable,
+    literal,
     review_began,
     review_ended,
 )
 from vantage_orchestration.prefect.credentials import VantageCredentials
-from vantage_orchestration.prefect.markdown import literal
 from vantage_orchestration.processing import TaskKey
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,

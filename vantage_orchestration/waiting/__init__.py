@@ -17,8 +17,14 @@ from vantage_orchestration.lazy import on_first_use
 
 if TYPE_CHECKING:
     from vantage_orchestration.waiting.blocking import wait_here
-    from vantage_orchestration.waiting.machine import LookAgain, Outcome, Over, PeopleNeeded, Wait
-    from vantage_orchestration.waiting.observation import Observation
+    from vantage_orchestration.waiting.machine import (
+        LookAgain,
+        Observation,
+        Outcome,
+        Over,
+        PeopleNeeded,
+        Wait,
+    )
     from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
     from vantage_orchestration.waiting.rules import WaitRules
     from vantage_orchestration.waiting.watcher import Watcher
@@ -41,7 +47,6 @@ __getattr__ = on_first_use(
     __name__,
     {
         **dict.fromkeys(__all__, "machine"),
-        "Observation": "observation",
         "SharedPoller": "poller",
         "WaitRules": "rules",
         "Watcher": "watcher",

@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import translated
-from vantage_orchestration.waiting.machine import Outcome, Over, PeopleNeeded, Wait
-from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.machine import Observation, Outcome, Over, PeopleNeeded, Wait
 from vantage_orchestration.waiting.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -35,21 +34,10 @@ def wait_here(
 ) -> Outcome:
     """Wait until all transactions have ended, a limit is reached, or the rules end the wait.
 
-    Temporary failures of the service are waited out.
-
-    Args:
-        client: Client.
-        wait: What to wait for. It is polled at once.
-        skill_id: Skill of all transactions, if known: polling then takes fewer requests.
-        tell: Called with a line about each change, including the first state; logs it by default.
-        on_change: Called with each change.
-        on_people: Called when transactions need a person.
-        sleep: Waits the given seconds; ``time.sleep`` by default.
-        clock: Returns seconds since the epoch; ``time.time`` by default.
-
-    Returns:
-        The outcome. A reached limit is not an error here, see
-        :func:`vantage_orchestration.processing.outcome.check_outcome`.
+    It polls at once, and waits out temporary failures of the service. A reached limit is no error
+    here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is the
+    skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets a line
+    about each change, including the first state.
 
     Raises:
         VantageError: An error that no retry can cure.

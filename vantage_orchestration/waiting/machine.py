@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import counted
-from vantage_orchestration.waiting.observation import Observation
 from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
@@ -34,6 +33,35 @@ _LAST_LOOK: Final = 60.0
 _MOST_NAMED, _LONGEST_NAMES = 1000, 80
 #: Transactions that a line of the log names; more are counted.
 _MOST_TOLD: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """State of a transaction at one moment (contract, section 4).
+
+    Attributes:
+        transaction_id: Transaction, spelled as given by the caller.
+        status: Its status.
+        in_review: Whether a person must review it. Manual review is not a status.
+        files: Names of its files, as written by :func:`vantage_orchestration.text.named`; empty if
+            unknown.
+    """
+
+    transaction_id: str
+    status: Status
+    in_review: bool = False
+    files: str = field(default="", compare=False)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the transaction is in a final state."""
+        return self.status.is_terminal
+
+    def __str__(self) -> str:
+        # The review link is a credential and never leaves the client.
+        waits = ", waiting for manual review" if self.in_review else ""
+        files = f" ({self.files})" if self.files else ""
+        return f"Transaction {self.transaction_id}{files}: {self.status}{waits}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +264,8 @@ class Wait:
     # -- what drivers call
 
     def note(self, seen: Iterable[Observation], now: float) -> list[Observation]:
-        """Record the result of a poll, even if it is empty.
-
-        Args:
-            seen: States of some or all open transactions.
-            now: When they were seen.
-
-        Returns:
-            What changed, including the first state of each transaction.
-        """
+        """Record the result of a poll, even if it is empty; return what has changed, including the
+        first state of each transaction."""
         found = list(seen)
         changes = [each for each in found if self._note(each, now)]
         self._run_or_stop(now)
@@ -256,12 +277,8 @@ class Wait:
         return changes
 
     def next(self, now: float, *, not_before: float = 0.0) -> Answer:
-        """Return what to do next.
-
-        Args:
-            now: The current time.
-            not_before: Seconds for which polling is useless because the service has problems.
-        """
+        """Return what to do next. For ``not_before`` seconds polling is useless because the service
+        has problems."""
         if new := [each for each in self.in_review if not self._reviews[each].notified]:
             limits = self.review_deadlines
             return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)

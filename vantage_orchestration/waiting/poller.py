@@ -22,11 +22,11 @@ from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting.machine import (
     LookAgain,
+    Observation,
     Over,
     PeopleNeeded,
     Wait,
 )
-from vantage_orchestration.waiting.observation import Observation
 from vantage_orchestration.waiting.watcher import Watcher, WatchResult
 
 if TYPE_CHECKING:
@@ -78,18 +78,8 @@ class Watch:
         self._failure = None
 
     async def changes(self, timeout: float) -> list[Observation]:
-        """Wait until something changes, or the wait has another answer than to poll again.
-
-        Args:
-            timeout: Seconds.
-
-        Returns:
-            Changes since the last call; empty when the time is up.
-
-        Raises:
-            VantageError: An error that waiting does not cure, after all changes were returned.
-            Exception: The error of connecting to the service.
-        """
+        """Wait until something changes, or the wait has another answer than to poll again; return
+        the changes, none when the seconds are up. Then raise what ended the polling, if it did."""
         if not self._changes and self._failure is None:
             timer = asyncio.get_running_loop().call_later(timeout, self._news.set)
             try:
@@ -137,13 +127,9 @@ class SharedPoller:
     """Polls the transactions of all its watches in common rounds.
 
     A round starts when the first watch is due, and all others join it: 1000 watches of one
-    transaction each cost one or two requests per round (see
-    :class:`vantage_orchestration.waiting.Watcher`). A new watch is due after its first pause. The
-    poller runs while it has watches, and closes its client after the last one.
-
-    Args:
-        connect: Creates the client. Called in a thread, for the first round.
-        settle: See :class:`vantage_orchestration.waiting.Watcher`.
+    transaction each cost one or two requests per round (see :class:`.Watcher`). A new watch is due
+    after its first pause. ``connect`` creates the client, in a thread, for the first round; it is
+    closed after the last watch.
     """
 
     def __init__(self, connect: Callable[[], VantageClient], *, settle: float = 30.0) -> None:
@@ -173,13 +159,8 @@ class SharedPoller:
         return found
 
     def watch(self, wait: Wait, *, skill_id: str | None = None) -> Watch:
-        """Return a context manager that polls for a wait.
-
-        Args:
-            wait: What to wait for, and how often to poll; it joins rounds of others that poll more
-                often.
-            skill_id: Skill of all its transactions, if known.
-        """
+        """Return a context manager that polls for a wait. It joins rounds of others that poll more
+        often. ``skill_id`` is the skill of all its transactions, if known."""
         return Watch(self, wait, skill_id)
 
     # -- for watches
@@ -316,19 +297,8 @@ async def wait_in_loop(
 ) -> PeopleNeeded | Over:
     """Wait as :func:`.blocking.wait_here` does, without blocking the event loop.
 
-    Args:
-        poller: Polls the transactions together with those of others.
-        wait: What to wait for. It is first polled after its first pause, or with a round of others.
-        skill_id: Skill of all transactions, if known.
-        tell: Called with a line about each change, on the event loop; logs it by default.
-        on_change: Called with each change.
-
-    Returns:
-        The first answer of the wait other than to poll again. After people were notified, call
-        :meth:`Wait.notified` and this function again.
-
-    Raises:
-        VantageError: An error that no retry can cure.
+    It returns the first answer other than to poll again. After people were notified, call
+    :meth:`Wait.notified` and this function again. The callbacks run on the event loop.
     """
     with poller.watch(wait, skill_id=skill_id) as watch:
         while isinstance(answer := wait.next(time.time()), LookAgain):

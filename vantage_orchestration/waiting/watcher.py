@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
@@ -27,8 +28,7 @@ from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import MANUAL_REVIEW, Status
 from vantage_orchestration.text import named
 from vantage_orchestration.waiting.active_list import NO_LISTING, ActiveList, Listing
-from vantage_orchestration.waiting.backoff import Backoff
-from vantage_orchestration.waiting.observation import Observation
+from vantage_orchestration.waiting.machine import Observation
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -52,6 +52,12 @@ _UNCONFIRMED: Final = 300.0
 _MOST_CHECKS: Final = 1024
 #: Seconds after which a transaction that is no longer polled is forgotten.
 _FORGOTTEN: Final = 900.0
+#: Seconds of pause after a failed round: the vendor's advice for overload of a sister product
+#: (contract, section 5).
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
+#: Longest respected ``Retry-After`` in seconds: deadlines keep running.
+_LONGEST_REQUEST: Final = 900.0
+_random = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,32 @@ class _Round:
         return result
 
 
+class _Backoff:
+    """Pauses 5 s growing to 60 s over failed rounds, or as long as the server asks."""
+
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._until = 0.0
+
+    def left(self, now: float) -> float:
+        """Return the seconds for which nothing should be sent."""
+        return max(0.0, self._until - now)
+
+    def trouble(self, error: VantageError, now: float) -> None:
+        """Record a failed round, and why it failed."""
+        self._rounds += 1
+        grown = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._rounds - 1, 10))
+        wait = grown * _random.uniform(0.75, 1.25)
+        if error.retry_after:
+            wait = min(error.retry_after, _LONGEST_REQUEST)
+        self._until = now + wait
+
+    def fine(self) -> None:
+        """Record a round without failures."""
+        self._rounds = 0
+        self._until = 0.0
+
+
 class Watcher:
     """Polls transactions: first the list of running ones, 1000 per request, then singly those that
     are not listed. Thread-safe.
@@ -177,7 +209,7 @@ class Watcher:
         self._list = ActiveList(client, self._clock)
         self._list_refusals = 0
         self._list_off_until = 0.0
-        self._backoff = Backoff()
+        self._backoff = _Backoff()
         self._rejections = 0
         self._checks = 1
         self._watched: dict[str, _Watched] = {}
@@ -187,11 +219,7 @@ class Watcher:
     def observe(
         self, ids: Collection[str], *, skill_id: str | None = None
     ) -> dict[str, Observation]:
-        """Poll transactions once.
-
-        Args:
-            ids: Transactions.
-            skill_id: Their skill, if known and the same for all.
+        """Poll transactions once; ``skill_id`` is their skill, if known and the same for all.
 
         Returns:
             Transaction id to its state. A transaction is missing if it could not be read because
@@ -212,15 +240,8 @@ class Watcher:
         self, ids: Collection[str], *, also: Collection[str] = (), skill_id: str | None = None
     ) -> WatchResult:
         """Poll once as :meth:`observe` does, but return errors of single transactions separately.
-
-        Args:
-            ids: Transactions.
-            also: Transactions to include if the list is read anyway.
-            skill_id: Skill of all of them, if known.
-
-        Raises:
-            VantageError: An error that concerns all of them and that no retry can cure.
-        """
+        Only one that concerns all of them is raised. Those in ``also`` are included if the list is
+        read anyway."""
         with self._lock:
             this = _Round(self._clock())
             self._sweep(this.now)
