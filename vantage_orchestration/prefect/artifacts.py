@@ -201,14 +201,8 @@ def review_began(
 ) -> None:
     """Show that transactions need a review, and emit the event ``review`` for each.
 
-    It may be called again: a review that is already shown is not reported twice.
-
-    Args:
-        transaction_ids: Transactions that wait for a person now.
-        server: Base address of ABBYY Vantage.
-        skill_id: Their skill.
-        files: Names of their files, as far as they are known.
-        deadlines: When the run stops waiting for them, in seconds since the epoch.
+    It may be called again: a review that is already shown is not reported twice. ``deadlines`` are
+    those after which the run waits no longer, in seconds since the epoch.
     """
     names = list(dict.fromkeys(transaction_ids))
     with _shown("the reviews"):
@@ -303,12 +297,9 @@ def _moment(seconds: float) -> str:
 
 
 def _files(sources: Sequence[SourceEntry]) -> str:
-    """Name the files of a transaction. The service does not report which file a document came
-    from."""
-    more = len(sources) - 1
-    return "".join(
-        [*(literal(each.name) for each in sources[:1]), f" and {more} more" * (more > 0)]
-    )
+    """Name the files of a transaction: nobody knows which of them a document came from."""
+    names = [literal(each.name) for each in sources[:1]]
+    return "".join([*names, f" and {len(sources) - 1} more" if len(sources) > 1 else ""])
 
 
 def _status(status: str) -> str:

@@ -40,7 +40,11 @@ from prefect.events.filters import EventFilter, EventIDFilter
 from vantage_orchestration.prefect.context import running
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.manifest import Manifest
+    from vantage_orchestration.processing.manifest import (
+        Manifest,
+        TransactionManifest,
+        UnfinishedEntry,
+    )
 
 log = logging.getLogger(__name__)
 
@@ -115,37 +119,25 @@ def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] =
     ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
     """
 
-    def origin(transaction_id: str) -> Literal["api", "input"]:
-        return "input" if transaction_id.lower() in by_input else "api"
+    def event(
+        happening: Happening,
+        entry: TransactionManifest | UnfinishedEntry,
+        skill_id: str | None,
+        details: Mapping[str, Any],
+    ) -> TransactionEvent:
+        name = entry.transaction_id
+        origin: Literal["api", "input"] = "input" if name.lower() in by_input else "api"
+        return TransactionEvent(happening, name, server, entry.status, skill_id, origin, details)
 
-    processed = (
-        TransactionEvent(
-            "processed",
-            each.transaction_id,
-            server,
-            each.status,
-            each.skill_id or manifest.skill_id,
-            origin(each.transaction_id),
-            {
-                "pages": each.pages,
-                "documents": len(each.documents),
-                "rule_errors": sum(len(document.rule_errors) for document in each.documents),
-            },
-        )
-        for each in manifest.transactions
-    )
-    failed = (
-        TransactionEvent(
-            "failed",
-            each.transaction_id,
-            server,
-            each.status,
-            manifest.skill_id,
-            origin(each.transaction_id),
-        )
-        for each in manifest.failed
-    )
-    emit([*processed, *failed])
+    events = [event("failed", each, manifest.skill_id, {}) for each in manifest.failed]
+    for each in manifest.transactions:
+        details = {
+            "pages": each.pages,
+            "documents": len(each.documents),
+            "rule_errors": sum(len(document.rule_errors) for document in each.documents),
+        }
+        events.append(event("processed", each, each.skill_id or manifest.skill_id, details))
+    emit(events)
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
