@@ -47,16 +47,11 @@ class OncePerRun(CachePolicy):
         kept = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
         if self.contents:
             try:
-                kept[self.contents] = _digests(kept[self.contents])
+                kept[self.contents] = [
+                    [str(each.entry.path), str(each.entry.sha256)]
+                    for each in inspect_inputs(files_of(kept[self.contents]))
+                    if isinstance(each, PlannedFile)
+                ]
             except (OSError, VantageError):
                 return None  # The task itself says what is wrong with them.
         return f"abbyy-vantage-{digest_of([task_key().scope, kept])}"
-
-
-def _digests(inputs: Any) -> list[list[str]]:
-    seen = inspect_inputs(files_of(inputs))
-    return [
-        [str(each.entry.path), str(each.entry.sha256)]
-        for each in seen
-        if isinstance(each, PlannedFile)
-    ]

@@ -215,7 +215,11 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
         return self._loader(), VariablesOf.here()
 
     def _values(self) -> dict[str, Any]:
-        return {name: _plain(getattr(self, name, None)) for name in _SPECS}
+        values = {name: getattr(self, name, None) for name in _SPECS}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in values.items()
+        }
 
     def _check(self, unknown: list[str]) -> None:
         # Not the existence of the CA bundle, which matters on the machine that runs the task.
@@ -367,7 +371,3 @@ def _failure(cls: type, problems: list[tuple[tuple[int | str, ...], str]]) -> Va
         ],
         hide_input=True,
     )
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -89,7 +89,9 @@ class Caller:
             key = TaskKey(f"prefect/{uuid.uuid4()}")
             return cls(Work(client, skill_id, key, options, origin=origin[:8]))
         key = task_key(json.dumps(dict(options.registration_parameters), sort_keys=True))
-        number = _number_of_call()
+        _, task_run = running()
+        number = task_run.dynamic_key if task_run is not None else ""
+        number = number if number.isdecimal() else ""
         ledger = open_ledger(
             key,
             client,
@@ -127,12 +129,6 @@ class Caller:
             if owner and token.startswith(f"{task}.") and (origin == ours or again):
                 return owner
         return token
-
-
-def _number_of_call() -> str:
-    _, task_run = running()
-    number = task_run.dynamic_key if task_run is not None else ""
-    return number if number.isdecimal() else ""
 
 
 class Reporter:
