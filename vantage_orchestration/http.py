@@ -16,14 +16,16 @@ import io
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
@@ -43,6 +45,7 @@ from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
     from vantage_orchestration.throttle import Throttle
+    from vantage_orchestration.upload import MultipartBody
 
 #: Bytes per second below which a reply counts as stalled.
 SLOWEST = 1024
@@ -256,6 +259,41 @@ class HttpSession(requests.Session):
         )
         self.mount("https://", adapter)
         self.mount("http://", adapter)
+        self._root = ""
+
+    @frameless
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        upload: MultipartBody | None = None,
+        headers: Mapping[str, str],
+    ) -> requests.Response:
+        """Send a request below ``base_url`` and return its reply, whose body is not read.
+
+        It does what :meth:`request` does for the arguments that the client has. That one merges
+        settings of all kinds, which takes longer than all the rest.
+        """
+        request = requests.PreparedRequest()
+        if not self._root:
+            request.prepare_url(self.base_url, None)
+            self._root = str(request.url).rstrip("/")
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        request.method = method
+        request.url = f"{self._root}{path}{'?' if given else ''}{urlencode(given, doseq=True)}"
+        request.headers = CaseInsensitiveDict({**self.headers, **headers})
+        request.hooks = {event: list(hooks) for event, hooks in self.hooks.items()}
+        request.prepare_body(upload, None, json_body)
+        assert isinstance(self.auth, AuthBase)
+        return self.send(
+            self.auth(request),
+            stream=True,
+            timeout=self.settings.timeouts,
+            proxies=self.proxies,
+        )
 
     @frameless
     def request(

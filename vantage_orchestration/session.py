@@ -295,17 +295,17 @@ class ApiSession:
             headers["Accept"] = accept
         where = self._where(method, path, transaction_id)
         failure: VantageError
+        session = self.session
         try:
             with (
-                self.session.slot(),
-                self.session.request(
+                session.slot(),
+                session.ask(
                     method,
                     path,
                     params=params,
-                    json=json_body,
-                    data=upload,
+                    json_body=json_body,
+                    upload=upload,
                     headers=headers,
-                    stream=True,
                 ) as response,
             ):
                 told = {
@@ -317,7 +317,7 @@ class ApiSession:
                     return take(Reply(response, self.config.http.read_timeout, told))
                 failure = self._error_of(response, told)
         except requests.RequestException as error:
-            failure = network_error(error, errors.ConnectionFailed, self.session.trust, where)
+            failure = network_error(error, errors.ConnectionFailed, session.trust, where)
         raise failure
 
     # -- internals
@@ -413,11 +413,16 @@ class VantageAuth(AuthBase):
         self.config = load()
         self._used: tuple[AccessToken, ...] = ()
         self._found: tuple[VantageConfig, TokenSource] | None = None
+        self._masked: tuple[Any, Any, tuple[Secret, ...]] = None, None, ()
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """Values to mask, including the last two tokens."""
-        return (*self.config.secrets, *(Secret(token.reveal()) for token in self._used))
+        config, used = self.config, self._used
+        if self._masked[0] is not config or self._masked[1] is not used:
+            tokens = (Secret(token.reveal()) for token in used)
+            self._masked = config, used, (*config.secrets, *tokens)
+        return self._masked[2]
 
     @property
     def source(self) -> TokenSource:
