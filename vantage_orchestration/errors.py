@@ -9,8 +9,8 @@ confidential: no header, token, secret, review link, query string or body.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -106,16 +106,20 @@ class VantageError(Exception):
         return type(self)(self.what, **self.details())
 
 
-@contextmanager
-def translating(translate: Callable[[VantageError], Exception] | None) -> Iterator[None]:
+class translating(AbstractContextManager[None]):
     """Raise what ``translate`` returns for an error of this package, which may be the same."""
-    try:
-        yield
-    except VantageError as error:
-        failure = translate(error) if translate else error
-        if failure is error:
-            raise
-        raise failure.with_traceback(error.__traceback__) from None
+
+    def __init__(self, translate: Callable[[VantageError], Exception] | None) -> None:
+        self._translate = translate
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, VantageError) and self._translate is not None:
+            failure = self._translate(error)
+            if failure is not error:
+                raise failure.with_traceback(error.__traceback__) from None
 
 
 class _Translator(Protocol):

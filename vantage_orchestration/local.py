@@ -166,7 +166,7 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
     folder = os.path.dirname(os.path.abspath(path))
     root = os.path.abspath(root) if root is not None and is_below(folder, root) else folder
     names = [name for name in folder[len(root) :].split(os.sep) if name]
-    if make:
+    if make and not os.path.isdir(root):
         os.makedirs(root, exist_ok=True)
     if not _HELD:
         for name in names:
@@ -182,11 +182,8 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
     try:
         for name in names:
             root = os.path.join(root, name)
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=at)
             try:
-                below = os.open(name, os.O_RDONLY | _FOLDER | _NO_LINK, dir_fd=at)
+                below = _opened(name, at, make=make)
             except OSError as error:
                 if error.errno in (errno.ELOOP, errno.ENOTDIR):
                     raise _linked(root) from None
@@ -196,6 +193,19 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
         yield at, ""
     finally:
         os.close(at)
+
+
+def _opened(name: str, at: int, *, make: bool) -> int:
+    """Open a folder in an open one; most exist already."""
+    flags = os.O_RDONLY | _FOLDER | _NO_LINK
+    try:
+        return os.open(name, flags, dir_fd=at)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=at)
+    return os.open(name, flags, dir_fd=at)
 
 
 def _linked(path: str) -> ConfigurationError:

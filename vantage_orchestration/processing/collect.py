@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -352,9 +353,14 @@ def _fetch(
         else:
             landing.add(entry)
 
-    in_parallel(fetch, wanted, parallel if target.concurrent else 1)
-    for error in failed:
-        raise error
+    try:
+        in_parallel(fetch, wanted, parallel if target.concurrent else 1)
+        for error in failed:
+            raise error
+    except Exception:
+        with contextlib.suppress(OSError, VantageError):  # The first error is raised.
+            landing.keep()
+        raise
 
 
 def _download(

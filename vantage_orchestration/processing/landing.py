@@ -19,6 +19,9 @@ from vantage_orchestration.processing.names import LANDED
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
+#: Files and bytes that are only noted after an error.
+_FEW, _SMALL = 4, 1_000_000
+
 
 class Landing:
     """The file ``landed.json`` of a transaction. Thread-safe.
@@ -76,11 +79,19 @@ class Landing:
             self._write()
 
     def add(self, file: FileEntry) -> None:
-        """Note a landed file, together with those of other threads."""
+        """Note a landed file, together with those of other threads. Fetching a few small files
+        again takes no longer than noting each."""
         self.files.append(file)
         with self._lock:
-            if self._noted < len(self.files) < self._expected:
+            new = self.files[self._noted :]
+            many = self._expected > _FEW or sum(each.size for each in new) > _SMALL
+            if new and many and len(self.files) < self._expected:
                 self._write()
+
+    def keep(self) -> None:
+        """Note what has landed before an error."""
+        if self._noted < len(self.files):
+            self._write()
 
     def end(self) -> None:
         """Remove the note: a manifest names everything now."""

@@ -210,7 +210,7 @@ class _Stored:
         """Write it into a folder, as ``manifest.json`` or under another name; return its
         location."""
         location = folder.child(name)
-        location.write_text(json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n")
+        location.write_text(_in_lines(self.to_json()))
         return location
 
     @classmethod
@@ -645,6 +645,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _in_lines(data: Mapping[str, Any]) -> str:
+    """Return JSON data with a line for each member, and for each entry of a list: people can read
+    it, and it is written many times faster than an indented text."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list) and value:
+            entries = ",\n    ".join(json.dumps(each, ensure_ascii=False) for each in value)
+            return f"[\n    {entries}\n  ]"
+        return json.dumps(value, ensure_ascii=False)
+
+    members = ",\n  ".join(f"{json.dumps(name)}: {text(value)}" for name, value in data.items())
+    return f"{{\n  {members}\n}}\n"
 
 
 def _written(instant: DateTime | None) -> str | None:

@@ -184,6 +184,7 @@ class Wait:
         self._taken_up = now
         self._looked = -math.inf
         self._looks = 0
+        self._progress = ""
 
     # -- state
 
@@ -225,11 +226,13 @@ class Wait:
     @property
     def progress(self) -> str:
         """How many transactions have ended, for the log."""
-        total = len(self._statuses)
-        done = (
-            f"{total - len(self.open)} of {counted(total, 'transaction has', 'transactions have')}"
-        )
-        return f"{done} ended" + (f", {len(self.in_review)} in review" if self.in_review else "")
+        if not self._progress:  # It is the same for all changes of a poll.
+            total, waiting = len(self._statuses), len(self.in_review)
+            what = counted(total, "transaction has", "transactions have")
+            self._progress = f"{total - len(self.open)} of {what} ended" + (
+                f", {waiting} in review" if waiting else ""
+            )
+        return self._progress
 
     def words_of_people(self, needed: PeopleNeeded) -> str:
         """Return a line for the log about transactions that wait for a person."""
@@ -268,6 +271,7 @@ class Wait:
         first state of each transaction."""
         found = list(seen)
         changes = [each for each in found if self._note(each, now)]
+        self._progress = ""
         self._run_or_stop(now)
         self._looked = now
         if changes:
