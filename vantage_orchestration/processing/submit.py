@@ -14,8 +14,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vantage_orchestration.errors import (
@@ -49,9 +51,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Transactions whose files are sent before more are created.
+#: Transactions that are created before the ledger is read again.
 _CHUNK = 100
-#: Held by the one thread of the process that creates transactions and notes them.
+#: Held by the one task of the process that creates transactions and notes them.
 _making = threading.Lock()
 #: Seconds after creation during which a 404 must be repeated more often before it is believed.
 _SETTLED = 60.0
@@ -162,21 +164,9 @@ def submit(
     parameters(work.options.skill_parameters or {}, limited=False)
     keyed(work.options.registration_parameters, "0" * 64)
     known = _known(work, units, resend_failed)
-    _resume(work, units, known)
-    missing = [key for key in units if key not in known]
-    created: dict[str, LedgerEntry] = {}
-    for at in range(0, len(missing), _CHUNK):
-        chunk = missing[at : at + _CHUNK]
-        if at or work.key.since is not None:
-            # Sending and searching take time. Another try may have created some of these meanwhile.
-            theirs = _noted(work, units, chunk, resend_failed)[1]
-            _resume(work, units, theirs)
-            known |= theirs
-            chunk = [key for key in chunk if key not in theirs]
-        made = _make(work, units, chunk)
-        _send(work, [_Sending(key, units[key], made[key].transaction_id) for key in chunk])
-        created |= made
-    entries = created | {key: entry for key, (entry, _) in known.items()}
+    line = _Line(work, units, known, resend_failed)
+    line.run()
+    entries = line.made | {key: entry for key, (entry, _) in known.items()}
     return tuple(
         Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
         for key, unit in units.items()
@@ -288,48 +278,18 @@ def _rank(transaction: Transaction) -> int:
 # --------------------------------------------------------------- sending
 
 
-def _make(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> dict[str, LedgerEntry]:
-    """Create transactions and note them; none may be started before that.
-
-    A kill in between leaves empty transactions that nobody finds again. They cost nothing, but
-    there should be few: one in a task of one document, whatever its process does besides, and as
-    many as a job sends requests at the same time.
-    """
-    made: dict[str, LedgerEntry] = {}
-    for at in range(0, len(keys), work.options.parallel):
-        group = keys[at : at + work.options.parallel]
-        with _making:
-            entries = dict(zip(group, _create(work, units, group), strict=True))
-            work.ledger.add(entries)
-        made |= entries
-    return made
-
-
-def _create(work: Work, units: Mapping[str, Unit], keys: Sequence[str]) -> list[LedgerEntry]:
-    def create(key: str) -> LedgerEntry:
-        try:
-            transaction = work.client.create_transaction(
-                work.skill_id,
-                registration_parameters=keyed(work.options.registration_parameters, key),
-                skill_parameters=work.options.skill_parameters,
-            )
-        except NotFound as error:
-            failure = unknown_skill(work.client, work.skill_id, error)
-        else:
-            return work.entry(transaction.id, units[key])
-        raise failure
-
-    return in_parallel(create, keys, work.options.parallel)
-
-
-def _resume(
-    work: Work,
-    units: Mapping[str, Unit],
-    known: Mapping[str, tuple[LedgerEntry, Transaction]],
-) -> None:
-    """Add the missing files of transactions that were not started, and start them."""
-    new = {key: state for key, (_, state) in known.items() if state.status is Status.NEW}
-    _send(work, [_Sending(key, units[key], state.id, state) for key, state in new.items()])
+def _create(work: Work, unit: Unit, key: str) -> LedgerEntry:
+    try:
+        transaction = work.client.create_transaction(
+            work.skill_id,
+            registration_parameters=keyed(work.options.registration_parameters, key),
+            skill_parameters=work.options.skill_parameters,
+        )
+    except NotFound as error:
+        failure = unknown_skill(work.client, work.skill_id, error)
+    else:
+        return work.entry(transaction.id, unit)
+    raise failure
 
 
 class _Sending:
@@ -364,21 +324,167 @@ class _Sending:
             return self._left <= 0
 
 
-def _send(work: Work, sendings: Sequence[_Sending]) -> None:
-    def send(step: tuple[_Sending, tuple[int, PlannedFile] | None]) -> None:
-        sending, missing = step
-        if missing is not None:
-            _add(work, sending, *missing)
-        if sending.one_arrived():
-            _start(work, sending)
+class _Line:
+    """Sends units with as many threads as requests may run at a time, none of which waits for the
+    others: while some create the next transactions, others send files.
 
-    steps = [(each, file) for each in sendings for file in (tuple(each.missing) or (None,))]
-    try:
-        in_parallel(send, steps, work.options.parallel)
-    finally:
-        if given_up := [sending.key for sending in sendings if sending.given_up]:
-            # Deleting takes the service minutes, and no other try may continue with them meanwhile.
-            work.ledger.drop(given_up)
+    Transactions are created in groups of that many, and noted group by group; none may be started
+    before that. A kill in between leaves empty transactions that nobody finds again. They cost
+    nothing, but there should be few: one in a task of one document, whatever its process does
+    besides, and a group in a job.
+
+    Args:
+        work: The task's work.
+        units: All units.
+        known: What to continue with; completed by what another try creates meanwhile.
+        resend_failed: See :func:`submit`.
+
+    Attributes:
+        made: What was created and noted.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        units: Mapping[str, Unit],
+        known: dict[str, tuple[LedgerEntry, Transaction]],
+        resend_failed: bool,
+    ) -> None:
+        self.made: dict[str, LedgerEntry] = {}
+        self._work, self._units, self._known = work, units, known
+        self._resend_failed = resend_failed
+        self._missing = deque(key for key in units if key not in known)
+        #: What was created since the ledger was read. Searching the lists takes time as well.
+        self._unread = 0 if work.key.since is None else _CHUNK
+        self._sendings: list[_Sending] = []
+        self._steps: deque[tuple[_Sending, tuple[int, PlannedFile] | None]] = deque()
+        self._making = False
+        #: Of the group: keys to create, calls that create now, and what they have created.
+        self._group: deque[str] = deque()
+        self._creating, self._unnoted = 0, dict[str, LedgerEntry]()
+        self._failure: BaseException | None = None
+        self._over = False
+        self._turn = threading.Condition()
+        self._resume(known)
+
+    def _resume(self, known: Mapping[str, tuple[LedgerEntry, Transaction]]) -> None:
+        """Add the missing files of transactions that were not started, and start them."""
+        for key, (_, state) in known.items():
+            if state.status is Status.NEW:
+                self._add(_Sending(key, self._units[key], state.id, state))
+
+    def _add(self, sending: _Sending) -> None:
+        """Send the files of a transaction that is noted."""
+        self._sendings.append(sending)
+        self._steps.extend((sending, each) for each in (tuple(sending.missing) or (None,)))
+
+    def run(self) -> None:
+        """Send everything, or raise the first error after all calls have ended."""
+        steps = len(self._steps) + sum(len(self._units[key].files) for key in self._missing)
+        threads = range(min(self._work.options.parallel, steps))
+        try:
+            in_parallel(lambda _: self._drain(), threads, len(threads))
+        finally:
+            self._end()  # Whoever is interrupted here begins nothing more.
+            if given_up := [each.key for each in self._sendings if each.given_up]:
+                # Deleting takes the service minutes; no other try may continue with them meanwhile.
+                self._work.ledger.drop(given_up)
+
+    def _end(self) -> None:
+        with self._turn:
+            self._over = True
+            self._turn.notify_all()
+
+    def _drain(self) -> None:
+        try:
+            while (step := self._next()) is not None:
+                step()
+        except BaseException:
+            self._end()
+            raise
+
+    def _next(self) -> Callable[[], None] | None:
+        """Return what to do next; None if nothing is left."""
+        with self._turn:
+            while not self._over:
+                if key := self._taken():
+                    return partial(self._create, key)
+                # A group is begun while there is still something to send.
+                few = len(self._steps) < self._work.options.parallel
+                if self._missing and few and not self._making:
+                    self._making = True
+                    return self._make
+                if self._steps:
+                    return partial(self._send, *self._steps.popleft())
+                if not self._making:
+                    return None
+                self._turn.wait()
+        return None
+
+    def _taken(self) -> str | None:
+        if self._over or not self._group:
+            return None
+        self._creating += 1
+        return self._group.popleft()
+
+    def _make(self) -> None:
+        """Create and note a group, together with the threads that are free."""
+        with _making:
+            self._look()
+            with self._turn:
+                size = min(len(self._missing), self._work.options.parallel)
+                group = [self._missing.popleft() for _ in range(size)]
+                self._group.extend(group)
+                self._turn.notify_all()
+                key = self._taken()
+            while key:
+                self._create(key)
+                with self._turn:
+                    key = self._taken()
+            with self._turn:
+                self._turn.wait_for(lambda: not self._creating)
+                # Later tries take them in the order of the notes.
+                made = {key: self._unnoted[key] for key in group if key in self._unnoted}
+                self._unnoted.clear()
+            if made:  # After an error too, so that the next try finds them.
+                self._work.ledger.add(made)
+        if self._failure is not None:
+            raise self._failure
+        with self._turn:
+            for key, entry in made.items():
+                self._add(_Sending(key, self._units[key], entry.transaction_id))
+            self.made |= made
+            self._unread += len(made)
+            self._making = False
+            self._turn.notify_all()
+
+    def _look(self) -> None:
+        """Continue with what another try has created since the ledger was read."""
+        if self._unread < _CHUNK:
+            return
+        self._unread, missing = 0, frozenset(self._missing)
+        _, theirs = _noted(self._work, self._units, missing, self._resend_failed)
+        with self._turn:
+            self._known |= theirs
+            self._missing = deque(key for key in self._missing if key not in theirs)
+            self._resume(theirs)
+
+    def _create(self, key: str) -> None:
+        try:
+            self._unnoted[key] = _create(self._work, self._units[key], key)
+        except BaseException as error:
+            self._failure = self._failure or error
+            self._over = True
+        finally:
+            with self._turn:
+                self._creating -= 1
+                self._turn.notify_all()
+
+    def _send(self, sending: _Sending, missing: tuple[int, PlannedFile] | None) -> None:
+        if missing is not None:
+            _add(self._work, sending, *missing)
+        if sending.one_arrived():
+            _start(self._work, sending)
 
 
 def _add(work: Work, sending: _Sending, index: int, file: PlannedFile) -> None:
