@@ -25,6 +25,7 @@ from urllib.parse import urlencode
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
@@ -283,8 +284,8 @@ class HttpSession(requests.Session):
         given = {name: value for name, value in (params or {}).items() if value is not None}
         request.method = method
         request.url = f"{self._root}{path}{'?' if given else ''}{urlencode(given, doseq=True)}"
-        request.headers = self.headers.copy()
-        request.headers.update(headers)
+        kept: Mapping[str, Any] = self.headers
+        request.headers = CaseInsensitiveDict({**kept, **headers})
         request.hooks = {event: list(hooks) for event, hooks in self.hooks.items()}
         request.prepare_body(upload, None, json_body)
         assert isinstance(self.auth, AuthBase)

@@ -24,6 +24,8 @@ from vantage_orchestration.waiting.rules import WaitRules
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from vantage_orchestration.models import Transaction
+
 
 def deferrable_by_default() -> bool:
     """Return whether tasks defer by default.
@@ -61,6 +63,10 @@ class WaitingMixin(ArgumentsMixin):
         """Finish the task after the wait, and return its result."""
         raise NotImplementedError
 
+    def _ahead(self, context: Context) -> Callable[[Mapping[str, Transaction], float], object]:
+        """Return what to do in the pauses of a wait in the worker."""
+        return lambda processed, seconds: None
+
     # -- how it waits
 
     def _wait(
@@ -84,6 +90,7 @@ class WaitingMixin(ArgumentsMixin):
             skill_id=self._skill_if_known(),
             tell=lambda line: self.log.info("%s", line),
             on_people=lambda needed: self._needs_person(context, wait, needed),
+            on_pause=self._ahead(context),
         )
         return self._ended(context, outcome)
 

@@ -182,8 +182,13 @@ class Reporter:
                 if not each.landed
             )
 
-    def wait(self, ids: Sequence[str], rules: WaitRules) -> Outcome:
-        """Wait for transactions and report changes. It blocks."""
+    def wait(
+        self,
+        ids: Sequence[str],
+        rules: WaitRules,
+        on_pause: Callable[..., object] = lambda processed, seconds: None,
+    ) -> Outcome:
+        """Wait for transactions and report changes. It blocks. See :func:`wait_here`."""
         return wait_here(
             self._client,
             wait := Wait(ids, rules, time.time(), files=self._files),
@@ -191,6 +196,7 @@ class Reporter:
             tell=lambda line: self._log("%s", line),
             on_change=self.changed,
             on_people=lambda needed: self.needs_person(wait, needed),
+            on_pause=on_pause,
         )
 
     async def wait_in_loop(

@@ -86,7 +86,7 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry continues.
     """
-    from vantage_orchestration.processing.job import begin, finish
+    from vantage_orchestration.processing.job import FetchAhead, begin, finish
 
     chosen, (output, by_class) = Options.of(**options), output_of(output_path)
     check_output(output)
@@ -101,7 +101,8 @@ def process_documents(
         note_for_rollback(credentials, work.ledger, ids)
         reporter = Reporter(client, work.skill_id, _logger().info, ids, again=caller.again)
         reporter.started(job.parts, shown=True)
-        outcome = reporter.wait(ids, WaitRules.of(chosen))
+        ahead = FetchAhead(client, output, chosen, token=token, by_class=by_class)
+        outcome = reporter.wait(ids, WaitRules.of(chosen), ahead)
         # Without the ledger, so that failures stay noted until somebody retries.
         manifest = finish(
             replace(work, ledger=Ledger()),

@@ -62,6 +62,26 @@ _NUMBER = re.compile("[1-9][0-9]*")
 
 
 @translated
+def fetch(
+    client: VantageClient,
+    transaction: Transaction,
+    target: Location,
+    options: Options,
+    *,
+    by_class: str | None = None,
+) -> None:
+    """Download the result files of a transaction without writing a manifest; :func:`collect` finds
+    them. Arguments and errors are the same."""
+    types = options.result_types or None
+    check_types(transaction, types)
+    wanted = _wanted(transaction, types, target, by_class)
+    landing = _Landed(target, transaction.id, wanted, TransactionManifest.load(target))
+    if landing.missing:
+        landing.fetch(client, options.parallel)
+        landing.keep()
+
+
+@translated
 def collect(
     client: VantageClient,
     transaction: Transaction,
@@ -312,6 +332,10 @@ class _Landed:
             self._target.child(MANIFEST).remove()
         _fetch(client, self._id, missing, self._target, parallel, self._note)
         self.there |= {_key(file): file for file in self._note.files}
+
+    def keep(self) -> None:
+        """Note everything that has landed."""
+        self._note.keep()
 
     def end(self, manifest: TransactionManifest) -> None:
         """Remove the note, which the manifest replaces, and what the manifest does not name."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.models import same_id
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.collect import collect, fetch, landed
 from vantage_orchestration.processing.files import check_output, check_quarantine
 from vantage_orchestration.processing.ledger import LedgerEntry
 from vantage_orchestration.processing.manifest import (
@@ -311,6 +312,64 @@ class _Landed:
 # -------------------------------------------------------------- collecting
 
 
+class FetchAhead:
+    """Downloads results in the pauses of the wait for the others; :func:`finish` finds them.
+
+    Args:
+        client: Client.
+        output: Folder of the job.
+        options: Options of the task.
+        token: The job's.
+        by_class: See :func:`finish`.
+    """
+
+    def __init__(
+        self,
+        client: VantageClient,
+        output: Location,
+        options: Options,
+        *,
+        token: str,
+        by_class: str | None = None,
+    ) -> None:
+        self._client, self._output, self._options = client, output, options
+        self._token, self._by_class = token, by_class
+        self._begun: set[str] = set()
+
+    def __call__(self, processed: Mapping[str, Transaction], seconds: float) -> None:
+        """Download what was processed and is not here yet. Nothing is begun after so many seconds.
+
+        An error ends it for this pause: :func:`finish` tries again, and raises it.
+        """
+        if processed.keys() <= self._begun:
+            return
+        end = time.monotonic() + seconds
+        writers, share = _shared(self._options, self._output, len(processed))
+
+        def download(part: Part) -> None:
+            if time.monotonic() < end:
+                self._begun.add(part.transaction_id)
+                transaction = processed[part.transaction_id]
+                folder = self._output.child(part.folder)
+                fetch(self._client, transaction, folder, share, by_class=self._by_class)
+
+        try:
+            job = Job.load(self._output)
+            if job is not None and job.token == self._token:
+                wanted = processed.keys() - self._begun
+                parts = [part for part in job.parts if part.transaction_id in wanted]
+                in_parallel(download, parts, writers)
+        except Exception as error:
+            log.debug("Results are downloaded later: %s", type(error).__name__)
+
+
+def _shared(options: Options, output: Location, transactions: int) -> tuple[int, Options]:
+    """Return how many transactions to write at a time, and the options for each."""
+    at_once = max(1, min(options.parallel, transactions))
+    share = replace(options, parallel=max(1, options.parallel // at_once))
+    return options.parallel if output.concurrent else 1, share
+
+
 @translated
 def finish(
     work: Work,
@@ -386,7 +445,7 @@ def _collect(
 ) -> Manifest:
     parts = job.parts
 
-    def fetch(part: Part) -> TransactionManifest:
+    def gather(part: Part) -> TransactionManifest:
         transaction, folder = states[part.transaction_id], output.child(part.folder)
         if transaction is None:
             # It landed earlier and was deleted since.
@@ -407,9 +466,7 @@ def _collect(
         if landed(entry, output.child(entry.folder)):
             client.delete_transaction(entry.transaction_id)
 
-    writers = options.parallel if output.concurrent else 1
-    at_once = max(1, min(options.parallel, len(parts)))
-    share = replace(options, parallel=max(1, options.parallel // at_once))
+    writers, share = _shared(options, output, len(parts))
     states = _states(client, parts, processed or {}, options.parallel)
     there = {
         part.transaction_id: entry
@@ -423,7 +480,7 @@ def _collect(
         if part.transaction_id in there or _status(states[part.transaction_id]).is_success
     ]
     rows = _rows(client, [each for each in good if not each.landed], skill_id)
-    entries = tuple(in_parallel(fetch, good, writers))
+    entries = tuple(in_parallel(gather, good, writers))
     rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
     failed = tuple(each for each in rest if Status(each.status).is_failure)
     pending = tuple(each for each in rest if each not in failed)

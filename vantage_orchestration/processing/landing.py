@@ -19,7 +19,7 @@ from vantage_orchestration.processing.names import LANDED
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
-#: Files and bytes that are only noted after an error.
+#: Files and bytes that are not noted one by one.
 _FEW, _SMALL = 4, 1_000_000
 
 
@@ -89,7 +89,7 @@ class Landing:
                 self._write()
 
     def keep(self) -> None:
-        """Note what has landed before an error."""
+        """Note what has landed, before an error or a longer break."""
         if self._noted < len(self.files):
             self._write()
 

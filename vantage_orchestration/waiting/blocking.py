@@ -29,6 +29,7 @@ def wait_here(
     tell: Callable[[str], object] = lambda line: log.info("%s", line),
     on_change: Callable[[Observation], object] = lambda seen: None,
     on_people: Callable[[PeopleNeeded], object] = lambda needed: None,
+    on_pause: Callable[..., object] = lambda processed, seconds: None,
     sleep: Callable[[float], None] | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Outcome:
@@ -37,7 +38,8 @@ def wait_here(
     It polls at once, and waits out temporary failures of the service. A reached limit is no error
     here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is the
     skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets a line
-    about each change, including the first state.
+    about each change, including the first state. ``on_pause`` is called before each pause with what
+    was processed so far and the seconds of the pause, which is as much shorter as this takes.
 
     Raises:
         VantageError: An error that no retry can cure.
@@ -57,4 +59,6 @@ def wait_here(
             answer = wait.next(now(), not_before=watcher.resume_in())
         if isinstance(answer, Over):
             return replace(answer.outcome, processed=processed)
-        (sleep or time.sleep)(answer.seconds)
+        begun = now()
+        on_pause(processed, answer.seconds)
+        (sleep or time.sleep)(max(0.0, answer.seconds - (now() - begun)))

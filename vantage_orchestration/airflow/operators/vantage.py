@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from typing_extensions import Unpack
 
+    from vantage_orchestration.processing.job import FetchAhead
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.submit import Work
@@ -262,6 +263,18 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         files = files_by_id(job.parts)
         result: dict[str, Any] = self._wait(context, job.transaction_ids, files)
         return result
+
+    def _ahead(self, context: Context) -> FetchAhead:
+        from vantage_orchestration.processing.job import FetchAhead
+
+        output, by_class = output_of(self._argument("output_path"))
+        return FetchAhead(
+            self.hook.client,
+            output,
+            self.options,
+            token=self._token(context),
+            by_class=by_class,
+        )
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
