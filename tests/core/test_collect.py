@@ -432,6 +432,21 @@ def test_a_large_download_that_breaks_off_is_not_mixed_with_the_next(
     assert (file.size, file.sha256) == (len(body), hashlib.sha256(data).hexdigest())
 
 
+@pytest.mark.parametrize(("documents", "notes"), [(1, 0), (3, 5)])
+def test_few_small_files_are_not_noted_one_by_one(client, process, monkeypatch, documents, notes):
+    written: list[str] = []
+    write = Location.write
+
+    def noted(self, fill):
+        written.append(self.name)
+        return write(self, fill)
+
+    monkeypatch.setattr(Location, "write", noted)
+    collect(client, process(documents), Location.of("bucket://out"), parallel=1)
+    assert written.count("landed.json") == notes
+    assert len(written) == 2 * documents + notes + 1
+
+
 def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, process, target):
     transaction = process(2)
     sandbox.control.add_fault(operation=DOWNLOAD, truncate=100, times=0, after=2)

@@ -24,13 +24,14 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.job import SUBMITTED, download, job_token
+from vantage_orchestration.processing.job import SUBMITTED, FetchAhead, download, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import check_outcome, outcome_of
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
+from vantage_orchestration.waiting import Wait, WaitRules, wait_here
 
 PROCESS = "workspace.default.processing"
 
@@ -778,3 +779,86 @@ def test_tasks_of_a_process_create_and_note_one_transaction_at_a_time(
     in_parallel(task, range(6), 6)
     assert len(unnoted) == 6
     assert max(unnoted) == 1
+
+
+def test_what_was_created_before_an_error_is_noted_in_its_order(
+    client, sandbox, skill, folder, tmp_path, output
+):
+    """Of a group of four, the slowest comes first, and the last is refused."""
+    sandbox.control.add_fault(operation="createTransaction", delay=0.5)
+    sandbox.control.add_fault(operation="createTransaction", status=403, after=2)
+    ledger = notes(tmp_path / "notes")
+    files = files_of(folder)
+    with pytest.raises(errors.Forbidden):
+        submit_files(client, files, TaskKey("task"), skill, Options(parallel=4), ledger=ledger)
+    noted = [each.transaction_id for each in notes(tmp_path / "notes").load().values()]
+    assert len(noted) == 3
+    assert sorted(noted) == sorted(left_over(sandbox))
+    sandbox.control.clear_faults()
+    parts = submit_files(
+        client, files, TaskKey("task"), skill, Options(), ledger=notes(tmp_path / "notes")
+    )
+    assert [each.transaction_id for each in parts][:3] == noted
+    names = [each.sources[0].name for each in parts[:3]]
+    assert names == sorted(names)
+    assert left_over(sandbox) == []
+    assert set(started(sandbox).values()) == {1}
+
+
+# ------------------------------------------------------------- results in pauses
+
+
+def test_results_are_fetched_in_the_pauses_of_a_wait(client, sandbox, skill, folder, output):
+    make_invoice(folder / "r.pdf", "INV-R", extra_lines=["Manual review required"])
+    options = Options(parallel=2)
+    job = begin(client, files_of(folder), output, TaskKey("task"), skill, options, token=TOKEN)
+    pauses: list[float] = []
+    ahead = FetchAhead(client, output, options, token=TOKEN)
+    other = FetchAhead(client, output, options, token=job_token("another"))
+    now = 0.0
+
+    def downloads() -> int:
+        return sandbox.control.count("GET", "/download$")
+
+    def pause(processed, seconds):
+        nonlocal now
+        assert len(processed) == 4
+        if not pauses:
+            other(processed, seconds)
+            ahead(processed, 0.0)
+            assert downloads() == 0, "it is another job's folder, or there is no time left"
+            sandbox.control.add_fault(operation="downloadResultFile", status=404, times=0)
+            ahead(processed, seconds)
+            sandbox.control.clear_faults()
+        ahead(processed, seconds)
+        now += 4.0
+
+    def sleep(seconds):
+        nonlocal now
+        pauses.append(seconds)
+        now += seconds
+        if len(pauses) == 2:
+            sandbox.control.finish_review(in_review[0])
+
+    rules = WaitRules(poke_interval=10.0, max_poke_interval=10.0, jitter=0.0)
+    in_review: list[str] = []
+    outcome = wait_here(
+        client,
+        Wait(job.transaction_ids, rules, now),
+        on_people=lambda needed: in_review.extend(needed.transaction_ids),
+        on_pause=pause,
+        sleep=sleep,
+        clock=lambda: now,
+    )
+    assert pauses[0] == 6.0
+    before = {path: data for path, data in digests(Path(output.path)).items() if path[0] == "i"}
+    landed = downloads()
+    assert not [path for path in before if path.endswith("manifest.json")]
+    manifest = finish(client, output, skill, options, token=TOKEN, processed=outcome.processed)
+    assert len(manifest.transactions) == 5
+    there = digests(Path(output.path))
+    files = {path: digest for path, digest in before.items() if not path.endswith("landed.json")}
+    assert files.items() <= there.items()
+    assert len(files) == 4, "two were tried in vain, and only once"
+    assert downloads() == landed + 10 - len(files)
+    assert not [path for path in there if path.endswith("landed.json")]

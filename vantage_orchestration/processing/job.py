@@ -337,10 +337,8 @@ class FetchAhead:
         self._begun: set[str] = set()
 
     def __call__(self, processed: Mapping[str, Transaction], seconds: float) -> None:
-        """Download what was processed and is not here yet. Nothing is begun after so many seconds.
-
-        An error ends it for this pause: :func:`finish` tries again, and raises it.
-        """
+        """Download what was processed and was not tried before. Nothing is begun after so many
+        seconds, or after an error: :func:`finish` tries again, and raises it."""
         if processed.keys() <= self._begun:
             return
         end = time.monotonic() + seconds
