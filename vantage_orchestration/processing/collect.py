@@ -75,7 +75,7 @@ def fetch(
     types = options.result_types or None
     check_types(transaction, types)
     wanted = _wanted(transaction, types, target, by_class)
-    landing = _Landed(target, transaction.id, wanted, TransactionManifest.load(target))
+    landing = _Landed(target, transaction, wanted, TransactionManifest.load(target))
     if landing.missing:
         landing.fetch(client, options.parallel)
         landing.keep()
