@@ -22,7 +22,7 @@ _CHUNK: Final = 1024 * 1024
 #: parser needs many times their size in memory.
 _PARSED: Final = 8 * 1024 * 1024
 _PAGE = re.compile(
-    rb"(<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype\s+html|(html|head|body|title|meta|script|center)\b)",
+    rb"(<\?xml[^>]*>|<!--(?:(?!-->).)*-->|\s)*<(!doctype\s+html|(html|head|body|title|meta|script|center)\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)

@@ -45,8 +45,12 @@ def _object(data: Any) -> Json:
 
 
 def _text(data: Any) -> str | None:
-    """Return a text in one line; None if it is missing, null or empty."""
-    return one_line(str(data)) if data not in (None, "") else None
+    """Return a text in one line; None if it is missing, null, empty or a container."""
+    return one_line(str(data)) if isinstance(data, (str, int, float)) and data != "" else None
+
+
+def _flag(data: Any) -> bool:
+    return str(data).lower() in ("true", "1")
 
 
 def _number(data: Any) -> int | None:
@@ -134,7 +138,7 @@ _Needed = Annotated[str, _As(str, needed=True)]
 _Id = Annotated[str, _As(identifier, needed=True)]
 _Uuid = Annotated[str, _As(_uuid, needed=True)]
 _Number = Annotated[int | None, _As(_number)]
-_Flag = Annotated[bool, _As(bool)]
+_Flag = Annotated[bool, _As(_flag)]
 _Link = Annotated[Secret | None, _As(_if_text(Secret))]
 
 
@@ -158,13 +162,17 @@ def _read(kind: type[R], data: Json) -> R:
     for (read, needed), names in _members(cast(Any, kind)):
         for name in names:
             value = data.get(name)
-            if (isinstance(value, str) or not needed) and value not in (None, ""):
+            if needed and not (isinstance(value, str) and value):
+                continue
+            # Nothing may be left of a text that can't be shown.
+            value = read(None if value == "" else value)
+            if needed or value not in (None, ""):
                 break
         else:
             if needed:
                 raise ValueError(f"the member {names[0]} is missing")
             value = None
-        values.append(read(value))
+        values.append(value)
     return kind(*values)
 
 

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration.errors import ProtocolError, ResultsMissing, translated
 from vantage_orchestration.models import BusinessRuleError
+from vantage_orchestration.tables.reading import (
+    Entry,
+    content_of_json,
+    members,
+    values_by_name,
+)
 from vantage_orchestration.text import read_json
 
 if TYPE_CHECKING:
@@ -127,7 +134,8 @@ def _fields_of(
     client: VantageClient, transaction_id: str, document: ExtractedDocument
 ) -> dict[str, Any]:
     # By type, not by position: the order of result files is undefined.
-    for kind, read in (("FieldsJson", fields_of_values), ("Json", fields_of_json)):
+    of_document = partial(fields_of_json, document_id=document.id)
+    for kind, read in (("FieldsJson", fields_of_values), ("Json", of_document)):
         for file in document.result_files:
             if file.type != kind:
                 continue
@@ -150,8 +158,9 @@ def fields_of_values(data: Any) -> dict[str, Any]:
     return dict(fields)
 
 
-def fields_of_json(data: Any) -> dict[str, Any]:
-    """Return the fields of the first document in a ``Json`` file (contract, section 7.3).
+def fields_of_json(data: Any, document_id: str = "") -> dict[str, Any]:
+    """Return the fields of a document in a ``Json`` file (contract, section 7.3): the one of this
+    id, or the only one.
 
     The object may be wrapped in ``Transaction``. Values have the form of :func:`fields_of_values`:
     a group is an object, a field with several values a list.
@@ -159,25 +168,19 @@ def fields_of_json(data: Any) -> dict[str, Any]:
     Raises:
         ValueError: It has another shape.
     """
-    if isinstance(data, Mapping) and isinstance(data.get("Transaction"), Mapping):
-        data = data["Transaction"]
-    documents = data.get("Documents") if isinstance(data, Mapping) else None
-    if not documents:
+    inner = data.get("Transaction") if isinstance(data, Mapping) else None
+    known = inner if isinstance(inner, Mapping) else data
+    if not isinstance(known, Mapping) or not known.get("Documents"):
         raise ValueError("the member Documents is missing")
-    extracted = documents[0].get("ExtractedData") or {}
-    return _object_fields(extracted.get("RootObject") or {})
+    return _fields(content_of_json(data, document_id).entries)
 
 
-def _object_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(entries: Sequence[Entry]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    for entry in data.get("Fields") or ():
-        values = [_value(item.get("Value")) for item in entry.get("List") or ()]
-        if len(values) == 1:
-            fields[str(entry["Name"])] = values[0]
-        else:
-            fields[str(entry["Name"])] = values or None
+    for name, items in values_by_name(entries).items():
+        values = [
+            _fields(members(value)) if isinstance(value, Mapping) else value
+            for value in (item.get("Value") for item in items)
+        ]
+        fields[name] = values[0] if len(values) == 1 else values or None
     return fields
-
-
-def _value(value: Any) -> Any:
-    return _object_fields(value) if isinstance(value, Mapping) else value

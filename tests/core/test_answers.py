@@ -128,6 +128,7 @@ GOOD: list[tuple[str | None, bytes]] = [
     ("Jpeg", b"\xff\xd8\xff\xe0"),
     ("Tiff", b"MM\0*...."),
     ("Xml", b"<?xml version='1.0'?><a/>"),
+    ("Xml", b"<?xml version='1.0'?>" + b"<!-- a -->" * 90 + b"<a/>"),
     ("Html", b"<!DOCTYPE html><html></html>"),
     ("Text", b"less < more"),
     ("Csv", b"\xef\xbb\xbfa,b\n"),

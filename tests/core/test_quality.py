@@ -53,6 +53,53 @@ def test_uncertain_fields_are_found_but_for_what_a_person_has_verified(
     assert [each.field for each in found(min_confidence=limit)] == paths
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("61", "is 61, below 65"),
+        (61.5, "is 61, below 65"),
+        (None, "is unknown"),
+        (True, "is unknown"),
+        ("high", "is unknown"),
+        ("65", None),
+    ],
+)
+def test_a_confidence_of_any_type_counts_and_none_is_not_100(given: Any, reason: str) -> None:
+    data = json.dumps(json_of(has("Total", value("5", confidence=given)), has("Empty"))).encode()
+    content = read_content("Json", data, "d1")
+    found = QualityRules({"Total": 65, "Empty": 65}).findings(content, [], [])
+    assert [reason in each.reason for each in found] == ([True] if reason else [])
+
+
+def test_values_without_confidences_do_not_pass() -> None:
+    content = read_content("FieldsJson", b'{"Fields": {"Total": "5"}}', "d1")
+    (one,) = QualityRules(min_confidence=50).findings(content, [], [])
+    assert (one.field, one.reason) == ("", "No Json says how certain the fields are")
+
+
+def _deep(depth: int) -> dict[str, Any]:
+    return has("G", group(_deep(depth - 1)) if depth else "x")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "x",
+        {"List": []},
+        {"Name": "A", "List": ["x"]},
+        {"Name": "A", "List": 5},
+        {"Name": "A", "List": {"Value": "x"}},
+        {"Name": "A", "List": [{"Value": "x", "Annotation": ["x"]}]},
+        {"Name": "A", "List": [{"Value": {"Fields": {"B": "x"}}}]},
+        _deep(120),
+    ],
+)
+def test_fields_of_another_structure_are_a_problem_of_their_file(field: Any) -> None:
+    data = json.dumps(json_of(field)).encode()
+    with pytest.raises(ValueError, match=r"another structure|nested too|without a name"):
+        read_content("Json", data, "d1")
+
+
 def test_the_reason_has_the_numbers() -> None:
     assert found(min_confidence=65) == [Finding("Number", "The confidence is 61, below 65")]
 

@@ -422,6 +422,14 @@ def test_states_and_names_are_one_line() -> None:
     assert all(text is not None and text.isprintable() for text in (*texts, *skill.skills))
 
 
+def test_members_of_an_odd_type_are_not_taken_for_what_they_are_not() -> None:
+    field = {"name": "F", "isRepeatable": "false"}
+    skill = Skill.read({"id": "s", "name": " \x1b[0m", "type": {}, "fields": [field]})
+    assert (skill.name, skill.type, skill.fields[0].is_repeatable) == ("s", None, False)
+    listed = ListedTransaction.read({"transactionId": "t", "stage": {"x": 1}, "pageCount": "3"})
+    assert (listed.stage, listed.page_count) == (None, 3)
+
+
 def test_a_forged_reply_forges_no_line(
     hostile: Hostile, client: VantageClient, caplog: pytest.LogCaptureFixture
 ) -> None:

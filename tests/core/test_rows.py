@@ -128,6 +128,14 @@ def test_documents_that_are_not_good_enough_fail_the_task_when_all_has_landed(
         check_quality(manifest, "manifest.json", options)
 
 
+def test_a_misspelt_field_of_min_confidence_is_reported(
+    client: VantageClient, skill: str, folder: Path, output: Location, caplog: Any
+) -> None:
+    limits = {"Totl": 50, "Items.Amount": 50, "Invoice Number": 50}
+    run(client, folder, output, skill, min_confidence=limits)
+    assert "that no document has, so they were not checked: 'Totl'\n" in caplog.text
+
+
 def test_documents_that_are_not_good_enough_can_be_flagged(
     client: VantageClient, skill: str, folder: Path, output: Location
 ) -> None:

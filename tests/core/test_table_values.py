@@ -96,6 +96,7 @@ def test_settings_decide_what_is_ambiguous(
         ("12.50 €", "12.50"),
         ("12345678901234567890123456789.123456789", "12345678901234567890123456789.123456789"),
         ("1.5000000000000", "1.5"),
+        ("12345678901234567890123456789.1234567890000", "12345678901234567890123456789.123456789"),
     ],
 )
 def test_a_number_with_one_reading_is_read(text: str, value: str) -> None:
@@ -162,7 +163,11 @@ def test_an_empty_text_is_no_value_and_no_problem(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"decimal": ";"}, {"date_format": "DD.MM.YYYY"}, {"date_format": [3]}, {"day_first": "yes"}],
+    [
+        {"decimal": ";"},
+        *({"date_format": each} for each in ("DD.MM.YYYY", [3], "%Q", "%d%d.%Y", "%d.%m.", "%")),
+        {"day_first": "yes"},
+    ],
 )
 def test_settings_that_are_not_acceptable_are_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):

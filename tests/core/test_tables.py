@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +24,12 @@ from result_files import (
 )
 
 from vantage_orchestration.models import Skill
+from vantage_orchestration.results import fields_of_json
 from vantage_orchestration.tables import ValueFormat, write_tables
 
 KEY = {"transaction_id": "t1", "document_index": 1}
+#: Half of a character pair, as an encoder writes it that does not care.
+HALF = b"\xed\xa0\xbd"
 LONG = "Reference that the customer has asked for " * 8
 
 
@@ -241,6 +245,8 @@ def test_names_of_any_kind_keep_their_values_apart(tmp_path: Path) -> None:
 def test_a_field_that_comes_twice_has_both_values(results: Results) -> None:
     results.add(Json=json_of(has("Orders", "1"), has("Orders", "2"), has("Number", "a")))
     assert [row["value"] for row in results.rows("documents.Orders")] == [1, 2]
+    data = json_of(has("Orders", "1"), has("Orders", "2"), has("Number", "a"))
+    assert fields_of_json(data) == {"Orders": ["1", "2"], "Number": "a"}
 
 
 BAD = {
@@ -307,6 +313,21 @@ def test_a_half_of_a_character_pair_and_a_null_are_no_obstacle(results: Results)
     results.add(Json=json_of(has("Number", "a\ud83db\0"), has("Total", 12.5), has("Paid", True)))
     (row,) = results.rows("documents")
     assert (row["Number"], row["Total"], row["Paid"]) == ("a?b\0", Decimal("12.5"), True)
+    results.add("t2", Json=json.dumps(json_of(has("Number", "a#"))).encode().replace(b"#", HALF))
+    assert results.rows("documents")[1]["Number"] == "a?"
+
+
+def test_a_document_never_has_the_fields_of_another(results: Results) -> None:
+    several = json_of(has("Number", "1"))
+    several["Documents"].append({**json_of(has("Number", "2"))["Documents"][0], "Id": "d2"})
+    results.add(Json=several)
+    several["Documents"][0]["Id"] = "d3"
+    results.add("t2", Json=several)
+    assert [row["Number"] for row in results.rows("documents")] == ["1", None]
+    assert "does not contain the document" in results.rows("conversions")[0]["reason"]
+    assert fields_of_json(several, "D2") == {"Number": "2"}
+    with pytest.raises(ValueError, match="does not contain"):
+        fields_of_json(several, "d1")
 
 
 def test_documents_without_files_and_jobs_without_documents(results: Results) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,7 +17,7 @@ from vantage_orchestration.processing.manifest import FindingEntry
 from vantage_orchestration.processing.names import safe_name, suffixed
 from vantage_orchestration.storage import Location
 from vantage_orchestration.tables.build import ResultTables
-from vantage_orchestration.tables.quality import QualityRules
+from vantage_orchestration.tables.quality import QualityRules, field_names
 from vantage_orchestration.tables.reading import DocumentContent, contents_of, sources_of
 from vantage_orchestration.tables.values import ValueFormat
 from vantage_orchestration.tables.writing import TABLES, write_tables
@@ -65,6 +65,8 @@ def complete(
     aside = options.on_low_quality == "quarantine"
     quarantine = Quarantine(client, place) if place is not None else None
     findings: list[FindingEntry] = []
+    limits = rules.min_confidence
+    unseen = set(limits) if isinstance(limits, Mapping) else set()
     with ResultTables(skills, values) as tables:
         for each in manifest.transactions:
             for document in contents_of(each, output.child(each.folder)):
@@ -75,11 +77,16 @@ def complete(
                     )
                 ]
                 findings += found
+                if unseen and document.content is not None:
+                    unseen -= field_names(document.content.entries)
                 if options.tables:
                     tables.add(each, document, found, left_out=aside and bool(found))
                 if found and aside and quarantine is not None:
                     quarantine.add_document(each, document.document, found)
         written = write_tables(tables, output, options.tables, tables_in) if options.tables else ()
+    if unseen and manifest.transactions:
+        text = "min_confidence names fields that no document has, so they were not checked: %s"
+        log.warning(text, ", ".join(map(repr, sorted(unseen))))
     if quarantine is not None:
         for unfinished in manifest.failed:
             quarantine.add_failed(unfinished)

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.tables.reading import Content, Entry, members, values_by_name
+from vantage_orchestration.tables.reading import (
+    Content,
+    Entry,
+    confidence_of,
+    members,
+    values_by_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,8 @@ class QualityRules:
 
     Args:
         min_confidence: Lowest confidence of every field, 0 to 100; or a mapping of field names to
-            that, such as ``{"Total": 90, "Items.Amount": 80}``, which ignores all other fields.
+            that, such as ``{"Total": 90, "Items.Amount": 80}``, which ignores all other fields. A
+            value without a confidence, as a rule computes, passes unless its field is named.
         required_fields: Names of fields that must have a value. A column of a table, such as
             ``Items.Amount``, needs a value in each row.
         rule_errors: Whether broken business rules count.
@@ -73,6 +80,8 @@ class QualityRules:
             found += [Finding("", f"A business rule is broken: {rule}") for rule in rules]
         entries = content.entries if content is not None else ()
         if self.min_confidence is not None:
+            if content is not None and not content.has_confidences:
+                found.append(Finding("", "No Json says how certain the fields are"))
             found += self._uncertain(entries)
         for name in self.required_fields:
             missing = _missing(entries, name.split("."), "")
@@ -80,18 +89,28 @@ class QualityRules:
         return found
 
     def _uncertain(self, entries: Sequence[Entry]) -> Iterator[Finding]:
+        given = self.min_confidence
         for path, field, item in _values(entries, "", ""):
-            limit = self.min_confidence
-            if isinstance(limit, Mapping):
-                limit = limit.get(field)
-            confidence = (item.get("Annotation") or {}).get("Confidence")
-            if (
-                limit is not None
-                and isinstance(confidence, int)
-                and confidence < limit
-                and item.get("isVerified") is not True
-            ):
+            limit = given.get(field) if isinstance(given, Mapping) else given
+            if limit is None or item.get("isVerified") is True:
+                continue
+            confidence = confidence_of(item)
+            if confidence is not None and confidence < limit:
                 yield Finding(path, f"The confidence is {confidence}, below {limit:g}")
+            elif confidence is None and given is not limit and _has_value(item.get("Value")):
+                yield Finding(path, f"The confidence is unknown, not {limit:g} or more")
+
+
+def field_names(entries: Sequence[Entry], field: str = "") -> set[str]:
+    """Return the names of all fields, such as ``Items.Amount``, whether they have a value."""
+    found: set[str] = set()
+    for name, items in values_by_name(entries).items():
+        its = f"{field}.{name}" if field else name
+        inner = (item.get("Value") for item in items)
+        found |= {its}.union(
+            *(field_names(members(v), its) for v in inner if isinstance(v, Mapping))
+        )
+    return found
 
 
 def _values(

@@ -8,6 +8,7 @@ The form is that of ``Json``: a list of ``{"Name": ..., "List": [{"Value": ...}]
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 Entry = Mapping[str, Any]
 
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 #: Types of result files with fields, best first.
 _READABLE = ("Json", "FieldsJson")
+#: Groups within groups that are read; more would exceed Python's stack.
+_DEEPEST = 50
 
 
 class Content(NamedTuple):
@@ -39,6 +42,8 @@ class Content(NamedTuple):
     pages: int | None = None
     #: Names and messages of broken rules.
     rule_errors: Sequence[tuple[str, str | None]] = ()
+    #: Whether its type has confidences.
+    has_confidences: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +98,49 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
     """Read the bytes of a ``Json`` or ``FieldsJson``, which may hold several documents; another
     structure is a ValueError."""
     try:
-        content = json.loads(data)
-        if _HALF_PAIR.search(data):
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        parsed = json.loads(text)
+        if _HALF_PAIR.search(text):
             # Half of a surrogate pair is not a character and can't be written to a file.
-            whole = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-            content = json.loads(whole)
+            whole = json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace")
+            parsed = json.loads(whole)
         if kind == "FieldsJson":
-            return Content(_entries_of(content["Fields"]))
-        return _document(content, document_id)
+            content = Content(_entries_of(parsed["Fields"]), has_confidences=False)
+        else:
+            content = content_of_json(parsed, document_id)
+        _check(content.entries)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it has another structure ({type(error).__name__})") from None
+    return content
+
+
+def _check(entries: Sequence[Entry], depth: int = 0) -> None:
+    """Refuse fields of another structure here, so that no reader of them fails."""
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    for entry in entries:
+        items = entry.get("List") or ()
+        if "Name" not in entry or not isinstance(items, Sequence):
+            raise ValueError("it has a field without a name or a list of values")
+        for item in items:
+            value = item.get("Value")
+            (item.get("Annotation") or {}).get("Confidence")
+            if isinstance(value, Mapping):
+                if not isinstance(value.get("Fields") or [], list):
+                    raise TypeError("Fields")
+                _check(members(value), depth + 1)
+            elif isinstance(value, list):
+                _check([{"Name": "", "List": [{"Value": each} for each in value]}], depth + 1)
+
+
+def confidence_of(item: Entry) -> int | None:
+    """Return the confidence of a value, 0 to 100, or None. Numbers may be written as text."""
+    given: Any = (item.get("Annotation") or {}).get("Confidence")
+    try:
+        number = -1 if isinstance(given, bool) else math.floor(float(given))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= 100 else None
 
 
 def members(value: Mapping[str, Any]) -> Sequence[Entry]:
@@ -120,16 +158,16 @@ def values_by_name(entries: Sequence[Entry]) -> Mapping[str, Sequence[Entry]]:
     return found
 
 
-def _document(content: Any, document_id: str) -> Content:
+def content_of_json(content: Any, document_id: str) -> Content:
+    """Read a parsed ``Json``. With several documents in it, none but that of this id is taken."""
     if isinstance(content.get("Transaction"), Mapping):
         content = content["Transaction"]
     documents = content["Documents"]
     wanted = document_id.casefold()
-    document = next(
-        (each for each in documents if str(each.get("Id")).casefold() == wanted), None
-    ) or next(iter(documents), None)
-    if document is None:
-        raise ValueError("it contains no document")
+    found = [each for each in documents if str(each.get("Id")).casefold() == wanted]
+    if not found and len(documents) != 1:
+        raise ValueError("it does not contain the document")
+    document = (found or documents)[0]
     extracted = document.get("ExtractedData") or {}
     concept = (extracted.get("DocumentDefinition") or {}).get("RootConcept") or {}
     pages = document.get("Pages")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.tables.columns import Column, Rows, columns_of, free_name
-from vantage_orchestration.tables.reading import members, sources_of, values_by_name
+from vantage_orchestration.tables.reading import confidence_of, members, sources_of, values_by_name
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
@@ -103,7 +103,14 @@ class SkillTables:
             marks = {name: len(rows.pending) for name, rows in self.tables.items()}
             try:
                 self._add(transaction, found, facts, len(findings))
-            except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+                OverflowError,
+                RecursionError,
+            ) as error:
                 # Its content has an unknown structure. The document must not be lost.
                 for name, rows in self.tables.items():
                     del rows.pending[marks.get(name, 0) :]
@@ -282,7 +289,7 @@ class _Document:
     def _note(self, item: Mapping[str, Any], at: _FieldPath) -> str | None:
         """Record a value; return its text."""
         value, annotation = item.get("Value"), _annotation(item)
-        confidence = _int32(annotation.get("Confidence"))
+        confidence = confidence_of(item)
         if confidence is not None and (self.lowest is None or confidence < self.lowest):
             self.lowest = confidence
         flags = (item.get(name) for name in ("isVerified", "NeedVerification"))

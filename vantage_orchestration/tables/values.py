@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -29,6 +29,7 @@ Kind = Literal["text", "date", "decimal", "boolean"]
 #: one type, so that tables of two runs can be read together.
 DECIMAL_DIGITS: Final = 38
 DECIMAL_PLACES: Final = 9
+_PLACE: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 
 _BOOLEANS: Final = {
     **dict.fromkeys(("1", "checked", "on", "selected", "true", "x", "yes"), True),
@@ -92,9 +93,10 @@ class ValueFormat:
         patterns = () if given is None else (given,) if isinstance(given, str) else tuple(given)
         object.__setattr__(self, "date_format", patterns)
         for pattern in patterns:
-            if not isinstance(pattern, str) or "%" not in pattern:
+            if not isinstance(pattern, str) or not _has_year(pattern):
                 raise ConfigurationError(
-                    f"date_format is {pattern!r}; give a strptime pattern such as '%d.%m.%Y'"
+                    f"date_format is {pattern!r}; give a strptime pattern with a year, such as"
+                    " '%d.%m.%Y'"
                 )
 
     def convert(self, kind: Kind, text: str) -> Converted:
@@ -112,6 +114,18 @@ def _converted(form: ValueFormat, kind: Kind, text: str) -> Converted:
         return Converted(_READERS[kind](stripped, form), None)
     except ValueError as error:
         return Converted(None, str(error))
+
+
+def _has_year(pattern: str) -> bool:
+    """Return whether a pattern is valid and reads a year; Python takes 1900 without one."""
+    import pendulum
+
+    moment = pendulum.datetime(2026, 11, 26)
+    try:
+        found = pendulum.DateTime.strptime(moment.strftime(pattern), pattern)
+    except (ValueError, re.error):  # An unknown directive, or one that occurs twice.
+        return False
+    return found.year == moment.year
 
 
 def _boolean(text: str, form: ValueFormat) -> bool:
@@ -177,7 +191,9 @@ def _decimal(text: str, form: ValueFormat) -> Decimal:
         raise ValueError(f"more than {DECIMAL_PLACES} digits after the decimal sign")
     if len(digits) - places > whole:
         raise ValueError(f"more than {whole} digits before the decimal sign")
-    return value if places <= DECIMAL_PLACES else round(value, DECIMAL_PLACES)
+    # The default context has fewer digits.
+    exact = Context(prec=DECIMAL_DIGITS)
+    return value if places <= DECIMAL_PLACES else value.quantize(_PLACE, context=exact)
 
 
 #: How a text of each kind is read; a ValueError says why it can't be.
