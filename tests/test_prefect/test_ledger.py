@@ -95,9 +95,9 @@ def test_a_run_knows_its_ledgers_and_what_was_undone(results: ResultStore) -> No
     key = TaskKey("scope")
     for each in found:
         each.undo({"id-1"})
-    assert [each.renewed(key).scope for each in found] == ["scope/1", "scope/1", "scope"]
+    assert [each.scopes(key)[0] for each in found] == ["scope/1", "scope/1", "scope"]
     again = ledger(results, "new inputs", "y", attempt=3)
-    assert (again.load(), again.renewed(key).scope) == ({}, "scope/1")
+    assert (again.load(), again.scopes(key)[0]) == ({}, "scope/1")
 
 
 @pytest.mark.parametrize(

@@ -626,3 +626,40 @@ def test_cancellation_deletes_what_was_started(case: Case) -> None:
     hook(above, runs[0], Cancelling())
     left = [each for each in case.sandbox.control.transactions() if not each["deleted"]]
     assert len(left) == 3
+
+
+@pytest.mark.parametrize("shape", ["cancelled", "rolled back"])
+def test_what_landed_before_a_run_was_undone_is_not_sent_again(case: Case, shape: str) -> None:
+    runs: list[Any] = []
+    process = undo.undoable(process_documents)
+    given = (case.block, case.glob, case.output, "Invoice")
+
+    @flow
+    def cancelled() -> Any:
+        runs.append(FlowRunContext.get().flow_run)
+        result = process_documents(*given, **QUICK)
+        if len(runs) == 1:
+            raise RuntimeError("somebody cancels it")
+        return result
+
+    @flow
+    def rolled_back() -> Any:
+        runs.append(FlowRunContext.get().flow_run)
+        with transaction():
+            result = process(*given, **QUICK)
+            if len(runs) == 1:
+                raise RuntimeError("what comes next has failed")
+        return result
+
+    above = cancelled if shape == "cancelled" else rolled_back
+    with pytest.raises(RuntimeError):
+        above()
+    if shape == "cancelled":
+        undo.delete_on_cancellation(case.block)(above, runs[0], Cancelling())
+    assert all(each["deleted"] for each in case.sandbox.control.transactions())
+    new = case.add("new.pdf")
+    with get_client(sync_client=True) as client:
+        result = run_flow(above, flow_run=client.read_flow_run(runs[0].id))
+    assert result["documents"] == len(Manifest.open(result["manifest"]).transactions) == 4
+    # The deleted ones are gone.
+    assert case.starts() == Counter([hashlib.sha256(new.read_bytes()).hexdigest()])

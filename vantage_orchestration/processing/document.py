@@ -63,7 +63,6 @@ class DocumentResult:
 def submit_one(work: Work, file: AnyPath, *, resend_failed: bool = True) -> Part:
     """Start the transaction of one file, or find the one that an earlier try has started, see
     :func:`.submit.submit`."""
-    work = work.renewed()
     units = keyed_units(work, plan([file], process_skill=False))
     (submitted,) = submit(work, units, resend_failed=resend_failed)
     return submitted

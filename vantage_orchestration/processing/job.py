@@ -126,7 +126,6 @@ def submit_files(
     Nothing is sent if a file or parameter is invalid, or if more than ``most`` transactions would
     be needed.
     """
-    work = work.renewed()
     units = _planned(work, list(inputs), _skill(work))
     if most is not None and len(units) > most:
         raise ConfigurationError(
@@ -157,7 +156,6 @@ def begin(
     check_output(output)
     files, options = list(inputs), work.options
     check_quarantine(options.quarantine_path, output, files)
-    work = work.renewed()
     before, skill = _Landed(output), _skill(work)
     units = _planned(work, files, skill, before)
     _check_owner(output, token, units.keys())
@@ -225,7 +223,13 @@ def _planned(
         # The unit can't be completed. Its remaining files are planned again.
         ledger.drop(lost)
     new = [unit for unit in units if unit.known is None]
-    return {**known, **keyed_units(work, new)}
+    keys = list(keyed_units(work, new))
+    for scope in work.ledger.scopes(work.key)[1:] if landed is not None else ():
+        # What has landed before the work was undone keeps its key, and is not sent again.
+        before = keyed_units(work, new, scope)
+        kept = landed.of(before, units)
+        keys = [old if old in kept else key for old, key in zip(before, keys, strict=True)]
+    return {**known, **dict(zip(keys, new, strict=True))}
 
 
 def _skill(work: Work) -> Skill | None:

@@ -167,8 +167,8 @@ class Ledger:
     def undo(self, transaction_ids: Collection[str]) -> None:
         """Forget transactions that were deleted because the work is no longer wanted.
 
-        The service still lists them for minutes. So their task gets another key, which finds none
-        of them; see :meth:`renewed`.
+        The service still lists them for minutes. So their task gets another scope, whose keys find
+        none of them; see :meth:`scopes`.
         """
         wanted = {each.lower() for each in transaction_ids}
         keys = [
@@ -179,11 +179,11 @@ class Ledger:
         self._drop(keys, undone=True)
         self._undone = (self._undone or 0) + bool(keys)
 
-    def renewed(self, key: TaskKey) -> TaskKey:
-        """Return the key of the task, which changes each time its work is undone."""
+    def scopes(self, key: TaskKey) -> list[str]:
+        """Return the scopes of the task, newest first: it gets another each time it is undone."""
         if self._undone is None:
             self.load()
-        return replace(key, scope=f"{key.scope}/{self._undone}") if self._undone else key
+        return [*(f"{key.scope}/{each}" for each in range(self._undone or 0, 0, -1)), key.scope]
 
     def _drop(self, keys: Collection[str], *, undone: bool) -> None:
         ids = [each for key in keys for each in self._seen[key].transaction_ids]

@@ -125,23 +125,20 @@ class Work:
         """Return a context that translates errors as the client does."""
         return self.client.translating()
 
-    def renewed(self) -> Work:
-        """Return it with the key that counts how often the work was undone."""
-        return replace(self, key=self.ledger.renewed(self.key))
-
     def entry(self, transaction_id: str, unit: Unit) -> LedgerEntry:
         """Return what the ledger records of a transaction."""
         files = tuple(file.short for file in unit.files)
         return LedgerEntry(transaction_id, time.time(), files, self.origin)
 
 
-def keyed_units(work: Work, units: Iterable[Unit]) -> dict[str, Unit]:
-    """Return new units by their keys, see :func:`.keys.unit_key`; refuse two with the same
-    files."""
+def keyed_units(work: Work, units: Iterable[Unit], scope: str | None = None) -> dict[str, Unit]:
+    """Return new units by their keys, see :func:`.keys.unit_key`, by default in the newest scope of
+    the task; refuse two with the same files."""
+    scope = scope or work.ledger.scopes(work.key)[0]
     by_key: dict[str, Unit] = {}
     for unit in units:
         files = [(each.stored_name, str(each.sha256)) for each in unit.sources]
-        key = unit_key(work.key.scope, work.skill_id, files, work.options.skill_parameters)
+        key = unit_key(scope, work.skill_id, files, work.options.skill_parameters)
         if by_key.setdefault(key, unit) is not unit:
             raise ConfigurationError(
                 "Two transactions would have the same files",
