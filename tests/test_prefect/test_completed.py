@@ -143,6 +143,15 @@ def test_each_run_has_tables_of_its_own_and_is_judged(
         assert ids in shown
 
 
+def test_the_function_alone_needs_no_run_and_no_server(
+    sandbox: SandboxServer, account: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "emit_outcome", None)
+    ids = sandbox.control.receive_many(2, "Receipt")
+    result = fetch_completed.fn(VantageCredentials(**account), tmp_path / "out")
+    assert sorted(names(result)) == sorted(ids)
+
+
 def test_a_run_that_is_retried_returns_all_that_it_has_fetched(
     save_block: Callable[..., str],
     sandbox: SandboxServer,
@@ -152,7 +161,7 @@ def test_a_run_that_is_retried_returns_all_that_it_has_fetched(
     """Also what an earlier try has fetched and noted, and could not return."""
     block, ids = save_block(), sandbox.control.receive_many(3, "Receipt")
     tries = []
-    real = module.get_run_logger
+    real = module.run_logger
 
     def before_it_returns() -> Any:
         if not tries:
@@ -160,7 +169,7 @@ def test_a_run_that_is_retried_returns_all_that_it_has_fetched(
             raise RuntimeError("the process ends here")
         return real()
 
-    monkeypatch.setattr(module, "get_run_logger", before_it_returns)
+    monkeypatch.setattr(module, "run_logger", before_it_returns)
 
     @flow(name="retried", retries=1)
     def run() -> list[list[str]]:

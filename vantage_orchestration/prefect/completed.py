@@ -12,13 +12,13 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 
 from vantage_orchestration.options import Completed, Options, takes
 from vantage_orchestration.prefect.artifacts import DocumentsTable
-from vantage_orchestration.prefect.context import in_run, task_key
+from vantage_orchestration.prefect.context import in_run, run_logger, task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 from vantage_orchestration.prefect.events import emit_outcome
 from vantage_orchestration.prefect.retries import RETRIES
@@ -82,13 +82,12 @@ def fetch_completed(
     with load_credentials(credentials).get_client() as client:
         reader = consumer_of(client, state, skill, consumer or flow, chosen)
         fetched = fetch_due(client, reader, output, run=run, label=label, options=chosen)
-        if fetched.place is not None:
+        if fetched.place is not None and in_run():
             server = client.config.credentials.base_url
             emit_outcome(fetched.manifest, server=server, by_input=fetched.by_input)
-            if in_run():
-                DocumentsTable().finish(fetched.manifest, output.folder.url)
+            DocumentsTable().finish(fetched.manifest, output.folder.url)
     result = fetched.result
-    get_run_logger().info(summary(fetched.manifest, output.folder.url))
+    run_logger().info(summary(fetched.manifest, output.folder.url))
     check_quality(fetched.manifest, str(result["manifest"]), chosen)
     return result
 

@@ -10,11 +10,13 @@ another flow run with the next try of its parent.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pendulum
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_logger
 from prefect.results import get_result_store
 
 from vantage_orchestration.errors import ConfigurationError
@@ -90,6 +92,11 @@ def running() -> tuple[FlowRun | None, TaskRun | None]:
 def in_run() -> bool:
     """Return whether a Prefect flow or task is running here."""
     return running() != (None, None)
+
+
+def run_logger() -> Any:
+    """Return the logger of what is running here, or an ordinary one if nothing is."""
+    return get_run_logger() if in_run() else get_logger(__name__)
 
 
 def run_ids() -> tuple[UUID | None, UUID | None]:

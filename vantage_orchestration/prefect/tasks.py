@@ -15,10 +15,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_logger
 
 from vantage_orchestration import arguments
 from vantage_orchestration.options import (
@@ -33,6 +31,7 @@ from vantage_orchestration.options import (
 )
 from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.prefect.clients import client_of
+from vantage_orchestration.prefect.context import run_logger
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.prefect.job import Caller, Reporter
 from vantage_orchestration.prefect.retries import RETRIES
@@ -96,10 +95,10 @@ def process_documents(
         files = caller.files(inputs, chosen.on_empty, output)
         job = begin(work, files, output, token=token, resend_failed=caller.resend_failed)
         if not job.parts:
-            _logger().warning("There are no documents to process")
+            run_logger().warning("There are no documents to process")
         ids = job.transaction_ids
         note_for_rollback(credentials, work.ledger, ids)
-        reporter = Reporter(client, work.skill_id, _logger().info, ids, again=caller.again)
+        reporter = Reporter(client, work.skill_id, run_logger().info, ids, again=caller.again)
         reporter.started(job.parts, shown=True)
         ahead = FetchAhead(client, output, chosen, token=token, by_class=by_class)
         outcome = reporter.wait(ids, WaitRules.of(chosen), ahead)
@@ -159,7 +158,7 @@ def process_document(
         submitted = submit_one(caller.work, document, resend_failed=caller.resend_failed)
         ids = [submitted.transaction_id]
         note_for_rollback(credentials, caller.work.ledger, ids)
-        reporter = Reporter(client, caller.work.skill_id, _logger().info, again=caller.again)
+        reporter = Reporter(client, caller.work.skill_id, run_logger().info, again=caller.again)
         reporter.started([submitted])
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome)
@@ -167,7 +166,7 @@ def process_document(
         transaction = outcome.processed.get(ids[0]) or client.get_transaction(ids[0])
         rows = document_result(client, document, submitted, transaction).rows()
     number = counted(len(rows), "document", "documents")
-    _logger().info("%s with fields of transaction %s", number, submitted.transaction_id)
+    run_logger().info("%s with fields of transaction %s", number, submitted.transaction_id)
     return rows
 
 
@@ -204,8 +203,8 @@ def submit_documents(
         submitted = submit_files(caller.work, files, resend_failed=caller.resend_failed)
         ids = [part.transaction_id for part in submitted]
         note_for_rollback(credentials, caller.work.ledger, ids)
-        Reporter(client, caller.work.skill_id, _logger().info).started(submitted)
-        _logger().info(summary_of_start(submitted))
+        Reporter(client, caller.work.skill_id, run_logger().info).started(submitted)
+        run_logger().info(summary_of_start(submitted))
     return ids
 
 
@@ -237,11 +236,11 @@ def wait_for_transactions(
     """
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     if not ids:
-        _logger().warning("There are no transactions to wait for")
+        run_logger().warning("There are no transactions to wait for")
         return {}
     with client_of(credentials) as client:
         skill_id = None if skill is None else skill_id_of(client, skill)
-        reporter = Reporter(client, skill_id, _logger().info, ids)
+        reporter = Reporter(client, skill_id, run_logger().info, ids)
         outcome = reporter.wait(ids, WaitRules.of(chosen))
         reporter.ended(outcome, processed=False)
         check_outcome(outcome, on_review=chosen.on_review, client=client)
@@ -276,10 +275,10 @@ def download_results(
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
     output, by_class = output_of(output_path)
     if not ids:
-        _logger().warning("There are no transactions to fetch results from")
+        run_logger().warning("There are no transactions to fetch results from")
     with client_of(credentials) as client:
         manifest = download(client, ids, output, chosen, by_class=by_class)
-        Reporter(client, None, _logger().info).finished(manifest, output)
+        Reporter(client, None, run_logger().info).finished(manifest, output)
     return final_result(manifest, output, chosen)
 
 
@@ -319,12 +318,5 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
     if ids:
         with client_of(credentials) as client:
             deleting.check_deleted(deleting.delete_transactions(client, ids), len(ids))
-        _logger().info("Deleted %d transactions", len(ids))
+        run_logger().info("Deleted %d transactions", len(ids))
     return len(ids)
-
-
-def _logger() -> Any:
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return get_logger(__name__)
