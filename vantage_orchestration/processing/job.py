@@ -224,11 +224,12 @@ def _planned(
         ledger.drop(lost)
     new = [unit for unit in units if unit.known is None]
     keys = list(keyed_units(work, new))
-    for scope in work.ledger.scopes(work.key)[1:] if landed is not None else ():
-        # What has landed before the work was undone keeps its key, and is not sent again.
-        before = keyed_units(work, new, scope)
-        kept = landed.of(before, units)
-        keys = [old if old in kept else key for old, key in zip(before, keys, strict=True)]
+    if landed is not None:
+        for scope in work.ledger.scopes(work.key)[1:]:
+            # What has landed before the work was undone keeps its key, and is not sent again.
+            before = keyed_units(work, new, scope)
+            kept = landed.of(before, units)
+            keys = [old if old in kept else key for old, key in zip(before, keys, strict=True)]
     return {**known, **dict(zip(keys, new, strict=True))}
 
 
