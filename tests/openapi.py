@@ -408,7 +408,7 @@ def _is_int32(value: object) -> bool:
 _checks: _Checks | None = None
 
 
-def _loaded() -> _Checks:
+def loaded() -> _Checks:
     global _checks
     if _checks is None:
         _checks = _Checks()
@@ -421,7 +421,7 @@ def operation_of(method: str, url: str) -> str:
     Raises:
         ContractError: The contract has no such operation.
     """
-    return _loaded().operation(method, url).name
+    return loaded().operation(method, url).name
 
 
 def check_request(method: str, url: str, headers: Mapping[str, str], body: bytes | str) -> None:
@@ -438,7 +438,7 @@ def check_request(method: str, url: str, headers: Mapping[str, str], body: bytes
     """
     data = body.encode() if isinstance(body, str) else body
     known = {name.title(): value for name, value in headers.items()}
-    _loaded().operation(method, url).check_request(known, data)
+    loaded().operation(method, url).check_request(known, data)
 
 
 def check_response(
@@ -456,7 +456,7 @@ def check_response(
     Raises:
         ContractError: It does not keep the contract.
     """
-    _loaded().operation(method, url).check_response(status, headers, body)
+    loaded().operation(method, url).check_response(status, headers, body)
 
 
 def check_value(value: Any, schema: str) -> None:
@@ -465,7 +465,7 @@ def check_value(value: Any, schema: str) -> None:
     Raises:
         ContractError: It does not fit.
     """
-    _loaded().validate(value, {"$ref": f"#/components/schemas/{schema}"}, schema)
+    loaded().validate(value, {"$ref": f"#/components/schemas/{schema}"}, schema)
 
 
 class CheckedSession(requests.Session):

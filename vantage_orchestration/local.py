@@ -30,14 +30,14 @@ T = TypeVar("T")
 #: Bytes of a file's name that its temporary part keeps; a file system allows 255 in all.
 _LONGEST_IN_PART = 200
 _SYSTEM = ("/proc", "/sys", "/dev")
-_ORDINARY = "/dev/shm"  # noqa: S108 - it is not written to here
+ORDINARY = "/dev/shm"  # noqa: S108 - it is not written to here
 #: Flags that Windows lacks; it has nothing that they would protect from.
 _SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _UNBLOCKED = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0) | _SAFE
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 #: Whether folders can be held open and names be resolved relative to them.
-_HELD = {os.open, os.mkdir, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
+HELD = {os.open, os.mkdir, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
 
 
 def check_regular(path: str) -> os.stat_result:
@@ -48,7 +48,7 @@ def check_regular(path: str) -> os.stat_result:
     found = os.stat(path)
     _check_kind(path, found.st_mode)
     for name in (os.path.abspath(path), os.path.realpath(path)):
-        if not is_below(name, _ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
+        if not is_below(name, ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
             raise ConfigurationError(f"{path!r} belongs to the system and is not a document")
     return found
 
@@ -168,7 +168,7 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
     names = [name for name in folder[len(root) :].split(os.sep) if name]
     if make and not os.path.isdir(root):
         os.makedirs(root, exist_ok=True)
-    if not _HELD:
+    if not HELD:
         for name in names:
             root = os.path.join(root, name)
             if make:

@@ -50,7 +50,7 @@ class Throttle:
         self._interval = 1 / per_second if per_second else 0.0
         self._slots = [_name(identity, "slot", str(number)) for number in range(at_once)]
         self._next = _name(identity, "next")
-        self._pause = _name(identity, "pause")
+        self.pause_name = _name(identity, "pause")
         self._warned = False
         self._start_afresh()
 
@@ -81,9 +81,9 @@ class Throttle:
         """Let all requests of the host wait, as long as the server asks if it does."""
         until = time.time() + min(seconds or _PAUSE, _FURTHEST)
         try:
-            with self._place.lock(self._pause, _PATIENCE):
-                if until > self._read(self._pause):
-                    self._place.write(self._pause, repr(until).encode())
+            with self._place.lock(self.pause_name, _PATIENCE):
+                if until > self._read(self.pause_name):
+                    self._place.write(self.pause_name, repr(until).encode())
         except StateUnavailable as error:
             self._warn(error)
 
@@ -107,7 +107,7 @@ class Throttle:
                 turn = max(time.time(), self._read(self._next))
                 self._place.write(self._next, repr(turn + self._interval).encode())
             _sleep_until(turn)
-        while (until := self._read(self._pause)) > time.time():
+        while (until := self._read(self.pause_name)) > time.time():
             if (left := until - time.time()) > _LONG:
                 log.warning("Requests to ABBYY Vantage pause for %.0f s, as the server asks", left)
             _sleep_until(until)

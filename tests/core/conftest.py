@@ -49,7 +49,7 @@ def _without_the_second(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _forget_sources() -> None:
     """Forget the process's tokens: a new sandbox may get the port and the tokens of an old one."""
-    source._registry.clear()
+    source.registry.clear()
     forget_skills()
     forget_proofs()
 

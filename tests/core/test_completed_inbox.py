@@ -131,7 +131,7 @@ def test_nothing_due_is_cheap(local: Case) -> None:
     local.receive(2)
     local.fetch("1")
     assert local.got("2") == []
-    before, requests = sorted(Path(local.inbox._folder.path).rglob("*.json")), local.lists()
+    before, requests = sorted(Path(local.inbox.folder.path).rglob("*.json")), local.lists()
     content = {path: path.read_bytes() for path in before}
     sent = len(local.control.journal())
     assert local.got("3") == []
@@ -367,8 +367,8 @@ def test_deleted_before_it_was_fetched(local: Case) -> None:
 def test_notes_that_cannot_be_read_are_not_emptiness(case: Case) -> None:
     ids = case.receive(2)
     assert len(case.got("1")) == 2
-    assert case.inbox._folder.fs.exists(case.inbox._folder.path)
-    (noted,) = case.inbox._folder.files("*/noted/*.json")
+    assert case.inbox.folder.fs.exists(case.inbox.folder.path)
+    (noted,) = case.inbox.folder.files("*/noted/*.json")
     whole = noted.read_bytes()
     before = case.downloads()
     for broken in (b"", b"{", b"[]", b'{"version": 9, "value": {}}', whole[:-9]):
@@ -401,7 +401,7 @@ def test_a_store_that_cannot_be_asked(sandbox: SandboxServer, client: VantageCli
 def test_old_notes_are_removed(local: Case) -> None:
     local.receive(2)
     local.fetch("1")
-    folder = Path(local.inbox._folder.path)
+    folder = Path(local.inbox.folder.path)
     assert len(list(folder.rglob("noted/*.json")) + list(folder.rglob("runs/*.json"))) == 2
     local.advance(17 * DAY)
     new = local.receive(1)
@@ -432,7 +432,7 @@ def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
     with pytest.raises(kind):
         local.fetch("1")
     local.control.clear_faults()
-    source._registry.clear()
+    source.registry.clear()
     local.client = VantageClient(local.client.config)
     local.inbox.client = local.client
     assert local.consumer().waits()

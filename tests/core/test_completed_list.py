@@ -196,7 +196,7 @@ class Moving:
 
 def moving(source: Moving, limit: int = 100) -> Iterator[tuple[ListedTransaction, ...]]:
     found = CompletedList(source, None, overlap=60.0)  # type: ignore[arg-type]
-    found._limit = limit
+    found.limit = limit
     return found.look(full=False)  # With 200 files each, pages of 100 stay that long.
 
 

@@ -88,8 +88,8 @@ def test_ordinary_files_are_read_wherever_they_are(drop: Path, tmp_path: Path) -
     for path in (drop / "a.pdf", tmp_path / "way" / "a.pdf"):
         for read in readers().values():
             read(str(path))
-    if os.access(local._ORDINARY, os.W_OK):
-        shared = Path(local._ORDINARY, f"vantage-{os.getpid()}.pdf")
+    if os.access(local.ORDINARY, os.W_OK):
+        shared = Path(local.ORDINARY, f"vantage-{os.getpid()}.pdf")
         shared.write_bytes(b"x")
         try:
             assert Location.of(shared).read_bytes() == b"x"
@@ -221,9 +221,9 @@ def fill(stream) -> None:
 @pytest.fixture(params=[True, False], ids=["held", "by path"])
 def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Also where the system can't hold folders open."""
-    if request.param and not local._HELD:
+    if request.param and not local.HELD:
         pytest.skip("folders can't be held open here")
-    monkeypatch.setattr(local, "_HELD", request.param)
+    monkeypatch.setattr(local, "HELD", request.param)
     return request.param
 
 

@@ -159,6 +159,6 @@ def test_a_number_that_is_missing_hides_nothing(client: Any, sandbox: Any) -> No
         fault = {"remove_json": ["totalItemCount"], "times": 0}
         sandbox.control.add_fault(path_regex=path, **fault)
     watched = ActiveList(client, lambda: 0.0)
-    watched._size = 2
+    watched.size = 2
     assert set(watched.read(made | _many, None).stages) == made
     assert {item.id for item in client.iter_active_transactions()} == made

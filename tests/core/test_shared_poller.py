@@ -68,7 +68,17 @@ def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def nothing_stays() -> Iterator[None]:
     """Whatever happens in a test, no poller is left."""
     yield
-    assert poller._running == {}
+    assert poller.running == {}
+
+
+class Client(VantageClient):
+    """A client that shows whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
 
 
 class Place:
@@ -77,11 +87,11 @@ class Place:
     def __init__(self, sandbox: SandboxServer) -> None:
         self.sandbox = sandbox
         self.control = sandbox.control
-        self.clients: list[VantageClient] = []
+        self.clients: list[Client] = []
         self.control.set(processing_polls=0, processing_seconds=1000)
 
     def connect(self) -> VantageClient:
-        self.clients.append(VantageClient(config_of(self.sandbox)))
+        self.clients.append(Client(config_of(self.sandbox)))
         return self.clients[-1]
 
     def poller(self) -> SharedPoller:
@@ -329,12 +339,12 @@ def test_who_is_cancelled_leaves_at_once(place: Place) -> None:
         waits[0].cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits[0]
-        assert len(found._watches) == 2
+        assert len(found.watches) == 2
         await asyncio.to_thread(place.control.advance, 2000)
         assert [each[-1].status for each in await asyncio.gather(*waits[1:])] == ["Processed"] * 2
         # The last one has gone, and so has the poller.
-        await until(lambda: found._task is None)
-        assert found._client is None
+        await until(lambda: found.task is None)
+        assert found.client is None
 
     asyncio.run(main())
     assert place.control.count("GET", ids[0]) == 0
@@ -345,7 +355,7 @@ def test_nothing_is_asked_when_nobody_waits(place: Place) -> None:
 
     async def main() -> tuple[int, int]:
         await wait(place, [name], seen_running)
-        await until(lambda: poller._running == {})
+        await until(lambda: poller.running == {})
         before = place.control.count("GET")
         await asyncio.sleep(5 * ROUND)
         after = place.control.count("GET")
@@ -366,7 +376,7 @@ def test_a_poller_can_be_used_again(place: Place) -> None:
             with kept.watch(waiting_for([name])) as watch:
                 assert await watch.changes(30)
                 assert place.poller() is kept
-            await until(lambda: kept._task is None)
+            await until(lambda: kept.task is None)
 
     asyncio.run(main())
 
@@ -380,9 +390,9 @@ def test_nothing_stays_in_memory(place: Place) -> None:
         await asyncio.sleep(0)
         found = place.poller()
         references.append(weakref.ref(found))
-        references.extend(weakref.ref(each) for each in found._watches)
+        references.extend(weakref.ref(each) for each in found.watches)
         await asyncio.gather(*waits)
-        await until(lambda: found._task is None)
+        await until(lambda: found.task is None)
 
     asyncio.run(main())
     assert len(references) == 21
@@ -396,7 +406,7 @@ def test_connections_are_closed(place: Place) -> None:
     async def main() -> None:
         await wait(place, [name], seen_running)
         (client,) = place.clients
-        await until(lambda: client._session is None)
+        await until(lambda: client.closed)
 
     asyncio.run(main())
 
@@ -411,7 +421,7 @@ def test_loop_that_ends_early(place: Place) -> None:
         assert not task.done()  # asyncio.run cancels it, while a request is under way.
 
     asyncio.run(main())
-    assert poller._running == {}
+    assert poller.running == {}
     assert [each.status for each in asyncio.run(wait(place, [name], seen_running))] == [
         "Processing"
     ]
@@ -424,7 +434,7 @@ def test_loop_that_is_closed_with_all_it_has(place: Place) -> None:
     loop.run_until_complete(asyncio.sleep(5 * ROUND))
     del task
     loop.close()
-    assert len(poller._running) == 1
+    assert len(poller.running) == 1
     assert asyncio.run(wait(place, [name], seen_running))
     gc.collect()
 
@@ -451,7 +461,7 @@ def test_rounds_that_are_cancelled_are_told(place: Place) -> None:
     async def main() -> None:
         waiting = asyncio.create_task(wait(place, [name]))
         await asyncio.sleep(0)
-        task = place.poller()._task
+        task = place.poller().task
         assert task is not None
         task.cancel()
         with pytest.raises(errors.ConnectionFailed, match="interrupted"):
@@ -476,7 +486,7 @@ def test_contexts_do_not_mix(place: Place) -> None:
         name.set("one of the tasks")
         waiting = asyncio.create_task(wait(place, [first], seen_running))
         await asyncio.sleep(0)
-        task = place.poller()._task
+        task = place.poller().task
         assert task is not None
         if hasattr(task, "get_context"):
             found.append(task.get_context().get(name, "nobody"))
@@ -585,10 +595,10 @@ def test_changes_come_before_the_error(place: Place) -> None:
 
     async def main() -> None:
         with place.poller().watch(waiting_for(ids)) as watch:
-            await until(lambda: len(watch._changes) == 2)
+            await until(lambda: len(watch.unread) == 2)
             assert place.control.add_fault(path_regex=LIST, status=404, times=0)
             place.control.add_fault(path_regex=SINGLE, status=403, times=0)
-            await until(lambda: watch._failure is not None)
+            await until(lambda: watch.failure is not None)
             assert len(await watch.changes(30)) == 2
             for _ in range(2):
                 with pytest.raises(errors.Forbidden):

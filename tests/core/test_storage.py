@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import stores
+from foreign import foreign
 from stores import BucketFileSystem, RenamingFileSystem, WebFileSystem
 
 from vantage_orchestration.errors import ConfigurationError
@@ -146,7 +147,7 @@ def test_large_files_do_not_pass_through_memory(monkeypatch):
 
     def fill(stream):
         stream.write(b"x" * 1001)
-        spooled.append(stream._rolled)
+        spooled.append(foreign(stream, "_rolled"))
 
     Location.of("bucket://in/a").write(fill)
     assert spooled == [True]

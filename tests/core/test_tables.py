@@ -446,7 +446,7 @@ def test_rows_that_go_to_temporary_files_come_back_as_they_were(
         other = arrow_table(at_once.sets["Invoice"].tables["documents"])
     monkeypatch.setattr("vantage_orchestration.tables.columns._CELLS", 50)
     with results.tables() as tables:
-        folder = Path(tables._folder.name)
+        folder = Path(tables.folder.name)
         assert len(list(folder.glob("*.arrow"))) > 5
         one = arrow_table(tables.sets["Invoice"].tables["documents"])
         assert one.equals(other)

@@ -31,18 +31,18 @@ class Counted:
 
     def __init__(self, limits: Throttle) -> None:
         self._limits = limits
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.now = self.most = self.all = 0
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
         with self._limits.slot():
-            with self._lock:
+            with self.lock:
                 self.now += 1
                 self.all += 1
                 self.most = max(self.most, self.now)
             yield
-            with self._lock:
+            with self.lock:
                 self.now -= 1
 
 
@@ -56,7 +56,7 @@ def test_no_more_than_so_many_at_once(tmp_path: Path) -> None:
     both = [Throttle(FileStore(tmp_path), "account", 3, 0) for _ in range(2)]
     counted = Counted(both[0])
     other = Counted(both[1])
-    other._lock = counted._lock
+    other.lock = counted.lock
     together: list[int] = []
 
     def work(number: int) -> None:
@@ -136,7 +136,7 @@ def test_all_pause_when_one_is_told_to(
         use_nothing(one)
         assert sum(slept) == pytest.approx(30.0 + number * 5.0)
     # A clock that was set back does not stop everything.
-    FileStore(tmp_path).write(one._pause, b"99999999999")
+    FileStore(tmp_path).write(one.pause_name, b"99999999999")
     use_nothing(one)
     assert sum(slept) == pytest.approx(40.0)
 

@@ -486,6 +486,6 @@ def test_processes_that_meet_an_api_that_rejects_every_token_share_two_logins(
         client = VantageClient(config, orchestrator_store=lambda: store)
         with client, pytest.raises(errors.Unauthorized):
             client.list_skills()
-        source._registry.clear()  # As another process.
+        source.registry.clear()  # As another process.
     assert sandbox.control.count(path_regex="connect/token") == 2
     assert sandbox.control.count(path_regex="/publicapi/") == 2 + 4

@@ -416,7 +416,7 @@ def test_a_fork_in_mid_login_does_not_hang_the_child(source, server):
     assert server.entered.wait(30)
     reading, writing = os.pipe()
     # The child also finds the lock taken, as by a thread that does not exist there.
-    with source._lock:
+    with source.lock:
         child = os.fork()
         if child == 0:
             try:

@@ -311,7 +311,7 @@ def test_whoever_takes_a_wait_up_after_its_limit_looks_once() -> None:
         again = Wait.from_json(late.to_json(), BEGIN + 5002).next(BEGIN + 5002)
         assert again == answer
     in_vain = Wait.from_json(wait.to_json(), BEGIN + 5000)
-    last = BEGIN + 5000 + machine._LAST_LOOK
+    last = BEGIN + 5000 + machine.LAST_LOOK
     assert in_vain.next(last - 1) == LookAgain(0)
     assert isinstance(in_vain.next(last), Over), "the service gives no answer"
 
@@ -484,7 +484,7 @@ class TestDrivers:
         world.control.add_fault(operation="getTransaction", status=429, retry_after=800, times=0)
         found = world.wait(way, name, timeout=100)
         assert found.outcome.statuses == {name: "Unknown"}
-        assert 100 <= found.seconds <= 100 + machine._LAST_LOOK
+        assert 100 <= found.seconds <= 100 + machine.LAST_LOOK
 
     def test_an_error_that_waiting_does_not_cure(self, world: World, way: str) -> None:
         name = world.running(1000)

@@ -612,10 +612,10 @@ def test_changed_credential_is_read_again(sandbox: SandboxServer) -> None:
 def test_what_nobody_asks_for_is_forgotten(world: World) -> None:
     ids = world.running(10)
     world.look(ids)
-    assert len(world.watcher._watched) == 10
+    assert len(world.watcher.watched) == 10
     world.look(ids[:1], 500)
     world.look(ids[:1], 500)
-    assert len(world.watcher._watched) == 1
+    assert len(world.watcher.watched) == 1
 
 
 def test_several_threads_share_a_watcher(world: World) -> None:

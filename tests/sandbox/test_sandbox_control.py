@@ -87,8 +87,8 @@ def test_journal_holds_no_secret(make_api: Any, invoice: bytes) -> None:
 
 
 def test_secrets_are_not_in_texts_for_people(api: Any) -> None:
-    shown = f"{api.server._settings!r} {api.server._state.accounts!r} {api.server!r}"
-    shown += repr(list(api.server._state.tokens._tokens.values()))
+    shown = f"{api.server.settings!r} {api.server.state.accounts!r} {api.server!r}"
+    shown += repr(list(api.server.state.tokens.tokens.values()))
     for hidden in (api.account["password"], api.account["client_secret"], api.token):
         assert hidden not in shown
 
@@ -303,7 +303,7 @@ def test_control_answers_under_the_name_that_was_given(api: Any) -> None:
     from vantage_orchestration.sandbox.control import control_routes
 
     async def call(host: str) -> int:
-        route = next(r for r in control_routes(api.server._state, "sandbox.local") if r.name)
+        route = next(r for r in control_routes(api.server.state, "sandbox.local") if r.name)
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -372,7 +372,7 @@ def test_every_operation_of_the_contract_is_served(api: Any) -> None:
 
     from vantage_orchestration.sandbox.app import ApiRoutes, TokenRoutes
 
-    state = api.server._state
+    state = api.server.state
     served = {
         (method, route.path, route.name)
         for route in [*ApiRoutes(state).routes(), *TokenRoutes(state).routes()]
@@ -382,7 +382,7 @@ def test_every_operation_of_the_contract_is_served(api: Any) -> None:
     tags = {"Skills", "Transactions", "TransactionDocuments", "Authentication"}
     declared = {
         (method.upper(), path, item[method]["operationId"])
-        for path, item in openapi._loaded().document["paths"].items()
+        for path, item in openapi.loaded().document["paths"].items()
         for method in ("get", "post", "delete")
         if method in item and set(item[method]["tags"]) <= tags
     }

@@ -303,7 +303,7 @@ def test_client_that_goes_away_leaves_nothing(api: Any) -> None:
     )
     (entry,) = api.control.journal(path_regex="files")
     assert entry["outcome"] == "the client went away"
-    assert list(api.server._state.folder.iterdir()) == []
+    assert list(api.server.state.folder.iterdir()) == []
 
 
 def download_path(api: Any, data: bytes) -> str:
@@ -393,7 +393,7 @@ def test_stop_does_not_wait_for_delayed_replies(make_api: Any) -> None:
     caller = Thread(target=ask)
     caller.start()
     wait_until(lambda: api.control.journal(path_regex="skills"), "the request", pause=0.005)
-    thread = api.server._thread
+    thread = api.server.thread
     api.server.stop()
     assert not thread.is_alive()
     caller.join(10)

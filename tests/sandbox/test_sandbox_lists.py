@@ -253,7 +253,7 @@ def test_what_can_not_come_in(api: Any, order: dict[str, Any], text: str) -> Non
     with pytest.raises(SandboxControlError, match=text):
         api.control.receive(**order)
     assert api.control.transactions() == []
-    assert list(api.server._state.folder.iterdir()) == []
+    assert list(api.server.state.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("count", [0, -1, 100_001, True, "2"])
@@ -272,7 +272,7 @@ def test_wrong_numbers(api: Any, count: Any) -> None:
 )
 def test_wrong_orders(api: Any, members: dict[str, Any]) -> None:
     with pytest.raises(SandboxControlError, match=r"not known|base64"):
-        api.control._call("POST", "transactions", json={"skill": "Receipt", **members})
+        api.control.call("POST", "transactions", json={"skill": "Receipt", **members})
 
 
 # ---- other people's transactions ----
@@ -299,7 +299,7 @@ def test_others_are_listed_as_those_of_the_service_are(make_api: Any) -> None:
 def test_others_that_can_not_be_are_refused(make_api: Any, wrong: dict[str, Any]) -> None:
     api = make_api()
     with pytest.raises(SandboxControlError):
-        api.control._call(
+        api.control.call(
             "POST", "transactions/others", json={"skill": "Invoice", "count": 1, **wrong}
         )
 

@@ -184,7 +184,7 @@ def test_everything_is_deleted_after_fourteen_days(api: Any) -> None:
 
 def test_files_are_removed_from_disk(make_api: Any, invoice: bytes) -> None:
     api = make_api(delete_polls=0)
-    folder = api.server._state.folder
+    folder = api.server.state.folder
     key = api.launch([("a.pdf", invoice), ("b.pdf", invoice)], PROCESS)
     api.finish(key)
     assert len(list(folder.iterdir())) == 2 + 4
@@ -345,7 +345,7 @@ def test_size_limit(make_api: Any) -> None:
     params = {"skillId": api.skill(PROCESS)}
     files = [("e.pdf", b"x" * 60_000), ("f.pdf", b"x" * 60_000)]
     assert api.upload("/transactions/launch", files, params=params).status_code == 400
-    folder = api.server._state.folder
+    folder = api.server.state.folder
     assert sorted(f.stat().st_size for f in folder.iterdir()) == [40_000, 60_000]
 
 
@@ -463,7 +463,7 @@ def test_model_refuses(api: Any, model: Any, invoice: bytes) -> None:
     reply = api.upload("/transactions/launch", [("a.pdf", invoice)], model, params=params)
     assert reply.status_code == 400
     assert [t["files"] for t in api.control.transactions()] == [[]]
-    assert list(api.server._state.folder.iterdir()) == []
+    assert list(api.server.state.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_model_refuses(api: Any, model: Any, invoice: bytes) -> None:
 def test_broken_uploads(api: Any, headers: dict[str, str], data: bytes) -> None:
     key = api.create()
     assert api.post(f"/transactions/{key}/files", data=data, headers=headers).status_code == 400
-    assert list(api.server._state.folder.iterdir()) == []
+    assert list(api.server.state.folder.iterdir()) == []
 
 
 def test_upload_cut_in_the_middle_leaves_nothing(api: Any) -> None:
@@ -507,7 +507,7 @@ def test_upload_cut_in_the_middle_leaves_nothing(api: Any) -> None:
     )
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     assert api.post(f"/transactions/{key}/files", data=data, headers=headers).status_code == 400
-    assert list(api.server._state.folder.iterdir()) == []
+    assert list(api.server.state.folder.iterdir()) == []
 
 
 def test_launch_needs_a_skill(api: Any, invoice: bytes) -> None:

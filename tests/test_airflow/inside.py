@@ -33,16 +33,17 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow.utils import timezone
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
+from foreign import foreign, replace_foreign
 from sqlalchemy import delete, select
 
-_execution_api = InProcessExecutionAPI()
+execution_api = InProcessExecutionAPI()
 
 
 def execution_client() -> Client:
     """Return a client of the real execution API, to which a task's supervisor talks."""
     api = InProcessExecutionAPI()
     # The application is shared, the thread that serves it is not: no fork would take it along.
-    api._app = _execution_api.app
+    replace_foreign(api, "_app", execution_api.app)
     client = Client(base_url=None, token="", dry_run=True, transport=api.transport)
     client.base_url = "http://in-process.invalid./"
     return client
@@ -559,7 +560,7 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
 
     from vantage_orchestration.airflow import variables
 
-    variables._PATIENCE = patience
+    variables.PATIENCE = patience
 
     class Supervisor(TriggerRunnerSupervisor):
         def make_client(self) -> Client:
@@ -572,7 +573,7 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
     )
     try:
         while triggerer.is_alive() and not (triggerer.events or triggerer.failed_triggers):
-            triggerer._service_subprocess(0.2)
+            foreign(triggerer, "_service_subprocess")(0.2)
         return {
             "events": [entry.event.payload for entry in triggerer.events],
             "failures": [error for _, error in triggerer.failed_triggers],

@@ -10,6 +10,8 @@ import asyncio
 import json
 from typing import Any
 
+from foreign import foreign
+
 from vantage_orchestration.airflow.triggers import completed
 from vantage_orchestration.airflow.triggers.completed import VantageTransactionCompletedTrigger
 from vantage_orchestration.sandbox import SandboxControl
@@ -39,7 +41,7 @@ def watch(
     trigger.poke_interval = 0.01
     found: list[Any] = []
     events: dict[int, dict[str, Any]] = {}
-    real = completed._CompletedPoller.due
+    real = completed.CompletedPoller.due
 
     async def due(self: Any) -> Any:
         if len(found) == looks:
@@ -65,7 +67,7 @@ def watch(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    completed._CompletedPoller.due = due  # type: ignore[method-assign]
+    completed.CompletedPoller.due = due  # type: ignore[method-assign]
     over = asyncio.Event()
     asyncio.run(live())
     return {"looks": found, "events": {str(number): each for number, each in events.items()}}
@@ -135,7 +137,7 @@ def arguments() -> dict[str, Any]:
     row = Trigger(encoded["classpath"], encoded["kwargs"])
     again = {
         key: smart_decode_trigger_kwargs(value)
-        for key, value in Trigger._decrypt_kwargs(row.encrypted_kwargs).items()
+        for key, value in foreign(Trigger, "_decrypt_kwargs")(row.encrypted_kwargs).items()
     }
     hashes = {
         BaseEventTrigger.hash(encoded["classpath"], kwargs)

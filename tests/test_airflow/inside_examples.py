@@ -17,6 +17,7 @@ from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.sdk.execution_time import supervisor
+from foreign import foreign, replace_foreign
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
@@ -116,7 +117,7 @@ def dag_test(dag_id: str, conf: dict[str, Any], fetch: list[str] | None = None) 
             vars(task).update(changes)
     # Made anew in each process, it would take seconds.
     api = InProcessExecutionAPI()
-    api._app = inside._execution_api.app
+    replace_foreign(api, "_app", inside.execution_api.app)
     supervisor.in_process_api_server = lambda: api
     run = dag.test(run_conf=conf)
     results = {name: inside.xcom(dag_id, run.run_id, name) for name in fetch or ()}
@@ -134,7 +135,7 @@ def runs_by_assets(dag_id: str) -> list[dict[str, Any]]:
     session.rollback()
     scheduler = SchedulerJobRunner(Job())
     with prohibit_commit(session) as guard:
-        scheduler._create_dagruns_for_dags(guard, session)
+        foreign(scheduler, "_create_dagruns_for_dags")(guard, session)
     made = select(DagRun.run_id).where(DagRun.dag_id == dag_id, DagRun.run_id.not_in(known))
     run_ids = list(session.scalars(made))
     session.rollback()

@@ -17,6 +17,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 from airflow.triggers.base import TriggerEvent
+from foreign import foreign
 from sqlalchemy import delete, select
 
 
@@ -134,7 +135,7 @@ def plugins() -> dict[str, Any]:
     from airflow import plugins_manager
 
     settings.LAZY_LOAD_PROVIDERS = False
-    loaded, problems = plugins_manager._get_plugins()
+    loaded, problems = foreign(plugins_manager, "_get_plugins")()
     apps, _ = plugins_manager.get_fastapi_plugins()
     return {
         "names": [plugin.name for plugin in loaded],

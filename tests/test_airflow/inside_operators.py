@@ -28,6 +28,7 @@ from airflow.models.xcom import XComModel
 from airflow.sdk.module_loading import import_string
 from airflow.serialization.decoders import smart_decode_trigger_kwargs
 from airflow.triggers.base import TriggerEvent
+from foreign import foreign
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.triggers import transactions
@@ -90,7 +91,7 @@ def _fire(dag_id: str, run_id: str, people: str | None, late: bool) -> list[dict
             "classpath": row.classpath,
             "kwargs": {
                 name: smart_decode_trigger_kwargs(value)
-                for name, value in Trigger._decrypt_kwargs(row.encrypted_kwargs).items()
+                for name, value in foreign(Trigger, "_decrypt_kwargs")(row.encrypted_kwargs).items()
             },
             # An event's payload is shown to nobody but the task, which gets it from this row.
             "next_kwargs": task.next_kwargs,
@@ -268,7 +269,7 @@ def construct() -> dict[str, Any]:
     defers: dict[str, bool] = {}
     for value in ("", "True", "False", "0"):
         os.environ[name] = value
-        defers[value] = task._defers()
+        defers[value] = task.defers()
     return {
         "touched": touched,
         "refused": refused,

@@ -17,6 +17,7 @@ from airflow.jobs.triggerer_job_runner import TriggerRunnerSupervisor
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
 from airflow.sdk.api.client import Client
+from foreign import foreign
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.triggers import transactions
@@ -41,7 +42,7 @@ def round_trip(kwargs: dict[str, Any]) -> dict[str, Any]:
     stored = Trigger.encrypt_kwargs(given)
     decrypted = {
         name: smart_decode_trigger_kwargs(value)
-        for name, value in Trigger._decrypt_kwargs(stored).items()
+        for name, value in foreign(Trigger, "_decrypt_kwargs")(stored).items()
     }
     again = [VantageTransactionsTrigger(**each) for each in (through_serde, decrypted)]
     return {
@@ -126,7 +127,7 @@ class Triggerer:
         while not check():
             if not self.supervisor.is_alive() or time.monotonic() > end:
                 raise RuntimeError("it did not happen")
-            self.supervisor._service_subprocess(0.2)
+            foreign(self.supervisor, "_service_subprocess")(0.2)
 
     def outcome(self) -> dict[str, Any]:
         return {
@@ -245,7 +246,7 @@ def stop_triggerer(kwargs: dict[str, Any], sandbox: str) -> dict[str, Any]:
         begin = time.monotonic()
         process.supervisor.kill(signal.SIGTERM, escalation_delay=30.0, force=False)
         return {
-            "code": process.supervisor._exit_code,
+            "code": foreign(process.supervisor, "_exit_code"),
             "seconds": time.monotonic() - begin,
             **process.outcome(),
         }

@@ -56,7 +56,7 @@ def _fake_time(clock: waits.Clock) -> None:
     for module in (sensors, airflow_waiting):  # There is no API server to tell.
         module.record_transactions = lambda *_, **__: None
     reads.LEAST_PAUSE = 0.0
-    rules._random = SimpleNamespace(uniform=lambda low, high: 1.0)
+    rules.random_source = SimpleNamespace(uniform=lambda low, high: 1.0)
 
 
 class Run:
@@ -152,10 +152,10 @@ def scripts(way: str, seeds: list[int]) -> list[Any]:
         transactions.QUIET_SECONDS = 0.0
         scripted = waits.ScriptedWatcher(script, clock)
         poller.Watcher = lambda *_, scripted=scripted, **__: scripted
-        Sensor._watcher = scripted
+        Sensor.watcher = scripted
         client = SimpleNamespace(close=lambda: None)
-        transactions.VantageTransactionsTrigger._connect = lambda self, client=client: client
-        Sensor._skill_if_known = lambda self: None
+        transactions.VantageTransactionsTrigger.connect = lambda self, client=client: client
+        Sensor.skill_if_known = lambda self: None
         run = Run(
             way,
             clock,

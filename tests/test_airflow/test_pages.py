@@ -45,7 +45,7 @@ LINE = ConnectionKey("vantage")
 @pytest.fixture(autouse=True)
 def _long_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers stay new, and servers are left alone, for longer than a test takes."""
-    source._registry.clear()
+    source.registry.clear()
     monkeypatch.setattr(service, "FRESH", 3600.0)
     monkeypatch.setattr(service, "PAUSE", 3600.0)
 
@@ -65,7 +65,7 @@ def desk(
 
     def open_client(line: ConnectionKey) -> VantageClient:
         opened.append(line)
-        return service._open_client(line)
+        return service.client_of(line)
 
     def make(**options: Any) -> TransactionService:
         return TransactionService(open_client, **{"limit": 60.0, **options})
@@ -157,7 +157,7 @@ def test_too_much_at_once(desk: Callable[..., TransactionService], sandbox: Sand
             await one.look(LINE, ids[20:])
         assert len((await one.look(LINE, ids[5:20])).rows) == 15
         await first
-        one._most = 0
+        one.most = 0
         with pytest.raises(Busy):
             await one.review_link(LINE, ids[0])
 
@@ -192,13 +192,13 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
 ) -> None:
     """Threads that become free after the limit begin no work for readers that have left."""
     ids, release = received(sandbox, 25), threading.Event()
-    row = service._row
+    row = service.row_of
 
     def late(client: VantageClient, transaction_id: str) -> Row:
         release.wait(300)
         return row(client, transaction_id)
 
-    monkeypatch.setattr(service, "_row", late)
+    monkeypatch.setattr(service, "row_of", late)
     desks: list[TransactionService] = []
 
     async def read() -> None:
@@ -207,7 +207,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
 
     async def after() -> None:
         release.set()
-        while desks[0]._running:
+        while desks[0].running:
             await asyncio.sleep(0.01)
 
     async def main() -> None:
@@ -215,28 +215,28 @@ def test_what_nobody_waits_for_any_more_is_not_asked(
         await after()
 
     asyncio.run(main())
-    assert sandbox.control.count("GET", "/transactions/") <= service._AT_ONCE
+    assert sandbox.control.count("GET", "/transactions/") <= service.AT_ONCE
 
 
 def test_a_server_that_hangs_holds_up_no_other_connection(
     desk: Callable[..., TransactionService], sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, release = received(sandbox, 25), threading.Event()
-    row = service._row
+    row = service.row_of
 
     def hanging(client: VantageClient, transaction_id: str) -> Row:
         if client.config.http.read_timeout == 2.5:
             release.wait(300)
         return row(client, transaction_id)
 
-    monkeypatch.setattr(service, "_row", hanging)
+    monkeypatch.setattr(service, "row_of", hanging)
     configs = {"slow": _config(sandbox, read_timeout=2.5), "quick": _config(sandbox)}
     monkeypatch.setattr(service, "load_config", lambda name, team: (configs[name], None))
 
     async def read() -> Overview:
         one = desk()
         first = asyncio.ensure_future(one.look(ConnectionKey("slow"), ids))
-        while not one._running:
+        while not one.running:
             await asyncio.sleep(0)
         found = await one.look(ConnectionKey("quick"), ids)
         assert not first.done()
@@ -334,7 +334,7 @@ def test_whatever_a_secrets_backend_raises_is_not_shown(
 )
 def test_where_a_review_may_lead(base: str, links: dict[str, bool]) -> None:
     for link, own in links.items():
-        assert service._is_own(link, urlsplit(base)) is own, link
+        assert service.is_own(link, urlsplit(base)) is own, link
 
 
 def test_nothing_in_a_page_is_markup_of_others() -> None:

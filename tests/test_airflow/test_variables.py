@@ -224,7 +224,7 @@ def test_airflow_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         return None
 
     monkeypatch.setattr(variables, "_get", get)
-    monkeypatch.setattr(variables, "_PATIENCE", 0.05)
+    monkeypatch.setattr(variables, "PATIENCE", 0.05)
     store = AirflowVariables()
     try:
         for _ in range(2):

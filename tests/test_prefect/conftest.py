@@ -94,7 +94,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
         database = settings.PREFECT_API_DATABASE_CONNECTION_URL.value()
         path = database.get_secret_value() if hasattr(database, "get_secret_value") else database
         with get_client(sync_client=True) as client:
-            reply = client._client.get("/block_types/slug/abbyy-vantage-credentials")
+            reply = client.request("GET", "/block_types/slug/abbyy-vantage-credentials")
         return PrefectServer(
             settings.PREFECT_API_URL.value(),
             home,

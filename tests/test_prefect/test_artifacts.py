@@ -200,7 +200,7 @@ def test_nothing_from_outside_is_markdown(preset: str, text: str) -> None:
         text, "s", text, None, None, (SourceEntry(text, text),) * 2, documents
     )
     unfinished = UnfinishedEntry(text, text, False, text, (SourceEntry(text, text),))
-    rows = module._rows(Manifest("s", None, (done,), (unfinished,), (unfinished,)))
+    rows = module.rows_of(Manifest("s", None, (done,), (unfinished,), (unfinished,)))
     cells = [str(cell) for row in rows for cell in row.values()]
     assert len(cells) > 15
     parser = MarkdownIt(preset)
@@ -279,4 +279,4 @@ def test_progress_is_sent_now_and_then_and_at_the_end(monkeypatch: pytest.Monkey
         progress.update(done)
     progress.update(1000)
     assert [call[-2] for call in sent] == [0.0, 25.6, 51.2, 76.8, 100.0]
-    assert BatchProgress(0)._percent(0) == 100.0
+    assert BatchProgress(0).percent(0) == 100.0

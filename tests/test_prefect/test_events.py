@@ -223,7 +223,7 @@ def test_what_tasks_report_meanwhile_goes_into_one_request(forgetful: Any) -> No
     events = [TransactionEvent("submitted", str(n), SERVER, "Processing") for n in range(6)]
 
     def waiting() -> int:
-        return sum(len(each.reports) for each in module._outboxes.values())
+        return sum(len(each.reports) for each in module.outboxes.values())
 
     with SyncClientContext.get_or_create():
         threads = [
@@ -268,7 +268,7 @@ def test_what_tasks_report_soon_after_each_other_goes_into_one_request(
         deliver(events[:1], new=True)
         deliver(events[1:2], new=True)
         assert (forgetful.posts, paused.is_set()) == (2, False)  # A task alone does not wait.
-        outbox = list(module._outboxes.values())[-1]
+        outbox = list(module.outboxes.values())[-1]
         threads = [
             threading.Thread(
                 target=contextvars.copy_context().run,

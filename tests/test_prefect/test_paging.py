@@ -20,7 +20,7 @@ def _repeats_itself(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Prefect API that pays no heed to where a page is to begin."""
     labels = {"abbyy_vantage.block": "b", "abbyy_vantage.in_review": "t"}
     state = SimpleNamespace(state_details=SimpleNamespace(pause_key="abbyy-vantage-review-1"))
-    key = artifacts._review_key("t-1")
+    key = artifacts.review_key("t-1")
     items = [
         SimpleNamespace(id=uuid4(), name="n", labels=labels, state=state, key=key)
         for _ in range(200)
@@ -37,8 +37,8 @@ def _repeats_itself(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_reader_ends() -> None:
     with pytest.raises(ProtocolError, match="repeats itself"):
-        list(reviews._suspended())
+        list(reviews.suspended_runs())
     with pytest.raises(ProtocolError, match="repeats itself"):
-        list(undo._runs(uuid4()))
+        list(undo.runs_of(uuid4()))
     with pytest.raises(ProtocolError, match="repeats itself"):
-        artifacts._reviews(["t-1"])
+        artifacts.reviews_shown(["t-1"])

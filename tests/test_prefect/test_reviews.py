@@ -208,9 +208,9 @@ def test_run_that_could_not_be_resumed_is_not_begun(save_block: Callable[..., st
 def test_a_run_that_suspends_itself_again_keeps_the_clock_of_each_review() -> None:
     """A since day 0, B since day 6; A is over, so B has its own time."""
     labels: dict[str, Any] = {}
-    assert reviews._clocks(labels, ["a"], 100.0) == {"a": 100.0}
-    labels = {reviews._IN_REVIEW: "a", reviews._SINCE: "100"}
-    assert reviews._clocks(labels, ["a", "b"], 600.0) == {"a": 100.0, "b": 600.0}
-    labels = {reviews._IN_REVIEW: "a,b", reviews._SINCE: "100,600"}
-    assert reviews._clocks(labels, ["b", "b"], 700.0) == {"b": 600.0}
-    assert reviews._clocks({reviews._IN_REVIEW: "a"}, ["a"], 7.0) == {"a": 7.0}
+    assert reviews.clocks_of(labels, ["a"], 100.0) == {"a": 100.0}
+    labels = {reviews.IN_REVIEW: "a", reviews.SINCE: "100"}
+    assert reviews.clocks_of(labels, ["a", "b"], 600.0) == {"a": 100.0, "b": 600.0}
+    labels = {reviews.IN_REVIEW: "a,b", reviews.SINCE: "100,600"}
+    assert reviews.clocks_of(labels, ["b", "b"], 700.0) == {"b": 600.0}
+    assert reviews.clocks_of({reviews.IN_REVIEW: "a"}, ["a"], 7.0) == {"a": 7.0}

@@ -43,7 +43,7 @@ class VantageJob(Block):
 
 def _get(path: str, **options: Any) -> Any:
     with get_client(sync_client=True) as client:
-        reply = client._client.request(options.pop("method", "GET"), path, **options)
+        reply = client.request(options.pop("method", "GET"), path, **options)
         reply.raise_for_status()
         return reply.json()
 
@@ -52,7 +52,8 @@ def _edit(name: str, **values: Any) -> None:
     """Change a block's document as the form of the user interface does."""
     document = _get(f"/block_types/slug/{SLUG}/block_documents/name/{name}")
     with get_client(sync_client=True) as client:
-        client._client.patch(
+        client.request(
+            "PATCH",
             f"/block_documents/{document['id']}",
             json={"data": values, "merge_existing_data": True},
         ).raise_for_status()
@@ -117,7 +118,8 @@ def test_incomplete_document_of_the_form_loads_and_is_refused_when_used() -> Non
     kind = _get(f"/block_types/slug/{SLUG}")
     with get_client(sync_client=True) as client:
         schema = client.get_most_recent_block_schema_for_block_type(kind["id"])
-        client._client.post(
+        client.request(
+            "POST",
             "/block_documents/",
             json={
                 "name": "half-filled",
@@ -359,7 +361,7 @@ def test_tasks_of_a_run_that_overlap_share_a_client(
     assert [one is other for one, other in found] == [True, True, False]
     # Nothing of an earlier task or run is left.
     assert len({id(one) for pair in found for one in pair}) == 4
-    assert clients._shared == {}
+    assert clients.shared == {}
 
 
 def test_missing_block_is_prefects_own_error() -> None:

@@ -69,7 +69,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Forget the process's token sources now, and whenever it is called: as another process."""
 
     def forget() -> None:
-        monkeypatch.setattr(source, "_registry", {})
+        monkeypatch.setattr(source, "registry", {})
 
     forget()
     return forget
@@ -105,7 +105,7 @@ def stored() -> dict[str, Any]:
 
 def overwrite(name: str, value: Any) -> None:
     with get_client(sync_client=True) as client:
-        client._client.patch(f"/variables/name/{name}", json={"value": value})
+        client.request("PATCH", f"/variables/name/{name}", json={"value": value})
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +219,7 @@ def test_foreign_value_counts_as_none_or_as_another_s(store: PrefectVariables, v
 def test_two_that_create_it_at_once_both_succeed(
     store: PrefectVariables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = variables._update, []
+    real, calls = variables.update, []
 
     def update(client: Any, name: str, text: str) -> bool:
         if not calls:  # The other one comes between the look and the creation.
@@ -228,7 +228,7 @@ def test_two_that_create_it_at_once_both_succeed(
             return False
         return real(client, name, text)
 
-    monkeypatch.setattr(variables, "_update", update)
+    monkeypatch.setattr(variables, "update", update)
     store.write(NAME, b"mine")
     assert store.read(NAME) == b"mine"
 

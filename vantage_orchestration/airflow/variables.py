@@ -22,7 +22,7 @@ _DESCRIPTION: Final = (
     " vantage-orchestration, which creates a new one if this is deleted."
 )
 #: Seconds to wait for Airflow's answer.
-_PATIENCE: Final = 10.0
+PATIENCE: Final = 10.0
 #: Seconds in which a host sets a Variable that it has just found missing.
 _SETTLED: Final = 1.0
 #: Seconds for which Airflow is not called again after it gave no answer.
@@ -94,10 +94,10 @@ class AirflowVariables:
 
         threading.Thread(target=ask, name="abbyy-vantage-variable", daemon=True).start()
         # Not by a TimeoutError, which the function itself may raise as well.
-        concurrent.futures.wait([answer], _PATIENCE)
+        concurrent.futures.wait([answer], PATIENCE)
         if not answer.done():
             self._pause_until = time.monotonic() + _PAUSE
-            raise StateUnavailable(f"Airflow gave no answer within {_PATIENCE:.0f} s")
+            raise StateUnavailable(f"Airflow gave no answer within {PATIENCE:.0f} s")
         return answer.result()
 
 

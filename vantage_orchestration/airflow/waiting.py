@@ -56,7 +56,7 @@ class WaitingMixin(ArgumentsMixin):
     def _rules(self) -> WaitRules:
         return WaitRules.of(self.options)
 
-    def _skill_if_known(self) -> str | None:
+    def skill_if_known(self) -> str | None:
         return None if self.skill is None else self._skill_id()
 
     def _ended(self, context: Context, outcome: Outcome) -> Any:
@@ -80,14 +80,14 @@ class WaitingMixin(ArgumentsMixin):
         answer = self._next(context, wait)
         if isinstance(answer, Over):
             return self._ended(context, answer.outcome)
-        if self._defers():
+        if self.defers():
             self._defer(wait)
         from vantage_orchestration.waiting.blocking import wait_here
 
         outcome = wait_here(
             self.hook.client,
             wait,
-            skill_id=self._skill_if_known(),
+            skill_id=self.skill_if_known(),
             tell=lambda line: self.log.info("%s", line),
             on_people=lambda needed: self._needs_person(context, wait, needed),
             on_pause=self._ahead(context),
@@ -103,10 +103,10 @@ class WaitingMixin(ArgumentsMixin):
 
     def _check_kill(self) -> None:
         """Refuse ``delete_on_kill`` where Airflow does not notify the triggerer."""
-        if self.delete_on_kill and self._defers():
+        if self.delete_on_kill and self.defers():
             require((3, 3), "A deferrable task with delete_on_kill")
 
-    def _defers(self) -> bool:
+    def defers(self) -> bool:
         return deferrable_by_default() if self.deferrable is None else self.deferrable
 
     def _defer(self, wait: Wait) -> NoReturn:
@@ -117,7 +117,7 @@ class WaitingMixin(ArgumentsMixin):
             trigger=VantageTransactionsTrigger(
                 wait=wait.to_json(),
                 abbyy_vantage_conn_id=self.hook.abbyy_vantage_conn_id,
-                skill_id=self._skill_if_known(),
+                skill_id=self.skill_if_known(),
                 delete_on_kill=self.delete_on_kill,
             ),
             method_name="execute_complete",

@@ -92,7 +92,7 @@ class Inbox:
         account = client.config.credentials
         scope = "\0".join((account.base_url, account.tenant_id or "", skill_id or ""))
         name = safe_name(f"{account.host}-{skill_id or 'all skills'}")
-        self._folder = state.child(STATE, f"{name}-{_digest(scope)}")
+        self.folder = state.child(STATE, f"{name}-{_digest(scope)}")
         self.client = client
         self.skill_id = skill_id
         self.overlap = overlap
@@ -108,13 +108,13 @@ class Inbox:
 
     def consumer(self, name: str, wanted: CompletedFilter) -> Consumer:
         """Return the consumer of that name. It is registered when it polls first."""
-        folder = self._folder.child(f"{safe_name(name)}-{_digest(name)}")
+        folder = self.folder.child(f"{safe_name(name)}-{_digest(name)}")
         return Consumer(self, name, wanted, Notes(folder, self.clock))
 
     def consumers(self) -> list[Consumer]:
         """Return all consumers that have polled within the days for which transactions are kept."""
         found = []
-        for file in self._folder.files("*/consumer.json"):
+        for file in self.folder.files("*/consumer.json"):
             notes = Notes(file.parent, self.clock)
             about = notes.read("consumer")
             if about is not None and about["day"] >= int(self.clock()) // _DAY - KEPT_DAYS:

@@ -66,7 +66,7 @@ class CompletedList:
         self._overlap = overlap
         self._clock = clock
         self._known: dict[int, int] = {}
-        self._limit = LONGEST_PAGE
+        self.limit = LONGEST_PAGE
 
     def numbers(self) -> dict[str, Any]:
         """Return what is known of the list as small JSON, for :meth:`restore`. Store it once
@@ -148,7 +148,7 @@ class CompletedList:
         found: set[str] = set()
 
         def read(offset: int) -> Chunk[ListedTransaction]:
-            limit = self._limit
+            limit = self.limit
             page = self._client.list_completed_transactions(limit=limit, offset=offset, **filters)
             self._fit(page.items)
             return Chunk(page.items, page.total, limit)
@@ -170,7 +170,7 @@ class CompletedList:
         if len(items) >= _SHORTEST_PAGE:
             weight = sum(len(item.file_parameters) for item in items) / len(items)
             fitting = int(_MOST_PARAMETERS / max(weight, 1.0))
-            self._limit = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
+            self.limit = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
     def _filters(self, begin: int, end: int | None) -> dict[str, Any]:
         import pendulum

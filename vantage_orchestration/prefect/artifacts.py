@@ -154,7 +154,7 @@ class DocumentsTable(_Artifact):
 
     def finish(self, manifest: Manifest, output: str = "") -> None:
         """Show what came of the job. ``output`` is the path or URL of its folder."""
-        self._show(_rows(manifest), f"ABBYY Vantage: {summary(manifest, output, literal)}.")
+        self._show(rows_of(manifest), f"ABBYY Vantage: {summary(manifest, output, literal)}.")
 
     def _show(self, rows: Sequence[Mapping[str, Any]], text: str) -> None:
         if len(rows) > _MOST_ROWS:
@@ -185,9 +185,9 @@ class BatchProgress(_Artifact):
     def _show(self, done: int) -> None:
         self._shown = done
         text = f"ABBYY Vantage: {done} of {self._total} transactions have ended."
-        self._publish(self._percent(done), text)
+        self._publish(self.percent(done), text)
 
-    def _percent(self, done: int) -> float:
+    def percent(self, done: int) -> float:
         return round(min(100.0, 100.0 * done / self._total), 1) if self._total > 0 else 100.0
 
 
@@ -206,7 +206,7 @@ def review_began(
     """
     names = list(dict.fromkeys(transaction_ids))
     with _shown("the reviews"):
-        shown = _reviews(names)
+        shown = reviews_shown(names)
         for name in names:
             if name not in shown:
                 of = f" of {literal(files[name])}" if files and name in files else ""
@@ -217,7 +217,7 @@ def review_began(
                     f" Vantage{by}. This link disappears after the review."
                 )
                 link = f"[ABBYY Vantage]({quote(server, safe=_IN_ADDRESSES)})"
-                shown[name] = [_create("link", _review_key(name), link, text)]
+                shown[name] = [_create("link", review_key(name), link, text)]
         emit(
             TransactionEvent(
                 "review",
@@ -235,7 +235,7 @@ def review_began(
 def review_ended(transaction_ids: Iterable[str]) -> None:
     """Remove the links of transactions that are no longer in review. It may be called again."""
     with _shown("the reviews"), get_client(sync_client=True) as client:
-        for artifacts in _reviews(transaction_ids).values():
+        for artifacts in reviews_shown(transaction_ids).values():
             for artifact in artifacts:
                 try:
                     client.delete_artifact(artifact)
@@ -246,7 +246,7 @@ def review_ended(transaction_ids: Iterable[str]) -> None:
 # -------------------------------------------------------------------- rows
 
 
-def _rows(manifest: Manifest) -> list[dict[str, Any]]:
+def rows_of(manifest: Manifest) -> list[dict[str, Any]]:
     # Documents that need attention come first.
     rows = [_unfinished(each) for each in (*manifest.failed, *manifest.pending)]
     return rows + [row for each in manifest.transactions for row in _documents(each)]
@@ -366,9 +366,9 @@ def _update(artifact_id: UUID, data: Any, description: str) -> None:
         client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
 
 
-def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
+def reviews_shown(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     """Return the review artifacts of those transactions that have one."""
-    names = {_review_key(each): each for each in transaction_ids}
+    names = {review_key(each): each for each in transaction_ids}
     keys, found = list(names), dict[str, list[UUID]]()
     with get_client(sync_client=True) as client:
         for place in range(0, len(keys), _TOGETHER):
@@ -379,7 +379,7 @@ def _reviews(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     return found
 
 
-def _review_key(transaction_id: str) -> str:
+def review_key(transaction_id: str) -> str:
     return _key(f"{_REVIEW_KEY}-{transaction_id}")
 
 

@@ -34,7 +34,7 @@ class _Shared:
     making: threading.Lock = field(default_factory=threading.Lock)
 
 
-_shared: dict[Hashable, _Shared] = {}
+shared: dict[Hashable, _Shared] = {}
 _lock = threading.Lock()
 
 
@@ -49,9 +49,9 @@ def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
     key = (run, credentials if isinstance(credentials, str) else credentials.poller_key())
     now = time.monotonic()
     with _lock:
-        found = _shared.get(key)
+        found = shared.get(key)
         if found is None or now - found.since > _KEPT:
-            found = _shared[key] = _Shared(now)
+            found = shared[key] = _Shared(now)
         found.users += 1
     try:
         with found.making:
@@ -62,7 +62,7 @@ def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
         with _lock:
             found.users -= 1
             last = not found.users
-            if last and _shared.get(key) is found:
-                del _shared[key]
+            if last and shared.get(key) is found:
+                del shared[key]
         if last and found.client is not None:
             found.client.close()

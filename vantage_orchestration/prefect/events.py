@@ -164,7 +164,7 @@ def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
     own = _Report({body["id"]: body for body in bodies}, new)
     with get_client(sync_client=True) as client:
         with _lock:
-            outbox = _outboxes.setdefault(client, _Outbox())
+            outbox = outboxes.setdefault(client, _Outbox())
         outbox.send(client, own)
     if own.failure is not None:
         raise own.failure
@@ -206,7 +206,7 @@ class _Outbox:
             self._sender, self._sent = threading.get_ident(), time.monotonic()
 
 
-_outboxes: WeakKeyDictionary[SyncPrefectClient, _Outbox] = WeakKeyDictionary()
+outboxes: WeakKeyDictionary[SyncPrefectClient, _Outbox] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 #: Labels of a suspended flow run.
-_BLOCK, _IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
+_BLOCK, IN_REVIEW = "abbyy_vantage.block", "abbyy_vantage.in_review"
 #: When the run was first suspended for each transaction, in seconds since the epoch.
-_SINCE = "abbyy_vantage.in_review_since"
+SINCE = "abbyy_vantage.in_review_since"
 #: Prefix of the keys of our suspensions. A run suspended for another reason is ignored, even if it
 #: has labels of an earlier review.
 _KEY: Final = "abbyy-vantage-review-"
@@ -78,11 +78,11 @@ def suspend_for_review(
     first suspension for it: a run that was resumed too early does not extend them.
     """
     flow_run, now = check_can_suspend(block), time.time()
-    since = _clocks(flow_run.labels, transaction_ids, now)
+    since = clocks_of(flow_run.labels, transaction_ids, now)
     labels: dict[str, bool | int | float | str] = {
         _BLOCK: block,
-        _IN_REVIEW: ",".join(since),
-        _SINCE: ",".join(f"{each:.0f}" for each in since.values()),
+        IN_REVIEW: ",".join(since),
+        SINCE: ",".join(f"{each:.0f}" for each in since.values()),
     }
     # Before the suspension: a suspended run without labels would never be resumed.
     with get_client(sync_client=True) as client:
@@ -96,11 +96,11 @@ def suspend_for_review(
     )
 
 
-def _clocks(
+def clocks_of(
     labels: Mapping[str, object], transaction_ids: Iterable[str], now: float
 ) -> dict[str, float]:
     """Return for each transaction since when the run has been waiting for a person."""
-    names, moments = (str(labels.get(key, "")).split(",") for key in (_IN_REVIEW, _SINCE))
+    names, moments = (str(labels.get(key, "")).split(",") for key in (IN_REVIEW, SINCE))
     known = {
         name: float(since) for name, since in zip(names, moments, strict=False) if since.isdecimal()
     }
@@ -121,7 +121,7 @@ def resume_reviewed() -> int:
     """
     log = get_run_logger()
     waiting: dict[str, list[tuple[FlowRun, list[str]]]] = {}
-    for run, block, ids in _suspended():
+    for run, block, ids in suspended_runs():
         waiting.setdefault(block, []).append((run, ids))
     resumed, failure = 0, None
     for block, runs in waiting.items():
@@ -142,7 +142,7 @@ def resume_reviewed() -> int:
     return resumed
 
 
-def _suspended() -> Iterator[tuple[FlowRun, str, list[str]]]:
+def suspended_runs() -> Iterator[tuple[FlowRun, str, list[str]]]:
     """Yield the runs that are suspended for a review, with their block and transactions."""
     suspended = FlowRunFilter(
         state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"]))
@@ -151,7 +151,7 @@ def _suspended() -> Iterator[tuple[FlowRun, str, list[str]]]:
     with get_client(sync_client=True) as client:
         for run in listed(client.read_flow_runs, flow_run_filter=suspended, sort=order):
             key = run.state.state_details.pause_key if run.state is not None else None
-            block, names = run.labels.get(_BLOCK), run.labels.get(_IN_REVIEW)
+            block, names = run.labels.get(_BLOCK), run.labels.get(IN_REVIEW)
             if key and key.startswith(_KEY) and block and names:
                 yield run, str(block), str(names).split(",")
 

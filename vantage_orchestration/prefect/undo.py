@@ -107,7 +107,7 @@ def delete_on_cancellation(
         )
         attempt = max(1, flow_run.run_count)
         ledgers = [
-            each for run in _runs(flow_run.id) for each in ledgers_of(store, str(run), attempt)
+            each for run in runs_of(flow_run.id) for each in ledgers_of(store, str(run), attempt)
         ]
         _delete(
             credentials,
@@ -141,7 +141,7 @@ def _delete(
     log.info("Deleted %d transactions in ABBYY Vantage", len(gone))
 
 
-def _runs(flow_run_id: UUID) -> Iterator[UUID]:
+def runs_of(flow_run_id: UUID) -> Iterator[UUID]:
     """Yield the ids of a flow run, of its task runs, and of all runs they have called."""
     flow_runs = [flow_run_id]
     with get_client(sync_client=True) as client:

@@ -80,9 +80,9 @@ class PrefectVariables:
         # If another host creates it in between, it can be changed then.
         self._ask(
             lambda client: (
-                _update(client, name, text)
+                update(client, name, text)
                 or _create(client, name, text)
-                or _update(client, name, text)
+                or update(client, name, text)
             )
         )
 
@@ -174,7 +174,7 @@ def _encoded(value: bytes) -> str:
     return text
 
 
-def _update(client: SyncPrefectClient, name: str, text: str) -> bool:
+def update(client: SyncPrefectClient, name: str, text: str) -> bool:
     """Change a Variable; return whether there is one."""
     try:
         client.update_variable(VariableUpdate(name=_variable(name), value=text))

@@ -24,7 +24,7 @@ class SandboxControl:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
-    def _call(self, method: str, path: str, **options: Any) -> Any:
+    def call(self, method: str, path: str, **options: Any) -> Any:
         import requests
 
         # trust_env off: a proxy of the environment must not see calls to this machine.
@@ -43,7 +43,7 @@ class SandboxControl:
 
     def health(self) -> dict[str, Any]:
         """Return ``status`` and ``pid`` of the server."""
-        found: dict[str, Any] = self._call("GET", "health")
+        found: dict[str, Any] = self.call("GET", "health")
         return found
 
     def journal(
@@ -57,7 +57,7 @@ class SandboxControl:
             since: Only requests with a higher number (``seq``).
         """
         query: dict[str, Any] = {"method": method, "path_regex": path_regex, "since": since}
-        found: list[dict[str, Any]] = self._call("GET", "journal", params=query)
+        found: list[dict[str, Any]] = self.call("GET", "journal", params=query)
         return found
 
     def count(
@@ -73,28 +73,28 @@ class SandboxControl:
             rule: Members of :class:`vantage_orchestration.sandbox.faults.FaultRule`, for
                 example ``operation="startTransaction", status=503, times=2``.
         """
-        return int(self._call("POST", "faults", json=rule)["id"])
+        return int(self.call("POST", "faults", json=rule)["id"])
 
     def faults(self) -> list[dict[str, Any]]:
         """Return all fault rules, each with ``hits``."""
-        found: list[dict[str, Any]] = self._call("GET", "faults")
+        found: list[dict[str, Any]] = self.call("GET", "faults")
         return found
 
     def clear_faults(self) -> None:
         """Remove all fault rules."""
-        self._call("DELETE", "faults")
+        self.call("DELETE", "faults")
 
     def revoke_tokens(self, sha256: str | None = None) -> int:
         """Revoke all tokens, or the one with that SHA-256. Return how many were good before."""
-        return int(self._call("POST", "tokens/revoke", json={"sha256": sha256})["revoked"])
+        return int(self.call("POST", "tokens/revoke", json={"sha256": sha256})["revoked"])
 
     def unlock_accounts(self) -> None:
         """Unlock accounts that were locked after wrong passwords."""
-        self._call("POST", "accounts/unlock")
+        self.call("POST", "accounts/unlock")
 
     def transactions(self) -> list[dict[str, Any]]:
         """Return every transaction as the server sees it, of all tenants."""
-        found: list[dict[str, Any]] = self._call("GET", "transactions")
+        found: list[dict[str, Any]] = self.call("GET", "transactions")
         return found
 
     def transaction(self, transaction_id: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class SandboxControl:
             order["files"] = [
                 {"name": name, "content": base64.b64encode(data).decode()} for name, data in pairs
             ]
-        found: list[str] = self._call("POST", "transactions", json=order)["ids"]
+        found: list[str] = self.call("POST", "transactions", json=order)["ids"]
         return found
 
     def add_others(
@@ -186,7 +186,7 @@ class SandboxControl:
             "parameters": dict(parameters or {}),
             "source": source,
         }
-        self._call("POST", "transactions/others", json=order)
+        self.call("POST", "transactions/others", json=order)
 
     def finish_review(self, transaction_id: str, status: str = "Processed") -> None:
         """End a manual review.
@@ -195,11 +195,11 @@ class SandboxControl:
             transaction_id: A transaction that waits for a review.
             status: ``Processed``, ``Failed`` or ``Canceled``.
         """
-        self._call("POST", f"transactions/{transaction_id}/review", json={"status": status})
+        self.call("POST", f"transactions/{transaction_id}/review", json={"status": status})
 
     def settings(self) -> dict[str, Any]:
         """Return the present settings."""
-        found: dict[str, Any] = self._call("GET", "settings")
+        found: dict[str, Any] = self.call("GET", "settings")
         return found
 
     def set(self, **settings: Any) -> dict[str, Any]:
@@ -209,16 +209,16 @@ class SandboxControl:
             settings: Members of :class:`vantage_orchestration.sandbox.SandboxSettings` other
                 than the account and the seed.
         """
-        found: dict[str, Any] = self._call("POST", "settings", json=settings)
+        found: dict[str, Any] = self.call("POST", "settings", json=settings)
         return found
 
     def advance(self, seconds: float) -> None:
         """Move the sandbox's clock forward; tokens, links and transactions get older."""
-        self._call("POST", "clock", json={"seconds": seconds})
+        self.call("POST", "clock", json={"seconds": seconds})
 
     def skills(self) -> list[dict[str, Any]]:
         """Return all skills, also the unpublished and the restricted one."""
-        found: list[dict[str, Any]] = self._call("GET", "skills")
+        found: list[dict[str, Any]] = self.call("GET", "skills")
         return found
 
     def skill_id(self, name: str) -> str:
@@ -237,7 +237,7 @@ class SandboxControl:
 
         For searches that prove that none is in a log or a file.
         """
-        found = self._call("GET", "secrets")
+        found = self.call("GET", "secrets")
         return [*found["tokens"], *found["links"]]
 
     def credentials(self) -> dict[str, Any]:
@@ -246,9 +246,9 @@ class SandboxControl:
         The main account stands at the top: ``tenant_id``, ``username``, ``password``,
         ``client_id``, ``client_secret``; all others are in ``tenants``, ``clients``, ``users``.
         """
-        found: dict[str, Any] = self._call("GET", "credentials")
+        found: dict[str, Any] = self.call("GET", "credentials")
         return found
 
     def reset(self) -> None:
         """Forget everything but the clock, revoke all tokens, and restore the settings."""
-        self._call("POST", "reset")
+        self.call("POST", "reset")

@@ -57,19 +57,19 @@ class SandboxServer:
             settings = settings.changed(changes)
         self._host = host
         self._port = port
-        self._settings = settings
-        self._state: SandboxState | None = None
+        self.settings = settings
+        self.state: SandboxState | None = None
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self.url = ""
         self.control = SandboxControl("")
 
     @property
     def credentials(self) -> dict[str, str]:
         """The main account."""
-        if self._state is None:
+        if self.state is None:
             raise RuntimeError("the sandbox has not been started")
-        shown = self._state.accounts.shown()
+        shown = self.state.accounts.shown()
         names = ("username", "password", "client_id", "client_secret", "tenant_id")
         return {name: shown[name] for name in names}
 
@@ -81,10 +81,10 @@ class SandboxServer:
             RuntimeError: The server did not come up.
         """
         listener = _listen(self._host, self._port)
-        self._state = SandboxState(self._settings)
+        self.state = SandboxState(self.settings)
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(
-            build_app(self._state, self._host),
+            build_app(self.state, self._host),
             http=SandboxProtocol,
             ws="none",
             loop="asyncio",
@@ -95,11 +95,11 @@ class SandboxServer:
             proxy_headers=False,
             timeout_keep_alive=30,
         )
-        self._server = _Server(config, self._state)
-        self._thread = threading.Thread(
+        self._server = _Server(config, self.state)
+        self.thread = threading.Thread(
             target=self._server.run, args=([listener],), name="vantage-sandbox", daemon=True
         )
-        self._thread.start()
+        self.thread.start()
         if not self._server.ready.wait(_START_SECONDS) or not self._server.started:
             self.stop()
             raise RuntimeError("the sandbox did not start")
@@ -109,12 +109,12 @@ class SandboxServer:
 
     def stop(self) -> None:
         """Close all connections, end the thread and remove all files."""
-        if self._server is not None and self._thread is not None:
+        if self._server is not None and self.thread is not None:
             self._server.stop()
-            self._thread.join(_STOP_SECONDS)
-            self._server = self._thread = None
-        if self._state is not None:
-            self._state.close()
+            self.thread.join(_STOP_SECONDS)
+            self._server = self.thread = None
+        if self.state is not None:
+            self.state.close()
 
     def __enter__(self) -> SandboxServer:
         return self.start()
@@ -143,7 +143,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: SandboxState) -> None:
         super().__init__(config)
         self.ready = threading.Event()
-        self._state = state
+        self.state = state
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.contextmanager
@@ -170,7 +170,7 @@ class _Server(uvicorn.Server):
         while not await self.on_tick(counter):
             counter = (counter + 10) % 864000
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._state.closing.wait(), 1.0)
+                await asyncio.wait_for(self.state.closing.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything at once: requests of a test that is over need no answer."""
@@ -193,4 +193,4 @@ class _Server(uvicorn.Server):
         loop = self._loop
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._state.closing.set)
+                loop.call_soon_threadsafe(self.state.closing.set)

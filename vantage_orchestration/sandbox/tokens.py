@@ -69,7 +69,7 @@ class TokenService:
         self._accounts = accounts
         self._ids = ids
         self._clock = clock
-        self._tokens: dict[str, Token] = {}
+        self.tokens: dict[str, Token] = {}
         self._wrong_passwords: Counter[str] = Counter()
 
     def issue(
@@ -111,7 +111,7 @@ class TokenService:
     def check(self, authorization: str) -> Token | None:
         """Return the token of an Authorization header if it is good, else None."""
         scheme, _, text = authorization.partition(" ")
-        token = self._tokens.get(text.strip())
+        token = self.tokens.get(text.strip())
         if scheme.lower() != "bearer" or token is None or token.revoked:
             return None
         return token if self._clock.monotonic() < token.ends else None
@@ -120,7 +120,7 @@ class TokenService:
         """Revoke all tokens, or the one with that SHA-256. Return how many were good before."""
         good = [
             token
-            for token in self._tokens.values()
+            for token in self.tokens.values()
             if not token.revoked and (sha256 is None or token.sha256 == sha256.lower())
         ]
         for token in good:
@@ -129,7 +129,7 @@ class TokenService:
 
     def revoke_bearer(self, authorization: str) -> int:
         """Revoke the token of an Authorization header."""
-        token = self._tokens.get(authorization.partition(" ")[2].strip())
+        token = self.tokens.get(authorization.partition(" ")[2].strip())
         return self.revoke(token.sha256) if token else 0
 
     def unlock(self) -> None:
@@ -138,7 +138,7 @@ class TokenService:
 
     def issued(self) -> list[str]:
         """Return every token ever issued."""
-        return list(self._tokens)
+        return list(self.tokens)
 
     def _client(self, form: dict[str, str], authorization: str, tenant: Tenant | None) -> ApiClient:
         secrets: tuple[str, ...]
@@ -194,7 +194,7 @@ class TokenService:
         text = ".".join(
             (_part({"alg": "RS256", "typ": "at+jwt"}), _part(claims), self._ids.secret("token"))
         )
-        self._tokens[text] = Token(text, tenant_id, subject, self._clock.monotonic() + lifetime)
+        self.tokens[text] = Token(text, tenant_id, subject, self._clock.monotonic() + lifetime)
         return {
             "access_token": text,
             "expires_in": lifetime,

@@ -44,14 +44,14 @@ class ResultTables:
     def __init__(self, skills: Iterable[Skill] = (), values: ValueFormat | None = None) -> None:
         self._skills = {each.id: each for each in skills}
         self._values = values or ValueFormat()
-        self._folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
+        self.folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
         self.sets: dict[str, SkillTables] = {}
 
     def __enter__(self) -> ResultTables:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._folder.cleanup()
+        self.folder.cleanup()
 
     def add(
         self,
@@ -66,7 +66,7 @@ class ResultTables:
         name, skill = self._skill_of(transaction.skill_id, found.document.class_name, concept)
         if name not in self.sets:
             fields = skill.fields if skill is not None else ()
-            self.sets[name] = SkillTables(name, fields, self._values, Path(self._folder.name))
+            self.sets[name] = SkillTables(name, fields, self._values, Path(self.folder.name))
         self.sets[name].add(transaction, found, findings, left_out=left_out)
 
     def _skill_of(

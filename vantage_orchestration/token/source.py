@@ -94,7 +94,7 @@ class TokenSource:
 
     def start_afresh(self) -> None:
         """Reset thread state; a forked child has none of its parent's threads."""
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._flight: _Outcome | None = None
         # SystemRandom, since a forked child would otherwise repeat its parent's numbers.
         self._jitter = random.SystemRandom().random()
@@ -145,7 +145,7 @@ class TokenSource:
         If another token has replaced exactly that one, it stays: 64 late rejections of one token
         cause one login. A token that :meth:`keep` protects stays too.
         """
-        with self._lock:
+        with self.lock:
             token = self._token
             if token is None or not token.is_same(rejected) or self._now() < token.kept_until:
                 return False
@@ -159,7 +159,7 @@ class TokenSource:
         It replaced a rejected one, so another login would not help. All processes that share the
         store do the same: a server that rejects every token costs two logins, not two per task.
         """
-        with self._lock:
+        with self.lock:
             if self._token is None or not self._token.is_same(rejected):
                 return
             token = replace(self._token, kept_until=self._now() + REJECTED_HOLD)
@@ -172,7 +172,7 @@ class TokenSource:
         Raises:
             StateUnavailable: The store can't be used. It may still contain them.
         """
-        with self._lock:
+        with self.lock:
             self._token = self._refusal = self._rejected = None
             self._pause_until = 0.0
         self._cache.forget()
@@ -189,7 +189,7 @@ class TokenSource:
     def _join(self) -> _Outcome:
         """Return the flight to wait for, or one that has ended."""
         now = self._now()
-        with self._lock:
+        with self.lock:
             token, refusal = self._token, self._refusal
             if token is not None and now < token.ends_at:
                 busy = now < self._pause_until or self._flight is not None
@@ -223,7 +223,7 @@ class TokenSource:
         except BaseException as error:
             # No waiter may wait for ever, whatever the error is; its text could contain anything.
             outcome = result = AuthUnavailable(f"The login failed with {type(error).__name__}")
-        with self._lock:
+        with self.lock:
             if isinstance(outcome, AccessToken):
                 self._token, self._refusal, self._rejected = outcome, None, None
             else:
@@ -369,7 +369,7 @@ def _ended(outcome: AccessToken | VantageError) -> _Outcome:
 
 
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
-_registry: dict[bytes, TokenSource] = {}
+registry: dict[bytes, TokenSource] = {}
 _registry_lock = threading.Lock()
 #: Without it, guesses of passwords could be checked against a key.
 _process_key = Secret(os.urandom(32).hex())
@@ -384,14 +384,14 @@ def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None
     """
     key = _key(config, "" if orchestrator is None else repr(orchestrator))
     with _registry_lock:
-        source = _registry.get(key)
+        source = registry.get(key)
         if source is None:
             source = TokenSource(
                 config,
                 store=config.open_store(orchestrator),
                 locks=FileStore(config.store_path),
             )
-            _registry[key] = source
+            registry[key] = source
         return source
 
 

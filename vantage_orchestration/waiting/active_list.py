@@ -82,7 +82,7 @@ class ActiveList:
         self._names: Set[str] = frozenset()
         self._made: dict[str, str] = {}
         self._lost: Set[str] = frozenset()
-        self._size = LONGEST_PAGE
+        self.size = LONGEST_PAGE
 
     def read(
         self, wanted: Set[str], skill_id: str | None, others: Set[str] = frozenset()
@@ -154,11 +154,11 @@ class ActiveList:
             total = read if page.total is None else page.total
             # A further page may cost more than it saves: never read the list of a whole tenant for
             # three transactions.
-            rest = min(math.ceil(max(0, total - read) / self._size), missing)
+            rest = min(math.ceil(max(0, total - read) / self.size), missing)
             self._costs[skill_id, start is not None, ours] = (count + rest, self._clock())
             if page.total is not None and read >= total:
                 break  # If that is a wrong number, the rest is asked for singly.
-            if keyed and rest - math.ceil(missing / self._size) >= _WORTH:
+            if keyed and rest - math.ceil(missing / self.size) >= _WORTH:
                 listing = self._read_ours(wanted, skill_id, start, rest)
                 if listing is not None:
                     return replace(listing, stages={**stages, **listing.stages})
@@ -199,7 +199,7 @@ class ActiveList:
         return max(1, cost)
 
     def _read_page(self, params: Mapping[str, Any], offset: int) -> Chunk[_Item]:
-        limit = self._size
+        limit = self.size
 
         def take(reply: Reply) -> Chunk[_Item]:
             items, total = reply.json(_read)
@@ -215,7 +215,7 @@ class ActiveList:
         """Choose the length of the next page by the size of this one."""
         if count >= _SHORTEST_PAGE:
             fitting = int(_PAGE_BYTES * count / max(size, 1))
-            self._size = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
+            self.size = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
 
 def _read(data: Any) -> tuple[Sequence[_Item], int | None]:

@@ -28,7 +28,7 @@ _AFTER_REVIEW: Final = 600.0
 #: behind.
 _SAME_REVIEW: Final = 600.0
 #: Seconds after a limit, or after the wait was resumed, within which the last poll must succeed.
-_LAST_LOOK: Final = 60.0
+LAST_LOOK: Final = 60.0
 #: Transactions up to which a stored state has the names of files, and their characters.
 _MOST_NAMED, _LONGEST_NAMES = 1000, 80
 #: Transactions that a line of the log names; more are counted.
@@ -345,7 +345,7 @@ class Wait:
 
     def _last_look(self) -> float:
         """Return until when the last poll must succeed."""
-        return max(self._limit(), self._taken_up) + _LAST_LOOK
+        return max(self._limit(), self._taken_up) + LAST_LOOK
 
     def _is_over(self, now: float) -> bool:
         rule = self.rules.on_review

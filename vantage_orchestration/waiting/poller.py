@@ -59,8 +59,8 @@ class Watch:
         self.skill_id = skill_id
         self.due = 0.0
         self._poller = poller
-        self._changes: list[Observation] = []
-        self._failure: BaseException | None = None
+        self.unread: list[Observation] = []
+        self.failure: BaseException | None = None
         self._news = asyncio.Event()
 
     def __enter__(self) -> Watch:
@@ -75,21 +75,21 @@ class Watch:
         traceback: TracebackType | None,
     ) -> None:
         self._poller.leave(self)
-        self._failure = None
+        self.failure = None
 
     async def changes(self, timeout: float) -> list[Observation]:
         """Wait until something changes, or the wait has another answer than to poll again; return
         the changes, none when the seconds are up. Then raise what ended the polling, if it did."""
-        if not self._changes and self._failure is None:
+        if not self.unread and self.failure is None:
             timer = asyncio.get_running_loop().call_later(timeout, self._news.set)
             try:
                 await self._news.wait()
             finally:
                 timer.cancel()
         self._news.clear()
-        if self._failure is not None and not self._changes:
-            raise self._failure
-        changes, self._changes = self._changes, []
+        if self.failure is not None and not self.unread:
+            raise self.failure
+        changes, self.unread = self.unread, []
         return changes
 
     def _plan(self, not_before: float = 0.0) -> bool:
@@ -112,13 +112,13 @@ class Watch:
         if not seen and self.due > now:
             return  # It was not its turn, and nothing was to be had for nothing.
         changes = self.wait.note(seen, time.time())
-        self._changes += changes
+        self.unread += changes
         if self._plan(resume) and changes:
             self._news.set()
 
     def fail(self, error: BaseException) -> None:
         # A copy for each waiter: a shared exception would collect the frames of all of them.
-        self._failure = error.copy() if isinstance(error, VantageError) else error
+        self.failure = error.copy() if isinstance(error, VantageError) else error
         self._poller.leave(self)
         _ring(self._news)
 
@@ -136,9 +136,9 @@ class SharedPoller:
         self._connect = connect
         self._settle = settle
         self._key: tuple[asyncio.AbstractEventLoop, Hashable] | None = None
-        self._watches: dict[Watch, None] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._client: VantageClient | None = None
+        self.watches: dict[Watch, None] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.client: VantageClient | None = None
         self._watcher: Watcher | None = None
         self._wake = asyncio.Event()
         self._next = math.inf
@@ -150,9 +150,9 @@ class SharedPoller:
         identifies."""
         full = (asyncio.get_running_loop(), key)
         with _lock:
-            for other in [each for each in _running if each[0].is_closed()]:
-                del _running[other]  # Its loop ended without letting it end.
-            found = _running.get(full)
+            for other in [each for each in running if each[0].is_closed()]:
+                del running[other]  # Its loop ended without letting it end.
+            found = running.get(full)
         if found is None:
             found = cls(connect)
             found._key = full
@@ -167,22 +167,22 @@ class SharedPoller:
 
     def join(self, watch: Watch) -> None:
         """Add a watch."""
-        self._watches[watch] = None
-        if self._task is None:
+        self.watches[watch] = None
+        if self.task is None:
             if self._key is not None:
                 with _lock:
-                    _running.setdefault(self._key, self)
+                    running.setdefault(self._key, self)
             loop = asyncio.get_running_loop()
             # In an empty context: one task's logging context must not apply to all rounds.
-            self._task = contextvars.Context().run(loop.create_task, self._run())
-            self._task.add_done_callback(self._cut_off)
+            self.task = contextvars.Context().run(loop.create_task, self._run())
+            self.task.add_done_callback(self._cut_off)
         elif watch.due < self._next:
             self._wake.set()
 
     def leave(self, watch: Watch) -> None:
         """Remove a watch."""
-        self._watches.pop(watch, None)
-        if not self._watches:
+        self.watches.pop(watch, None)
+        if not self.watches:
             _ring(self._wake)
 
     # -- internals: rounds
@@ -199,18 +199,18 @@ class SharedPoller:
             self._end(failure)
 
     def _cut_off(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:  # It was cancelled before it could begin.
+        if self.task is task:  # It was cancelled before it could begin.
             self._end(_broken_off())
 
     def _end(self, failure: BaseException) -> None:
         """Forget everything. It awaits nothing, so that nobody can join meanwhile."""
-        self._task = None
+        self.task = None
         with _lock:
-            if self._key is not None and _running.get(self._key) is self:
-                del _running[self._key]
-        for watch in list(self._watches):
+            if self._key is not None and running.get(self._key) is self:
+                del running[self._key]
+        for watch in list(self.watches):
             watch.fail(failure)
-        client, self._client, self._watcher = self._client, None, None
+        client, self.client, self._watcher = self.client, None, None
         if client is not None:
             with contextlib.suppress(RuntimeError):  # The interpreter is ending.
                 threading.Thread(
@@ -221,10 +221,10 @@ class SharedPoller:
         """Wait for the time of the next round; return whether anybody still waits."""
         loop = asyncio.get_running_loop()
         earliest = loop.time() + LEAST_PAUSE if self._watcher is not None else 0.0
-        while self._watches:
+        while self.watches:
             self._wake.clear()
             resume = self._watcher.resume_in() if self._watcher is not None else 0.0
-            due = min(watch.due for watch in self._watches)
+            due = min(watch.due for watch in self.watches)
             now = loop.time()
             self._next = max(due, earliest, now + resume)
             if self._next <= now:
@@ -238,7 +238,7 @@ class SharedPoller:
 
     async def _round(self) -> None:
         now = asyncio.get_running_loop().time()
-        watches = list(self._watches)
+        watches = list(self.watches)
         due: set[str] = set()
         also: set[str] = set()
         for watch in watches:
@@ -257,7 +257,7 @@ class SharedPoller:
         now = asyncio.get_running_loop().time()
         resume = self._watcher.resume_in() if self._watcher is not None else 0.0
         for number, watch in enumerate(watches, 1):
-            if watch in self._watches:
+            if watch in self.watches:
                 watch.serve(result, now, resume)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
@@ -267,8 +267,8 @@ class SharedPoller:
     ) -> WatchResult:
         """Poll once. It runs in a thread, one at a time."""
         if self._watcher is None:
-            self._client = self._connect()
-            self._watcher = Watcher(self._client, settle=self._settle)
+            self.client = self._connect()
+            self._watcher = Watcher(self.client, settle=self._settle)
         return self._watcher.look(due, also=also, skill_id=skill_id)
 
     def _failed(self, error: Exception, watches: Collection[Watch]) -> None:
@@ -277,7 +277,7 @@ class SharedPoller:
         self._surprises += 1
         if final or self._surprises >= _SURPRISES:
             for watch in watches:
-                if watch in self._watches:
+                if watch in self.watches:
                     watch.fail(error)
             return
         # For example a secrets backend that does not answer for a moment.
@@ -318,5 +318,5 @@ def _broken_off() -> VantageError:
     return ConnectionFailed("Polling was interrupted")
 
 
-_running: dict[tuple[asyncio.AbstractEventLoop, Hashable], SharedPoller] = {}
+running: dict[tuple[asyncio.AbstractEventLoop, Hashable], SharedPoller] = {}
 _lock = threading.Lock()

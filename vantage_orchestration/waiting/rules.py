@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.options import Options
 
 _GROWTH: Final = 1.5
-_random = random.SystemRandom()
+random_source = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class WaitRules:
         longest = max(self.poke_interval, self.max_poke_interval)
         grown = min(self.poke_interval * _GROWTH ** min(looks, 50), longest)
         steady = longest if in_review else grown
-        return max(LEAST_PAUSE, steady * _random.uniform(1 - self.jitter, 1 + self.jitter))
+        return max(LEAST_PAUSE, steady * random_source.uniform(1 - self.jitter, 1 + self.jitter))
 
 
 _OPTIONS: Final = tuple(each.name for each in fields(WaitRules) if each.name != "jitter")

@@ -212,7 +212,7 @@ class Watcher:
         self._backoff = _Backoff()
         self._rejections = 0
         self._checks = 1
-        self._watched: dict[str, _Watched] = {}
+        self.watched: dict[str, _Watched] = {}
         self._swept = self._clock()
         self._lock = threading.Lock()
 
@@ -270,9 +270,9 @@ class Watcher:
             if name in spellings:
                 continue
             spellings.append(name)
-            one = self._watched.get(key)
+            one = self.watched.get(key)
             if one is None:
-                one = self._watched[key] = _Watched(name, this.now)
+                one = self.watched[key] = _Watched(name, this.now)
             one.wanted = this.now
             if one.state is not None and one.state.ended:
                 this.seen[key] = one.state  # Nothing changes any more.
@@ -284,8 +284,8 @@ class Watcher:
         """Forget transactions that were not polled for a while."""
         if now - self._swept >= _FORGOTTEN:
             self._swept = now
-            self._watched = {
-                key: one for key, one in self._watched.items() if now - one.wanted < _FORGOTTEN
+            self.watched = {
+                key: one for key, one in self.watched.items() if now - one.wanted < _FORGOTTEN
             }
 
     # -- internals: one round

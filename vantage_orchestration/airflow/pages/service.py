@@ -56,7 +56,7 @@ LIMIT: Final = 5.0
 #: Seconds for which an answer counts as fresh, and for which a hanging server is not called.
 FRESH, PAUSE = 2.0, 5.0
 #: Threads for all connections, and how many of them one connection may use.
-_THREADS, _AT_ONCE = 16, 4
+_THREADS, AT_ONCE = 16, 4
 #: Most requests that run or wait for a thread: 16 pages.
 _MOST: Final = 400
 #: Timeouts in seconds: shorter than those of the connection, since a reader waits.
@@ -165,13 +165,13 @@ class TransactionService:
         limit: float = LIMIT,
         most: int = _MOST,
     ) -> None:
-        self._open_client = open_client or _open_client
+        self.client_of = open_client or client_of
         self._limit = limit
-        self._most = most
+        self.most = most
         self._threads = asyncio.Semaphore(_THREADS)
         #: Answers that are under way, or came less than FRESH ago.
         self._answers: dict[tuple[ConnectionKey, Hashable], asyncio.Future[Any]] = {}
-        self._running = 0
+        self.running = 0
         #: Connections that are not called for a while; threads write it too.
         self._down: dict[ConnectionKey, tuple[float, PageError]] = {}
         self._gates: dict[ConnectionKey, asyncio.Semaphore] = {}
@@ -198,10 +198,10 @@ class TransactionService:
             return Overview(rows, page, pages, str(trouble), targets)
         shown = sorted(transaction_ids, key=lambda each: each not in waiting)[part]
         new = sum((connection, ("row", each)) not in self._answers for each in shown)
-        if self._running + new > self._most:
+        if self.running + new > self.most:
             raise Busy
         asked_rows = [
-            self._ask(connection, ("row", each), partial(_row, client, each)) for each in shown
+            self._ask(connection, ("row", each), partial(row_of, client, each)) for each in shown
         ]
         found, first = [], None
         for each, row in zip(shown, asked_rows, strict=True):
@@ -224,7 +224,7 @@ class TransactionService:
     # -- internals; all on the event loop except _call
 
     async def _client(self, connection: ConnectionKey, end: float) -> VantageClient:
-        asked = self._ask(connection, ("client",), partial(self._open_client, connection))
+        asked = self._ask(connection, ("client",), partial(self.client_of, connection))
         client: VantageClient = await self._answer(connection, asked, end)
         return client
 
@@ -234,15 +234,15 @@ class TransactionService:
         """Return the answer, which may be there or under way, or start a request."""
         key = (connection, what)
         if key not in self._answers:
-            if self._running >= self._most:
+            if self.running >= self.most:
                 raise Busy
-            self._running += 1
+            self.running += 1
             self._answers[key] = asyncio.ensure_future(self._fetch(connection, work))
             self._answers[key].add_done_callback(partial(self._came, key))
         return self._answers[key]
 
     def _came(self, key: tuple[ConnectionKey, Hashable], answer: asyncio.Future[Any]) -> None:
-        self._running -= 1
+        self.running -= 1
         # The error was seen, also if all who wanted to know have gone.
         failed = answer.cancelled() or answer.exception() is not None
         keep = isinstance(key[1], tuple) and not failed
@@ -256,7 +256,7 @@ class TransactionService:
     async def _fetch(self, connection: ConnectionKey, work: Callable[[], T]) -> T:
         call = partial(self._call, connection, work, time.monotonic() + self._limit)
         # A server that hangs leaves threads to other connections.
-        async with self._gates.setdefault(connection, asyncio.Semaphore(_AT_ONCE)), self._threads:
+        async with self._gates.setdefault(connection, asyncio.Semaphore(AT_ONCE)), self._threads:
             return await in_thread(call, "abbyy-vantage-page")
 
     def _call(self, connection: ConnectionKey, work: Callable[[], T], end: float) -> T:
@@ -315,7 +315,7 @@ def _explained(connection: ConnectionKey, error: VantageError) -> PageError:
     return PageError(f"{what}. The log of the API server says more: {reference}", for_all=for_all)
 
 
-def _open_client(connection: ConnectionKey) -> VantageClient:
+def client_of(connection: ConnectionKey) -> VantageClient:
     """Return a client for a connection as Airflow's servers read it."""
     config, store = load_config(*connection)
     http = replace(
@@ -327,12 +327,12 @@ def _open_client(connection: ConnectionKey) -> VantageClient:
         replace(config, http=http),
         orchestrator_store=store,
         retries=_RETRIES,
-        pool_size=_AT_ONCE,
+        pool_size=AT_ONCE,
         patience=_PATIENCE,
     )
 
 
-def _row(client: VantageClient, transaction_id: str) -> Row:
+def row_of(client: VantageClient, transaction_id: str) -> Row:
     try:
         found = client.get_transaction(transaction_id)
     except NotFound:
@@ -373,7 +373,7 @@ def _waiting(client: VantageClient) -> frozenset[str]:
 def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
     found = client.get_transaction(transaction_id)
     link = found.manual_review_link if found.waits_for_review else None
-    if link is None or _is_own(link.reveal(), urlsplit(client.config.credentials.base_url)):
+    if link is None or is_own(link.reveal(), urlsplit(client.config.credentials.base_url)):
         return link
     log.warning(
         "The review of transaction %s leads to another server than the connection's and was not"
@@ -386,7 +386,7 @@ def _review_link(client: VantageClient, transaction_id: str) -> Secret | None:
     )
 
 
-def _is_own(link: str, base: SplitResult) -> bool:
+def is_own(link: str, base: SplitResult) -> bool:
     """Return whether a link leads to the connection's own server, or to a host below it.
 
     The host of review links is not documented. Hosts below the own one belong to the same owner.
@@ -408,7 +408,7 @@ def _is_own(link: str, base: SplitResult) -> bool:
 
 
 def _targets(client: VantageClient) -> tuple[str, ...]:
-    """Return the servers that :func:`_is_own` accepts for a review."""
+    """Return the servers that :func:`is_own` accepts for a review."""
     base = urlsplit(client.config.credentials.base_url)
     own = f"{base.scheme}://{base.netloc}"
     if _has_hosts_below(base.hostname or ""):

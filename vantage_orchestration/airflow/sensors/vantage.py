@@ -112,7 +112,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         self.deferrable = deferrable
         self.review_notifiers = review_notifiers
         self._check_kill()
-        if review_notifiers and self.reschedule and not self._defers():
+        if review_notifiers and self.reschedule and not self.defers():
             require((3, 3), "A sensor in the mode 'reschedule' with review_notifiers")
         self._service_timeout = float(self.timeout)
 
@@ -126,7 +126,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             self.log.info("There are no transactions, so there is nothing to wait for")
             return {}
         record_transactions(context, ids)
-        if self._defers():
+        if self.defers():
             return self._wait(context, ids)
         # Airflow's own clock would keep running during reviews; the wait has its own limits.
         self.timeout = math.inf
@@ -135,7 +135,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll once, in the modes ``poke`` and ``reschedule``."""
         wait = self._wait_of(context)
-        seen = self._watcher.observe(wait.open, skill_id=self._skill_if_known())
+        seen = self.watcher.observe(wait.open, skill_id=self.skill_if_known())
         for each in wait.note(seen.values(), time.time()):
             self.log.info("%s", wait.words(each))
         answer = self._next(context, wait)
@@ -145,7 +145,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         return PokeReturnValue(False)
 
     @cached_property
-    def _watcher(self) -> Watcher:
+    def watcher(self) -> Watcher:
         # In the mode ``reschedule`` each poll is another process without memory.
         if self.reschedule:
             return Watcher(self.hook.client, settle=0.0)

@@ -101,7 +101,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll, and yield an event when something is due."""
         let_threads_of_triggerer_ask()
-        poller, wakes = _CompletedPoller(self), WakeSchedule()
+        poller, wakes = CompletedPoller(self), WakeSchedule()
         try:
             while True:
                 due = await poller.due()
@@ -114,7 +114,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
             poller.close()
 
 
-class _CompletedPoller:
+class CompletedPoller:
     """Polls the list of completed transactions in worker threads."""
 
     def __init__(self, trigger: VantageTransactionCompletedTrigger) -> None:

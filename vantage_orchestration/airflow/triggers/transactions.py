@@ -91,7 +91,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._wait = Wait.from_json(self.wait, time.time())
-        poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self._connect)
+        poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self.connect)
         try:
             answer = await wait_in_loop(
                 poller,
@@ -131,7 +131,7 @@ class VantageTransactionsTrigger(BaseTrigger):
             for name, error in failures.items():
                 self.log.warning("Transaction %s was not deleted: %s", name, error)
 
-    def _connect(self) -> VantageClient:
+    def connect(self) -> VantageClient:
         # In a thread: loading the connection calls Airflow and blocks.
         return VantageHook(self.abbyy_vantage_conn_id).client
 
@@ -174,5 +174,5 @@ class VantageTransactionsTrigger(BaseTrigger):
     def _delete(self, ids: Sequence[str]) -> dict[str, VantageError]:
         from vantage_orchestration.processing.deleting import delete_transactions
 
-        with self._connect() as client:
+        with self.connect() as client:
             return delete_transactions(client, ids)
