@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import dlt
 import pyarrow as pa
+from dlt.common.normalizers.naming.snake_case import NamingConvention
 from dlt.extract.resource import DltResource
 
+from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.tables.build import OpenTable, opened_tables, tables_of_skill
-from vantage_orchestration.tables.skill_tables import DOCUMENT_KEY
+from vantage_orchestration.tables.skill_tables import DOCUMENT_KEY, DOCUMENTS
 from vantage_orchestration.tables.writing import flattened
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.values import ValueFormat
 
 _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
+#: Marks rows that dlt removes instead of loading them.
+_REMOVED: Final = "abbyy_vantage_removed"
+_normal: Final = NamingConvention().normalize_identifier
 
 
 @dlt.source(name="abbyy_vantage")
@@ -40,7 +46,8 @@ def documents(
         values: Format of dates and numbers; see :meth:`.Manifest.tables`.
 
     Raises:
-        ConfigurationError: There is no manifest, or no such skill.
+        ConfigurationError: There is no manifest or no such skill, or two skills would have the same
+            table names.
         OSError: A file can't be read at present.
     """
     opened = manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
@@ -49,24 +56,79 @@ def documents(
     tables = context.__enter__()
     if skill is not None:
         tables_of_skill(tables, skill)
+    owners: dict[str, str] = {}
     for owner, those in tables.items():
-        for name, table in those.items():
-            if skill in (None, owner):
-                yield dlt.resource(
-                    _pieces(table, context),
-                    name=_snake(name if skill is not None else f"{owner} {name}"),
-                    write_disposition="merge",
-                    merge_key=_DOCUMENT,
-                    primary_key=[field.name for field in table.schema if not field.nullable],
+        if skill not in (None, owner):
+            continue
+        full = [name if skill is not None else f"{owner} {name}" for name in those]
+        for name, table in zip(_apart(map(_snake, full)), those.values(), strict=True):
+            if (other := owners.setdefault(_normal(name), owner)) != owner:
+                raise ConfigurationError(
+                    f"The skills {other!r} and {owner!r} would both have the table {name}",
+                    hint="Load one skill at a time, each into a dataset of its own: give skill",
                 )
+            yield dlt.resource(
+                _pieces(table, those[DOCUMENTS], context),
+                name=name,
+                columns={_REMOVED: {"data_type": "bool", "hard_delete": True}},
+                write_disposition="merge",
+                merge_key=_DOCUMENT,
+                primary_key=[field.name for field in table.schema if not field.nullable],
+            )
 
 
-def _pieces(table: OpenTable, context: object) -> Iterator[pa.Table]:
-    """Yield the rows of a table; its context stays open meanwhile."""
+def _pieces(table: OpenTable, root: OpenTable, context: object) -> Iterator[pa.Table]:
+    """Yield the rows of a table; its context stays open meanwhile. A document without rows gets one
+    that removes those of an earlier load. ``root`` has a row for each document."""
+    names = [_REMOVED, *_apart(map(_ascii, table.schema.names))]
+    filled: set[tuple[Any, ...]] = set()
     for batch in table.batches():
-        yield pa.Table.from_batches([flattened(batch)])
+        filled.update(_keys(batch))
+        yield _marked(flattened(batch), names, removed=False)
+    for batch in root.batches():
+        empty = [dict(zip(_DOCUMENT, key, strict=True)) for key in _keys(batch) - filled]
+        if empty:
+            rows = [{"position": 0, "parent": "", **each} for each in empty]
+            gone = pa.RecordBatch.from_pylist(rows, table.schema)
+            yield _marked(flattened(gone), names, removed=True)
     del context
 
 
+def _keys(batch: pa.RecordBatch) -> set[tuple[Any, ...]]:
+    return set(zip(*(batch.column(name).to_pylist() for name in _DOCUMENT), strict=True))
+
+
+def _marked(batch: pa.RecordBatch, names: list[str], *, removed: bool) -> pa.Table:
+    table = pa.Table.from_batches([batch])
+    return table.add_column(0, _REMOVED, pa.repeat(removed, len(batch))).rename_columns(names)
+
+
 def _snake(name: str) -> str:
-    return re.sub(r"\W+", "_", name.casefold()).strip("_")
+    return re.sub(r"[\W_]+", "_", _ascii(name).casefold()).strip("_")
+
+
+def _ascii(name: str) -> str:
+    """Return a name with an equivalent for each letter that dlt would leave out."""
+    if name.isascii():
+        return name
+    found = []
+    for char in name:
+        base = unicodedata.normalize("NFKD", char.casefold())
+        base = "".join(each for each in base if not unicodedata.combining(each))
+        same = char.isascii() or not char.isalnum()
+        found.append(char if same else base if base.isascii() else f" u{ord(char):x} ")
+    return " ".join("".join(found).split())
+
+
+def _apart(names: Iterable[str]) -> list[str]:
+    """Return names with a number where dlt would take two for the same."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        candidate, number = name, 2
+        while _normal(candidate) in taken:
+            candidate = f"{name}_{number}"
+            number += 1
+        taken.add(_normal(candidate))
+        found.append(candidate)
+    return found

@@ -178,6 +178,36 @@ def test_a_document_with_fewer_rows_than_before_keeps_no_old_ones(
     load(pipeline, manifest_of(before), ALL)
     sql = "select transaction_id, number from invoice_documents order by 1"
     assert load(pipeline, manifest_of(after), sql) == [("t1", "INV-1b"), ("t2", "INV-1")]
+    sql = "select transaction_id, position from invoice_documents_items order by 1, 2"
+    assert load(pipeline, manifest_of(after), sql) == [("t2", 1), ("t2", 2)]
+
+
+def test_names_that_a_database_would_take_for_one_are_kept_apart(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe")
+    declare = [{"name": each, "type": "Text"} for each in fields]
+    skill = Skill.read({"id": "s1", "name": "請求", "type": "Document", "fields": declare})
+    results = Results(tmp_path / "out", skill)
+    lists = [has(each, f"{each} 1", f"{each} 2") for each in ("é", "è", "明細")]
+    results.add(Json=json_of(*[has(each, each) for each in fields], *lists))
+    columns = "u91d1_u984d, u7a0e_u984d, invoice_number, invoice_number_2, grosse"
+    sql = f"select {columns} from u8acb_u6c42_documents"
+    assert load(pipeline, manifest_of(results), sql) == [fields]
+    for name, table in (("é", "e"), ("è", "e_2"), ("明細", "u660e_u7d30")):
+        sql = f"select value from u8acb_u6c42_documents_{table} order by position"
+        assert load(pipeline, manifest_of(results), sql) == [(f"{name} 1",), (f"{name} 2",)]
+
+
+def test_skills_of_one_name_for_dlt_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    results = Results(tmp_path, PROCESS, INVOICE)
+    results.add(Json=json_of(has("X", "1"), concept="Delivery note"))
+    results.add("t2", Json=json_of(has("X", "2"), concept="Delivery-Note"))
+    path = manifest_of(results)
+    with pytest.raises(ConfigurationError, match="'Delivery note' and 'Delivery-Note' would both"):
+        load(pipeline, path, "")
+    sql = "select x from documents"
+    assert load(pipeline, path, sql, skill="Delivery-Note") == [("2",)]
 
 
 def test_one_skill_is_loaded_under_short_names(pipeline: Pipeline, results: Results) -> None:

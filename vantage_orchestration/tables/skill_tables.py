@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.reading import DocumentContent
     from vantage_orchestration.tables.values import Kind, ValueFormat
 
+#: Name of the table with a row for each document.
+DOCUMENTS: Final = "documents"
 #: The columns that identify the document of a row.
 DOCUMENT_KEY = (
     Column("transaction_id", "text", key=True),
@@ -74,7 +76,7 @@ class SkillTables:
         self._skill = skill
         self._spill = spill
         self._taken: set[str] = set()
-        self.root = Group(self._make("documents", _DOCUMENTS))
+        self.root = Group(self._make(DOCUMENTS, _DOCUMENTS))
         self._declare(self.root, fields)
         self.fields = self._make("fields", _FIELDS)
         self.conversions = self._make("conversions", _CONVERSIONS)
