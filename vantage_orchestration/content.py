@@ -25,7 +25,8 @@ _PAGE = re.compile(
     rb"(<\?xml[^>]*>|<!--(?:(?!-->).)*-->|\s)*<(!doctype\s+html|(html|head|body|title|meta|script|center)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Also one that is cut, perhaps after a backslash: a search from each quote in it would take hours.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|(\\?)\Z)', re.DOTALL)
 _BEGINNINGS: Final = {
     "jpeg": (b"\xff\xd8\xff",),
     "png": (b"\x89PNG\r\n\x1a\n",),
@@ -89,14 +90,18 @@ def _check_json(stream: BinaryIO) -> None:
         raise ValueError("it is not complete JSON")
 
 
+def _end_of_cut(string: re.Match[bytes]) -> bytes:
+    """Return nothing for a whole string, and quote and last backslash for one that is cut."""
+    return b"" if string[1] is None else b'"' + string[1]
+
+
 def _is_balanced(chunks: Iterable[bytes]) -> bool:
     """Return whether every bracket outside strings is closed; truncated JSON leaves some open."""
     depth, before, first = 0, b"", b""
     for chunk in chunks:
-        text, quote, rest = _STRING.sub(b"", before + chunk).partition(b'"')
         # A string, or an escape in it, may continue in the next piece.
-        escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2
-        before = quote + b"\\" * escaped
+        text, quote, escape = _STRING.sub(_end_of_cut, before + chunk).partition(b'"')
+        before = quote + escape
         first = first or text.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         depth += sum(map(text.count, (b"{", b"["))) - sum(map(text.count, (b"}", b"]")))
     return depth == 0 and not before and first in (b"{", b"[")

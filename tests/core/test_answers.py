@@ -122,6 +122,7 @@ GOOD: list[tuple[str | None, bytes]] = [
     ("Json", b'\xef\xbb\xbf {"a": [1]}'),
     ("FieldsJson", b"[]"),
     ("OcrJson", _LARGE.encode()),
+    ("OcrJson", json.dumps(["x", '"x' * 50_000]).encode()),
     ("Pdf", b"\x00" * 900 + b"%PDF-1.7"),
     ("Docx", _zip()),
     ("Png", b"\x89PNG\r\n\x1a\n..."),

@@ -64,6 +64,14 @@ def test_results_are_opened_by_any_name_and_typed(
     assert second["Date"] == date(2026, 4, 3)
 
 
+def test_results_are_read_with_the_options_of_their_job(results: Results) -> None:
+    path = manifest_of(results, written="csv", table_options={"day_first": True, "date_format": ()})
+    (_, second) = Manifest.open(path).rows()
+    assert second["Date"] == date(2026, 4, 3)
+    (_, second) = Manifest.open(path).rows(values=ValueFormat())
+    assert second["Date"] is None
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no manifest\.json in .*nowhere"):
         Manifest.open(tmp_path / "nowhere")

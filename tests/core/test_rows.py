@@ -29,6 +29,7 @@ from vantage_orchestration.processing.outcome import (
 )
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.storage import Location
+from vantage_orchestration.tables import ValueFormat
 
 PROCESS = "workspace.default.processing"
 
@@ -148,8 +149,9 @@ def test_documents_that_are_not_good_enough_can_be_flagged(
     assert (first["source_name"], first["field"]) == ("1.pdf", "Invoice Number")
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
 def test_documents_in_quarantine_are_copied_and_left_out_of_the_tables(
-    client: VantageClient, skill: str, folder: Path, output: Location, tmp_path: Path
+    client: VantageClient, skill: str, folder: Path, output: Location, tmp_path: Path, form: str
 ) -> None:
     aside = tmp_path / "aside"
     make_invoice(folder / "2.pdf", "INV-2", total="1.00")
@@ -159,14 +161,16 @@ def test_documents_in_quarantine_are_copied_and_left_out_of_the_tables(
         "on_low_quality": "quarantine",
         "on_failed": "return",
         "quarantine_path": str(aside),
-        "tables": "parquet",
+        "tables": form,
     }
     for _ in range(2):  # A second try writes the same.
         manifest = run(client, folder, output, skill, **settings)
         check_outcome(outcome_of(manifest), on_failed="return")
         check_quality(manifest, "manifest.json", Options(**settings))  # type: ignore[arg-type]
         opened = Manifest.open(output)
-        assert [row["source_name"] for row in opened.rows()] == ["1.pdf", "3.pdf"]
+        for values in (None, ValueFormat(day_first=True)):
+            rows = opened.rows(values=values)
+            assert [row["source_name"] for row in rows] == ["1.pdf", "3.pdf"]
         assert [row["source_name"] for row in opened.rows("findings")] == ["2.pdf"]
         copies = sorted(path.name.rpartition("-")[0] for path in aside.glob("*.pdf"))
         assert copies == ["2", "broken"]

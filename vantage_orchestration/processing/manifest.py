@@ -391,6 +391,8 @@ class Manifest(_Stored):
         findings: Findings of the quality gate.
         quarantined: Addresses of the copies of documents that failed or are not good enough.
         skill_names: Names of the skills by id, as far as known.
+        table_options: Options with which its tables are made: ``date_format``, ``day_first``,
+            ``decimal`` and ``on_low_quality``. Empty for the defaults.
         folder: The folder in which it was opened.
         earlier: Number of transactions found from an earlier try. It is not written.
     """
@@ -405,6 +407,7 @@ class Manifest(_Stored):
     findings: tuple[FindingEntry, ...] = ()
     quarantined: tuple[str, ...] = ()
     skill_names: Mapping[str, str] = field(default_factory=dict)
+    table_options: Mapping[str, Any] = field(default_factory=dict)
     folder: Location | None = field(default=None, compare=False, repr=False)
     earlier: int = field(default=0, compare=False, repr=False)
 
@@ -582,6 +585,7 @@ class Manifest(_Stored):
             "tables": plain(self.written_tables),
             "findings": plain(self.findings),
             "quarantined": list(self.quarantined),
+            **({"table_options": plain(self.table_options)} if self.table_options else {}),
         }
 
     @classmethod
@@ -597,6 +601,7 @@ class Manifest(_Stored):
             tuple(FindingEntry(**item) for item in data.get("findings", ())),
             tuple(data.get("quarantined", ())),
             dict(data.get("skill_names", {})),
+            dict(data.get("table_options", {})),
         )
 
 

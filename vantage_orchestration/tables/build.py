@@ -114,7 +114,8 @@ def opened_tables(
 ) -> Iterator[Tables]:
     """Open the tables of a job. They can be read within the context.
 
-    Without ``values``, they have the format of dates and numbers with which they were written.
+    Without ``values``, they have the format of dates and numbers with which they were written. What
+    is in quarantine is left out.
     """
     require_pyarrow()
     written = [each for each in manifest.written_tables if each.path.endswith(".parquet")]
@@ -125,14 +126,19 @@ def opened_tables(
             opened.setdefault(each.skill, {})[each.name] = table
         yield opened
         return
+    made = manifest.table_options
+    if values is None:
+        values = ValueFormat(made.get("date_format"), made.get("day_first"), made.get("decimal"))
     findings: dict[tuple[str, int], list[FindingEntry]] = defaultdict(list)
     for found in manifest.findings:
         findings[found.transaction_id, found.document_index].append(found)
     with ResultTables(manifest.skills, values) as tables:
         for entry in manifest.transactions:
             for document in contents_of(entry, folder.child(entry.folder)):
-                tables.add(entry, document, findings[entry.transaction_id, document.index])
-        yield {name: those.tables for name, those in tables.sets.items()}
+                those = findings[entry.transaction_id, document.index]
+                aside = bool(those) and made.get("on_low_quality") == "quarantine"
+                tables.add(entry, document, those, left_out=aside)
+        yield {name: found.tables for name, found in tables.sets.items()}
 
 
 def tables_of_skill(tables: Tables, wanted: str | None) -> Mapping[str, OpenTable]:

@@ -96,6 +96,12 @@ def complete(
         written_tables=written,
         findings=tuple(findings),
         quarantined=tuple(quarantine.copies) if quarantine is not None else (),
+        table_options={
+            "date_format": list(options.date_format),
+            "day_first": options.day_first,
+            "decimal": options.decimal,
+            "on_low_quality": options.on_low_quality,
+        },
     )
 
 
