@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -299,6 +300,8 @@ def test_a_shape_that_no_contract_has_loses_no_document(
         {"Confidence": "high"},
         {"ImageRegions": [{"Page": 2**40, "Rects": [[0.5, None, "1", 2**33]]}]},
         {"ImageRegions": [{"Rects": None}]},
+        {"ImageRegions": [{"Rects": [[1, 2, 3], 4]}, {"Rects": 5}, "x"]},
+        {"ImageRegions": {"Page": 1}},
         {"RawValue": 5},
     ],
 )
@@ -335,6 +338,20 @@ def test_documents_without_files_and_jobs_without_documents(results: Results) ->
     results.add(entry={"class": {"name": "Other", "confidence": 50}})
     (row,) = results.rows("documents")
     assert (row["class_name"], row["pages"], row["conversions"]) == ("Other", 3, 0)
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
+def test_names_and_rules_that_are_no_text_can_be_written(results: Results, form: Any) -> None:
+    odd = {"RuleName": {"a": 1}, "ErrorMessage": ["x"]}
+    results.add(Json=json_of(has("Number", "1"), RuleErrors=[odd]))
+    (entry,) = results.transactions
+    # A file name of Linux with a byte that is no character.
+    source = replace(entry.sources[0], name="a\udcff.pdf", path="/in/a\udcff.pdf")
+    results.transactions = [replace(entry, sources=(source,))]
+    with results.tables() as tables:
+        assert write_tables(tables, results.output, form)
+    assert results.rows("documents")[0]["source_path"] == "/in/a?.pdf"
+    assert results.rows("rule_errors")[0]["message"] == "['x']"
 
 
 def test_rule_errors_are_rows(results: Results) -> None:

@@ -60,6 +60,22 @@ class Column:
         return pa.field(self.name, kind, nullable=not self.key, metadata=metadata)
 
 
+def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return the cells of a column. Whatever is in a text column becomes text that can be written:
+    names of files may have bytes that are no character."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(cells, kind)
+    except (pa.ArrowException, UnicodeError):
+        if kind != pa.string():
+            raise
+    texts = [
+        None if cell is None else str(cell).encode(errors="replace").decode() for cell in cells
+    ]
+    return pa.array(texts, kind)
+
+
 def columns_of(**types: str) -> tuple[Column, ...]:
     """Return columns of our own from their names and types."""
     return tuple(Column(name, kind) for name, kind in types.items())
@@ -108,7 +124,7 @@ class Rows:
 
         cells = list(zip_longest(*self.pending))
         cells += [(None,) * len(self.pending)] * (len(self.columns) - len(cells))
-        arrays = [pa.array(*each) for each in zip(cells, self.schema.types, strict=True)]
+        arrays = [_array(*each) for each in zip(cells, self.schema.types, strict=True)]
         path = self._spill / f"{id(self)}-{len(self._batches)}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))

@@ -339,11 +339,13 @@ def _annotation(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _regions(data: Any) -> list[Region]:
     found: list[Region] = []
-    for region in data or ():
-        page = _int32(region.get("Page"))
-        for rectangle in region.get("Rects") or ():
-            left, top, right, bottom = map(_int32, rectangle)
-            found.append((page, left, top, right, bottom))
+    for region in data if isinstance(data, list) else ():
+        of_region = region if isinstance(region, Mapping) else {}
+        page, rectangles = _int32(of_region.get("Page")), of_region.get("Rects")
+        for rectangle in rectangles if isinstance(rectangles, list) else ():
+            if isinstance(rectangle, list) and len(rectangle) == 4:
+                left, top, right, bottom = map(_int32, rectangle)
+                found.append((page, left, top, right, bottom))
     return found
 
 
