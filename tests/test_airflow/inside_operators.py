@@ -17,6 +17,7 @@ import time
 import traceback
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import inside
@@ -293,6 +294,39 @@ def construct() -> dict[str, Any]:
         == names_of(Processing),
         "defers": defers,
     }
+
+
+def killed(conn_id: str, inputs: str, output: str) -> list[list[str]]:
+    """End a task that deletes what it has started; return what both of its tries work on."""
+    import pendulum
+
+    from vantage_orchestration.airflow.operators import vantage
+
+    # No supervisor runs here.
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
+    module: Any = vantage
+    module.record_transactions = lambda *_: None
+    module.state_of_task = lambda task: "failed"
+
+    def start(try_number: int) -> tuple[Any, list[str]]:
+        operator: Any = vantage.VantageProcessDocumentsOperator(
+            task_id="t",
+            inputs=inputs,
+            output_path=output,
+            skill="Invoice",
+            abbyy_vantage_conn_id=conn_id,
+            delete_on_kill=True,
+        )
+        vars(operator)["_wait"] = lambda context, ids, files: ids
+        names = {"dag_id": "killed", "run_id": "r", "task_id": "t", "map_index": -1}
+        now = pendulum.now("UTC")
+        run = SimpleNamespace(run_after=now, start_date=now, clear_number=0)
+        ti = SimpleNamespace(**names, try_number=try_number)
+        return operator, operator.execute({"ti": ti, "dag_run": run})
+
+    first, ids = start(1)
+    first.on_kill()
+    return [ids, start(2)[1]]
 
 
 def refused_below(version: list[int]) -> list[str]:

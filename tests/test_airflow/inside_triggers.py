@@ -30,6 +30,10 @@ transactions.QUIET_SECONDS = 0.0
 CLASSPATH = "vantage_orchestration.airflow.triggers.transactions.VantageTransactionsTrigger"
 
 
+class Own(VantageTransactionsTrigger):
+    """What a user makes of the trigger."""
+
+
 def round_trip(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Store a trigger as Airflow does, make it anew, and return what both say of themselves."""
     from airflow.sdk.serde import deserialize, serialize
@@ -47,6 +51,7 @@ def round_trip(kwargs: dict[str, Any]) -> dict[str, Any]:
     again = [VantageTransactionsTrigger(**each) for each in (through_serde, decrypted)]
     return {
         "classpath": classpath,
+        "of_subclass": Own(**kwargs).serialize()[0],
         "kwargs": given,
         "again": [each.serialize()[1] for each in again],
         "is_trigger": isinstance(first, BaseTrigger),

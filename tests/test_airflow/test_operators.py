@@ -468,3 +468,15 @@ def test_nothing_secret_and_little_is_passed_on(scene: Scene, first: Phase) -> N
         },
     )
     assert found == []
+
+
+def test_a_later_try_does_not_continue_with_what_somebody_had_deleted(
+    airflow: Airflow, sandbox: SandboxServer, connect: Callable[..., str], tmp_path: Path
+) -> None:
+    # The service still shows, and lists, what it is going to delete.
+    sandbox.control.set(processing_polls=1000, delete_seconds=600)
+    file = make_invoice(tmp_path / "a.pdf", "INV-killed")
+    given = {"conn_id": connect(sandbox), "inputs": str(file), "output": str(tmp_path / "out")}
+    first, second = airflow("inside_operators.killed", **given)
+    deleted = {each["id"]: each["deleted"] for each in sandbox.control.transactions()}
+    assert deleted == {first[0]: True, second[0]: False}

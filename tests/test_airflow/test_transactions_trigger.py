@@ -110,6 +110,7 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
     for given in (minimal, full):
         found = airflow("inside_triggers.round_trip", kwargs=given)
         assert found["classpath"].endswith("triggers.transactions.VantageTransactionsTrigger")
+        assert found["of_subclass"] == "inside_triggers.Own"
         assert set(found["kwargs"]) == set(full)
         assert given.items() <= found["kwargs"].items()
         assert found["again"] == [found["kwargs"]] * 2

@@ -45,11 +45,11 @@ _LONGEST_ID: Final = 100
 
 def notify_review(
     context: Context,
-    notifiers: Sequence[ReviewNotifier],
+    notifiers: Sequence[ReviewNotifier] | ReviewNotifier | None,
     transaction_ids: Iterable[str],
     deadline: float | None = None,
 ) -> None:
-    """Call all notifiers in order. An error of a notifier is only logged.
+    """Call one notifier, or several in order. An error of a notifier is only logged.
 
     Call :func:`vantage_orchestration.airflow.links.record_transactions` first: the page shows the
     recorded transactions. ``deadline`` is when the task stops waiting, in seconds since 1970 UTC.
@@ -62,7 +62,7 @@ def notify_review(
         "page": page_url(context["ti"]),
         "deadline": None if deadline is None else pendulum.from_timestamp(deadline, tz="UTC"),
     }
-    for index, notifier in enumerate(notifiers):
+    for index, notifier in enumerate([notifiers] if callable(notifiers) else notifiers):
         # A notifier puts its fields into the context and renders its own templates permanently.
         # Each call gets copies, so that a second one reports the second review.
         theirs = cast("Context", {**context, CONTEXT_KEY: dict(review)})

@@ -168,7 +168,7 @@ def mails():
         " {{ abbyy_vantage_review.deadline.strftime('%Y-%m-%d %H:%M UTC') }}",
         html_content='<a href="{{ abbyy_vantage_review.page }}">Open</a>',
     )
-    Watch(task_id="watch", review_notifiers=[first_only])
+    Watch(task_id="watch", review_notifiers=first_only)
 
 
 links()

@@ -187,7 +187,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed, like
-            ``on_failure_callback``; notifiers or functions.
+            ``on_failure_callback``; one or several notifiers or functions.
 
     Returns:
         ``manifest`` (its URI) and numbers: ``transactions``, ``documents``, ``files``, ``pages``,
@@ -310,13 +310,13 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
                 if state_of_task(task) in KILLED:
                     from vantage_orchestration.processing.deleting import delete_transactions
 
-                    known, origin = ledger.load(), self._origin
-                    own = {key: entry for key, entry in known.items() if entry.origin == origin}
-                    ids = [each for entry in own.values() for each in entry.transaction_ids]
-                    # First: deleting takes the service minutes, and a cleared task must not
-                    # continue with them meanwhile.
-                    ledger.drop(own)
-                    failures.extend(delete_transactions(self.hook.client, ids).values())
+                    own = [e for e in ledger.load().values() if e.origin == self._origin]
+                    ids = {each for entry in own for each in entry.transaction_ids}
+                    kept = delete_transactions(self.hook.client, ids)
+                    # The service shows them for minutes. A cleared task must not continue with
+                    # them meanwhile.
+                    ledger.undo(ids - kept.keys())
+                    failures.extend(kept.values())
             except Exception as error:
                 failures.append(error)
 

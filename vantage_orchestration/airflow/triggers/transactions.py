@@ -76,7 +76,7 @@ class VantageTransactionsTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class, and arguments for an equal trigger."""
         return (
-            f"{__name__}.{type(self).__qualname__}",
+            f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "wait": self.wait,
                 "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
