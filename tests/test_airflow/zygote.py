@@ -23,6 +23,7 @@ def main() -> int:
     output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    sys.path.append(str(Path(__file__).parents[1]))  # For the modules that all tests share.
     import inside
 
     inside.prepare()
