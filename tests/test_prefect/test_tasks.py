@@ -41,6 +41,7 @@ from vantage_orchestration.prefect import (
     undo,
 )
 from vantage_orchestration.prefect.artifacts import DOCUMENTS_KEY
+from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.tasks import (
     delete_transactions,
     download_results,
@@ -130,6 +131,18 @@ def test_retries_are_on_for_what_can_pass_only(case: Case) -> None:
     assert case.sandbox.control.count("GET", "/skills") == before + 1
     with pytest.raises(ConfigurationError, match="could not be read from Prefect"):
         above("nobody")
+
+
+@pytest.mark.parametrize("given", [None, {"password": "it is secret"}])
+def test_what_is_no_block_is_refused_at_once(given: Any) -> None:
+    states = []
+    task = list_skills.with_options(retries=1, retry_delay_seconds=0)
+    task.on_failure(lambda task, run, state: states.append(run.run_count))
+    with pytest.raises(ConfigurationError, match=f"of the type {type(given).__name__}. Give"):
+        task(given)
+    with pytest.raises(ConfigurationError, match="of the type"):
+        fetch_completed.fn(given, "out")
+    assert states == [1]
 
 
 def test_steps_one_by_one_and_a_retry_takes_them_from_the_cache(case: Case) -> None:

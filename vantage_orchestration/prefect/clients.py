@@ -46,7 +46,8 @@ def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
         with load_credentials(credentials).get_client() as client:
             yield client
         return
-    key = (run, credentials if isinstance(credentials, str) else credentials.poller_key())
+    named = isinstance(credentials, str)
+    key = (run, credentials if named else load_credentials(credentials).poller_key())
     now = time.monotonic()
     with _lock:
         found = shared.get(key)

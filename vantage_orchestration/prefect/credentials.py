@@ -295,11 +295,17 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
         credentials: The block, or the name of a saved one.
 
     Raises:
-        ConfigurationError: No block has this name.
+        ConfigurationError: No block has this name, or it is neither a block nor a name.
         httpx.HTTPError: The Prefect API does not answer.
     """
-    if not isinstance(credentials, str):
+    if isinstance(credentials, VantageCredentials):
         return credentials
+    if not isinstance(credentials, str):
+        # Anything else would be retried. It may hold secrets, so only its type is shown.
+        raise ConfigurationError(
+            f"The credentials are an object of the type {type(credentials).__name__}",
+            hint="Give an ABBYY Vantage Credentials block, or the name of a saved one",
+        )
     try:
         # Without _sync it would return a coroutine in a thread where an event loop runs.
         block = VantageCredentials.load(credentials, _sync=True)  # type: ignore[call-arg]
