@@ -35,7 +35,8 @@ def test_each_is_fetched_once_and_none_is_left(
 ) -> None:
     control, ids = sandbox.control, list[str]()
     running.connect("inbox", sandbox)
-    control.add_fault(operation="downloadResultFile", delay=0.3)
+    # The run is at work until it is killed.
+    control.add_fault(operation="downloadResultFile", after=12, delay=25, times=0)
     ids += control.receive_many(50, "Receipt")
     deployment = running.deploy(
         "inbox",
