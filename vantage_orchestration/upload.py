@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
@@ -22,6 +23,8 @@ from vantage_orchestration.limits import (
 )
 
 _REPLACED = str.maketrans(dict.fromkeys(":/?#[]@!$&'()*+,;=\\", "_"))
+#: Half of a character pair, as in a name that the system could not decode. It can't be sent.
+_HALF = re.compile("[\ud800-\udfff]")
 _CHUNK = 1024 * 1024
 
 Switch = Literal["Default", "Yes", "No"]
@@ -100,7 +103,7 @@ class SourceFile:
             def opener() -> BinaryIO:
                 return local.open_regular(path)
 
-        if not name or any(ord(c) < 32 or c in '"\x7f' for c in name):
+        if not name or any(ord(c) < 32 or c in '"\x7f' for c in name) or _HALF.search(name):
             raise ConfigurationError(
                 "A file to send has no valid name",
                 hint="Give a name with the extension of its format, such as invoice.pdf",
@@ -151,9 +154,9 @@ def parameters(values: Mapping[str, str], *, limited: bool = True) -> list[dict[
         )
     for key, value in values.items():
         for what, text, most in (("key", key, LONGEST_KEY), ("value", value, LONGEST_VALUE)):
-            if not isinstance(text, str) or not text:
+            if not isinstance(text, str) or not text or _HALF.search(text):
                 raise ConfigurationError(
-                    f"The {what} of parameter {key!r} is empty or not a string",
+                    f"The {what} of parameter {key!r} is empty, not a string or not Unicode",
                     hint="Leave out a parameter that has no value",
                 )
             if limited and len(text) > most:

@@ -238,6 +238,8 @@ def test_the_checker_of_requests_rejects_a_wrong_one(sandbox):
         (lambda c: c.add_files("t", [SourceFile.of(b"", name="x.pdf")]), "empty"),
         (lambda c: c.add_files("t", [b"bytes without a name"]), "no valid name"),
         (lambda c: c.add_files("t", [SourceFile.of(b"x", name='a".pdf')]), "no valid name"),
+        (lambda c: c.add_files("t", [SourceFile.of(b"x", name="a\udcff.pdf")]), "no valid name"),
+        (lambda c: c.create_transaction("s", skill_parameters={"k": "\udcff"}), "not Unicode"),
         (
             lambda c: c.launch_transaction(
                 "s", [SourceFile.of(b"x", name=n) for n in ("a+b.pdf", "a,b.pdf")]
