@@ -193,7 +193,8 @@ def _count(name: str, value: Any) -> int:
     return value
 
 
-def _flag(name: str, value: Any) -> bool:
+def flag(name: str, value: Any) -> bool:
+    """Return a value that must be True or False: every text is true, even ``"false"``."""
     if not isinstance(value, bool):
         raise _wrong(name, value, "True or False")
     return value
@@ -364,7 +365,7 @@ class Options:
         " it or ``day_first`` an ambiguous date stays text.",
     )
     day_first: bool | None = _option(
-        None, _optional(_flag), "Whether ``03/04/2026`` is the third of April."
+        None, _optional(flag), "Whether ``03/04/2026`` is the third of April."
     )
     decimal: Literal[".", ","] | None = _option(
         None,
@@ -387,7 +388,7 @@ class Options:
     )
     fail_on_rule_errors: bool = _option(
         False,
-        _flag,
+        flag,
         "Whether a document that breaks a business rule of its skill is not good enough."
         " ``on_low_quality`` then decides; by default the task fails.",
     )
@@ -420,7 +421,7 @@ class Options:
     )
     delete_after: bool = _option(
         False,
-        _flag,
+        flag,
         "Delete the transactions in ABBYY Vantage when all their results have landed. The"
         " service deletes them after 14 days anyway.",
     )
@@ -439,7 +440,7 @@ class Options:
     )
     include_api: bool = _option(
         False,
-        _flag,
+        flag,
         "Whether to include transactions that were sent through the API. Usually their sender"
         " waits for them.",
     )

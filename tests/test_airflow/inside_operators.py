@@ -217,6 +217,8 @@ def construct() -> dict[str, Any]:
         {"abbyy_vantage_conn_id": None},
         {"abbyy_vantage_conn_id": " "},
         {"skill": 4.5},
+        {"delete_on_kill": "false"},
+        {"deferrable": "{{ params.wait }}"},
     ]
     wrong: list[dict[str, Any]] = [
         *shared,
@@ -229,6 +231,7 @@ def construct() -> dict[str, Any]:
         {"parallel": 0},
         {"parallel": 2.0},
         {"delete_after": "no"},
+        {"durable": 0},
         {"fail_on_rule_errors": None},
         {"result_types": ["FieldJson"]},
         {"result_types": 5},

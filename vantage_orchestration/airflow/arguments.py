@@ -16,7 +16,7 @@ from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
 from vantage_orchestration.errors import translating
-from vantage_orchestration.options import Options, checked, default_of, documented, names_of
+from vantage_orchestration.options import Options, checked, default_of, documented, flag, names_of
 
 _SIGNS: Final = ("{{", "{%", "{#")
 #: Arguments other than options, and how they are parsed.
@@ -26,6 +26,9 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "skill": arguments.text,
     "transaction_ids": lambda _, value: arguments.transaction_ids(value),
     CONN_NAME_ATTR: arguments.text,
+    "durable": flag,
+    "delete_on_kill": flag,
+    "deferrable": lambda name, value: value is None or flag(name, value),
 }
 
 

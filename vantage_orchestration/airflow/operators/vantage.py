@@ -238,10 +238,8 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._keep(inputs=inputs, output_path=output_path, skill=skill)
-        self.durable = durable
-        self.delete_on_kill = delete_on_kill
-        self.deferrable = deferrable
+        self._keep(inputs=inputs, output_path=output_path, skill=skill, durable=durable)
+        self._keep(delete_on_kill=delete_on_kill, deferrable=deferrable)
         self.review_notifiers = review_notifiers
         self._check_kill()
 
@@ -383,9 +381,8 @@ class VantageSubmitOperator(_SendingOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._keep(inputs=inputs, skill=skill)
+        self._keep(inputs=inputs, skill=skill, durable=durable)
         self.state_path = state_path
-        self.durable = durable
         if durable:
             check_place(state_path)
 

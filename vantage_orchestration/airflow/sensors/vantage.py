@@ -108,8 +108,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             abbyy_vantage_conn_id=abbyy_vantage_conn_id,
             **options,
         )
-        self.delete_on_kill = delete_on_kill
-        self.deferrable = deferrable
+        self._keep(delete_on_kill=delete_on_kill, deferrable=deferrable)
         self.review_notifiers = review_notifiers
         self._check_kill()
         if review_notifiers and self.reschedule and not self.defers():
