@@ -13,10 +13,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pendulum
-from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.logging import get_logger
+from prefect.logging import get_logger, get_run_logger
 from prefect.results import get_result_store
 
 from vantage_orchestration.errors import ConfigurationError
