@@ -342,14 +342,18 @@ class VantageConfig:
             ConfigurationError: A value is missing or wrong. Nothing was sent.
         """
         source = os.environ if environ is None else environ
-        return cls.from_fields(
-            {
-                name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-                for name, value in source.items()
-                if name.startswith(ENVIRONMENT_PREFIX)
-            },
-            origin="",
-        )
+        values = {
+            name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
+            for name, value in source.items()
+            if name.startswith(ENVIRONMENT_PREFIX)
+        }
+        if not any(values.values()):
+            raise ConfigurationError(
+                "The environment has no ABBYY Vantage credential",
+                hint=f"Set {ENVIRONMENT_PREFIX}REGION, {ENVIRONMENT_PREFIX}USERNAME and so on, or"
+                " name an Airflow connection or a Prefect block",
+            )
+        return cls.from_fields(values, origin="")
 
 
 #: The fields of a stored credential: the one list from which every form is built.

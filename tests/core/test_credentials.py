@@ -316,3 +316,10 @@ def test_an_address_of_this_machine_has_a_scheme(address):
     with pytest.raises(ConfigurationError, match=f"Did you mean http://{host}[?]"):
         make(region="custom", base_url=address)
     assert make(region="custom", base_url="vantage.example.com").host == "vantage.example.com"
+
+
+@pytest.mark.parametrize("environ", [{}, {"PATH": "/bin"}, {"ABBYY_VANTAGE_REGION": ""}])
+def test_an_environment_without_a_credential_is_named_as_such(environ):
+    with pytest.raises(ConfigurationError, match="The environment has no") as failure:
+        VantageConfig.from_env(environ)
+    assert "ABBYY_VANTAGE_REGION" in str(failure.value)
