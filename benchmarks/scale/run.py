@@ -30,11 +30,10 @@ from place import table
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.options import Options
+from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.job import begin, finish, job_token
-from vantage_orchestration.processing.key_filter import forget_proofs
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.lookup import find_transactions
-from vantage_orchestration.processing.skills import forget_skills
 from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.sandbox.inbox import small_pdf
@@ -150,8 +149,7 @@ class Case:
 
     def client(self) -> VantageClient:
         """Return a client of a process that knows nothing yet."""
-        forget_proofs()
-        forget_skills()
+        forget_all()
         account = {k: v for k, v in self.server.credentials.items() if k != "tenant_id"}
         store = {"store": "file", "store_path": str(self.folder / "tokens")}
         return VantageClient(

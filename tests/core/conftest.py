@@ -13,8 +13,7 @@ from requests.adapters import HTTPAdapter
 from vantage_orchestration import reads
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.processing.key_filter import forget_proofs
-from vantage_orchestration.processing.skills import forget_skills
+from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.token import source
@@ -50,8 +49,7 @@ def _without_the_second(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 def _forget_sources() -> None:
     """Forget the process's tokens: a new sandbox may get the port and the tokens of an old one."""
     source.registry.clear()
-    forget_skills()
-    forget_proofs()
+    forget_all()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.key_filter import forget_proofs
+from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.keys import KEY_PARAMETER, unit_key
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
@@ -177,7 +177,7 @@ def test_a_key_that_was_never_sent_costs_the_same_whatever_others_have(
     _, alone = requests_of(sandbox, lambda: find(client, skill, "mine"))
     assert alone <= 6
     sandbox.control.add_others(5000, "Invoice", seconds=60.0, **others)
-    forget_proofs()
+    forget_all()
     found, first = requests_of(sandbox, lambda: find(client, skill, "mine"))
     assert found == {}
     assert first <= most

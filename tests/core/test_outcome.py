@@ -19,9 +19,9 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing import TaskKey, process_document
+from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.skills import (
-    forget_skills,
     skill_id_of,
     skill_of,
     unknown_skill,
@@ -73,7 +73,7 @@ def test_the_processes_of_a_host_ask_once_for_a_skill(
     uuid = sandbox.control.skill_id("Invoice")
 
     def process(account: str) -> None:
-        forget_skills()  # What another process would not know either.
+        forget_all()  # What another process would not know either.
         with VantageClient(config_of(sandbox, username=account)) as client:
             assert skill_id_of(client, "Invoice") == uuid
             assert skill_of(client, uuid).type == "Document"

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds transactions by their keys in the lists of active and completed ones (contract, 3.2).
 
-What it costs does not depend on how many transactions others have: a key is asked for by a filter,
-once the server has shown that it understands it (:mod:`.key_filter`). Where it does not, the lists
-are read once for all tasks of a host (:mod:`.shared_lists`).
+What it costs does not depend on how many transactions others have. A key is asked for by a filter,
+once the server has shown that it understands it. Its encoding is uncertain (contract, section 9),
+and a server that misreads it answers with an empty list. So an empty answer proves nothing until
+the same filter has found a transaction that is known to be listed.
+
+Where the filter is unreliable, the lists are read once for all tasks of a host. The first task
+reads both, notes transactions with one of our keys, and counts all. For some minutes, the next
+tasks only request the number of transactions listed from that time. If it is unchanged, nothing was
+listed late or deleted, and only newer transactions are read: four short requests. Otherwise both
+lists are read again.
 
 One gap remains: the lists are an index, which may lag. A transaction that was created a moment
 before a crash, and whose id was not recorded, may not be listed yet when the next try searches. So
@@ -12,37 +19,86 @@ the ledger (:mod:`vantage_orchestration.processing.ledger`) comes first.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.errors import BadRequest, NotFound, translated
 from vantage_orchestration.limits import RETENTION_DAYS
-from vantage_orchestration.processing.key_filter import (
-    ENCODINGS,
-    GUESS,
-    Proof,
-    disprove,
-    is_known,
-    proof_of,
-)
+from vantage_orchestration.processing.host_notes import HostNote
 from vantage_orchestration.processing.keys import KEY_PARAMETER
-from vantage_orchestration.processing.shared_lists import Row, read_lists, shared_rows
 from vantage_orchestration.status import Status
 
 if TYPE_CHECKING:
     from pendulum import DateTime
 
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.models import ListedTransaction, Page
 
-log = logging.getLogger(__name__)
+_Read = Callable[..., "Page"]
 
 #: Up to so many keys are asked for one by one. For more, all transactions of this package are
 #: listed, if the server can do that.
 _FEW: Final = 3
 #: Beyond so many, both lists are read instead.
 _MANY: Final = 100
+#: Encodings of the filter, the manual's example first.
+_ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
+#: Listed transactions to search for one with a registration parameter.
+_SAMPLE: Final = 20
+#: Seconds until a test without a result is repeated: a suitable transaction may be listed soon.
+_UNKNOWN_FOR: Final = 30.0
+
+
+class KeyFilter(NamedTuple):
+    """How a server filters its lists by a registration parameter.
+
+    Attributes:
+        encoding: Encoding that it understands; empty if none, or if the test has no result.
+        any_value: Whether it also finds a key without a value.
+    """
+
+    encoding: str
+    any_value: bool
+
+
+#: The manual's example, before any test.
+GUESS: Final = KeyFilter(_ENCODINGS[0], any_value=True)
+_NONE: Final = KeyFilter("", any_value=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A list's entry for one transaction of this package.
+
+    Attributes:
+        id: Transaction.
+        key: Its key.
+        processed: Whether it was processed.
+        failed: Whether it failed or was cancelled.
+        created: When it was created, as text that sorts; empty if not reported.
+    """
+
+    id: str
+    key: str
+    processed: bool
+    failed: bool
+    created: str
+
+    @classmethod
+    def of(cls, item: ListedTransaction) -> _Row:
+        """Return the row of a transaction that carries one of our keys."""
+        status = item.status
+        return cls(
+            item.id,
+            item.parameters[KEY_PARAMETER],
+            bool(status and status.is_success),
+            bool(status and status.is_failure),
+            str(item.created_at or ""),
+        )
 
 
 @translated
@@ -59,7 +115,7 @@ def find_transactions(
     if not wanted:
         return {}
     rows = _rows(client, wanted, skill_id, _window(since))
-    candidates: dict[str, dict[str, Row]] = {}
+    candidates: dict[str, dict[str, _Row]] = {}
     for row in rows:
         if row.key in wanted:
             # What ended between the two lists is seen twice: the later look counts.
@@ -71,27 +127,6 @@ def find_transactions(
     }
 
 
-def _rows(client: VantageClient, keys: set[str], skill_id: str, start: DateTime) -> Sequence[Row]:
-    """Return what is listed with these keys, and perhaps with others of this package."""
-    filtered = partial(_filtered, client, keys, skill_id=skill_id, start_date=start)
-    few, rows, encodings = len(keys) <= _FEW, None, ENCODINGS
-    if not is_known(client):
-        rows = filtered(GUESS)
-        if rows is None:
-            encodings = ENCODINGS[1:]
-        found = {row.key for row in rows or ()}
-        if found and (not few or found == keys):
-            return rows or ()  # No other proof is needed that this filter finds what is listed.
-    if proof := proof_of(client, start, encodings):
-        guessed = rows is not None and proof.encoding == GUESS.encoding
-        if not guessed or not (few or proof.any_value):
-            rows = filtered(proof)
-        if rows is not None:
-            return rows
-        disprove(client)
-    return shared_rows(client, skill_id, start)
-
-
 def _window(since: DateTime) -> DateTime:
     import pendulum
 
@@ -100,30 +135,53 @@ def _window(since: DateTime) -> DateTime:
     return max(min(since, now).subtract(days=1), now.subtract(days=RETENTION_DAYS + 1))
 
 
+def _rows(client: VantageClient, keys: set[str], skill_id: str, start: DateTime) -> Sequence[_Row]:
+    """Return what is listed with these keys, and perhaps with others of this package."""
+    filtered = partial(_filtered, client, keys, skill_id=skill_id, start_date=start)
+    few, known = len(keys) <= _FEW, key_filter(client)
+    rows = filtered(known or GUESS)
+    if known is None:
+        found = {row.key for row in rows or ()}
+        if found and (not few or found == keys):
+            return rows or ()  # No other proof is needed that this filter finds what is listed.
+        known = key_filter(client) or _tested(client, start, _ENCODINGS[rows is None :])
+        guessed = rows is not None and known.encoding == GUESS.encoding
+        if not guessed or not (few or known.any_value):
+            rows = filtered(known)
+    if rows is None:
+        if known.encoding:
+            _note(client).write(_NONE)
+        return _shared_rows(client, skill_id, start)
+    return rows
+
+
 def _filtered(
-    client: VantageClient, keys: set[str], proof: Proof, **window: Any
-) -> list[Row] | None:
-    """Return what the server's filter lets through; None if it turns out not to filter."""
+    client: VantageClient, keys: set[str], given: KeyFilter, **window: Any
+) -> list[_Row] | None:
+    """Return what the server's filter lets through; None if it does not filter."""
+    if not given.encoding:
+        return None
     wanted: list[str | None] = list(keys)
     if len(keys) > _FEW:
-        if proof.any_value:
+        if given.any_value:
             wanted = [None]
         elif len(keys) > _MANY:
             return None
     rows = []
     try:
         for key in wanted:
-            for item in read_lists(client, **window, **proof.by_key(key)):
+            window |= {"parameters": {KEY_PARAMETER: key}, "parameter_encoding": given.encoding}
+            for item in _listed(client, **window):
                 found = item.parameters.get(KEY_PARAMETER)
                 if not found or key not in (None, found):
                     return None
-                rows.append(Row.of(item))
+                rows.append(_Row.of(item))
     except BadRequest:
         return None
     return rows
 
 
-def _choose(client: VantageClient, candidates: list[Row]) -> str | None:
+def _choose(client: VantageClient, candidates: list[_Row]) -> str | None:
     """Choose among transactions with the same key: one that was charged before one that was not.
 
     There are several if the reply to a creation was lost and the creation was repeated.
@@ -144,3 +202,143 @@ def _choose(client: VantageClient, candidates: list[Row]) -> str | None:
         elif not status.is_failure:
             return candidate.id
     return first_new
+
+
+# ---------------------------------------------------------------- the filter
+
+
+def key_filter(client: VantageClient) -> KeyFilter | None:
+    """Return how the server filters; None if that was not tested lately."""
+    return _note(client).read(lambda data: KeyFilter(*data))
+
+
+def _note(client: VantageClient) -> HostNote:
+    return HostNote(client, "key filter")
+
+
+def _tested(client: VantageClient, start: DateTime, encodings: Sequence[str]) -> KeyFilter:
+    """Test how the server filters. It takes two to five requests, of a few entries each, once in
+    ten minutes, and transactions that were created since ``start``."""
+    for read in (client.list_completed_transactions, client.list_active_transactions):
+        items = read(limit=_SAMPLE, start_date=start).items
+        pairs = [pair for item in items for pair in item.parameters.items() if all(pair)]
+        if pairs:
+            # One of our keys if there is any.
+            key, value = min(pairs, key=lambda pair: pair[0] != KEY_PARAMETER)
+            found = _NONE
+            for encoding in encodings:
+                filtered = partial(read, start_date=start, parameter_encoding=encoding)
+                if _finds(filtered, key, value):
+                    found = KeyFilter(encoding, any_value=_finds(filtered, key, None))
+                    break
+            _note(client).write(found)
+            return found
+    _note(client).remember(_NONE, _UNKNOWN_FOR)
+    return _NONE
+
+
+def _finds(read: _Read, key: str, value: str | None) -> bool:
+    """Return whether a filter finds the known transaction, and nothing that does not match."""
+    try:
+        items = read(limit=2, parameters={key: value}).items
+    except BadRequest:
+        return False
+    return bool(items) and all(
+        key in each.parameters and value in (None, each.parameters[key]) for each in items
+    )
+
+
+# ----------------------------------------------------------- the whole lists
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The content of both lists.
+
+    Attributes:
+        at: When reading began, in seconds since the epoch.
+        start: Earliest creation time of the entries, likewise.
+        newest: Latest creation time of all entries, by the server's clock, likewise; None without
+            entries.
+        total: Number of entries.
+        rows: Entries of this package.
+    """
+
+    at: float
+    start: float
+    newest: float | None
+    total: int
+    rows: tuple[_Row, ...]
+
+    @classmethod
+    def of(cls, data: Any) -> _Reading:
+        return cls(**{**data, "rows": tuple(_Row(**row) for row in data["rows"])})
+
+
+def _listed(client: VantageClient, **filters: Any) -> Iterator[ListedTransaction]:
+    """Yield active, then ended transactions; filters as for the client's lists.
+
+    In this order, a transaction that ends in between is seen in the second list.
+    """
+    yield from client.iter_active_transactions(**filters)
+    yield from client.iter_completed_transactions(**filters)
+
+
+def _shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Sequence[_Row]:
+    """Return all listed transactions of this package that were created since then, and perhaps some
+    from an hour before, without trusting any filter by their keys."""
+    asked = time.time()
+    # Tasks begin at different moments. A reading must not be useless for the one that began a
+    # second earlier than its reader.
+    start = start.start_of("hour")
+    note = HostNote(client, "lists", skill_id, large=True)
+
+    def built_upon() -> Sequence[_Row] | None:
+        found = note.read(_Reading.of)
+        if found is None or found.start > start.timestamp():
+            return None
+        return found.rows if found.at >= asked else _with_new(client, skill_id, found)
+
+    if (rows := built_upon()) is not None:
+        return rows
+    with note.alone():
+        # Another task may have read them meanwhile.
+        if (rows := built_upon()) is not None:
+            return rows
+        made = _read(client, skill_id, start)
+        note.write(asdict(made))
+    return made.rows
+
+
+def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:
+    at, newest = time.time(), None
+    ids: set[str] = set()
+    # A transaction that ended between the two lists is seen twice: the later state counts.
+    rows: dict[str, _Row] = {}
+    for item in _listed(client, skill_id=skill_id, start_date=start):
+        ids.add(item.id)
+        if item.created_at is not None:
+            newest = max(newest or 0.0, item.created_at.timestamp())
+        if item.parameters.get(KEY_PARAMETER):
+            rows[item.id] = _Row.of(item)
+    return _Reading(at, start.timestamp(), newest, len(ids), tuple(rows.values()))
+
+
+def _with_new(client: VantageClient, skill_id: str, before: _Reading) -> Sequence[_Row] | None:
+    """Return the earlier and newer rows; None if the lists must be read again."""
+    import pendulum
+
+    if before.newest is None:
+        return None
+    # In whole milliseconds, as times are sent: nothing in the last one may be lost.
+    cut, end = (round_(before.newest * 1000) / 1000 for round_ in (math.floor, math.ceil))
+    window: dict[str, Any] = {
+        "skill_id": skill_id,
+        "start_date": pendulum.from_timestamp(before.start),
+        "end_date": pendulum.from_timestamp(end),
+    }
+    active = client.list_active_transactions(limit=1, **window).total
+    if active + client.list_completed_transactions(limit=1, **window).total != before.total:
+        return None
+    new = _read(client, skill_id, pendulum.from_timestamp(cut))
+    return (*before.rows, *new.rows)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import (
@@ -18,22 +17,18 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.models import Skill
-from vantage_orchestration.processing.host_notes import HostNote
+from vantage_orchestration.processing.host_notes import HostNote, forget_about
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from vantage_orchestration.client import VantageClient
 
 log = logging.getLogger(__name__)
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: Seconds for which what was found out about a skill is believed.
-_KEPT: Final = 600.0
 #: Skills named in an error.
 _NAMED: Final = 5
-#: By account, kind of fact and skill.
-_found: dict[tuple[str, ...], tuple[Any, float]] = {}
 
 
 @translated
@@ -48,30 +43,10 @@ def skill_id_of(client: VantageClient, skill: str) -> str:
     if _UUID.fullmatch(wanted):
         return wanted
     try:
-        found = _once(client, "id", wanted, lambda: _match(client.list_skills(), wanted))
+        note = HostNote(client, "id", wanted)
+        return str(note.once(lambda: _match(client.list_skills(), wanted)))
     except Forbidden:
         return wanted
-    return str(found)
-
-
-def _once(client: VantageClient, kind: str, skill: str, find: Callable[[], Any]) -> Any:
-    """Return JSON data about a skill, which the processes of a host find out once for all."""
-    key = (*client.config.credentials.account, kind, skill)
-    found, since = _found.get(key, (None, 0.0))
-    if found is not None and time.monotonic() - since < _KEPT:
-        return found
-    note = HostNote(client, kind, skill, kept=_KEPT)
-    if (found := note.read(_as_it_is)) is None:
-        with note.alone():
-            if (found := note.read(_as_it_is)) is None:
-                found = find()
-                note.write(found)
-    _found[key] = (found, time.monotonic())
-    return found
-
-
-def _as_it_is(data: Any) -> Any:
-    return data
 
 
 def _match(skills: Sequence[Skill], wanted: str) -> str:
@@ -91,9 +66,8 @@ def skill_of(client: VantageClient, skill_id: str) -> Skill:
     """Return a skill. A host asks once in ten minutes for the same. It may be Forbidden to read,
     and still be used."""
     try:
-        return Skill.read(
-            _once(client, "skill", skill_id, lambda: client.get_skill(skill_id).to_json())
-        )
+        note = HostNote(client, "skill", skill_id)
+        return Skill.read(note.once(lambda: client.get_skill(skill_id).to_json()))
     except NotFound as error:
         failure = unknown_skill(client, skill_id, error)
     raise failure
@@ -112,20 +86,12 @@ def names_of_skills(client: VantageClient, ids: Iterable[str]) -> dict[str, str]
 
 def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotFound:
     """Return the error for a skill that the service does not know, with those that come near."""
-    for key, (found, _) in list(_found.items()):
-        if skill_id in (found, key[-1]):
-            HostNote(client, *key[-2:], kept=_KEPT).forget()
-            _found.pop(key, None)
+    forget_about(client, skill_id)
     try:
         missing = _missing(client.list_skills(), skill_id)
     except VantageError:
         return error
     return NotFound(missing.what, **{**error.details(), "hint": missing.hint})
-
-
-def forget_skills() -> None:
-    """Forget what this process knows of skills."""
-    _found.clear()
 
 
 def _missing(skills: Sequence[Skill], wanted: str) -> NotFound:

@@ -12,8 +12,8 @@ from vantage_orchestration.errors import BadRequest
 from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import instant, items_of_page
 from vantage_orchestration.paging import Chunk, Pages
-from vantage_orchestration.processing.key_filter import likely
 from vantage_orchestration.processing.keys import KEY_PARAMETER
+from vantage_orchestration.processing.lookup import GUESS, key_filter
 from vantage_orchestration.text import utc_text
 
 if TYPE_CHECKING:
@@ -137,12 +137,10 @@ class ActiveList:
         stages: dict[str, str | None] = {}
         missing, read, count, keyed = len(wanted), 0, 0, not ours
         params: dict[str, Any] = {"SkillId": skill_id, "StartDate": start}
-        if ours and (filter_ := likely(self._client)):
+        if ours and (encoding := (key_filter(self._client) or GUESS).encoding):
             from vantage_orchestration.client import parameter_filter  # Triggers load no client.
 
-            params |= parameter_filter(
-                "TransactionParameters", {KEY_PARAMETER: None}, filter_.encoding
-            )
+            params |= parameter_filter("TransactionParameters", {KEY_PARAMETER: None}, encoding)
         pages = Pages(lambda offset: self._read_page(params, offset), lambda item: item[0])
         for count, page in enumerate(pages, 1):
             found = {name: stage for name, stage, *_ in page.items}
@@ -171,8 +169,8 @@ class ActiveList:
     ) -> Listing | None:
         """Read the list of this package's transactions; None if that saves nothing of so many
         requests."""
-        proof = likely(self._client)
-        if self._clock() < self._no_filter_until or proof is None or not proof.any_value:
+        known = key_filter(self._client) or GUESS
+        if self._clock() < self._no_filter_until or not known.any_value:
             return None
         try:
             listing = self._read(wanted, skill_id, start, ours=True)
