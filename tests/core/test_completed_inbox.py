@@ -438,3 +438,26 @@ def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
     assert local.consumer().waits()
     assert sorted(local.got("2")) == sorted(received)
     assert local.got("1") == []
+
+
+@pytest.mark.parametrize("word", [None, "", "Archived"])
+def test_a_status_that_the_contract_does_not_name_hides_nothing(
+    local: Case, word: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, odd = local.receive(1), local.receive(1)
+    local.receive(1, parameters={"SandboxOutcome": "Failed"})
+    listed = local.client.session.get("/transactions/completed?Limit=1000").json()["items"]
+    items = [{**each, "status": word} for each in listed]
+    assert len(items) == 3
+    local.control.add_fault(
+        path_regex="/transactions/completed$", merge_json={"items": items}, times=0
+    )
+    local.control.add_fault(path_regex=odd[0], merge_json={"status": "Archived"}, times=0)
+    fetched = local.fetch("1")
+    assert [each.transaction_id for each in fetched.manifest.transactions] == good
+    assert [(each.transaction_id, each.status) for each in fetched.manifest.failed] == [
+        (odd[0], "Archived")
+    ]
+    assert f"{odd[0]} ended with the unknown status 'Archived'" in caplog.text
+    again = local.fetch("2")
+    assert again.place is None

@@ -197,7 +197,12 @@ class _Work:
             else:
                 self._ended.append(UnfinishedEntry(name, Status.GONE.value))
             return
-        if transaction.status.is_success:
+        status = transaction.status
+        if status.is_terminal and not self._consumer.wanted.asks_for(status):
+            # The list did not say how it ended.
+            log.info("Transaction %s ended as %s, which is not asked for", name, status)
+            return
+        if status.is_success:
             entry = collect(
                 self._client,
                 transaction,
@@ -207,11 +212,14 @@ class _Work:
                 by_class=self._output.by_class,
             )
             self._landed.append(replace(entry, folder=name))
-        elif transaction.status.is_failure:
+        elif status.is_failure or not status.is_known:
+            if not status.is_known:
+                text = "Transaction %s ended with the unknown status %r: it counts as failed"
+                log.warning(text, name, status.value)
             self._ended.append(UnfinishedEntry.of(name, transaction))
         else:
             raise WaitTimeout(
-                f"The transaction is listed as ended, but its status is {transaction.status}",
+                f"The transaction is listed as ended, but its status is {status}",
                 hint="The next try reads it again",
                 transaction_id=name,
             )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import ListedTransaction
+    from vantage_orchestration.status import Status
     from vantage_orchestration.storage import Location
 
 #: Seconds after which the whole list is read again: deletions can hide transactions that ended
@@ -49,9 +50,14 @@ class CompletedFilter:
         """Return the filter that the options of a task ask for."""
         return cls(frozenset(options.statuses), options.include_api, options.since)
 
+    def asks_for(self, status: Status | None) -> bool:
+        """Return whether transactions of a status are wanted. One that is missing or unknown in
+        this version always is: no document may vanish because the service has a new word."""
+        return status is None or not status.is_known or status in self.statuses
+
     def fits(self, item: ListedTransaction) -> bool:
         """Return whether a transaction passes the filter."""
-        if item.status not in self.statuses:
+        if not self.asks_for(item.status):
             return False
         if self.since is not None and (item.created_at is None or item.created_at < self.since):
             return False
