@@ -491,7 +491,57 @@ class VantageClient(ApiSession):
                 check(found)
             return found
 
-        return call(attempt, self._retries, may_repeat=may_repeat, looks=looks)
+        # Who looks once does not need the transaction.
+        read = self._confirmed(attempt, looks) if looks > 1 else attempt
+        return call(read, self._retries, may_repeat=may_repeat, looks=looks)
+
+    def _repeat(
+        self,
+        attempt: Callable[[], T],
+        check: Callable[[VantageError], bool] | None = None,
+        looks: int = LOOKS,
+    ) -> T:
+        return super()._repeat(self._confirmed(attempt, looks), check, looks)
+
+    def _confirmed(self, attempt: Callable[[], T], looks: int) -> Callable[[], T]:
+        """Return what tries the same, but lets a 404 count only if there is one again after the
+        service was seen to answer."""
+        missing, answers = 0, False
+
+        def confirmed() -> T:
+            nonlocal missing, answers
+            try:
+                return attempt()
+            except errors.NotFound as error:
+                missing += 1
+                if answers or error.transaction_id is None or missing < looks - 1:
+                    raise
+                self.confirm_missing_once()
+                answers = True
+                if missing < looks:
+                    raise
+            return attempt()
+
+        return confirmed
+
+    def confirm_missing_once(self) -> None:
+        """Check that a 404 about a transaction comes from the service: while that is being
+        deployed, a gateway in front of it may answer 404 to everything. One request.
+
+        Raises:
+            ServiceUnavailable: The lists of transactions, which always exist, are missing as well.
+        """
+        path, where = "/transactions/active", None
+        try:
+            self.send_once("GET", path, lambda reply: reply.json(Page.read), params={"Limit": 1})
+        except (errors.BadRequest, errors.Forbidden):
+            return
+        except errors.NotFound as error:
+            where = error.details()
+        if where is not None:
+            hint = "A gateway may have answered in its place; nothing counts as deleted. Try later"
+            what = "ABBYY Vantage answered 404 to everything about transactions"
+            raise errors.ServiceUnavailable(what, **{**where, "hint": hint})
 
     def _list(
         self,

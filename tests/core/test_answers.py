@@ -24,7 +24,7 @@ from typing import Any
 import pendulum
 import pytest
 from core.conftest import config_of
-from jobs import begin, collect, finish
+from jobs import begin, collect, finish, submit_files
 from patience import wait_while_running
 from pdfs import make_invoice
 
@@ -44,7 +44,7 @@ from vantage_orchestration.retrying import LOOKS, RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Outcome, Wait, WaitRules, wait_here
+from vantage_orchestration.waiting import Outcome, Wait, WaitRules, Watcher, wait_here
 
 PROCESS = "workspace.default.processing"
 TOKEN = job_token("task", "-1")
@@ -282,6 +282,40 @@ def test_a_refusal_that_stays_is_final_soon(
         work()
     assert not caught.value.retryable
     assert sandbox.control.faults()[0]["hits"] == (LOOKS if status == 404 else 1)
+
+
+#: A gateway's answer while the service behind it is being deployed.
+_NO_ROUTE = {"path_regex": "/transactions/", "status": 404, "json": {"message": "no route"}}
+
+
+@pytest.mark.parametrize("requests", [4, 5, 6, 7, 8, 30])
+def test_a_gateway_that_knows_no_address_makes_nothing_count_as_deleted(
+    client, sandbox, skill, invoice, output, requests
+):
+    """A later try finds the running transaction, and fetches and deletes what it was told to."""
+    sandbox.control.set(processing_polls=1000)
+    ledger = Ledger((FolderLedgers(output.child("ledger")), "task"))
+    files, options = [Location.of(invoice)], Options()
+
+    def work() -> list[str]:
+        parts = submit_files(client, files, TaskKey("task"), skill, options, ledger=ledger)
+        return [part.transaction_id for part in parts]
+
+    first = work()
+    sandbox.control.add_fault(times=requests, **_NO_ROUTE)
+    with contextlib.suppress(errors.ServiceUnavailable):
+        assert work() == first
+    for order in (client.delete_transaction, lambda each: client.add_files(each, [invoice])):
+        sandbox.control.clear_faults()
+        sandbox.control.add_fault(times=0, **_NO_ROUTE)
+        with pytest.raises(errors.ServiceUnavailable, match="nothing counts as deleted") as caught:
+            order(first[0])
+        assert caught.value.retryable
+    watcher = Watcher(client, settle=0.0)
+    assert watcher.observe(first) == {}
+    sandbox.control.clear_faults()
+    assert work() == first
+    assert len(sandbox.control.transactions()) == 1
 
 
 def test_a_start_is_repeated_only_after_a_look(client, sandbox, skill, invoice, output):

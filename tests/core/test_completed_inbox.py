@@ -440,6 +440,17 @@ def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
     assert local.got("1") == []
 
 
+@pytest.mark.parametrize("operation", ["getTransaction", "downloadResultFile"])
+def test_a_gateway_that_knows_no_address_takes_nothing_away(local: Case, operation: str) -> None:
+    ids = local.receive(2)
+    local.control.add_fault(operation=operation, status=404, json={"message": "none"}, times=0)
+    local.control.add_fault(operation="listActiveTransactions", status=404, json={}, times=0)
+    with pytest.raises(errors.ServiceUnavailable):
+        local.fetch("1")
+    local.control.clear_faults()
+    assert sorted(local.got("2")) == sorted(ids)
+
+
 @pytest.mark.parametrize("word", [None, "", "Archived"])
 def test_a_status_that_the_contract_does_not_name_hides_nothing(
     local: Case, word: str | None, caplog: pytest.LogCaptureFixture

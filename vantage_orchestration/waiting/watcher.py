@@ -404,7 +404,12 @@ class Watcher:
             one.lost = this.now if one.lost is None else one.lost
             # Not all machines of the service learn of a change at the same moment.
             if this.now - one.lost >= self._settle:
-                this.seen[key] = one.see(Status.GONE)
+                try:
+                    self._client.confirm_missing_once()
+                except VantageError as error:
+                    self._judge(this, key, one, error)
+                else:
+                    this.seen[key] = one.see(Status.GONE)
         except VantageError as error:
             self._judge(this, key, one, error)
         else:
