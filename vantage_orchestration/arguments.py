@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -39,21 +39,26 @@ _AS_OBJECT: Final = (
 )
 
 
-def items(name: str, value: Any) -> list[Any]:
+def items(
+    name: str, value: Any, inside: Callable[[Mapping[Any, Any]], Any] | None = None
+) -> list[Any]:
     """Return the items of a list argument in order, with nested lists flattened.
 
     The value is one item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
     text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
     ``None``, is an empty list: the previous task had nothing. Only line breaks at the ends of
-    strings are removed. A dictionary, number or other object is refused.
+    strings are removed. A number or other object is refused, and a dictionary, too, unless
+    ``inside`` returns what it contains.
     """
     if isinstance(value, str):
         found = _literal(value)
-        if isinstance(found, Mapping):
+        if isinstance(found, Mapping) and inside is None:
             raise _refused(name, value, "a list is expected")
-        return [value.strip("\r\n")] if found is value else items(name, found)
+        return [value.strip("\r\n")] if found is value else items(name, found, inside)
     if value is None:
         return []
+    if isinstance(value, Mapping) and inside is not None:
+        return items(name, inside(value), inside)
     if _is_place(value):
         return [value]
     if isinstance(value, (bool, int, float, Mapping)) or not isinstance(value, Iterable):
@@ -61,23 +66,28 @@ def items(name: str, value: Any) -> list[Any]:
     if isinstance(value, (set, frozenset)):
         # Its order differs between processes, and a later try must send the same.
         value = sorted(value, key=str)
-    return [each for one in value for each in items(name, one)]
+    return [each for one in value for each in items(name, one, inside)]
 
 
 def transaction_ids(value: Any) -> list[str]:
     """Return transaction ids, each once, in lower case: ids are compared without case.
 
-    The value is one id or several, or the result of a task, whose ``transaction_ids`` are used. A
-    text may contain several, separated by commas, spaces or line breaks, or as the text of a list.
-    None, an empty list and an empty text contain none. What is not a UUID is refused.
+    The value is one id or several, or results of tasks: the ``transaction_ids`` of a dictionary are
+    used, or its keys if they are ids, as those of statuses. A text may contain several, separated
+    by commas, spaces or line breaks, or as the text of a list or dictionary. None, an empty list
+    and an empty text contain none. What is not a UUID is refused.
     """
     name = "transaction_ids"
-    if isinstance(value, Mapping):
-        if name not in value:
-            raise _refused(name, value, "transaction ids are expected")
-        value = value[name]
+
+    def inside(result: Mapping[Any, Any]) -> Any:
+        if name in result:
+            return result[name]
+        if any(not isinstance(key, str) or not _UUID.fullmatch(key.lower()) for key in result):
+            raise _refused(name, result, "transaction ids are expected")
+        return list(result)
+
     found: dict[str, None] = {}
-    for each in items(name, value):
+    for each in items(name, value, inside):
         if not isinstance(each, str):
             raise _refused(name, each, "a string with a transaction id is expected")
         if _RENDERED.fullmatch(each.strip()):

@@ -13,6 +13,7 @@ from vantage_orchestration.models import BusinessRuleError
 from vantage_orchestration.tables.reading import (
     Entry,
     content_of_json,
+    is_group,
     members,
     values_by_name,
 )
@@ -179,7 +180,7 @@ def _fields(entries: Sequence[Entry]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, items in values_by_name(entries).items():
         values = [
-            _fields(members(value)) if isinstance(value, Mapping) else value
+            _fields(members(value)) if is_group(value) else value
             for value in (item.get("Value") for item in items)
         ]
         fields[name] = values[0] if len(values) == 1 else values or None

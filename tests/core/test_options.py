@@ -52,13 +52,17 @@ class Lazy(Sequence[Any]):
         f" {A}; {B} ",
         [A.upper(), B, A],
         {"transaction_ids": [A, B]},
+        {A: "Processed", B.upper(): "Processing"},
+        [{A: "Processed"}, {B: "Processed"}],
+        Lazy({A: "Processed"}, {"transaction_ids": [B]}),
+        f"{{'{A}': 'Processed', '{B}': 'Processed'}}",
     ],
 )
 def test_ids_of_transactions_are_read(value: Any) -> None:
     assert arguments.transaction_ids(value) == [A, B]
 
 
-@pytest.mark.parametrize("value", [None, [], (), "", "None", "[]", " ", Lazy(), [None]])
+@pytest.mark.parametrize("value", [None, [], (), "", "None", "[]", " ", Lazy(), [None], {}])
 def test_nothing_is_an_empty_list(value: Any) -> None:
     assert arguments.transaction_ids(value) == []
 
@@ -72,6 +76,7 @@ def test_nothing_is_an_empty_list(value: Any) -> None:
         ([5], "5"),
         (True, "True"),
         ({"a": A}, "an object of the type dict"),
+        ({A: "Processed", "total": 1}, "an object of the type dict"),
         (str(Lazy(A, B)), "the text of an object. Pass a task's .output"),
         (object(), "an object of the type object"),
     ],

@@ -222,3 +222,9 @@ def test_one_skill_is_loaded_under_short_names(pipeline: Pipeline, results: Resu
     path = manifest_of(results)
     sql = "select count(*) from documents_items"
     assert load(pipeline, path, sql, skill="Invoice") == [(2,)]
+
+
+def test_an_object_that_is_no_group_keeps_its_content() -> None:
+    strange = {"Name": "Vendor", "List": [{"Value": {"A": 1}}, {"Value": {"Fields": []}}]}
+    document = {"Id": "d1", "ExtractedData": {"RootObject": {"Fields": [strange]}}}
+    assert fields_of_json({"Documents": [document]}) == {"Vendor": [{"A": 1}, {}]}

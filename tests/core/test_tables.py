@@ -25,8 +25,10 @@ from result_files import (
 )
 
 from vantage_orchestration.models import Skill
+from vantage_orchestration.processing.manifest import DocumentEntry, TransactionManifest
 from vantage_orchestration.results import fields_of_json
-from vantage_orchestration.tables import ValueFormat, write_tables
+from vantage_orchestration.tables import ResultTables, ValueFormat, write_tables
+from vantage_orchestration.tables.reading import Content, DocumentContent
 
 KEY = {"transaction_id": "t1", "document_index": 1}
 #: Half of a character pair, as an encoder writes it that does not care.
@@ -190,6 +192,9 @@ def test_fields_that_the_skill_does_not_name_are_kept_as_text(results: Results) 
         (has("Vendor", "Example Ltd"), "Vendor.Name", None, "a single value, not a group"),
         (has("Vendor", group(), group()), "Vendor.Name", None, "2 values, not one"),
         (has("Items", "Bolt"), None, None, "a single value, not a group"),
+        (has("Items", {"Value": {"A": 1}}), None, None, "a single value, not a group"),
+        (has("Vendor", {"Value": {"A": 1}}), None, None, "a single value, not a group"),
+        (has("Number", {"Value": {"A": 1}}), "Number", '{"A": 1}', "a group, not a single value"),
     ],
 )
 def test_a_field_of_another_shape_is_kept_and_listed(
@@ -383,6 +388,38 @@ def test_documents_of_a_process_skill_are_in_the_set_of_the_skill_that_was_appli
         assert list(tables.sets) == ["Invoice", "Receipt", "Letter"]
         sums = arrow_table(tables.sets["Receipt"].tables["documents"]).column("Sum").to_pylist()
     assert sums == [Decimal("1.5"), Decimal("2.5")]
+
+
+def _sets(skills: list[Skill], *documents: tuple[str, str]) -> dict[str, int]:
+    """Return the number of documents in each set, for documents of a skill with a concept."""
+    tables = ResultTables(skills, skill_ids=[skill for skill, _ in documents])
+    with tables:
+        for number, (skill, concept) in enumerate(documents):
+            entry = TransactionManifest(f"t{number}", skill, "Processed", None, 1, (), ())
+            content = Content([has("Total", "1")], concept)
+            found = DocumentContent(1, DocumentEntry("d", None, (), ()), content, ())
+            tables.add(entry, found)
+        for each in tables.sets.values():
+            each.tables["documents"].settle(last=True)
+        return {name: each.tables["documents"].count for name, each in tables.sets.items()}
+
+
+def test_skills_of_the_same_name_share_no_tables() -> None:
+    one, two = (Skill(each, "Invoice", "Document") for each in ("id-1", "id-2"))
+    process = Skill("p", "All", "Process", skills=("ID-2",))
+    both = [("id-2", "Invoice"), ("ID-1", "Invoice"), ("id-1", "Invoice")]
+    assert _sets([one, two], *both) == {"Invoice (id-2)": 1, "Invoice (id-1)": 2}
+    assert _sets([one], *both[1:]) == {"Invoice": 2}
+    # One that may not be read is not taken for the other, and two of them are kept apart.
+    assert _sets([one], *both) == {"Invoice (id-2)": 1, "Invoice": 2}
+    assert _sets([], *both[::2]) == {"Invoice (id-2)": 1, "Invoice (id-1)": 1}
+    assert _sets([], *both[:1]) == {"Invoice": 1}
+    # The documents of a Process skill belong to the skill in it.
+    assert _sets([one, process, two], ("p", "Invoice"), ("id-1", "Invoice")) == {
+        "Invoice (id-2)": 1,
+        "Invoice (id-1)": 1,
+    }
+    assert _sets([one, process], ("p", "Invoice"), both[1]) == {"Invoice (p)": 1, "Invoice": 1}
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])

@@ -259,7 +259,8 @@ def download_results(
 
     Args:
         credentials: The credentials block, or the name of a saved one.
-        transaction_ids: One or several, such as :func:`submit_documents` returns.
+        transaction_ids: One or several, such as :func:`submit_documents` or
+            :func:`wait_for_transactions` returns.
         output_path: Folder for the results, a path or URL. Each transaction gets a subfolder named
             by its id; ``manifest.json`` lists the files.
 
@@ -306,7 +307,7 @@ def delete_transactions(credentials: Credentials, transaction_ids: Any) -> int:
 
     Args:
         credentials: The credentials block, or the name of a saved one.
-        transaction_ids: One or several, such as :func:`submit_documents` returns.
+        transaction_ids: As for :func:`download_results`.
 
     Returns:
         The number of transactions. A missing one counts as deleted.

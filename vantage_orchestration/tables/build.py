@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +36,25 @@ class ResultTables:
     Args:
         skills: The skills that processed the documents, with the skills in a Process skill.
         values: Format of dates and numbers.
+        skill_ids: All skills of the transactions, also those that nobody could describe.
 
     Attributes:
-        sets: Name of a skill to its tables.
+        sets: Name of a skill to its tables, with its id if another skill has the same name.
     """
 
-    def __init__(self, skills: Iterable[Skill] = (), values: ValueFormat | None = None) -> None:
-        self._skills = {each.id: each for each in skills}
+    def __init__(
+        self,
+        skills: Iterable[Skill] = (),
+        values: ValueFormat | None = None,
+        *,
+        skill_ids: Iterable[str] = (),
+    ) -> None:
+        self._skills = {each.id.lower(): each for each in skills}
+        names = Counter(each.name for each in self._skills.values())
+        #: Names that more than one skill has. The tables of each are named by its id as well.
+        self._shared = {name for name, number in names.items() if number > 1}
+        unknown = {each.lower() for each in skill_ids} - self._skills.keys()
+        self._several_unknown = len(unknown) > 1
         self._values = values or ValueFormat()
         self.folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
         self.sets: dict[str, SkillTables] = {}
@@ -78,21 +90,31 @@ class ResultTables:
         file.
         """
         known = self._skills.values()
-        inside = {each for skill in known for each in skill.skills}
-        outer = [each for each in known if each.id not in inside]
-        own = self._skills.get(skill_id or "", outer[0] if len(outer) == 1 else None)
+        inside = {each.lower() for skill in known for each in skill.skills}
+        outer = [skill for name, skill in self._skills.items() if name not in inside]
+        own = self._skills.get(skill_id.lower()) if skill_id else None
+        if not skill_id and len(outer) == 1:
+            own = outer[0]
         if own is not None and own.type != "Process":
-            return own.name, own
-        inner = [each for each in known if own is not None and each.id in own.skills]
+            return self._label(own.name, own.id), own
+        its = {each.lower() for each in own.skills} if own is not None else set()
+        inner = [skill for name, skill in self._skills.items() if name in its]
         for name in (concept, class_name):
             for each in inner:
                 if name is not None and each.name == name:
-                    return each.name, each
+                    return self._label(name, each.id), each
         only = inner[0] if len(inner) == 1 and class_name is None else None
         name = concept or class_name
         if name is None and only is not None:
-            return only.name, only
-        return name or (own.name if own is not None else "documents"), only
+            return self._label(only.name, only.id), only
+        name = name or (own.name if own is not None else "documents")
+        anothers = any(each.name == name for each in known if each is not own)
+        if skill_id and (anothers or (own is None and self._several_unknown)):
+            name = f"{name} ({skill_id})"
+        return name, only
+
+    def _label(self, name: str, skill_id: str) -> str:
+        return f"{name} ({skill_id})" if name in self._shared else name
 
 
 class OpenTable(Protocol):
@@ -132,7 +154,7 @@ def opened_tables(
     findings: dict[tuple[str, int], list[FindingEntry]] = defaultdict(list)
     for found in manifest.findings:
         findings[found.transaction_id, found.document_index].append(found)
-    with ResultTables(manifest.skills, values) as tables:
+    with ResultTables(manifest.skills, values, skill_ids=manifest.skill_ids) as tables:
         for entry in manifest.transactions:
             for document in contents_of(entry, folder.child(entry.folder)):
                 those = findings[entry.transaction_id, document.index]

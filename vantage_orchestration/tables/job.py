@@ -67,7 +67,7 @@ def complete(
     findings: list[FindingEntry] = []
     limits = rules.min_confidence
     unseen = set(limits) if isinstance(limits, Mapping) else set()
-    with ResultTables(skills, values) as tables:
+    with ResultTables(skills, values, skill_ids=manifest.skill_ids) as tables:
         for each in manifest.transactions:
             for document in contents_of(each, output.child(each.folder)):
                 found = [

@@ -15,6 +15,7 @@ from vantage_orchestration.tables.reading import (
     Content,
     Entry,
     confidence_of,
+    is_group,
     members,
     values_by_name,
 )
@@ -107,9 +108,7 @@ def field_names(entries: Sequence[Entry], field: str = "") -> set[str]:
     for name, items in values_by_name(entries).items():
         its = f"{field}.{name}" if field else name
         inner = (item.get("Value") for item in items)
-        found |= {its}.union(
-            *(field_names(members(v), its) for v in inner if isinstance(v, Mapping))
-        )
+        found |= {its}.union(*(field_names(members(v), its) for v in inner if is_group(v)))
     return found
 
 
@@ -123,7 +122,7 @@ def _values(
             here = f"{path}.{name}{position}" if path else f"{name}{position}"
             its = f"{field}.{name}" if field else name
             value = item.get("Value")
-            if isinstance(value, Mapping):
+            if is_group(value):
                 yield from _values(members(value), here, its)
             else:
                 yield here, its, item
@@ -150,6 +149,6 @@ def _missing(entries: Sequence[Entry], parts: Sequence[str], path: str) -> Itera
 
 
 def _has_value(value: Any) -> bool:
-    if isinstance(value, Mapping):
+    if is_group(value):
         return any(_has_value(item.get("Value")) for _, _, item in _values(members(value), "", ""))
     return value is not None and str(value).strip() != ""

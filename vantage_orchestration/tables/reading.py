@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -141,6 +141,11 @@ def confidence_of(item: Entry) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 <= number <= 100 else None
+
+
+def is_group(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether a value is a group or a row. An object of another structure is a value."""
+    return isinstance(value, Mapping) and (not value or "Fields" in value)
 
 
 def members(value: Mapping[str, Any]) -> Sequence[Entry]:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.tables.columns import Column, Rows, columns_of, free_name
-from vantage_orchestration.tables.reading import confidence_of, members, sources_of, values_by_name
+from vantage_orchestration.tables.reading import (
+    confidence_of,
+    is_group,
+    members,
+    sources_of,
+    values_by_name,
+)
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
@@ -169,7 +175,7 @@ class SkillTables:
 
     def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
         """Add a field that the skill does not declare, judged by its values, which stay text."""
-        grouped = any(isinstance(value, Mapping) for value in values)
+        grouped = any(map(is_group, values))
         return self._add_field(group, name, None if grouped else "text", repeated=len(values) > 1)
 
     def _declare(self, group: Group, fields: Iterable[SkillField]) -> None:
@@ -256,7 +262,7 @@ class _Document:
     ) -> None:
         value = item.get("Value")
         if isinstance(node, Group):
-            if isinstance(value, Mapping):
+            if is_group(value):
                 self.group(node, members(value), row, at)
             elif value is not None:
                 text = self._note(item, at)
