@@ -17,6 +17,7 @@ from result_files import FULL, INVOICE, Results, has, json_of
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
+from vantage_orchestration.results import fields_of_json
 from vantage_orchestration.tables import ValueFormat, write_tables
 
 PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process", "skills": [{"id": INVOICE.id}]})

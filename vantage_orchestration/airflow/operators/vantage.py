@@ -405,7 +405,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
     """Downloads the results of processed transactions into a folder.
 
     Args:
-        transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
+        transaction_ids: One or several, or what :class:`VantageSubmitOperator` or a sensor returned
             (templated). If there are none the task is skipped.
         output_path: Folder for the results, a path or URL (templated). Each transaction gets a
             subfolder named by its id; ``manifest.json`` lists the files.
@@ -539,7 +539,7 @@ class VantageDeleteTransactionsOperator(_VantageOperator):
     The service deletes them within minutes. Charged pages stay charged.
 
     Args:
-        transaction_ids: One or several, or what :class:`VantageSubmitOperator` returned
+        transaction_ids: One or several, or what :class:`VantageSubmitOperator` or a sensor returned
             (templated). An empty list is not an error, so the task may follow a skipped one.
         abbyy_vantage_conn_id: Connection (templated).
 
