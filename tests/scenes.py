@@ -134,6 +134,13 @@ class Scene(ABC):
         """Wait until all transactions have been made, and none was started."""
         self.until(lambda: len(self.left_over()) == INPUTS, "the transactions to be made")
 
+    def arrived(self) -> None:
+        """Wait until all transactions have their file."""
+        self.until(
+            lambda: [len(each["files"]) for each in self.control.transactions()] == [1] * INPUTS,
+            "the files to arrive",
+        )
+
     def started(self, number: int = INPUTS) -> None:
         """Wait until so many transactions have been started."""
         self.until(

@@ -110,7 +110,7 @@ class VantageClient(ApiSession):
         files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
         *,
         first_index: int = 0,
-    ) -> None:
+    ) -> bool:
         """Add files to a transaction before its start (``POST /transactions/{id}/files``).
 
         Each file is sent in a separate request. Repeating it is safe: the server refuses a second
@@ -121,6 +121,10 @@ class VantageClient(ApiSession):
             files: Paths or :class:`SourceFile`.
             first_index: Position of the first file among the documents.
 
+        Returns:
+            Whether every request got an answer. Otherwise one may have arrived twice, or late: read
+            the transaction to see what it holds.
+
         Raises:
             ConfigurationError: A file is missing, empty, too large or has the name of another.
             Conflict: The transaction already had a file of that name.
@@ -128,9 +132,11 @@ class VantageClient(ApiSession):
         path = _path("/transactions/{}/files", transaction_id=transaction_id)
         sources = [SourceFile.of(file) for file in files]
         check_files(sources)
+        sure = True
         for index, source in enumerate(sources, first_index):
             model = {"files": [source.metadata(index)]}
-            self._add_file(path, model, source, transaction_id)
+            sure = self._add_file(path, model, source, transaction_id) and sure
+        return sure
 
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
@@ -588,8 +594,9 @@ class VantageClient(ApiSession):
 
     def _add_file(
         self, path: str, model: Mapping[str, Any], source: SourceFile, transaction_id: str
-    ) -> None:
-        """Send one file. A 409 after a doubtful try means that the first one arrived."""
+    ) -> bool:
+        """Send one file; return whether no try was doubtful. A 409 after a doubtful one means that
+        it had arrived."""
         unsure = False
 
         def attempt() -> None:
@@ -606,6 +613,7 @@ class VantageClient(ApiSession):
                 raise
 
         self._repeat(attempt)
+        return not unsure
 
     def _download_to(
         self,

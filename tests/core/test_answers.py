@@ -507,6 +507,7 @@ def test_no_transaction_is_read_twice_within_a_second(
     client, sandbox, skill, tmp_path, output, way
 ):
     files = [make_invoice(tmp_path / "in" / f"{n}.pdf", f"INV-{n}") for n in range(3)]
+    sandbox.control.add_fault(operation="addFiles", status=503, times=3)  # It looks then.
     sandbox.control.add_fault(operation="startTransaction", status=503, times=1)
     sandbox.control.add_fault(operation="getTransaction", times=1, after=2, **GARBAGE)
     if way == "document":

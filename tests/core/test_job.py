@@ -578,6 +578,27 @@ def test_a_server_that_lists_no_files_before_the_start_is_believed_to_have_them(
     assert list(started(sandbox).values()) == [1]
 
 
+def test_several_files_are_looked_at_before_the_start(client, sandbox, folder, tmp_path):
+    """The service would not miss one of them."""
+    sandbox.control.add_fault(operation="addFiles", status=200, body="")  # A proxy answers.
+    with pytest.raises(errors.DocumentMismatch, match="holds 3 files, not the 4"):
+        submit_files(client, files_of(folder), TaskKey("task"), PROCESS, Options())
+    assert sandbox.control.count(path_regex="/start$") == 0
+
+
+def test_an_id_that_is_given_twice_mixes_nothing(client, sandbox, skill, folder, tmp_path):
+    ledger = notes(tmp_path / "ledger")
+    settings = (skill, Options(parallel=1))
+    sandbox.control.set(processing_polls=10**6)
+    (first,) = submit_files(client, files_of(folder)[:1], TaskKey("task"), *settings, ledger=ledger)
+    sandbox.control.add_fault(
+        operation="createTransaction", merge_json={"transactionId": first.transaction_id}
+    )
+    with pytest.raises(errors.ProtocolError, match="has the id of another"):
+        submit_files(client, files_of(folder), again(), *settings, ledger=ledger)
+    assert [len(each["files"]) for each in sandbox.control.transactions() if each["started"]] == [1]
+
+
 def test_a_new_transaction_that_is_not_known_everywhere_is_not_made_again(
     client, sandbox, skill, folder, output, tmp_path
 ):

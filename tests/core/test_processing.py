@@ -229,6 +229,8 @@ def test_each_step_may_break_for_good_and_the_next_try_starts_nothing_twice(
     key = again() if operation == "listActiveTransactions" else TaskKey("task")
     with VantageClient(configure(), retries=impatient) as client:
         sandbox.control.add_fault(operation=operation, times=2, **fault)
+        if operation == "getTransaction":  # It is read before the start if an answer was lost.
+            sandbox.control.add_fault(operation="addFiles", drop=True, when="after")
         # A start that arrived, though its reply was lost, is found to have arrived: no error.
         breaks = contextlib.nullcontext() if operation == "startTransaction" else RETRYABLE
         with breaks:
@@ -263,10 +265,8 @@ WORKER = """
 def test_kill_minus_9_at_each_step_and_the_next_try_starts_nothing_twice(
     client, sandbox, skill, invoice, operation, delayed
 ):
-    # The step is held up, so that the process is killed in the middle of it. (The status is
-    # looked at once before the start, hence after=1.)
-    skip = 1 if operation == "getTransaction" else 0
-    sandbox.control.add_fault(operation=operation, delay=60, when=delayed, after=skip)
+    # The step is held up, so that the process is killed in the middle of it.
+    sandbox.control.add_fault(operation=operation, delay=60, when=delayed)
     account = {f"ABBYY_VANTAGE_{k.upper()}": v for k, v in sandbox.credentials.items()}
     account["ABBYY_VANTAGE_TENANT_ID"] = ""
     environment = {**os.environ, **account, "ABBYY_VANTAGE_BASE_URL": sandbox.url}
@@ -321,16 +321,33 @@ def test_tasks_at_the_same_time_do_not_mix_up_documents(client, sandbox, skill, 
 def test_a_transaction_with_other_files_is_not_started(client, sandbox, skill, invoice):
     other = [{"id": "x", "name": "somebody-elses.pdf"}]
     sandbox.control.add_fault(operation="getTransaction", merge_json={"sourceFiles": other})
+    sandbox.control.add_fault(operation="addFiles", drop=True, when="after")
     with pytest.raises(errors.DocumentMismatch, match="not started"):
         process_document(client, invoice, skill, TaskKey("task"))
     assert starts(sandbox) == []
 
 
+def test_what_was_clearly_answered_is_not_looked_at_before_the_start(
+    client, sandbox, skill, invoice
+):
+    process_document(client, invoice, skill, TaskKey("task"))
+    asked = [each["operation"] for each in sandbox.control.journal(path_regex="/transactions")]
+    assert asked[:4] == ["createTransaction", "addFiles", "startTransaction", "getTransaction"]
+
+
+def test_a_transaction_whose_file_never_arrived_is_given_up(client, sandbox, skill, invoice):
+    sandbox.control.add_fault(operation="addFiles", status=200, body="")  # A proxy answers.
+    with pytest.raises(errors.DocumentMismatch, match="holds 0 files, not the 1"):
+        process_document(client, invoice, skill, TaskKey("task"))
+    process_document(client, invoice, skill, again())
+    found = sandbox.control.transactions()
+    assert [each["status"] for each in found] == ["New", "Processed"]
+    assert [each["deleted"] for each in found] == [True, False]
+
+
 def test_results_of_other_files_are_not_taken(client, sandbox, skill, invoice):
     other = [{"id": "x", "name": "somebody-elses.pdf"}]
-    sandbox.control.add_fault(
-        operation="getTransaction", after=1, merge_json={"sourceFiles": other}
-    )
+    sandbox.control.add_fault(operation="getTransaction", merge_json={"sourceFiles": other})
     with pytest.raises(errors.DocumentMismatch, match="somebody-elses"):
         process_document(client, invoice, skill, TaskKey("task"))
 

@@ -2,9 +2,10 @@
 """Starts the transactions of a job, each once.
 
 The order makes it safe (contract, sections 5 and 6): create, which is free; record the id; add the
-files; check that they arrived; start, after which pages are charged. A later try continues from any
-point: a New transaction gets its missing files, a running one is waited for, a processed one is
-collected. ``launch`` is not used: if its reply is lost, nobody knows whether to repeat it.
+files; check that they arrived, unless the service has just said so; start, after which pages are
+charged. A later try continues from any point: a New transaction gets its missing files, a running
+one is waited for, a processed one is collected. ``launch`` is not used: if its reply is lost, nobody
+knows whether to repeat it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from vantage_orchestration.errors import (
     DocumentMismatch,
     FileChanged,
     NotFound,
+    ProtocolError,
 )
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
@@ -290,7 +292,13 @@ def _create(work: Work, unit: Unit, key: str) -> LedgerEntry:
 
 
 class _Sending:
-    """The upload of one unit. The thread that adds its last file starts it."""
+    """The upload of one unit. The thread that adds its last file starts it.
+
+    Attributes:
+        sure: Whether it needs no look before the start: this try has created it, and its only file
+            was accepted at once. If the service has not got the file after all, it refuses the
+            start. Of several files it would not miss one.
+    """
 
     def __init__(
         self, key: str, unit: Unit, transaction_id: str, state: Transaction | None = None
@@ -300,6 +308,7 @@ class _Sending:
         self.transaction_id = transaction_id
         self.resumed = state is not None
         self.given_up = False
+        self.sure = state is None and len(unit.files) == 1
         there = {file.name for file in state.source_files} if state is not None else set()
         self.missing = [
             (index, file)
@@ -359,6 +368,7 @@ class _Line:
         #: Of the group: keys to create, calls that create now, and what they have created.
         self._group: deque[str] = deque()
         self._creating, self._unnoted = 0, dict[str, LedgerEntry]()
+        self._ids = {entry.transaction_id for entry, _ in known.values()}
         self._failure: BaseException | None = None
         self._over = False
         self._turn = threading.Condition()
@@ -468,7 +478,17 @@ class _Line:
 
     def _create(self, key: str) -> None:
         try:
-            self._unnoted[key] = _create(self._work, self._units[key], key)
+            entry = _create(self._work, self._units[key], key)
+            with self._turn:
+                if entry.transaction_id in self._ids:
+                    raise ProtocolError(
+                        "A new transaction has the id of another one",
+                        hint="A proxy may have answered with an earlier reply. The next try"
+                        " continues with what was started",
+                        transaction_id=entry.transaction_id,
+                    )
+                self._ids.add(entry.transaction_id)
+                self._unnoted[key] = entry
         except BaseException as error:
             self._failure = self._failure or error
             self._over = True
@@ -487,7 +507,8 @@ class _Line:
 def _add(work: Work, sending: _Sending, index: int, file: PlannedFile) -> None:
     source, sent = _hashed(file.source)
     try:
-        work.client.add_files(sending.transaction_id, [source], first_index=index)
+        answered = work.client.add_files(sending.transaction_id, [source], first_index=index)
+        sending.sure = sending.sure and answered
     except (BadRequest, Conflict) as error:
         # An upload of a killed try may arrive late, or another try that still works was faster. The
         # key stands for names and contents, so it is the same file. A server that does not list
@@ -498,6 +519,7 @@ def _add(work: Work, sending: _Sending, index: int, file: PlannedFile) -> None:
         there = isinstance(error, Conflict) and (source.name in names or hidden)
         if state.status is Status.NEW and not there:
             raise
+        sending.sure = False
         return
     if sent() != file.entry.sha256:
         # A later try must not find it either.
@@ -536,45 +558,46 @@ class _HashingReader:
         return getattr(self._stream, name)
 
 
-def _mismatch(
-    work: Work, sending: _Sending, names: Sequence[str], says: str | None = None
-) -> DocumentMismatch:
-    """Give up a transaction that can't be started, so that the next try does not find it."""
+def _check_files(
+    work: Work, sending: _Sending, state: Transaction, error: BadRequest | None = None
+) -> None:
+    """Give up a transaction that does not hold the sent files once each, so that the next try does
+    not find it; ``error`` is the refusal of its start."""
+    wanted = sorted(each.stored_name for each in sending.unit.sources)
+    names = sorted(file.name for file in state.source_files)
+    # Some servers do not list the files before the start. If it is refused, perhaps the transaction
+    # has none of them, and a proxy answered when they were sent.
+    if names == wanted or not (names or error):
+        return
     sending.give_up(work.client)
-    sent = [each.stored_name for each in sending.unit.sources]
-    strange = named([each for each in names if each not in sent])
-    return DocumentMismatch(
-        f"The transaction holds {len(names)} files, not the {len(sent)} that were sent:"
-        f" {named(sent)}" + (f"; nobody sent {strange}" if strange else ""),
+    strange = named([each for each in names if each not in wanted])
+    raise DocumentMismatch(
+        f"The transaction holds {len(names)} files, not the {len(wanted)} that were sent:"
+        f" {named(wanted)}" + (f"; nobody sent {strange}" if strange else ""),
         hint="It was not started and is deleted; the next try creates a new one",
         transaction_id=sending.transaction_id,
-        server_message=says,
-    )
+        server_message=error.server_message if error else None,
+    ) from None
 
 
 def _start(work: Work, sending: _Sending) -> None:
-    """Check before the start, which is final, that the files are there, once each."""
-    wanted = sorted(each.stored_name for each in sending.unit.sources)
-    state = work.client.get_transaction(sending.transaction_id)
-    if state.status is not Status.NEW:
-        return  # Two tries at the same time: the other was faster.
-    names = sorted(file.name for file in state.source_files)
-    # Some servers do not list the files before the start.
-    if names and names != wanted:
-        raise _mismatch(work, sending, names)
+    """Start a transaction, which is final. If in doubt, check before that the files are there."""
+    client, name = work.client, sending.transaction_id
+    if not sending.sure:
+        state = client.get_transaction(name)
+        if state.status is not Status.NEW:
+            return  # Two tries at the same time: the other was faster.
+        _check_files(work, sending, state)
     try:
-        work.client.start_transaction(sending.transaction_id)
+        client.start_transaction(name)
     except BadRequest as error:
-        if work.client.get_transaction(sending.transaction_id).status is not Status.NEW:
-            return  # The other was faster by less than this look took.
-        if names:
-            raise
-        # Perhaps it has none of the files, and a proxy answered when they were sent.
-        raise _mismatch(work, sending, names, error.server_message) from None
+        state = client.get_transaction(name)
+        if state.status is not Status.NEW:
+            return  # The other was faster by less than a look takes.
+        _check_files(work, sending, state, error)
+        raise
     log.info(
-        "Started transaction %s for %s",
-        sending.transaction_id,
-        named([each.name for each in sending.unit.sources]),
+        "Started transaction %s for %s", name, named([each.name for each in sending.unit.sources])
     )
 
 
