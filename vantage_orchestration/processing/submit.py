@@ -4,8 +4,8 @@
 The order makes it safe (contract, sections 5 and 6): create, which is free; record the id; add the
 files; check that they arrived, unless the service has just said so; start, after which pages are
 charged. A later try continues from any point: a New transaction gets its missing files, a running
-one is waited for, a processed one is collected. ``launch`` is not used: if its reply is lost, nobody
-knows whether to repeat it.
+one is waited for, a processed one is collected. ``launch`` is not used: if its reply is lost, it
+can't be repeated safely.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
