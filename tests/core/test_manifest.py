@@ -12,6 +12,9 @@ import stores
 
 from vantage_orchestration.errors import StateDamaged, StateUnavailable
 from vantage_orchestration.models import Classification
+from vantage_orchestration.processing.job import Job
+from vantage_orchestration.processing.landing import Landing
+from vantage_orchestration.processing.ledger import Change, LedgerEntry
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     FileEntry,
@@ -22,6 +25,7 @@ from vantage_orchestration.processing.manifest import (
     class_of,
 )
 from vantage_orchestration.processing.plan import plan
+from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.storage import Location
 from vantage_orchestration.upload import SourceFile
 
@@ -173,7 +177,7 @@ def with_file(**members: object) -> dict[str, object]:
 )
 def test_anything_else_is_no_manifest(data, tmp_path):
     with pytest.raises(ValueError, match="manifest"):
-        TransactionManifest.from_json(data)
+        TransactionManifest.read(data)
     folder = Location.of(tmp_path)
     folder.child("manifest.json").write_text(json.dumps(data))
     with pytest.raises(StateDamaged, match=r"manifest\.json was not written by this version"):
@@ -230,7 +234,7 @@ def test_a_listing_from_before_is_not_believed():
 
 
 def test_a_file_entry_may_be_named_like_anything_safe():
-    assert TransactionManifest.from_json(with_file(path="17/..a b..json")).files[0].path
+    assert TransactionManifest.read(with_file(path="17/..a b..json")).files[0].path
 
 
 def test_the_manifest_of_a_job(tmp_path):
@@ -296,9 +300,9 @@ def test_the_manifest_of_a_job(tmp_path):
     with pytest.raises(StateDamaged):  # It is another kind.
         TransactionManifest.load(folder)
     with pytest.raises(ValueError, match="manifest"):
-        Manifest.from_json(EXPECTED)
+        Manifest.read(EXPECTED)
     empty = Manifest("Receipt")
-    assert Manifest.from_json(json.loads(json.dumps(empty.to_json()))) == empty
+    assert Manifest.read(json.loads(json.dumps(empty.to_json()))) == empty
     assert set(empty.counts.values()) == {0}
 
 
@@ -333,3 +337,72 @@ def test_the_confidence_is_that_of_the_class(result_class, confidences, expected
     )
     assert class_of(found) == {**expected, "is_confident": True}
     assert class_of(None) is None
+
+
+SENT = TRANSACTION.sources[0]
+FILE = TRANSACTION.files[0]
+#: What other tries of a task read, as it has always been written.
+SUBMITTED = {
+    "version": 1,
+    "job": "t.1",
+    "skill": "Receipt",
+    "transactions": [
+        {
+            "transaction_id": "t1",
+            "key": "k1",
+            "folder": "a.pdf",
+            "created": 12.5,
+            "sources": EXPECTED["sources"],
+            "landed": True,
+            "earlier": True,
+        }
+    ],
+}
+LANDED = {
+    "transaction_id": "t1",
+    "documents": ["d1", "d2"],
+    "files": EXPECTED["documents"][0]["files"][:1],
+    "folders": ["Invoice/a.pdf"],
+}
+CHANGE = {
+    "version": 1,
+    "added": {"k1": ["t1", 1234, "0123456789abcdeffedcba9876543210", "o"]},
+    "dropped": ["t0"],
+    "undone": True,
+    "ledgers": ["l"],
+}
+
+
+def test_notes_of_a_try_keep_their_form(tmp_path):
+    """A task may be retried after an update of the package, and by a worker that has none yet."""
+    folder = Location.of(tmp_path)
+    job = Job("t.1", (Part("t1", "k1", "a.pdf", 12.5, (SENT,), True, True),), "Receipt")
+    assert json.loads(job.write(folder).read_text()) == SUBMITTED
+    note = Landing(folder, "T1", ["d1", "d2"], 9, ["Invoice/a.pdf"])
+    note.begin([FILE])
+    assert json.loads(folder.child("landed.json").read_text()) == {**LANDED, "transaction_id": "T1"}
+    entry = LedgerEntry("t1", 1234.0, ("0123456789abcdef", "fedcba9876543210"), "o")
+    change = Change({"k1": entry}, ("t0",), undone=True, ledgers=("l",))
+    assert change.to_json() == CHANGE
+    for name, data in (("submitted.json", SUBMITTED), ("landed.json", LANDED)):
+        folder.child(name).write_text(json.dumps(data))
+    assert Job.load(folder) == job
+    assert note.read() == ([FILE], {"Invoice/a.pdf"})
+    assert Change.read(json.loads(json.dumps(CHANGE))) == change
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {**SUBMITTED, "version": 2},
+        {name: value for name, value in SUBMITTED.items() if name != "transactions"},
+        {**SUBMITTED, "transactions": [{**SUBMITTED["transactions"][0], "transaction_id": ""}]},
+        {**SUBMITTED, "transactions": [{**SUBMITTED["transactions"][0], "folder": 7}]},
+        {**SUBMITTED, "transactions": {"t1": {}}},
+    ],
+)
+def test_anything_else_is_no_job(data, tmp_path):
+    folder = Location.of(tmp_path)
+    folder.child("submitted.json").write_text(json.dumps(data))
+    with pytest.raises(StateDamaged, match=r"submitted\.json was not written by this version"):
+        Job.load(folder)

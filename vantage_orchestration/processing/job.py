@@ -9,12 +9,11 @@ contains ``submitted.json``; at the end it contains ``manifest.json`` and a fold
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import (
@@ -42,8 +41,8 @@ from vantage_orchestration.processing.plan import Unit, plan
 from vantage_orchestration.processing.skills import names_of_skills, skill_of
 from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
-from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.status import Status
+from vantage_orchestration.stored import Member, StoredFile
 from vantage_orchestration.tables.job import complete
 
 if TYPE_CHECKING:
@@ -54,12 +53,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
-
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A job whose transactions have been started.
+class Job(StoredFile):
+    """A job whose transactions have been started: the content of ``submitted.json``.
 
     Attributes:
         token: Distinguishes this job from others that write into the same folder; None if there can
@@ -68,39 +65,17 @@ class Job:
         skill: Name of its skill, if it is known.
     """
 
-    token: str | None
-    parts: tuple[Part, ...] = ()
+    version = 1
+    file = SUBMITTED
+
+    token: Annotated[str | None, Member("job")]
+    parts: Annotated[tuple[Part, ...], Member("transactions", needed=True)] = ()
     skill: str | None = None
 
     @property
     def transaction_ids(self) -> list[str]:
         """Ids of the transactions to wait for."""
         return [part.transaction_id for part in self.parts if not part.landed]
-
-    def write(self, output: Location) -> None:
-        """Write ``submitted.json``."""
-        data = {
-            "version": _VERSION,
-            "job": self.token,
-            "skill": self.skill,
-            "transactions": [part.to_json() for part in self.parts],
-        }
-        output.child(SUBMITTED).write_text(json.dumps(data, ensure_ascii=False))
-
-    @classmethod
-    def load(cls, output: Location) -> Job | None:
-        """Read the ``submitted.json`` of a folder; None if there is none.
-
-        Raises:
-            StateUnavailable: It can't be read at present.
-            StateDamaged: It is damaged or of another version.
-        """
-        return read_json(output.child(SUBMITTED), cls._read)
-
-    @classmethod
-    def _read(cls, data: Any) -> Job:
-        data = checked(data, _VERSION)
-        return cls(str(data["job"]), tuple(map(Part.read, data["transactions"])), data.get("skill"))
 
 
 def job_token(scope: str, piece: str = "") -> str:

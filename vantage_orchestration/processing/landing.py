@@ -6,21 +6,32 @@ A later try fetches only the rest, even if the process was killed in between.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
+from vantage_orchestration.errors import StateDamaged
 from vantage_orchestration.models import same_id
-from vantage_orchestration.processing.manifest import FileEntry, folder_in
+from vantage_orchestration.processing.manifest import FileEntry, folders_in
 from vantage_orchestration.processing.names import LANDED
+from vantage_orchestration.stored import Member, StoredFile
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
 #: Files and bytes that are not noted one by one.
 _FEW, _SMALL = 4, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Note(StoredFile):
+    file = LANDED
+
+    transaction_id: str
+    documents: tuple[str, ...]
+    files: tuple[FileEntry, ...]
+    folders: Annotated[tuple[str, ...], Member(read=folders_in, sparse=True)] = ()
 
 
 class Landing:
@@ -48,11 +59,11 @@ class Landing:
         expected: int,
         folders: Iterable[str] = (),
     ) -> None:
-        self._place = target.child(LANDED)
+        self._target = target
         self._transaction_id = transaction_id
-        self._documents = list(documents)
+        self._documents = tuple(documents)
         self._expected = expected
-        self._folders = sorted(folders)
+        self._folders = tuple(sorted(folders))
         self._noted = 0
         self.written = False
         self._lock = threading.Lock()
@@ -63,14 +74,14 @@ class Landing:
         classes into which it was to land files of whichever transaction."""
         self.written = True
         try:
-            data = json.loads(self._place.read_bytes())
-            folders = {each for each in map(folder_in, data.get("folders", ())) if each}
-            same = same_id(data["transaction_id"], self._transaction_id)
-            if not same or data["documents"] != self._documents:
-                return [], folders
-            return [FileEntry.read(item) for item in data["files"]], folders
-        except (AttributeError, FileNotFoundError, KeyError, TypeError, ValueError):
-            return [], set()  # Nothing is lost but time.
+            note = _Note.load(self._target)
+        except StateDamaged:
+            note = None  # Nothing is lost but time.
+        if note is None:
+            return [], set()
+        same = same_id(note.transaction_id, self._transaction_id)
+        files = note.files if same and note.documents == self._documents else ()
+        return list(files), set(note.folders)
 
     def begin(self, files: Iterable[FileEntry]) -> None:
         """Note existing files."""
@@ -96,15 +107,9 @@ class Landing:
     def end(self) -> None:
         """Remove the note: a manifest names everything now."""
         if self.written:
-            self._place.remove()
+            self._target.child(LANDED).remove()
 
     def _write(self) -> None:
-        files = self.files[:]
-        data = {
-            "transaction_id": self._transaction_id,
-            "documents": self._documents,
-            "files": [asdict(file) for file in files],
-            **({"folders": self._folders} if self._folders else {}),
-        }
-        self._place.write_text(json.dumps(data, ensure_ascii=False))
+        files = tuple(self.files)
+        _Note(self._transaction_id, self._documents, files, self._folders).write(self._target)
         self._noted, self.written = len(files), True

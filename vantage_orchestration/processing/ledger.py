@@ -19,12 +19,13 @@ import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import TaskKey, digest_of
-from vantage_orchestration.state import FolderStore, Values, checked, read_value, write_value
+from vantage_orchestration.state import FolderStore, Values, read_value, write_value
+from vantage_orchestration.stored import Member, Stored
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 #: Folder for ledgers in an output folder. Changing it loses running transactions.
 FOLDER: Final = ".abbyy-vantage"
-_VERSION: Final = 1
 #: Characters of one change. Airflow warns above 65,535 bytes.
 _LARGEST: Final = 48_000
 #: Changes of a folder to read at the same time.
@@ -79,8 +79,15 @@ class LedgerEntry:
         return cls(str(transaction_id), float(created), shorts, str(origin))
 
 
+_NEEDED = Member(needed=True)
+
+
+def _entries(data: Any) -> dict[str, LedgerEntry]:
+    return {key: LedgerEntry.read(entry) for key, entry in data.items()}
+
+
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Stored):
     """A change that is appended to notes.
 
     Attributes:
@@ -90,28 +97,14 @@ class Change:
         ledgers: Names of further notes, for notes that list others.
     """
 
-    added: Mapping[str, LedgerEntry] = field(default_factory=dict)
-    dropped: tuple[str, ...] = ()
-    undone: bool = False
+    version = 1
+
+    added: Annotated[Mapping[str, LedgerEntry], Member(read=_entries, needed=True)] = field(
+        default_factory=dict
+    )
+    dropped: Annotated[tuple[str, ...], _NEEDED] = ()
+    undone: Annotated[bool, _NEEDED] = False
     ledgers: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {
-            "version": _VERSION,
-            "added": {key: entry.to_json() for key, entry in self.added.items()},
-            "dropped": list(self.dropped),
-            "undone": self.undone,
-            "ledgers": list(self.ledgers),
-        }
-
-    @classmethod
-    def read(cls, data: Any) -> Change:
-        """Read the result of :meth:`to_json`."""
-        data = checked(data, _VERSION)
-        added = {str(key): LedgerEntry.read(entry) for key, entry in data["added"].items()}
-        dropped, ledgers = (tuple(map(str, data[name])) for name in ("dropped", "ledgers"))
-        return cls(added, dropped, bool(data["undone"]), ledgers)
 
 
 class LedgerStore(Protocol):

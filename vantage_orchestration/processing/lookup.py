@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,6 +31,7 @@ from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.processing.host_notes import HostNote
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.status import Status
+from vantage_orchestration.stored import Stored
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -71,7 +72,7 @@ _NONE: Final = KeyFilter("", any_value=False)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Stored):
     """A list's entry for one transaction of this package.
 
     Attributes:
@@ -252,7 +253,7 @@ def _finds(read: _Read, key: str, value: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(Stored):
     """The content of both lists.
 
     Attributes:
@@ -269,10 +270,6 @@ class _Reading:
     newest: float | None
     total: int
     rows: tuple[_Row, ...]
-
-    @classmethod
-    def of(cls, data: Any) -> _Reading:
-        return cls(**{**data, "rows": tuple(_Row(**row) for row in data["rows"])})
 
 
 def _listed(client: VantageClient, **filters: Any) -> Iterator[ListedTransaction]:
@@ -294,7 +291,7 @@ def _shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Seque
     note = HostNote(client, "lists", skill_id, large=True)
 
     def built_upon() -> Sequence[_Row] | None:
-        found = note.read(_Reading.of)
+        found = note.read(_Reading.read)
         if found is None or found.start > start.timestamp():
             return None
         return found.rows if found.at >= asked else _with_new(client, skill_id, found)
@@ -306,7 +303,7 @@ def _shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Seque
         if (rows := built_upon()) is not None:
             return rows
         made = _read(client, skill_id, start)
-        note.write(asdict(made))
+        note.write(made.to_json())
     return made.rows
 
 

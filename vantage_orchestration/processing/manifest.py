@@ -8,18 +8,17 @@ The same results give the same bytes: nothing depends on when or by which try th
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.limits import RETENTION_DAYS
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.names import MANIFEST, UNCLASSIFIED
-from vantage_orchestration.state import checked, read_json
 from vantage_orchestration.storage import Location
+from vantage_orchestration.stored import Member, Stored, StoredFile
 from vantage_orchestration.text import clean, identifier
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.build import OpenTable
     from vantage_orchestration.tables.values import ValueFormat
 
-S = TypeVar("S", bound="_Stored")
-
-#: Version of both kinds of manifest. A reader refuses others.
-VERSION = 1
 #: Class name for transactions with documents of several classes.
 SEVERAL = "several classes"
 #: Name of the skill of transactions of which it is not known.
@@ -45,8 +40,41 @@ _FOLDER = re.compile(r"((?!\.\.?(/|$))[^/\\\x00-\x1f]+(/|$))+(?<!/)")
 _PATH = re.compile(r"[1-9][0-9]*/(?!\.\.?$)[^/\\\x00-\x1f]+")
 
 
+def _path(data: Any) -> str:
+    # Files are removed according to a manifest, and anybody may have written it.
+    if not isinstance(data, str) or not _PATH.fullmatch(data):
+        raise ValueError("a path leads out of the folder")
+    return data
+
+
+def _size(data: Any) -> int:
+    if type(data) is not int or data < 0:
+        raise ValueError("a size is not a number of bytes")
+    return data
+
+
+def folder_in(path: Any) -> str:
+    """Return the path of a folder in the output, as a file has it that anybody may have written.
+
+    Raises:
+        ValueError: It would lead out of the output.
+    """
+    if not isinstance(path, str) or not _FOLDER.fullmatch(path):
+        raise ValueError("a folder leads elsewhere")
+    return path
+
+
+def folders_in(paths: Any) -> tuple[str, ...]:
+    """Return the paths of folders, see :func:`folder_in`."""
+    return tuple(map(folder_in, paths))
+
+
+_Id = Annotated[str, Member(read=identifier)]
+_NEEDED = Member(needed=True)
+
+
 @dataclass(frozen=True, slots=True)
-class SourceEntry:
+class SourceEntry(Stored):
     """A file, from the plan to the manifests.
 
     Attributes:
@@ -65,14 +93,9 @@ class SourceEntry:
     sha256: str | None = None
     duplicates: tuple[str, ...] = ()
 
-    @classmethod
-    def read(cls, data: Any) -> SourceEntry:
-        """Read an entry of a manifest."""
-        return cls(**{**data, "duplicates": tuple(data["duplicates"])})
-
 
 @dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(Stored):
     """A result file that has landed.
 
     Attributes:
@@ -84,29 +107,14 @@ class FileEntry:
     """
 
     name: str
-    path: str
+    path: Annotated[str, Member(read=_path)]
     type: str
-    size: int
+    size: Annotated[int, Member(read=_size)]
     sha256: str
-
-    @classmethod
-    def read(cls, data: Any) -> FileEntry:
-        """Read an entry of a manifest.
-
-        Raises:
-            ValueError: Its path leads out of the folder, or it is not such an entry.
-        """
-        entry = cls(**data)
-        # Files are removed according to a manifest, and anybody may have written it.
-        if not isinstance(entry.path, str) or not _PATH.fullmatch(entry.path):
-            raise ValueError("a path leads out of the folder")
-        if type(entry.size) is not int or entry.size < 0:
-            raise ValueError("a size is not a number of bytes")
-        return entry
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentEntry:
+class DocumentEntry(Stored):
     """A document found by the service.
 
     Attributes:
@@ -121,28 +129,17 @@ class DocumentEntry:
     """
 
     document_id: str
-    classification: Mapping[str, Any] | None
+    classification: Annotated[Mapping[str, Any] | None, Member("class")]
     rule_errors: tuple[Mapping[str, Any], ...]
     files: tuple[FileEntry, ...]
-    sources: tuple[str, ...] = ()
-    folder: str | None = None
+    sources: Annotated[tuple[str, ...], Member(sparse=True)] = ()
+    folder: Annotated[str | None, Member(read=folder_in, sparse=True)] = None
 
     @property
     def class_name(self) -> str | None:
         """Name of its class; the class's id if it has no name."""
         known = self.classification or {}
         return known.get("name") or known.get("id")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {
-            "document_id": self.document_id,
-            "class": dict(self.classification) if self.classification is not None else None,
-            "rule_errors": plain(self.rule_errors),
-            "files": plain(self.files),
-            **({"sources": list(self.sources)} if self.sources else {}),
-            **({"folder": self.folder} if self.folder is not None else {}),
-        }
 
     def place(self, of_transaction: Location) -> Location:
         """Return the folder in which the paths of its files begin.
@@ -152,80 +149,22 @@ class DocumentEntry:
         """
         return below(of_transaction, self.folder)
 
-    @classmethod
-    def read(cls, data: Any) -> DocumentEntry:
-        """Read an entry of a manifest."""
-        return cls(
-            data["document_id"],
-            data["class"],
-            tuple(data["rule_errors"]),
-            tuple(FileEntry.read(item) for item in data["files"]),
-            tuple(data.get("sources", ())),
-            folder_in(data.get("folder")),
-        )
-
-
-def folder_in(path: Any) -> str | None:
-    """Return the path of a folder in the output, as a file has it that anybody may have written.
-
-    Raises:
-        ValueError: It would lead out of the output.
-    """
-    if path is not None and (not isinstance(path, str) or not _FOLDER.fullmatch(path)):
-        raise ValueError("a folder leads elsewhere")
-    return path
-
 
 def below(of_transaction: Location, folder: str | None) -> Location:
     """Return a folder of the output, by its path from there; None is that of the transaction."""
     return of_transaction if folder is None else of_transaction.parent.child(folder)
 
 
-class _Stored:
+class _Manifest(StoredFile):
     """Content of a ``manifest.json``."""
 
     __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        raise NotImplementedError
-
-    @classmethod
-    def _read(cls: type[S], data: Any) -> S:
-        raise NotImplementedError
-
-    @classmethod
-    def from_json(cls: type[S], data: Any) -> S:
-        """Read the result of :meth:`to_json`.
-
-        Raises:
-            ValueError: It is something else, or of another version.
-        """
-        try:
-            return cls._read(checked(data, VERSION))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is not a manifest: {error}") from error
-
-    def write(self, folder: Location, name: str = MANIFEST) -> Location:
-        """Write it into a folder, as ``manifest.json`` or under another name; return its
-        location."""
-        location = folder.child(name)
-        location.write_text(_in_lines(self.to_json()))
-        return location
-
-    @classmethod
-    def load(cls: type[S], folder: Location, name: str = MANIFEST) -> S | None:
-        """Read the ``manifest.json`` of a folder; None if there is none.
-
-        Raises:
-            StateUnavailable: It can't be read now.
-            StateDamaged: It is something else, or of another version.
-        """
-        return read_json(folder.child(name), cls.from_json)
+    version = 1
+    file = MANIFEST
 
 
 @dataclass(frozen=True, slots=True)
-class TransactionManifest(_Stored):
+class TransactionManifest(_Manifest):
     """The results of one transaction and their location.
 
     Attributes:
@@ -241,14 +180,16 @@ class TransactionManifest(_Stored):
         key: Key by which a later try finds the transaction, if it has one.
     """
 
-    transaction_id: str
+    shown: ClassVar = ("expires_at",)
+
+    transaction_id: _Id
     skill_id: str | None
-    status: str
+    status: _Id
     created_at: DateTime | None
     pages: int | None
     sources: tuple[SourceEntry, ...]
     documents: tuple[DocumentEntry, ...]
-    folder: str = ""
+    folder: Annotated[str, Member(read=folder_in, sparse=True)] = ""
     key: str | None = None
 
     @property
@@ -261,39 +202,9 @@ class TransactionManifest(_Stored):
         """The result files of all documents."""
         return tuple(file for document in self.documents for file in document.files)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {
-            "version": VERSION,
-            **({"folder": self.folder} if self.folder else {}),
-            "transaction_id": self.transaction_id,
-            "key": self.key,
-            "skill_id": self.skill_id,
-            "status": self.status,
-            "created_at": _written(self.created_at),
-            "expires_at": _written(self.expires_at),
-            "pages": self.pages,
-            "sources": plain(self.sources),
-            "documents": [document.to_json() for document in self.documents],
-        }
-
-    @classmethod
-    def _read(cls, data: Any) -> TransactionManifest:
-        return cls(
-            identifier(data["transaction_id"]),
-            data["skill_id"],
-            _text(data["status"]),
-            _instant(data["created_at"]),
-            data["pages"],
-            tuple(SourceEntry.read(item) for item in data["sources"]),
-            tuple(DocumentEntry.read(item) for item in data["documents"]),
-            data.get("folder", ""),
-            data.get("key"),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class UnfinishedEntry:
+class UnfinishedEntry(Stored):
     """A transaction without results: it has not ended, or it failed.
 
     Attributes:
@@ -304,10 +215,10 @@ class UnfinishedEntry:
         sources: The files that were sent.
     """
 
-    transaction_id: str
-    status: str
+    transaction_id: _Id
+    status: _Id
     in_review: bool = False
-    error: str | None = None
+    error: Annotated[str | None, Member(write=lambda text: text and clean(text))] = None
     sources: tuple[SourceEntry, ...] = ()
 
     @classmethod
@@ -324,19 +235,9 @@ class UnfinishedEntry:
         known = tuple(sources) or tuple(SourceEntry(f.name, f.name) for f in state.source_files)
         return cls(transaction_id, state.status.value, state.waits_for_review, state.error, known)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {**plain(self), "error": None if self.error is None else clean(self.error)}
-
-    @classmethod
-    def read(cls, data: Any) -> UnfinishedEntry:
-        """Read an entry of a manifest."""
-        sources = tuple(SourceEntry.read(item) for item in data["sources"])
-        return cls(**{**data, "sources": sources})
-
 
 @dataclass(frozen=True, slots=True)
-class FindingEntry:
+class FindingEntry(Stored):
     """A finding of the quality gate.
 
     Attributes:
@@ -353,7 +254,7 @@ class FindingEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class TableEntry:
+class TableEntry(Stored):
     """A table that was written.
 
     Attributes:
@@ -370,14 +271,9 @@ class TableEntry:
     rows: int
     columns: Mapping[str, str]
 
-    @classmethod
-    def read(cls, data: Any) -> TableEntry:
-        """Read an entry of a manifest."""
-        return cls(**{**data, "columns": dict(data["columns"])})
-
 
 @dataclass(frozen=True, slots=True)
-class Manifest(_Stored):
+class Manifest(_Manifest):
     """The results of all transactions of a job.
 
     Attributes:
@@ -397,17 +293,19 @@ class Manifest(_Stored):
         earlier: Number of transactions found from an earlier try. It is not written.
     """
 
+    shown: ClassVar = ("counts", "by_class", "pages_by_class", "pages_by_skill")
+
     skill_id: str | None
-    job: str | None = None
-    transactions: tuple[TransactionManifest, ...] = ()
-    pending: tuple[UnfinishedEntry, ...] = ()
-    failed: tuple[UnfinishedEntry, ...] = ()
+    job: Annotated[str | None, _NEEDED] = None
+    transactions: Annotated[tuple[TransactionManifest, ...], _NEEDED] = ()
+    pending: Annotated[tuple[UnfinishedEntry, ...], _NEEDED] = ()
+    failed: Annotated[tuple[UnfinishedEntry, ...], _NEEDED] = ()
     skills: tuple[Skill, ...] = ()
-    written_tables: tuple[TableEntry, ...] = ()
+    written_tables: Annotated[tuple[TableEntry, ...], Member("tables")] = ()
     findings: tuple[FindingEntry, ...] = ()
     quarantined: tuple[str, ...] = ()
     skill_names: Mapping[str, str] = field(default_factory=dict)
-    table_options: Mapping[str, Any] = field(default_factory=dict)
+    table_options: Annotated[Mapping[str, Any], Member(sparse=True)] = field(default_factory=dict)
     folder: Location | None = field(default=None, compare=False, repr=False)
     earlier: int = field(default=0, compare=False, repr=False)
 
@@ -567,43 +465,6 @@ class Manifest(_Stored):
             for names, each in zip(classes, self.transactions, strict=True)
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return {
-            "version": VERSION,
-            "job": self.job,
-            "skill_id": self.skill_id,
-            "counts": self.counts,
-            "by_class": self.by_class,
-            "pages_by_class": self.pages_by_class,
-            "pages_by_skill": self.pages_by_skill,
-            "skill_names": dict(self.skill_names),
-            "transactions": [each.to_json() for each in self.transactions],
-            "pending": [each.to_json() for each in self.pending],
-            "failed": [each.to_json() for each in self.failed],
-            "skills": [each.to_json() for each in self.skills],
-            "tables": plain(self.written_tables),
-            "findings": plain(self.findings),
-            "quarantined": list(self.quarantined),
-            **({"table_options": plain(self.table_options)} if self.table_options else {}),
-        }
-
-    @classmethod
-    def _read(cls, data: Any) -> Manifest:
-        return cls(
-            data["skill_id"],
-            data["job"],
-            tuple(TransactionManifest.from_json(item) for item in data["transactions"]),
-            tuple(UnfinishedEntry.read(item) for item in data["pending"]),
-            tuple(UnfinishedEntry.read(item) for item in data["failed"]),
-            tuple(Skill.read(item) for item in data.get("skills", ())),
-            tuple(TableEntry.read(item) for item in data.get("tables", ())),
-            tuple(FindingEntry(**item) for item in data.get("findings", ())),
-            tuple(data.get("quarantined", ())),
-            dict(data.get("skill_names", {})),
-            dict(data.get("table_options", {})),
-        )
-
 
 def class_of(classification: Classification | None) -> dict[str, Any] | None:
     """Describe the class of a document."""
@@ -641,47 +502,3 @@ def _added(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     for name, number in pairs:
         found[name] = found.get(name, 0) + number
     return dict(sorted(found.items()))
-
-
-def plain(value: Any) -> Any:
-    """Return a value of this module as JSON data, member by member."""
-    if is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _in_lines(data: Mapping[str, Any]) -> str:
-    """Return JSON data with a line for each member, and for each entry of a list: people can read
-    it, and it is written many times faster than an indented text."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, list) and value:
-            entries = ",\n    ".join(json.dumps(each, ensure_ascii=False) for each in value)
-            return f"[\n    {entries}\n  ]"
-        return json.dumps(value, ensure_ascii=False)
-
-    members = ",\n  ".join(f"{json.dumps(name)}: {text(value)}" for name, value in data.items())
-    return f"{{\n  {members}\n}}\n"
-
-
-def _written(instant: DateTime | None) -> str | None:
-    return None if instant is None else instant.in_timezone("UTC").to_iso8601_string()
-
-
-def _instant(data: Any) -> DateTime | None:
-    if data is None:
-        return None
-    import pendulum
-
-    instant = pendulum.parse(_text(data), tz="UTC")
-    if not isinstance(instant, pendulum.DateTime):
-        raise ValueError("a date with time is expected")
-    return instant
-
-
-def _text(data: Any) -> str:
-    if not isinstance(data, str) or not data:
-        raise ValueError("a text is expected")
-    return data

@@ -17,9 +17,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from vantage_orchestration.errors import (
     BadRequest,
@@ -38,6 +38,7 @@ from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
+from vantage_orchestration.stored import Member, Stored
 from vantage_orchestration.text import identifier, named
 from vantage_orchestration.upload import SourceFile, parameters
 
@@ -63,7 +64,7 @@ _MORE_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Part(Stored):
     """A started transaction; a part of a job.
 
     Attributes:
@@ -76,7 +77,7 @@ class Part:
         earlier: Whether an earlier try has created it.
     """
 
-    transaction_id: str
+    transaction_id: Annotated[str, Member(read=identifier)]
     key: str
     folder: str
     created: float
@@ -90,16 +91,6 @@ class Part:
     ) -> Part:
         """Describe a unit that was sent."""
         return cls(transaction_id, key, unit.name, created, unit.sources, **state)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON data."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, data: Any) -> Part:
-        """Read what :meth:`to_json` returned."""
-        identifier(data["transaction_id"])  # Anybody may have written it.
-        return cls(**{**data, "sources": tuple(map(SourceEntry.read, data["sources"]))})
 
 
 @dataclass(frozen=True, slots=True)
