@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pendulum
@@ -17,8 +18,11 @@ from leaks import find_leaks
 from test_airflow.installation import Airflow, columns_of, logins
 
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.processing import TaskKey
+from vantage_orchestration.processing.ledger import Ledger, LedgerEntry, in_output
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
+from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting import Observation, Outcome, Over, PeopleNeeded, Wait, WaitRules
 
 Connect = Callable[..., str]
@@ -106,6 +110,7 @@ def test_arguments_survive_being_stored(airflow: Airflow) -> None:
         "abbyy_vantage_conn_id": "c",
         "skill_id": "s",
         "delete_on_kill": True,
+        "notes": ["/out", "name"],
     }
     for given in (minimal, full):
         found = airflow("inside_triggers.round_trip", kwargs=given)
@@ -345,6 +350,7 @@ def kill(
     *,
     dag_id: str = "count_skills",
     delete_on_kill: bool = True,
+    notes: list[str] | None = None,
     **options: Any,
 ) -> list[str]:
     """Kill a trigger and return which transactions were deleted."""
@@ -354,6 +360,7 @@ def kill(
             "wait": begun(ids),
             "abbyy_vantage_conn_id": conn_id,
             "delete_on_kill": delete_on_kill,
+            "notes": notes,
         },
         dag_id=dag_id,
         run_id=f"kill-{next(_numbers)}-{conn_id}",
@@ -427,14 +434,24 @@ def test_mapped_task(
 
 @pytest.mark.slow
 def test_deletion_that_fails_is_told(
-    airflow: Airflow, waiting: SandboxServer, connect: Connect
+    airflow: Airflow, waiting: SandboxServer, connect: Connect, tmp_path: Path
 ) -> None:
     ids = waiting.control.receive_many(3, "Invoice")
     waiting.control.add_fault(method="DELETE", path_regex=ids[1], status=403, times=0)
     begin = airflow.output.stat().st_size
-    assert kill(airflow, waiting, connect(waiting), ids, "failed") == [ids[0], ids[2]]
+
+    def ledger() -> Ledger:
+        return Ledger((in_output(Location.of(tmp_path)), "name"))
+
+    ledger().add({f"key of {each}": LedgerEntry(each, time.time()) for each in ids})
+    notes = [str(tmp_path / "{class}"), "name"]
+    found = kill(airflow, waiting, connect(waiting), ids, "failed", notes=notes)
+    assert found == [ids[0], ids[2]]
     output = airflow.output.read_text()[begin:]
     assert f"Transaction {ids[1]} was not deleted" in output
+    # The next try continues with this one alone, and gives others new keys.
+    assert list(ledger().load()) == [f"key of {ids[1]}"]
+    assert ledger().scopes(TaskKey("scope")) == ["scope/1", "scope"]
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class WaitingMixin(ArgumentsMixin):
         if isinstance(answer, Over):
             return self._ended(context, answer.outcome)
         if self.defers():
-            self._defer(wait)
+            self._defer(context, wait)
         from vantage_orchestration.waiting.blocking import wait_here
 
         outcome = wait_here(
@@ -109,7 +109,11 @@ class WaitingMixin(ArgumentsMixin):
     def defers(self) -> bool:
         return deferrable_by_default() if self.deferrable is None else self.deferrable
 
-    def _defer(self, wait: Wait) -> NoReturn:
+    def _notes(self, context: Context) -> tuple[str, str] | None:
+        """Return output path and name of the task's ledger; None if the task has none."""
+        return None
+
+    def _defer(self, context: Context, wait: Wait) -> NoReturn:
         from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
 
         self.log.info("Waiting in the triggerer: %s", wait.progress)
@@ -119,6 +123,7 @@ class WaitingMixin(ArgumentsMixin):
                 abbyy_vantage_conn_id=self.hook.abbyy_vantage_conn_id,
                 skill_id=self.skill_if_known(),
                 delete_on_kill=self.delete_on_kill,
+                notes=self._notes(context) if self.delete_on_kill else None,
             ),
             method_name="execute_complete",
             # The trigger knows the limits. Airflow's own timeout would fail the task without

@@ -33,7 +33,7 @@ from prefect.transactions import get_transaction
 from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.ledger import ledgers_of
 from vantage_orchestration.prefect.paging import listed
-from vantage_orchestration.processing.deleting import delete_transactions
+from vantage_orchestration.processing.deleting import undo_transactions
 
 if TYPE_CHECKING:
     from prefect import Flow, Task
@@ -132,13 +132,10 @@ def _delete(
     if not ids:
         return
     with load_credentials(credentials).get_client() as client:
-        failures = delete_transactions(client, ids)
+        failures = undo_transactions(client, ids, [each for each, _ in noted])
     for name, error in failures.items():
         log.warning("Transaction %s was not deleted: %s", name, error)
-    gone = ids.keys() - failures.keys()
-    for ledger, _ in noted:
-        ledger.undo(gone)
-    log.info("Deleted %d transactions in ABBYY Vantage", len(gone))
+    log.info("Deleted %d transactions in ABBYY Vantage", len(ids) - len(failures))
 
 
 def runs_of(flow_run_id: UUID) -> Iterator[UUID]:

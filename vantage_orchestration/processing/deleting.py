@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import VantageError
@@ -11,6 +11,7 @@ from vantage_orchestration.parallel import in_parallel
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
+    from vantage_orchestration.processing.ledger import Ledger
 
 _THREADS: Final = 8
 #: Transactions named in an error; the rest is counted.
@@ -28,6 +29,19 @@ def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, 
             failures[name] = error
 
     in_parallel(delete, ids, _THREADS)
+    return failures
+
+
+def undo_transactions(
+    client: VantageClient, ids: Collection[str], ledgers: Iterable[Ledger]
+) -> dict[str, VantageError]:
+    """Delete transactions that are no longer wanted, and return the failures by id.
+
+    The service shows deleted ones for minutes. No try of the ledgers' tasks continues with them.
+    """
+    failures = delete_transactions(client, ids)
+    for ledger in ledgers:
+        ledger.undo(set(ids) - failures.keys())
     return failures
 
 

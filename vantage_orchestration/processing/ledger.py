@@ -135,6 +135,8 @@ class Ledger:
 
     def __init__(self, *places: tuple[LedgerStore, str]) -> None:
         self._places = places
+        #: Its name in the first place, which is the output folder if there is one.
+        self.name = places[0][1] if places else None
         self._seen: dict[str, LedgerEntry] = {}
         self._undone: int | None = None
 
@@ -249,10 +251,15 @@ def open_ledger(
     own = [digest_of(base)]
     places: list[tuple[LedgerStore, str]] = []
     if output is not None:
-        places.append((FolderLedgers(output.child(FOLDER)), own[0]))
+        places.append((in_output(output), own[0]))
     for store in key.stores:
         places += [(store, name) for name in (own if store.of_one_instance else names)]
     return Ledger(*places)
+
+
+def in_output(output: Location) -> LedgerStore:
+    """Return the place for ledgers in an output folder."""
+    return FolderLedgers(output.child(FOLDER))
 
 
 class FolderLedgers:

@@ -296,6 +296,11 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         )
         return self._conclude(context, manifest, output, result_of(manifest, output))
 
+    def _notes(self, context: Context) -> tuple[str, str] | None:
+        path = self._argument("output_path")
+        name = self._ledger(context, self._key(context), output_of(path).folder).name
+        return None if name is None else (str(path), name)
+
     def on_kill(self) -> None:
         """Delete the transactions, if ``delete_on_kill`` is set and somebody ended the task."""
         if not self.delete_on_kill or self._running is None:
@@ -306,14 +311,11 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         def delete() -> None:
             try:
                 if state_of_task(task) in KILLED:
-                    from vantage_orchestration.processing.deleting import delete_transactions
+                    from vantage_orchestration.processing.deleting import undo_transactions
 
                     own = [e for e in ledger.load().values() if e.origin == self._origin]
                     ids = {each for entry in own for each in entry.transaction_ids}
-                    kept = delete_transactions(self.hook.client, ids)
-                    # The service shows them for minutes. A cleared task must not continue with
-                    # them meanwhile.
-                    ledger.undo(ids - kept.keys())
+                    kept = undo_transactions(self.hook.client, ids, [ledger])
                     failures.extend(kept.values())
             except Exception as error:
                 failures.append(error)

@@ -49,6 +49,8 @@ class VantageTransactionsTrigger(BaseTrigger):
         delete_on_kill: Delete the open transactions when somebody ends the task, that is, marks it
             as failed, success or skipped. A cleared task keeps them, since its new try continues
             with them. Deleting can't be undone, and charged pages stay charged.
+        notes: Output path of the task, and the name of its ledger there. A later try does not
+            continue with transactions that were deleted.
 
     It ends with one event, whose payload has
 
@@ -65,12 +67,14 @@ class VantageTransactionsTrigger(BaseTrigger):
         abbyy_vantage_conn_id: str,
         skill_id: str | None = None,
         delete_on_kill: bool = False,
+        notes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wait = dict(wait)
         self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
         self.skill_id = skill_id
         self.delete_on_kill = delete_on_kill
+        self.notes = notes
         self._wait = Wait.from_json(wait, time.time())
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -82,6 +86,7 @@ class VantageTransactionsTrigger(BaseTrigger):
                 "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
                 "skill_id": self.skill_id,
                 "delete_on_kill": self.delete_on_kill,
+                "notes": self.notes,
             },
         )
 
@@ -127,9 +132,9 @@ class VantageTransactionsTrigger(BaseTrigger):
             failures = await asyncio.wait_for(work, _DELETE_SECONDS)
         except (asyncio.TimeoutError, TimeoutError):  # Two classes before Python 3.11.
             self.log.warning("Not all transactions were deleted within %.0f s", _DELETE_SECONDS)
-        else:
-            for name, error in failures.items():
-                self.log.warning("Transaction %s was not deleted: %s", name, error)
+            return
+        for name, error in failures.items():
+            self.log.warning("Transaction %s was not deleted: %s", name, error)
 
     def connect(self) -> VantageClient:
         # In a thread: loading the connection calls Airflow and blocks.
@@ -172,7 +177,13 @@ class VantageTransactionsTrigger(BaseTrigger):
             return None
 
     def _delete(self, ids: Sequence[str]) -> dict[str, VantageError]:
-        from vantage_orchestration.processing.deleting import delete_transactions
+        from vantage_orchestration.airflow.storage import output_of
+        from vantage_orchestration.processing.deleting import undo_transactions
+        from vantage_orchestration.processing.ledger import Ledger, in_output
 
+        ledgers = []
+        if self.notes is not None:
+            place, name = self.notes
+            ledgers.append(Ledger((in_output(output_of(place).folder), name)))
         with self.connect() as client:
-            return delete_transactions(client, ids)
+            return undo_transactions(client, ids, ledgers)
