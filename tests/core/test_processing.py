@@ -28,10 +28,11 @@ from vantage_orchestration.processing import (
     wait_for_transaction,
 )
 from vantage_orchestration.processing.document import submit_one
-from vantage_orchestration.processing.ledger import open_ledger
+from vantage_orchestration.processing.ledger import FolderLedgers, Ledger, open_ledger
 from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.results import fetch_fields, fields_of_json, fields_of_values
 from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.storage import Location
 
 
 @pytest.fixture
@@ -316,6 +317,32 @@ def test_tasks_at_the_same_time_do_not_mix_up_documents(client, sandbox, skill, 
     assert results == {n: f"INV-{n}" for n in range(24)}
     assert starts(sandbox) == [1] * 24
     assert sandbox.control.count(path_regex="connect/token") == 1
+
+
+def test_tasks_with_the_same_work_at_the_same_time_share_a_transaction(
+    client, sandbox, skill, invoice, tmp_path, monkeypatch
+):
+    key = TaskKey("task", stores=(FolderLedgers(Location.of(tmp_path).child("notes")),))
+    all_read, mine, found = threading.Barrier(4), threading.local(), []
+    load = Ledger.load
+
+    def loaded(self):
+        noted, mine.loads = load(self), getattr(mine, "loads", 0) + 1
+        if mine.loads == 2:  # To plan, and to send: nobody has noted anything yet.
+            all_read.wait(60)
+        return noted
+
+    monkeypatch.setattr(Ledger, "load", loaded)
+    threads = [
+        threading.Thread(target=lambda: found.append(send(client, invoice, skill, key)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (len(found), len(set(found))) == (4, 1)
+    assert starts(sandbox) == [1]
 
 
 def test_a_transaction_with_other_files_is_not_started(client, sandbox, skill, invoice):

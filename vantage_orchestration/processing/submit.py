@@ -11,6 +11,7 @@ can't be repeated safely.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import threading
@@ -58,6 +59,10 @@ log = logging.getLogger(__name__)
 _CHUNK = 100
 #: Held by the one task of the process that creates transactions and notes them.
 _making = threading.Lock()
+#: Keys of what this process has made lately: the ledger has news of them for a task that read it
+#: before.
+_made_here: dict[str, None] = {}
+_MOST_KEYS = 10_000
 #: Seconds after creation during which a 404 must be repeated more often before it is believed.
 _SETTLED = 60.0
 _MORE_LOOKS = 5
@@ -446,6 +451,9 @@ class _Line:
                 self._unnoted.clear()
             if made:  # After an error too, so that the next try finds them.
                 self._work.ledger.add(made)
+                _made_here.update(dict.fromkeys(made))
+                while len(_made_here) > _MOST_KEYS:
+                    del _made_here[next(iter(_made_here))]
         if self._failure is not None:
             raise self._failure
         with self._turn:
@@ -457,8 +465,10 @@ class _Line:
             self._turn.notify_all()
 
     def _look(self) -> None:
-        """Continue with what another try has created since the ledger was read."""
-        if self._unread < _CHUNK:
+        """Continue with what another try, or another task with the same work in this process, has
+        created since the ledger was read."""
+        nexts = itertools.islice(self._missing, self._work.options.parallel)
+        if self._unread < _CHUNK and _made_here.keys().isdisjoint(nexts):
             return
         self._unread, missing = 0, frozenset(self._missing)
         _, theirs = _noted(self._work, self._units, missing, self._resend_failed)
