@@ -9,6 +9,8 @@ completely.
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -30,7 +32,8 @@ Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 for success, 1 for a failure, 2 for wrong usage."""
+    """Run the command line; return 0 for success, 1 for a failure, 2 for wrong usage, and what
+    shells expect of a command that was interrupted (130) or whose reader has gone (141)."""
     parser = argparse.ArgumentParser(
         prog="vantage-orchestration",
         description="ABBYY Vantage for Apache Airflow and Prefect.",
@@ -40,11 +43,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         _add(commands, entry)
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Names may have letters it lacks.
     try:
-        return int(args.run(args))
-    except VantageError as error:
+        result = int(args.run(args))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python would write what is left at its exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (VantageError, OSError) as error:
         print(f"vantage-orchestration: {error}", file=sys.stderr)
         return 1
+    return result
 
 
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], entry: EntryPoint) -> None:

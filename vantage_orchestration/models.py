@@ -55,7 +55,7 @@ def _flag(data: Any) -> bool:
 
 def _number(data: Any) -> int | None:
     try:
-        return int(data)
+        return int(float(data) if isinstance(data, str) else data)
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -240,8 +240,9 @@ def _class(data: Any) -> tuple[str | None, str | None]:
     return _text(_object(data).get("id")), _text(data.get("name"))
 
 
-def _skill(data: Any) -> str:
-    return one_line(str(_object(data).get("id") or ""))
+def _skills(data: Any) -> tuple[str, ...]:
+    """Return the ids of the skills in a Process skill; the contract lets one be null."""
+    return tuple(filter(None, items(data, lambda each: _text(_object(each).get("id")))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ class Skill(_Reply):
     classes: Annotated[
         tuple[tuple[str | None, str | None], ...], _As(lambda data: items(data, _class))
     ] = ()
-    skills: Annotated[tuple[str, ...], _As(lambda data: items(data, _skill))] = ()
+    skills: Annotated[tuple[str, ...], _As(_skills)] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it in the form that :meth:`read` takes."""

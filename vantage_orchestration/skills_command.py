@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from vantage_orchestration.cli import add_credential_option, load_credential
 from vantage_orchestration.client import VantageClient
-from vantage_orchestration.errors import NotFound
+from vantage_orchestration.errors import Forbidden, NotFound
 from vantage_orchestration.models import Skill, SkillField
 from vantage_orchestration.text import clean
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def _described(client: VantageClient, listed: Skill) -> Skill:
     try:
         return client.get_skill(listed.id)
-    except NotFound:  # It was unpublished since.
+    except (Forbidden, NotFound):  # The right to it is missing, or it was unpublished since.
         return listed
 
 

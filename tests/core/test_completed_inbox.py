@@ -440,6 +440,16 @@ def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
     assert local.got("1") == []
 
 
+@pytest.mark.parametrize("made", [None, 1766000000, "yesterday"])
+def test_a_time_of_creation_that_can_not_be_read_hides_nothing(local: Case, made: Any) -> None:
+    ids = local.receive(1)
+    (item,) = local.client.session.get("/transactions/completed?Limit=9").json()["items"]
+    page = {"items": [{**item, "createTimeUtc": made}]}
+    local.control.add_fault(path_regex="/transactions/completed$", merge_json=page, times=0)
+    assert local.got("1", wanted={"since": "2020-01-01"}) == ids
+    assert local.got("2", wanted={"since": "2020-01-01"}) == []
+
+
 @pytest.mark.parametrize("operation", ["getTransaction", "downloadResultFile"])
 def test_a_gateway_that_knows_no_address_takes_nothing_away(local: Case, operation: str) -> None:
     ids = local.receive(2)

@@ -430,6 +430,18 @@ def test_members_of_an_odd_type_are_not_taken_for_what_they_are_not() -> None:
     assert (listed.stage, listed.page_count) == (None, 3)
 
 
+def test_pages_are_counted_however_they_are_written() -> None:
+    item = {"transactionId": "a", "pageCount": "12.0", "documentCount": 1.0}
+    found = ListedTransaction.read(item)
+    assert (found.page_count, found.document_count) == (12, 1)
+    assert ListedTransaction.read({**item, "pageCount": "many"}).page_count is None
+
+
+def test_skills_without_an_id_are_left_out_of_a_process_skill() -> None:
+    inside = [{"id": None}, {"id": "s1"}, {}]
+    assert Skill.read({"id": "p", "name": "All", "skills": inside}).skills == ("s1",)
+
+
 def test_a_forged_reply_forges_no_line(
     hostile: Hostile, client: VantageClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,7 +59,8 @@ class CompletedFilter:
         """Return whether a transaction passes the filter."""
         if not self.asks_for(item.status):
             return False
-        if self.since is not None and (item.created_at is None or item.created_at < self.since):
+        made = item.created_at
+        if self.since is not None and made is not None and made < self.since:
             return False
         return self.include_api or not sent_through_api(item)
 
