@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_PASSES = 5
+_SKILLS = "/skills"
 
 
 class VantageClient(ApiSession):
@@ -62,7 +63,7 @@ class VantageClient(ApiSession):
 
     def list_skills(self) -> tuple[Skill, ...]:
         """Return the published skills that the caller may use (``GET /skills``)."""
-        return self._read("/skills", lambda data: array(data, Skill.read))
+        return self._read(_SKILLS, lambda data: array(data, Skill.read))
 
     def get_skill(self, skill_id: str) -> Skill:
         """Return a skill with its fields, classes or skills (``GET /skills/{skillId}``).
@@ -519,6 +520,8 @@ class VantageClient(ApiSession):
             try:
                 return attempt()
             except errors.NotFound as error:
+                if error.path == self.config.credentials.api_path + _SKILLS:
+                    raise _unavailable(error) from None
                 missing += 1
                 if answers or error.transaction_id is None or missing < looks - 1:
                     raise
@@ -537,17 +540,13 @@ class VantageClient(ApiSession):
         Raises:
             ServiceUnavailable: The lists of transactions, which always exist, are missing as well.
         """
-        path, where = "/transactions/active", None
+        path = "/transactions/active"
         try:
             self.send_once("GET", path, lambda reply: reply.json(Page.read), params={"Limit": 1})
         except (errors.BadRequest, errors.Forbidden):
             return
         except errors.NotFound as error:
-            where = error.details()
-        if where is not None:
-            hint = "A gateway may have answered in its place; nothing counts as deleted. Try later"
-            what = "ABBYY Vantage answered 404 to everything about transactions"
-            raise errors.ServiceUnavailable(what, **{**where, "hint": hint})
+            raise _unavailable(error) from None
 
     def _list(
         self,
@@ -627,6 +626,13 @@ class VantageClient(ApiSession):
             None,
             lambda stream: self._download(path, transaction_id, stream, expected),
         )
+
+
+def _unavailable(error: errors.NotFound) -> errors.ServiceUnavailable:
+    """Return the error for a 404 about what always exists."""
+    hint = "A gateway may have answered in its place; nothing counts as deleted. Try later"
+    what = "ABBYY Vantage answered 404 to what always exists"
+    return errors.ServiceUnavailable(what, **{**error.details(), "hint": hint})
 
 
 def _source(transaction_id: str, document_id: str, file_id: str) -> str:

@@ -318,6 +318,18 @@ def test_a_gateway_that_knows_no_address_makes_nothing_count_as_deleted(
     assert len(sandbox.control.transactions()) == 1
 
 
+@pytest.mark.parametrize("path", ["/transactions$", "/publicapi/"])
+def test_a_gateway_that_knows_no_address_makes_no_skill_count_as_unknown(
+    client, sandbox, skill, invoice, output, path
+):
+    sandbox.control.add_fault(path_regex=path, status=404, json={"message": "none"}, times=0)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        run(client, [invoice], output, skill)
+    assert caught.value.retryable
+    sandbox.control.clear_faults()
+    assert run(client, [invoice], output, skill).counts["files"] == 2
+
+
 def test_a_start_is_repeated_only_after_a_look(client, sandbox, skill, invoice, output):
     for when in ("after", "before"):
         sandbox.control.add_fault(operation="startTransaction", when=when, **PAGE)

@@ -13,6 +13,7 @@ from vantage_orchestration.errors import (
     ConfigurationError,
     Forbidden,
     NotFound,
+    ServiceUnavailable,
     VantageError,
     translated,
 )
@@ -84,13 +85,20 @@ def names_of_skills(client: VantageClient, ids: Iterable[str]) -> dict[str, str]
     return found
 
 
-def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> NotFound:
-    """Return the error for a skill that the service does not know, with those that come near."""
+def unknown_skill(client: VantageClient, skill_id: str, error: NotFound) -> VantageError:
+    """Return the error for a skill that the service does not know, with those that come near.
+
+    If it lists the skill, a gateway in front of it may have answered: a later try can help.
+    """
     forget_about(client, skill_id)
     try:
-        missing = _missing(client.list_skills(), skill_id)
-    except VantageError:
-        return error
+        skills = client.list_skills()
+    except VantageError as failure:
+        return failure if failure.retryable else error
+    if any(each.id == skill_id for each in skills):
+        hint = "A gateway may have answered in its place, or the skill is just being published"
+        return ServiceUnavailable(error.what, **{**error.details(), "hint": hint})
+    missing = _missing(skills, skill_id)
     return NotFound(missing.what, **{**error.details(), "hint": missing.hint})
 
 
