@@ -630,7 +630,10 @@ class VantageClient(ApiSession):
 
 def _unavailable(error: errors.NotFound) -> errors.ServiceUnavailable:
     """Return the error for a 404 about what always exists."""
-    hint = "A gateway may have answered in its place; nothing counts as deleted. Try later"
+    hint = (
+        "A gateway may have answered in its place; nothing counts as deleted. Try later. If it"
+        " stays, check base URL and API path of the connection"
+    )
     what = "ABBYY Vantage answered 404 to what always exists"
     return errors.ServiceUnavailable(what, **{**error.details(), "hint": hint})
 
