@@ -11,6 +11,7 @@ from core.conftest import QUICK
 from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
+from vantage_orchestration.models import Page
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.keys import KEY_PARAMETER, unit_key
@@ -237,6 +238,44 @@ def test_what_changes_after_the_lists_were_read_is_seen(client, sandbox, skill, 
         sandbox.control.set(delete_polls=0)
         client.delete_transaction(first)
         assert find(client, skill, "first", "second") == {}
+
+
+def test_what_is_listed_late_is_seen_although_another_one_was_deleted(
+    client, sandbox, skill, invoice
+):
+    sandbox.control.set(parameter_filter="misread", processing_polls=10**6)
+    old = made(client, skill, "old", invoice)
+    sandbox.control.advance(400.0)
+    sandbox.control.add_others(5, "Invoice")
+    late = made(client, skill, "late", invoice)
+    made(client, skill, "newest", invoice)
+    hidden = client.session.get("/transactions/active", params={"Limit": 9}).json()
+    hidden["items"] = [each for each in hidden["items"] if each["transactionId"] != late]
+    hidden["totalItemCount"] -= 1
+    sandbox.control.add_fault(operation="listActiveTransactions", json=hidden, status=200, times=0)
+    assert find(client, skill, "late") == {}
+    sandbox.control.clear_faults()
+    sandbox.control.set(delete_polls=0)
+    client.delete_transaction(old)
+    assert find(client, skill, "late") == {"late": late}
+
+
+def test_a_filter_is_tried_together_with_that_of_the_skill(
+    client, sandbox, skill, invoice, monkeypatch
+):
+    """Some server may understand either of them, and list nothing for both."""
+    sandbox.control.set(processing_polls=10**6)
+    mine = made(client, skill, "mine", invoice)
+    for name in ("list_active_transactions", "list_completed_transactions"):
+        real = getattr(client, name)
+
+        def listed(real=real, **filters):
+            if filters.get("skill_id") and filters.get("parameters"):
+                return Page((), 0)
+            return real(**filters)
+
+        monkeypatch.setattr(client, name, listed)
+    assert find(client, skill, "mine") == {"mine": mine}
 
 
 def test_a_server_that_stops_filtering_is_found_out(client, sandbox, skill, invoice):

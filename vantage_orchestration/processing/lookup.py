@@ -8,9 +8,9 @@ the same filter has found a transaction that is known to be listed.
 
 Where the filter is unreliable, the lists are read once for all tasks of a host. The first task
 reads both, notes transactions with one of our keys, and counts all. For some minutes, the next
-tasks only request the number of transactions listed from that time. If it is unchanged, nothing was
-listed late or deleted, and only newer transactions are read: four short requests. Otherwise both
-lists are read again.
+tasks only request how many of them, except the newest, are still listed. If that is unchanged, only
+the newest and later transactions are read: four short requests. Otherwise both lists are read
+again.
 
 One gap remains: the lists are an index, which may lag. A transaction that was created a moment
 before a crash, and whose id was not recorded, may not be listed yet when the next try searches. So
@@ -50,6 +50,11 @@ _MANY: Final = 100
 _ENCODINGS: Final[Sequence[str]] = ("json", "indexed")
 #: Listed transactions to search for one with a registration parameter.
 _SAMPLE: Final = 20
+#: Seconds after its creation within which a transaction may be listed late. A number that stays the
+#: same says nothing of these: another one may have been deleted.
+_LATE: Final = 300.0
+#: Most of these that are read each time.
+_SHORT: Final = 500
 #: Seconds until a test without a result is repeated: a suitable transaction may be listed soon.
 _UNKNOWN_FOR: Final = 30.0
 
@@ -80,14 +85,14 @@ class _Row(Stored):
         key: Its key.
         processed: Whether it was processed.
         failed: Whether it failed or was cancelled.
-        created: When it was created, as text that sorts; empty if not reported.
+        created: When it was created, in seconds since the epoch; 0 if not reported.
     """
 
     id: str
     key: str
     processed: bool
     failed: bool
-    created: str
+    created: float
 
     @classmethod
     def of(cls, item: ListedTransaction) -> _Row:
@@ -98,7 +103,7 @@ class _Row(Stored):
             item.parameters[KEY_PARAMETER],
             bool(status and status.is_success),
             bool(status and status.is_failure),
-            str(item.created_at or ""),
+            0.0 if item.created_at is None else item.created_at.timestamp(),
         )
 
 
@@ -222,13 +227,15 @@ def _tested(client: VantageClient, start: DateTime, encodings: Sequence[str]) ->
     ten minutes, and transactions that were created since ``start``."""
     for read in (client.list_completed_transactions, client.list_active_transactions):
         items = read(limit=_SAMPLE, start_date=start).items
-        pairs = [pair for item in items for pair in item.parameters.items() if all(pair)]
-        if pairs:
+        known = [(*pair, item) for item in items for pair in item.parameters.items() if all(pair)]
+        if known:
             # One of our keys if there is any.
-            key, value = min(pairs, key=lambda pair: pair[0] != KEY_PARAMETER)
+            key, value, item = min(known, key=lambda each: each[0] != KEY_PARAMETER)
             found = _NONE
+            # Together with the other filters that are used with it.
+            window: dict[str, Any] = {"skill_id": item.skill_id, "start_date": start}
             for encoding in encodings:
-                filtered = partial(read, start_date=start, parameter_encoding=encoding)
+                filtered = partial(read, parameter_encoding=encoding, **window)
                 if _finds(filtered, key, value):
                     found = KeyFilter(encoding, any_value=_finds(filtered, key, None))
                     break
@@ -259,15 +266,15 @@ class _Reading(Stored):
     Attributes:
         at: When reading began, in seconds since the epoch.
         start: Earliest creation time of the entries, likewise.
-        newest: Latest creation time of all entries, by the server's clock, likewise; None without
-            entries.
-        total: Number of entries.
+        settled: Creation time, by the server's clock, likewise, before which nothing is listed late
+            any more; None without entries.
+        total: Number of entries until then.
         rows: Entries of this package.
     """
 
     at: float
     start: float
-    newest: float | None
+    settled: float | None
     total: int
     rows: tuple[_Row, ...]
 
@@ -308,34 +315,39 @@ def _shared_rows(client: VantageClient, skill_id: str, start: DateTime) -> Seque
 
 
 def _read(client: VantageClient, skill_id: str, start: DateTime) -> _Reading:
-    at, newest = time.time(), None
-    ids: set[str] = set()
+    at = time.time()
+    made: dict[str, float | None] = {}
     # A transaction that ended between the two lists is seen twice: the later state counts.
     rows: dict[str, _Row] = {}
     for item in _listed(client, skill_id=skill_id, start_date=start):
-        ids.add(item.id)
-        if item.created_at is not None:
-            newest = max(newest or 0.0, item.created_at.timestamp())
+        made[item.id] = None if item.created_at is None else item.created_at.timestamp()
         if item.parameters.get(KEY_PARAMETER):
             rows[item.id] = _Row.of(item)
-    return _Reading(at, start.timestamp(), newest, len(ids), tuple(rows.values()))
+    settled, total = max(filter(None, made.values()), default=None), 0
+    if settled is not None:
+        # The newest are read each time, but not more of them than a short request gets.
+        newest = sorted(filter(None, made.values()), reverse=True)
+        before = newest[_SHORT] if len(newest) > _SHORT else 0.0
+        # In whole milliseconds, as times are sent.
+        settled = (math.floor(max(settled - _LATE, before) * 1000) + 1) / 1000
+        total = sum(each is None or each <= settled for each in made.values())
+    return _Reading(at, start.timestamp(), settled, total, tuple(rows.values()))
 
 
 def _with_new(client: VantageClient, skill_id: str, before: _Reading) -> Sequence[_Row] | None:
     """Return the earlier and newer rows; None if the lists must be read again."""
     import pendulum
 
-    if before.newest is None:
+    if before.settled is None or before.settled <= before.start:
         return None
-    # In whole milliseconds, as times are sent: nothing in the last one may be lost.
-    cut, end = (round_(before.newest * 1000) / 1000 for round_ in (math.floor, math.ceil))
+    settled = pendulum.from_timestamp(before.settled)
     window: dict[str, Any] = {
         "skill_id": skill_id,
         "start_date": pendulum.from_timestamp(before.start),
-        "end_date": pendulum.from_timestamp(end),
+        "end_date": settled,
     }
     active = client.list_active_transactions(limit=1, **window).total
     if active + client.list_completed_transactions(limit=1, **window).total != before.total:
         return None
-    new = _read(client, skill_id, pendulum.from_timestamp(cut))
-    return (*before.rows, *new.rows)
+    kept = [row for row in before.rows if row.created <= before.settled]
+    return (*kept, *_read(client, skill_id, settled).rows)
