@@ -12,11 +12,13 @@ import os
 import pickle
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 from airflow import settings
 from airflow.api_fastapi.execution_api.app import InProcessExecutionAPI
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -35,16 +37,42 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from foreign import foreign, replace_foreign
 from sqlalchemy import delete, select
+from tenacity import wait_none
 
 execution_api = InProcessExecutionAPI()
 
 
-def execution_client() -> Client:
-    """Return a client of the real execution API, to which a task's supervisor talks."""
+class _Refusing(httpx.BaseTransport):
+    """Answers the first requests for each Variable with 503, as a server that restarts."""
+
+    def __init__(self, inner: httpx.BaseTransport, refused: int) -> None:
+        self._inner = inner
+        self._refused = refused
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        call = request.method, request.url.path
+        self._seen[call] += "/variables/" in call[1]
+        if 0 < self._seen[call] <= self._refused:
+            return httpx.Response(503, request=request)
+        return self._inner.handle_request(request)
+
+
+def execution_client(refused: int = 0) -> Client:
+    """Return a client of the real execution API, to which a task's supervisor talks.
+
+    Args:
+        refused: How many requests for each Variable get no answer, if any. The client repeats them
+            without a pause.
+    """
+    if refused:
+        foreign(Client.request, "retry").wait = wait_none()
     api = InProcessExecutionAPI()
     # The application is shared, the thread that serves it is not: no fork would take it along.
     replace_foreign(api, "_app", execution_api.app)
-    client = Client(base_url=None, token="", dry_run=True, transport=api.transport)
+    client = Client(
+        base_url=None, token="", dry_run=True, transport=_Refusing(api.transport, refused)
+    )
     client.base_url = "http://in-process.invalid./"
     return client
 
@@ -646,18 +674,19 @@ def start_run(dag_id: str, run_id: str, conf: dict[str, Any]) -> None:
     )
 
 
-def work(dag_id: str, run_id: str, retries: bool = False) -> dict[str, Any]:
+def work(dag_id: str, run_id: str, retries: bool = False, refused: int = 0) -> dict[str, Any]:
     """Run all tasks that can run: scheduler and executor in one, with the real supervisor.
 
     Args:
         dag_id: Dag.
         run_id: Run.
         retries: Let the wait before each retry pass at once; else stop at it.
+        refused: See :func:`execution_client`.
     """
     # As the program that runs one task in a container of its own does: stdout is masked as well.
     configure_logging(output=sys.stdout.buffer, json_output=True)
     session = settings.Session()
-    client = execution_client()
+    client = execution_client(refused)
     idle = 0
     while True:
         session.expire_all()
@@ -700,10 +729,10 @@ def work(dag_id: str, run_id: str, retries: bool = False) -> dict[str, Any]:
                 session.commit()
 
 
-def run(dag_id: str, run_id: str, conf: dict[str, Any], retries: bool = False) -> dict[str, Any]:
+def run(dag_id: str, run_id: str, conf: dict[str, Any], **options: Any) -> dict[str, Any]:
     """Make a run and work on it."""
     start_run(dag_id, run_id, conf)
-    return work(dag_id, run_id, retries)
+    return work(dag_id, run_id, **options)
 
 
 def clear(dag_id: str, run_id: str, task_ids: list[str] | None = None) -> None:

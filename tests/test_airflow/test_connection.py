@@ -103,6 +103,7 @@ def test_secrets_to_mask() -> None:
         ({"base_url": "https://elsewhere.example.com"}, {}, "contains base_url"),
         ({"password": SECRET}, {}, "contains password"),
         ({"username": "x"}, {}, "contains username"),
+        ({"extra__abbyy_vantage__password": SECRET}, {}, "contains password"),
         ({"region": "eu"}, {"host": "https://example.com"}, "both region"),
         ({"region": "eu"}, {"schema": "ftp"}, "neither http nor https"),
         ({"region": "eu"}, {"port": 443}, "a port but no host"),

@@ -49,6 +49,9 @@ def uri(address: str, **extra: Any) -> str:
 
 
 AS_TEXT = {name: str(value) for name, value in EXTRA.items()}
+#: As older tools write it. A name without the prefix wins.
+PREFIXED = {f"extra__abbyy_vantage__{name}": value for name, value in AS_TEXT.items()}
+PREFIXED |= {"region": "custom", "extra__abbyy_vantage__region": "eu"}
 
 
 def test_database(airflow: Airflow) -> None:
@@ -73,7 +76,9 @@ def test_database(airflow: Airflow) -> None:
             ),
             id="host and port",
         ),
+        pytest.param(json.dumps({**COLUMNS, "extra": PREFIXED}), id="prefixed"),
         pytest.param(uri("abbyy-vantage://127.0.0.1:8181/http", **AS_TEXT), id="uri"),
+        pytest.param(uri("abbyy-vantage://127.0.0.1:8181/http", **PREFIXED), id="prefixed uri"),
         pytest.param(uri("abbyy-vantage://http://127.0.0.1:8181/", **AS_TEXT), id="uri in uri"),
         pytest.param(
             uri("abbyy-vantage://127.0.0.1:8181/http", __extra__=json.dumps(EXTRA)), id="__extra__"

@@ -21,9 +21,9 @@ Connect = Callable[..., str]
 NAME = "0123456789abcdef" * 4
 
 
-def run(airflow: Airflow, dag_id: str, run_id: str, conn_id: str) -> dict[str, Any]:
+def run(airflow: Airflow, dag_id: str, run_id: str, conn_id: str, **options: Any) -> dict[str, Any]:
     """Run a Dag, whose one task gets a process of its own."""
-    return airflow("run", dag_id=dag_id, run_id=run_id, conf={"conn_id": conn_id})
+    return airflow("run", dag_id=dag_id, run_id=run_id, conf={"conn_id": conn_id}, **options)
 
 
 def new_variables(airflow: Airflow, before: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +156,21 @@ def test_refused_login_is_sent_once(
     secrets = ["not the password of it", sandbox.credentials["username"]]
     assert find_leaks(secrets, {"variables": repr(found)}) == []
     assert airflow("loaded_credential", name=conn_id)["found"] == "Refusal"
+
+
+@pytest.mark.parametrize(("refused", "times"), [(3, 1), (100, 2)], ids=["a while", "for good"])
+def test_execution_api_that_gives_no_answer(
+    airflow: Airflow, sandbox: SandboxServer, connect: Connect, refused: int, times: int
+) -> None:
+    # Airflow's own client repeats requests. If that is in vain, tasks work without the store.
+    conn_id = connect(sandbox, store="orchestrator")
+    for number in range(2):
+        name = f"store-{conn_id}-{number}"
+        report = run(airflow, "count_skills", name, conn_id, refused=refused)
+        assert report["tasks"] == {"count[-1]": ["success", 1]}, airflow.log_text(
+            "count_skills", name
+        )
+    assert logins(sandbox) == times
 
 
 @pytest.mark.parametrize("broken", ["no base64: ä", "bm8gZW50cnk=", "{}"])

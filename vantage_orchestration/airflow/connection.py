@@ -24,6 +24,8 @@ HOOK_NAME: Final = "ABBYY Vantage"
 
 #: Field name to its column of a connection.
 COLUMNS: Final = {"username": "login", "password": "password", "base_url": "host"}
+#: Older tools write it before the name of each member of an extra.
+_PREFIX: Final = f"extra__{CONN_TYPE}__"
 #: Airflow's replacement for a secret in displays and exports.
 _AIRFLOW_MASK: Final = "***"
 _SCHEMES: Final = ("http", "https")
@@ -92,6 +94,8 @@ def _extra(connection: ConnectionLike) -> dict[str, Any]:
             f"The extra of the connection {connection.conn_id!r} is not a JSON object",
             hint='Give an object such as {"region": "eu", "client_id": "..."}',
         )
+    own = {name: value for name, value in values.items() if not name.startswith(_PREFIX)}
+    values = {name.removeprefix(_PREFIX): value for name, value in values.items()} | own
     for name, column in COLUMNS.items():
         # Airflow tests a stored password only against the stored host. A second host in the extra
         # would bypass that.
@@ -100,7 +104,7 @@ def _extra(connection: ConnectionLike) -> dict[str, Any]:
                 f"The extra of the connection {connection.conn_id!r} contains {name}",
                 hint=f"Put it into the connection's {column}",
             )
-    return dict(values)
+    return values
 
 
 def _address(connection: ConnectionLike) -> str:
