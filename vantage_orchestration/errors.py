@@ -76,9 +76,11 @@ class VantageError(Exception):
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
+        # A message about several transactions names them itself.
+        named = self.transaction_id is not None and self.transaction_id in self.what
         parts = {
             "status": self.status,
-            "transaction": self.transaction_id,
+            "transaction": None if named else self.transaction_id,
             "host": self.host,
             "request id": self.request_id,
         }

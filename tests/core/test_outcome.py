@@ -42,8 +42,9 @@ from vantage_orchestration.waiting import Outcome
 )
 def test_failures_come_first(statuses: dict[str, str], kind: type[Exception]) -> None:
     words = {name: Status(word) for name, word in statuses.items()}
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         check_outcome(Outcome(words, ("d",), "time is over"), on_review="fail")
+    assert str(caught.value).count("transaction ") == 1, "each is named once"
 
 
 def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:

@@ -8,6 +8,7 @@ a trigger is run as it is; only the triggerer's own process, which other tests u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -33,7 +34,10 @@ from foreign import foreign
 from sqlalchemy import select
 
 from vantage_orchestration.airflow.triggers import transactions
+from vantage_orchestration.errors import WaitTimeout
 from vantage_orchestration.sandbox import SandboxControl
+from vantage_orchestration.status import Status
+from vantage_orchestration.waiting import Observation, Wait, WaitRules
 
 
 def run(dag_id: str, run_id: str, conf: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def work(
     triggers: list[dict[str, Any]] = []
     # One for all rounds: Airflow takes seconds to close it.
     client = inside.execution_client()
-    inside.execution_client = lambda: client
+    inside.execution_client = lambda refused: client
     while True:
         told = inside.work(dag_id, run_id, retries)
         states = {state for state, _ in told["tasks"].values()}
@@ -299,8 +303,18 @@ def construct() -> dict[str, Any]:
     }
 
 
-def killed(conn_id: str, inputs: str, output: str) -> list[list[str]]:
-    """End a task that deletes what it has started; return what both of its tries work on."""
+def killed(
+    conn_id: str, inputs: str, output: str, durable: bool = True, resumed: bool = False
+) -> list[list[str]]:
+    """End a task that deletes what it has started; return what both of its tries work on.
+
+    Args:
+        conn_id: Connection.
+        inputs: Files.
+        output: Folder for results.
+        durable: As for the operator.
+        resumed: The task was deferred, and is ended by the time it goes on.
+    """
     import pendulum
 
     from vantage_orchestration.airflow.operators import vantage
@@ -311,7 +325,7 @@ def killed(conn_id: str, inputs: str, output: str) -> list[list[str]]:
     module.record_transactions = lambda *_: None
     module.state_of_task = lambda task: "failed"
 
-    def start(try_number: int) -> tuple[Any, list[str]]:
+    def made(try_number: int) -> tuple[Any, dict[str, Any]]:
         operator: Any = vantage.VantageProcessDocumentsOperator(
             task_id="t",
             inputs=inputs,
@@ -319,17 +333,26 @@ def killed(conn_id: str, inputs: str, output: str) -> list[list[str]]:
             skill="Invoice",
             abbyy_vantage_conn_id=conn_id,
             delete_on_kill=True,
+            durable=durable,
         )
         vars(operator)["_wait"] = lambda context, ids, files: ids
         names = {"dag_id": "killed", "run_id": "r", "task_id": "t", "map_index": -1}
         now = pendulum.now("UTC")
         run = SimpleNamespace(run_after=now, start_date=now, clear_number=0)
-        ti = SimpleNamespace(**names, try_number=try_number)
-        return operator, operator.execute({"ti": ti, "dag_run": run})
+        return operator, {"ti": SimpleNamespace(**names, try_number=try_number), "dag_run": run}
 
-    first, ids = start(1)
+    first, context = made(1)
+    ids = first.execute(context)
+    if resumed:
+        first, _ = made(1)
+        wait = Wait(ids, WaitRules(timeout=1.0), 0.0)
+        wait.note([Observation(each, Status.PROCESSING) for each in ids], time.time())
+        wait.next(time.time())
+        with contextlib.suppress(WaitTimeout):
+            first.execute_complete(context, {"status": "over", "wait": wait.to_json()})
     first.on_kill()
-    return [ids, start(2)[1]]
+    second, context = made(2)
+    return [ids, second.execute(context)]
 
 
 def refused_below(version: list[int]) -> list[str]:

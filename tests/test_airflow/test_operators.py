@@ -430,6 +430,7 @@ def test_steps_one_by_one(scene: Scene, first: Phase) -> None:
         **counts(),
     }
     assert first.result("delete") == 2
+    assert first.xcoms["delete[-1]"]["abbyy_vantage"] == {"transaction_ids": ids}
     assert [first.of(name)[0]["deleted"] for name in ("steps-1", "steps-2")] == [True, True]
 
 
@@ -470,13 +471,19 @@ def test_nothing_secret_and_little_is_passed_on(scene: Scene, first: Phase) -> N
     assert found == []
 
 
+@pytest.mark.parametrize("how", [{}, {"resumed": True}, {"durable": False}])
 def test_a_later_try_does_not_continue_with_what_somebody_had_deleted(
-    airflow: Airflow, sandbox: SandboxServer, connect: Callable[..., str], tmp_path: Path
+    airflow: Airflow,
+    sandbox: SandboxServer,
+    connect: Callable[..., str],
+    tmp_path: Path,
+    how: dict[str, bool],
 ) -> None:
     # The service still shows, and lists, what it is going to delete.
     sandbox.control.set(processing_polls=1000, delete_seconds=600)
     file = make_invoice(tmp_path / "a.pdf", "INV-killed")
     given = {"conn_id": connect(sandbox), "inputs": str(file), "output": str(tmp_path / "out")}
-    first, second = airflow("inside_operators.killed", **given)
+    first, second = airflow("inside_operators.killed", **given, **how)
     deleted = {each["id"]: each["deleted"] for each in sandbox.control.transactions()}
+    assert first != second
     assert deleted == {first[0]: True, second[0]: False}

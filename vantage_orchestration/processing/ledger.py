@@ -130,7 +130,7 @@ class Ledger:
 
     Args:
         places: Places with the names of the ledger, all with the same content. Without any, the
-            transactions are forgotten.
+            next try finds nothing.
     """
 
     def __init__(self, *places: tuple[LedgerStore, str]) -> None:
@@ -138,10 +138,12 @@ class Ledger:
         #: Its name in the first place, which is the output folder if there is one.
         self.name = places[0][1] if places else None
         self._seen: dict[str, LedgerEntry] = {}
-        self._undone: int | None = None
+        self._undone: int | None = None if places else 0
 
     def load(self) -> dict[str, LedgerEntry]:
         """Return the entries of this try and earlier ones, by the transactions' keys."""
+        if not self._places:
+            return dict(self._seen)
         changes = [store.changes(name) for store, name in self._places]
         self._undone = max((sum(each.undone for each in those) for those in changes), default=0)
         self._seen = _merged(list(itertools.chain.from_iterable(changes)))

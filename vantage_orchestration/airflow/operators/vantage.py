@@ -253,7 +253,6 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             check_output(output)
         key = self._key(context)
         ledger = self._ledger(context, key, output)
-        self._running = context["ti"], ledger
         inputs = self._inputs(ledger, output)
         job = begin(self._work(key, ledger), inputs, output, token=self._token(context))
         self._check_work(job.parts)
@@ -261,6 +260,11 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         files = files_by_id(job.parts)
         result: dict[str, Any] = self._wait(context, job.transaction_ids, files)
         return result
+
+    def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
+        ledger = super()._ledger(context, key, output)
+        self._running = context["ti"], ledger
+        return ledger
 
     def _ahead(self, context: Context) -> FetchAhead:
         from vantage_orchestration.processing.job import FetchAhead
@@ -563,6 +567,7 @@ class VantageDeleteTransactionsOperator(_VantageOperator):
         from vantage_orchestration.processing.deleting import check_deleted, delete_transactions
 
         ids = self._argument("transaction_ids")
+        record_transactions(context, ids)
         with translating(translate):
             check_deleted(delete_transactions(self.hook.client, ids) if ids else {}, len(ids))
         self.log.info("Deleted %d transactions", len(ids))
