@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 #: Bytes per second below which a reply counts as stalled.
 SLOWEST = 1024
+#: Seconds by which headers may be late: changing a timeout takes a call of the system.
+_INEXACT = 0.05
 #: Bytes of a body that are sent at once; sending them may take the whole timeout.
 _PIECE = 65536
 #: ``requests`` itself repeats nothing: the caller decides what is safe to repeat.
@@ -78,7 +80,7 @@ class _Reader(io.RawIOBase):
     def __init__(self, sock: Any) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._timeout = sock.gettimeout()
+        self._timeout = self._set = sock.gettimeout()
         self._end = None if self._timeout is None else time.monotonic() + self._timeout
         self._waited, self._received = 0.0, 0
 
@@ -91,7 +93,8 @@ class _Reader(io.RawIOBase):
             left = self._end - begun
             if left <= 0:
                 raise TimeoutError("the headers did not come in time")
-            self._sock.settimeout(left)
+            if self._set - left > _INEXACT:
+                self._limit(left)
         count: int | None = self._raw.readinto(buffer)
         self._received += count or 0
         self._waited += time.monotonic() - begun
@@ -103,9 +106,13 @@ class _Reader(io.RawIOBase):
 
     def end_headers(self) -> None:
         """Begin the body: each read now has the whole timeout."""
-        if self._end is not None:
-            self._end = None
-            self._sock.settimeout(self._timeout)
+        self._end = None
+        if self._set != self._timeout:
+            self._limit(self._timeout)
+
+    def _limit(self, seconds: float) -> None:
+        self._sock.settimeout(seconds)
+        self._set = seconds
 
     def close(self) -> None:
         self._raw.close()

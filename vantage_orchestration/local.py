@@ -20,7 +20,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from vantage_orchestration.errors import ConfigurationError
@@ -47,9 +47,7 @@ def check_regular(path: str) -> os.stat_result:
     """
     found = os.stat(path)
     _check_kind(path, found.st_mode)
-    for name in (os.path.abspath(path), os.path.realpath(path)):
-        if not is_below(name, ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
-            raise ConfigurationError(f"{path!r} belongs to the system and is not a document")
+    _check_place(path, os.path.abspath(path), os.path.realpath(path))
     return found
 
 
@@ -60,13 +58,20 @@ def open_regular(path: str, root: str | None = None) -> BinaryIO:
     another kind of file, is a ConfigurationError.
     """
     # Checked twice: opening a device can have effects, and the file may be swapped in between.
-    check_regular(path)
+    full = os.path.abspath(path)
+    _check_kind(path, os.stat(path).st_mode)
+    _check_place(path, full)
     handle = os.open(path, os.O_RDONLY | _UNBLOCKED | _SAFE)
     try:
         found = os.fstat(handle)
         _check_kind(path, found.st_mode)
-        folder = os.path.realpath(root or os.path.dirname(os.path.abspath(path)))
-        if not is_below(_path_of(handle, path, found), folder):
+        real = _path_of(handle, path, found)
+        _check_place(path, real)
+        folder = os.path.abspath(root) if root else os.path.dirname(full)
+        # Without links, which is nearly always, the folder need not be resolved.
+        if not (real == full and is_below(full, folder)) and not is_below(
+            real, os.path.realpath(folder)
+        ):
             raise ConfigurationError(
                 f"{path!r} is a link that leads out of its folder",
                 hint="Give the file that it leads to, or a folder that contains both",
@@ -103,6 +108,7 @@ def write_whole(
     with _folder_of(path, root, make=True) as (at, prefix):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _SAFE
         handle = os.open(prefix + part, flags, 0o600 if private else 0o666, dir_fd=at)
+        left = True
         try:
             with os.fdopen(handle, "w+b") as stream:
                 result = fill(stream)
@@ -111,10 +117,11 @@ def write_whole(
                     os.fsync(stream.fileno())
             move = os.link if new else os.replace
             move(prefix + part, prefix + name, src_dir_fd=at, dst_dir_fd=at)
+            left = new
         finally:
-            # Nothing is left of it but after an error or a link. The first error is raised.
-            with contextlib.suppress(OSError):
-                os.unlink(prefix + part, dir_fd=at)
+            if left:
+                with contextlib.suppress(OSError):  # The first error is raised.
+                    os.unlink(prefix + part, dir_fd=at)
         if at is not None and not private:
             with contextlib.suppress(OSError):
                 os.fsync(at)  # Makes the new name last through a power cut.
@@ -164,35 +171,63 @@ def _folder_of(path: str, root: str | None, *, make: bool) -> Iterator[tuple[int
     Where folders can't be held open, there is no handle, and the prefix is the path of the folder.
     """
     folder = os.path.dirname(os.path.abspath(path))
-    root = os.path.abspath(root) if root is not None and is_below(folder, root) else folder
-    names = [name for name in folder[len(root) :].split(os.sep) if name]
-    if make and not os.path.isdir(root):
-        os.makedirs(root, exist_ok=True)
-    if not HELD:
-        for name in names:
-            root = os.path.join(root, name)
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(root)
-            if os.path.islink(root):
-                raise _linked(root)
-        yield None, root + os.sep
-        return
-    at = os.open(root, os.O_RDONLY | _FOLDER)
+    at = _without_links(folder)
+    if at is None:
+        root = os.path.abspath(root) if root is not None and is_below(folder, root) else folder
+        names = [name for name in folder[len(root) :].split(os.sep) if name]
+        if make and not os.path.isdir(root):
+            os.makedirs(root, exist_ok=True)
+        if not HELD:
+            yield None, _checked(root, names, make=make) + os.sep
+            return
+        at = _walked(root, names, make=make)
     try:
-        for name in names:
-            root = os.path.join(root, name)
-            try:
-                below = _opened(name, at, make=make)
-            except OSError as error:
-                if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise _linked(root) from None
-                raise
-            os.close(at)
-            at = below
         yield at, ""
     finally:
         os.close(at)
+
+
+def _without_links(folder: str) -> int | None:
+    """Open a folder if it exists and no part of its path is a link; that takes the fewest calls of
+    the system. Otherwise, and where the system does not show the path, return None."""
+    at = None
+    with contextlib.suppress(OSError):
+        if HELD:
+            at = os.open(folder, os.O_RDONLY | _FOLDER | _NO_LINK)
+            if os.readlink(f"/proc/self/fd/{at}") == folder:
+                return at
+    if at is not None:
+        os.close(at)
+    return None
+
+
+def _checked(root: str, names: Iterable[str], *, make: bool) -> str:
+    """Return the path of a folder below another, no part of which is a link."""
+    for name in names:
+        root = os.path.join(root, name)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(root)
+        if os.path.islink(root):
+            raise _linked(root)
+    return root
+
+
+def _walked(root: str, names: Iterable[str], *, make: bool) -> int:
+    """Open a folder below another, name by name and without following a link."""
+    at = os.open(root, os.O_RDONLY | _FOLDER)
+    for name in names:
+        root = os.path.join(root, name)
+        try:
+            below = _opened(name, at, make=make)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise _linked(root) from None
+            raise
+        finally:
+            os.close(at)
+        at = below
+    return at
 
 
 def _opened(name: str, at: int, *, make: bool) -> int:
@@ -213,6 +248,13 @@ def _linked(path: str) -> ConfigurationError:
         f"{path!r} is a link or a file where a folder for results is expected",
         hint="Remove it. Results are not written through links below the folder that was given",
     )
+
+
+def _check_place(path: str, *names: str) -> None:
+    """Refuse a file of the system by its full path, and by what that leads to."""
+    for name in names:
+        if not is_below(name, ORDINARY) and any(is_below(name, each) for each in _SYSTEM):
+            raise ConfigurationError(f"{path!r} belongs to the system and is not a document")
 
 
 def _check_kind(path: str, mode: int) -> None:

@@ -102,15 +102,14 @@ def test_a_pipe_that_takes_the_place_of_a_document_does_not_block(
 ) -> None:
     """It is swapped after it was looked at, and before it is opened."""
     path = drop / "a.pdf"
-    check = local.check_regular
+    opened = os.open
 
-    def swapped(name: str) -> os.stat_result:
-        found = check(name)
+    def swapped(name: str, *args: int, **options: int) -> int:
         path.unlink()
         os.mkfifo(path)
-        return found
+        return opened(name, *args, **options)
 
-    monkeypatch.setattr(local, "check_regular", swapped)
+    monkeypatch.setattr(os, "open", swapped)
     with pytest.raises(ConfigurationError, match="named pipe"):
         local.open_regular(str(path))
 
