@@ -186,7 +186,6 @@ def construct() -> dict[str, Any]:
         which tasks wait in the triggerer by which environment.
     """
     import inspect
-    import sys
 
     from vantage_orchestration.airflow.operators import vantage as operators
     from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
@@ -357,7 +356,6 @@ def killed(
 
 def refused_below(version: list[int]) -> list[str]:
     """Make what only later releases can do, as if this one were older; return the refusals."""
-    sys.path.append(str(Path(__file__).parents[1]))
     from versions.airflow_slim import refusals
 
     from vantage_orchestration.airflow import compat

@@ -5,25 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from pathlib import Path
+import os
 from types import SimpleNamespace
 from typing import Any
 
+import pendulum
+import waits
 from airflow.sdk.bases import sensor as base
 from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
 from airflow.sdk.serde import deserialize, serialize
 
 from vantage_orchestration import reads
 from vantage_orchestration.airflow import waiting as airflow_waiting
+from vantage_orchestration.airflow.operators import vantage as operators
 from vantage_orchestration.airflow.sensors import vantage as sensors
 from vantage_orchestration.airflow.triggers import transactions
 from vantage_orchestration.sandbox import SandboxControl
 from vantage_orchestration.waiting import blocking, poller, rules, watcher
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import waits
 
 DAY = waits.DAY
 
@@ -53,7 +51,7 @@ def _fake_time(clock: waits.Clock) -> None:
     for module in (blocking, poller, watcher, airflow_waiting, transactions, sensors, base):
         module.time = clock
     poller.in_thread = waits.at_once
-    for module in (sensors, airflow_waiting):  # There is no API server to tell.
+    for module in (sensors, operators, airflow_waiting):  # There is no API server to tell.
         module.record_transactions = lambda *_, **__: None
     reads.LEAST_PAUSE = 0.0
     rules.random_source = SimpleNamespace(uniform=lambda low, high: 1.0)
@@ -141,6 +139,31 @@ def review_clocks(
     )
     run.restarts = restarts
     return {"outcome": run.run(), "told": run.told, "seconds": clock.elapsed}
+
+
+def downloads_in_pauses(conn_id: str, sandbox: str, inputs: str, output: str) -> dict[str, Any]:
+    """Process documents in the worker; return how many result files came in which pause."""
+    clock = waits.Clock()
+    _fake_time(clock)
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # No supervisor runs here.
+    downloads = waits.review_in_pauses(clock, SandboxControl(sandbox))
+    operator: Any = operators.VantageProcessDocumentsOperator(
+        task_id="t",
+        inputs=inputs,
+        output_path=output,
+        skill="Invoice",
+        abbyy_vantage_conn_id=conn_id,
+        deferrable=False,
+    )
+    now = pendulum.now("UTC")
+    names = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+    context = {
+        "ti": SimpleNamespace(**names, try_number=1),
+        "dag_run": SimpleNamespace(run_after=now, start_date=now, clear_number=0),
+        "task": operator,
+        "outlet_events": {},
+    }
+    return {"result": operator.execute(context), "downloads": downloads}
 
 
 def scripts(way: str, seeds: list[int]) -> list[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from core.conftest import config_of
+from pdfs import make_invoice
 from test_airflow.installation import Airflow, columns_of
 from waits import DAY, Script, rules, simulate
 
@@ -53,6 +55,27 @@ def test_each_transaction_has_its_own_review_clock(
     # Until the first look after the limit; a trigger does not fire in its first seconds.
     slack = 3 * 3600 if way in ("poke", "reschedule") else 60
     assert late + 7 * DAY - 60 <= found["seconds"] <= late + 7 * DAY + slack
+
+
+def test_a_worker_fetches_results_while_others_are_reviewed(
+    airflow: Airflow, sandbox: SandboxServer, tmp_path: Path
+) -> None:
+    sandbox.control.set(processing_polls=0)
+    for number, lines in enumerate(([], [], ["Manual review required"])):
+        make_invoice(tmp_path / f"{number}.pdf", f"INV-{number}", extra_lines=lines)
+    columns = columns_of(sandbox)
+    connection = json.dumps({**columns, "extra": json.loads(columns["extra"])})
+    found = airflow(
+        "inside_waits.downloads_in_pauses",
+        {"AIRFLOW_CONN_PAUSES": connection},
+        conn_id="pauses",
+        sandbox=sandbox.url,
+        inputs=f"{tmp_path}/*.pdf",
+        output=str(tmp_path / "out"),
+    )
+    files, total = found["result"]["files"], sandbox.control.count("GET", "/download$")
+    assert found["result"]["documents"] == 3
+    assert (found["downloads"][0] * 3, total) == (files * 2, files)
 
 
 @pytest.mark.parametrize("way", WAYS)

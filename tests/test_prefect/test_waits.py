@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from core.conftest import config_of
-from waits import DAY, Clock, at_once
+from pdfs import make_invoice
+from waits import DAY, Clock, at_once, review_in_pauses
 
 from vantage_orchestration import reads
 from vantage_orchestration.client import VantageClient
@@ -77,3 +80,27 @@ def test_each_transaction_has_its_own_review_clock(
     assert early <= 5000
     assert 6 * DAY <= late <= 6.5 * DAY
     assert late + 7 * DAY - 1 <= clock.elapsed <= late + 7 * DAY + 60
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_fetches_results_while_others_are_reviewed(
+    sandbox: SandboxServer,
+    save_block: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sandbox.control.set(processing_polls=0)
+    for number, lines in enumerate(([], [], ["Manual review required"])):
+        make_invoice(tmp_path / f"{number}.pdf", f"INV-{number}", extra_lines=lines)
+    clock = Clock()
+    for module in (blocking, watcher):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(reads, "LEAST_PAUSE", 0.0)
+    downloads = review_in_pauses(clock, sandbox.control)
+    result = tasks.process_documents(
+        save_block(), f"{tmp_path}/*.pdf", str(tmp_path / "out"), "Invoice"
+    )
+    files, total = result["files"], sandbox.control.count("GET", "/download$")
+    assert result["documents"] == 3
+    assert (downloads[0] * 3, total) == (files * 2, files)
