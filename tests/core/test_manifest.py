@@ -12,8 +12,8 @@ import stores
 
 from vantage_orchestration.errors import StateDamaged, StateUnavailable
 from vantage_orchestration.models import Classification
+from vantage_orchestration.processing.collect import LandedNote
 from vantage_orchestration.processing.job import Job
-from vantage_orchestration.processing.landing import Landing
 from vantage_orchestration.processing.ledger import Change, LedgerEntry
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -378,16 +378,15 @@ def test_notes_of_a_try_keep_their_form(tmp_path):
     folder = Location.of(tmp_path)
     job = Job("t.1", (Part("t1", "k1", "a.pdf", 12.5, (SENT,), True, True),), "Receipt")
     assert json.loads(job.write(folder).read_text()) == SUBMITTED
-    note = Landing(folder, "T1", ["d1", "d2"], 9, ["Invoice/a.pdf"])
-    note.begin([FILE])
-    assert json.loads(folder.child("landed.json").read_text()) == {**LANDED, "transaction_id": "T1"}
+    note = LandedNote("t1", ("d1", "d2"), (FILE,), ("Invoice/a.pdf",))
+    assert json.loads(note.write(folder).read_text()) == LANDED
     entry = LedgerEntry("t1", 1234.0, ("0123456789abcdef", "fedcba9876543210"), "o")
     change = Change({"k1": entry}, ("t0",), undone=True, ledgers=("l",))
     assert change.to_json() == CHANGE
     for name, data in (("submitted.json", SUBMITTED), ("landed.json", LANDED)):
         folder.child(name).write_text(json.dumps(data))
     assert Job.load(folder) == job
-    assert note.read() == ([FILE], {"Invoice/a.pdf"})
+    assert LandedNote.load(folder) == note
     assert Change.read(json.loads(json.dumps(CHANGE))) == change
 
 

@@ -7,22 +7,23 @@ import contextlib
 import hashlib
 import logging
 import re
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from vantage_orchestration.errors import (
     ConfigurationError,
     ConnectionFailed,
     NotFound,
     ProtocolError,
+    StateDamaged,
     VantageError,
     translated,
 )
 from vantage_orchestration.models import same_id
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.landing import Landing
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     FileEntry,
@@ -30,6 +31,7 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
     below,
     class_of,
+    folders_in,
     rule_error_of,
 )
 from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
@@ -38,6 +40,7 @@ from vantage_orchestration.results import check_types, with_results
 from vantage_orchestration.state import reading
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import is_part
+from vantage_orchestration.stored import Member, StoredFile
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -57,6 +60,8 @@ log = logging.getLogger(__name__)
 _LAST_DAYS = 2
 #: Single bad files after which the rest is not fetched.
 _MOST_FAILURES = 3
+#: Files and bytes that are not noted one by one.
+_FEW, _SMALL = 4, 1_000_000
 _CHUNK = 1024 * 1024
 _NUMBER = re.compile("[1-9][0-9]*")
 
@@ -279,8 +284,31 @@ def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple
     }
 
 
+@dataclass(frozen=True, slots=True)
+class LandedNote(StoredFile):
+    """Which result files of a transaction have landed, until all have. A later try fetches only the
+    rest, even if the process was killed in between.
+
+    Attributes:
+        transaction_id: Transaction.
+        documents: Ids of its documents in their order, which the service does not define. The
+            folders of files are numbered by it.
+        files: What has landed.
+        folders: Folders of classes into which files land. They are noted before any file lands:
+            nothing else leads to them if the document is sent again.
+    """
+
+    file = LANDED
+
+    transaction_id: str
+    documents: tuple[str, ...]
+    files: tuple[FileEntry, ...] = ()
+    folders: Annotated[tuple[str, ...], Member(read=folders_in, sparse=True)] = ()
+
+
 class _Landed:
     """The result files of a transaction that have landed, in the folders that they land in.
+    Thread-safe.
 
     Args:
         target: Folder of the transaction.
@@ -299,24 +327,31 @@ class _Landed:
         wanted: Sequence[_Download],
         found: TransactionManifest | None,
     ) -> None:
-        self._target, self._id, self._wanted = target, transaction.id, wanted
-        documents = [each.id for each in transaction.documents]
+        self._target, self._wanted = target, wanted
+        documents = tuple(each.id for each in transaction.documents)
         folders = {each.folder for each in wanted}
         self._sizes = {each: below(target, each).sizes() for each in {None, *folders}}
-        self._note = Landing(target, transaction.id, documents, len(wanted), filter(None, folders))
-        noted, self._stale = self._note.read() if LANDED in self._sizes[None] else ([], set())
-        earlier = {_key(file): file for file in noted}
+        classes = tuple(sorted(filter(None, folders)))
+        self._note = LandedNote(transaction.id, documents, (), classes)
+        self._written = LANDED in self._sizes[None]
+        noted = _noted(target) if self._written else None
+        self._stale: set[str | None] = set(noted.folders if noted else ())
+        earlier: dict[tuple[str, str, str], FileEntry] = {}
         if found is not None:
             self._stale |= {each.folder for each in found.documents if each.folder is not None}
             same = same_id(found.transaction_id, transaction.id)
-            if same and documents == [each.document_id for each in found.documents]:
-                earlier = {_key(file): file for file in found.files} | earlier
+            if same and documents == tuple(each.document_id for each in found.documents):
+                earlier = {_key(file): file for file in found.files}
+        if noted and noted.documents == documents and same_id(noted.transaction_id, transaction.id):
+            earlier |= {_key(file): file for file in noted.files}
         self.there = {
             each.key: earlier[each.key]
             for each in wanted
             if each.key in earlier
             and self._sizes[each.folder].get(each.path) == earlier[each.key].size
         }
+        self._files, self._noted = list(self.there.values()), 0
+        self._lock = threading.Lock()
 
     @property
     def missing(self) -> list[_Download]:
@@ -324,22 +359,57 @@ class _Landed:
         return [each for each in self._wanted if each.key not in self.there]
 
     def fetch(self, client: VantageClient, parallel: int) -> None:
-        """Download the missing files."""
-        missing = self.missing
-        self._note.begin(self.there.values())
+        """Download the missing files. A single bad file does not keep the others from landing."""
+        missing, failed = self.missing, list[VantageError]()
+        if self.there or self._note.folders:
+            self._write()
         if MANIFEST in self._sizes[None]:
             # It must not describe files that are about to change.
             self._target.child(MANIFEST).remove()
-        _fetch(client, self._id, missing, self._target, parallel, self._note)
-        self.there |= {_key(file): file for file in self._note.files}
+
+        def fetch(each: _Download) -> None:
+            if len(failed) < _MOST_FAILURES:
+                try:
+                    entry = _download(client, self._note.transaction_id, each, self._target)
+                except (NotFound, ProtocolError) as error:
+                    failed.append(error)
+                else:
+                    self._add(entry)
+
+        try:
+            in_parallel(fetch, missing, parallel if self._target.concurrent else 1)
+            for error in failed:
+                raise error
+        except Exception:
+            with contextlib.suppress(OSError, VantageError):  # The first error is raised.
+                self.keep()
+            raise
+        self.there = {_key(file): file for file in self._files}
+
+    def _add(self, file: FileEntry) -> None:
+        """Note a landed file, together with those of other threads. Fetching a few small files
+        again takes no longer than noting each, and the last needs no note: a manifest follows."""
+        self._files.append(file)
+        with self._lock:
+            new, expected = self._files[self._noted :], len(self._wanted)
+            many = expected > _FEW or sum(each.size for each in new) > _SMALL
+            if new and many and len(self._files) < expected:
+                self._write()
 
     def keep(self) -> None:
-        """Note everything that has landed."""
-        self._note.keep()
+        """Note everything that has landed, before an error or a longer break."""
+        if self._noted < len(self._files):
+            self._write()
+
+    def _write(self) -> None:
+        files = tuple(self._files)
+        replace(self._note, files=files).write(self._target)
+        self._noted, self._written = len(files), True
 
     def end(self, manifest: TransactionManifest) -> None:
         """Remove the note, which the manifest replaces, and what the manifest does not name."""
-        self._note.end()
+        if self._written:
+            self._target.child(LANDED).remove()
         for folder, sizes in self._sizes.items():
             documents = [each for each in manifest.documents if each.folder == folder]
             named = {file.path for each in documents for file in each.files}
@@ -350,41 +420,14 @@ class _Landed:
             place.remove_if_empty()
 
 
-# ------------------------------------------------------------------ fetching
-
-
-def _fetch(
-    client: VantageClient,
-    transaction_id: str,
-    wanted: Sequence[_Download],
-    target: Location,
-    parallel: int,
-    landing: Landing,
-) -> None:
-    """Download files and note each that has landed.
-
-    A single bad file does not keep the others from landing.
-    """
-    failed: list[VantageError] = []
-
-    def fetch(each: _Download) -> None:
-        if len(failed) >= _MOST_FAILURES:
-            return
-        try:
-            entry = _download(client, transaction_id, each, target)
-        except (NotFound, ProtocolError) as error:
-            failed.append(error)
-        else:
-            landing.add(entry)
-
+def _noted(target: Location) -> LandedNote | None:
     try:
-        in_parallel(fetch, wanted, parallel if target.concurrent else 1)
-        for error in failed:
-            raise error
-    except Exception:
-        with contextlib.suppress(OSError, VantageError):  # The first error is raised.
-            landing.keep()
-        raise
+        return LandedNote.load(target)
+    except StateDamaged:
+        return None  # Nothing is lost but time.
+
+
+# ------------------------------------------------------------------ fetching
 
 
 def _download(

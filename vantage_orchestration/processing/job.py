@@ -131,12 +131,12 @@ def begin(
     check_output(output)
     files, options = list(inputs), work.options
     check_quarantine(options.quarantine_path, output, files)
-    before, skill = _Landed(output), _skill(work)
+    manifest, earlier = Manifest.load(output), Job.load(output)
+    before, skill = _Landed(output, manifest), _skill(work)
     units = _planned(work, files, skill, before)
-    _check_owner(output, token, units.keys())
+    _check_owner(output, token, units.keys(), manifest, earlier)
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
     # still be collecting, and must not find an empty job.
-    earlier = Job.load(output)
     (earlier if earlier is not None and earlier.token == token else Job(token)).write(output)
     there = before.of(units, units.values())
     missing = {each: unit for each, unit in units.items() if each not in there}
@@ -239,16 +239,23 @@ def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool
     return any(started)
 
 
-def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
+def _check_owner(
+    output: Location,
+    token: str,
+    keys: Collection[str],
+    manifest: Manifest | None,
+    earlier: Job | None,
+) -> None:
     """Refuse a folder into which another instance of the same task writes."""
     task, _, piece = token.rpartition(".")
-    owners: list[tuple[str | None, set[str | None]]] = []
-    if (manifest := Manifest.load(output)) is not None:
-        owners.append((manifest.job, {entry.key for entry in manifest.transactions}))
-    if (job := Job.load(output)) is not None:
-        owners.append((job.token, {part.key for part in job.parts}))
-    for owner, theirs in owners:
+    owners: list[tuple[str | None, Sequence[TransactionManifest | Part]]] = []
+    if manifest is not None:
+        owners.append((manifest.job, manifest.transactions))
+    if earlier is not None:
+        owners.append((earlier.token, earlier.parts))
+    for owner, entries in owners:
         its_task, _, its_piece = (owner or "").rpartition(".")
+        theirs = {entry.key for entry in entries}
         # An instance with the same work is this one, before other files were added to the run.
         if its_task == task and its_piece != piece and not (theirs and theirs <= set(keys)):
             raise ConfigurationError(
@@ -258,11 +265,11 @@ def _check_owner(output: Location, token: str, keys: Collection[str]) -> None:
 
 
 class _Landed:
-    """Results that earlier tries have left in the folder of a job."""
+    """Results that earlier tries have left in the folder of a job. Each is read once."""
 
-    def __init__(self, output: Location) -> None:
+    def __init__(self, output: Location, manifest: Manifest | None) -> None:
         self._output = output
-        manifest = Manifest.load(output)
+        self._read: dict[str, TransactionManifest | None] = {}
         self._folders = {
             entry.key: entry.folder
             for entry in (manifest.transactions if manifest is not None else ())
@@ -282,11 +289,17 @@ class _Landed:
             if (before := self._folders.get(key)) and folded(before) not in names:
                 folders.append(before)
             for folder in folders:
-                entry = TransactionManifest.load(place := self._output.child(folder))
-                if entry is not None and entry.key == key and landed(entry, place):
-                    found[key] = replace(entry, folder=folder)
+                if (entry := self._in(folder)) is not None and entry.key == key:
+                    found[key] = entry
                     break
         return found
+
+    def _in(self, folder: str) -> TransactionManifest | None:
+        if folder not in self._read:
+            entry = TransactionManifest.load(place := self._output.child(folder))
+            there = entry is not None and landed(entry, place)
+            self._read[folder] = replace(entry, folder=folder) if entry and there else None
+        return self._read[folder]
 
 
 # -------------------------------------------------------------- collecting
