@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
 #: Marks rows that dlt removes instead of loading them.
 _REMOVED: Final = "abbyy_vantage_removed"
+#: What dlt calls the types of our columns, other than text.
+_KINDS: Final = {
+    pa.types.is_boolean: "bool",
+    pa.types.is_date: "date",
+    pa.types.is_decimal: "decimal",
+    pa.types.is_integer: "bigint",
+}
 _normal: Final = NamingConvention().normalize_identifier
 
 
@@ -38,7 +45,9 @@ def documents(
     ``dlt.pipeline(...).run(documents("s3://invoices/out/manifest.json"))`` loads a table for each
     table of each skill, such as ``invoice_documents``, ``invoice_documents_items`` and
     ``invoice_fields``. Rows are merged by transaction, document and position: loading the same
-    results again changes nothing, and rows that a document no longer has are removed.
+    results again changes nothing, and rows that a document no longer has are removed. If a field's
+    type has changed in the skill, later values get a column of their own, such as
+    ``total__v_decimal``.
 
     Args:
         manifest: A manifest or its location: the ``manifest`` of a task's result.
@@ -68,7 +77,7 @@ def documents(
                     hint="Load one skill at a time, each into a dataset of its own: give skill",
                 )
             yield dlt.resource(
-                _pieces(table, those[DOCUMENTS], context),
+                _pieces(name, table, those[DOCUMENTS], context),
                 name=name,
                 columns={_REMOVED: {"data_type": "bool", "hard_delete": True}},
                 write_disposition="merge",
@@ -77,10 +86,10 @@ def documents(
             )
 
 
-def _pieces(table: OpenTable, root: OpenTable, context: object) -> Iterator[pa.Table]:
+def _pieces(name: str, table: OpenTable, root: OpenTable, context: object) -> Iterator[pa.Table]:
     """Yield the rows of a table; its context stays open meanwhile. A document without rows gets one
     that removes those of an earlier load. ``root`` has a row for each document."""
-    names = [_REMOVED, *_apart(map(_ascii, table.schema.names))]
+    names = [_REMOVED, *_apart(_variants(name, table.schema))]
     filled: set[tuple[Any, ...]] = set()
     for batch in table.batches():
         filled.update(_keys(batch))
@@ -92,6 +101,16 @@ def _pieces(table: OpenTable, root: OpenTable, context: object) -> Iterator[pa.T
             gone = pa.RecordBatch.from_pylist(rows, table.schema)
             yield _marked(flattened(gone), names, removed=True)
     del context
+
+
+def _variants(table: str, schema: pa.Schema) -> Iterator[str]:
+    """Yield the names of columns. Where the skill has changed the type of a field since an earlier
+    load, it is the name that dlt itself gives to values of another type."""
+    known = dlt.current.source_schema().tables.get(_normal(table), {}).get("columns", {})
+    for name, field in zip(map(_ascii, schema.names), schema, strict=True):
+        kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(field.type)), "text")
+        before = known.get(_normal(name), {}).get("data_type", kind)
+        yield name if kind == before else f"{name}__v_{kind}"
 
 
 def _keys(batch: pa.RecordBatch) -> set[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from postgres import Postgres
-from result_files import FULL, INVOICE, Results, has, json_of
+from result_files import FULL, INVOICE, Results, declared, has, json_of
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
@@ -159,6 +159,23 @@ def load(pipeline: Pipeline, place: Path, sql: str, **arguments: Any) -> list[An
 
 ALL = "select number, date, total, vendor_name from invoice_documents order by transaction_id"
 ITEMS = "select position, text, amount from invoice_documents_items order by position"
+
+
+def test_a_field_whose_type_has_changed_gets_another_column(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    sql = "select number, total, {} from invoice_documents order by number"
+    expected: list[Any] = []
+    steps = [("Amount", "1.5", None), ("Text", "n/a", "total__v_text"), ("Amount", "2.5", None)]
+    for number, (text_format, total, column) in enumerate(steps):
+        fields = [declared("Number"), declared("Total", text_format)]
+        skill = Skill.read({"id": "s1", "name": "Invoice", "type": "Document", "fields": fields})
+        results = Results(tmp_path / str(number), skill)
+        results.add(f"t{number}", Json=json_of(has("Number", str(number)), has("Total", total)))
+        other = sql.format("total__v_text" if expected else "null")
+        value = (None, total) if column else (Decimal(total), None)
+        expected.append((str(number), *value))
+        assert load(pipeline, manifest_of(results), other) == expected
 
 
 @pytest.mark.parametrize("written", [None, "parquet"])
