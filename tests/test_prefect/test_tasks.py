@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -639,6 +640,34 @@ def test_cancellation_deletes_what_was_started(case: Case) -> None:
     hook(above, runs[0], Cancelling())
     left = [each for each in case.sandbox.control.transactions() if not each["deleted"]]
     assert len(left) == 3
+
+
+def test_ids_of_what_a_cancellation_deleted_are_not_cached(case: Case) -> None:
+    runs: list[Any] = []
+    found: list[list[str]] = []
+
+    @flow
+    def below() -> None:
+        found.append(submit_documents(case.block, case.files[0], "Invoice"))
+
+    @flow
+    def above() -> None:
+        runs.append(FlowRunContext.get().flow_run)
+        found.append(submit_documents(case.block, case.files[1:], "Invoice"))
+        below()
+        if len(runs) < 3:
+            raise RuntimeError("somebody cancels it")
+
+    for number in range(3):
+        with contextlib.suppress(RuntimeError), get_client(sync_client=True) as client:
+            if number == 0:
+                above()
+            else:
+                run_flow(above, flow_run=client.read_flow_run(runs[0].id))
+        if number == 1:
+            undo.delete_on_cancellation(case.block)(above, runs[-1], Cancelling())
+    assert found[:2] == found[2:4], "without a cancellation they are cached"
+    assert not {*found[0], *found[1]} & {*found[4], *found[5]}
 
 
 @pytest.mark.parametrize("shape", ["cancelled", "rolled back"])

@@ -9,9 +9,11 @@ from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.results import get_result_store
 
 from vantage_orchestration.errors import VantageError
-from vantage_orchestration.prefect.context import task_key
+from vantage_orchestration.prefect.context import root_of, running, task_key
+from vantage_orchestration.prefect.ledger import times_undone
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
 from vantage_orchestration.processing.keys import digest_of
@@ -45,8 +47,12 @@ class OncePerRun(CachePolicy):
         if any(inputs.get(name) == value for name, value in self.unless.items()):
             return None
         kept = {name: value for name, value in inputs.items() if name not in _LEFT_OUT}
+        flow_run, _ = running()
         if self.contents:
             try:
+                if flow_run is not None:
+                    # What was deleted because somebody cancelled the run is no result any more.
+                    kept["undone"] = times_undone(get_result_store(), *root_of(flow_run))
                 kept[self.contents] = [
                     [str(each.entry.path), str(each.entry.sha256)]
                     for each in inspect_inputs(files_of(kept[self.contents]))

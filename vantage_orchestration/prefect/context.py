@@ -82,6 +82,13 @@ def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
     return TaskKey(scope, begin if again else None, (store,))
 
 
+def root_of(flow_run: FlowRun) -> tuple[str, int]:
+    """Return the id of the run that called a flow run, at whatever distance, and how often it has
+    begun. In a subflow this calls the Prefect API."""
+    path, flow_runs = _path(flow_run)
+    return path[0], max(1, flow_runs[-1].run_count)
+
+
 def running() -> tuple[FlowRun | None, TaskRun | None]:
     """Return the running flow run and task run, as far as something runs."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()

@@ -84,6 +84,16 @@ def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
     return [Ledger((store, name)) for name in names]
 
 
+def note_undone(results: ResultStore, run_id: str, attempt: int) -> None:
+    """Note that the transactions of a run and of all runs it called were deleted."""
+    _store_in(results, attempt).append(f"run-{run_id}", Change(undone=True))
+
+
+def times_undone(results: ResultStore, run_id: str, attempt: int) -> int:
+    """Return how often that was noted of a run."""
+    return sum(each.undone for each in _store_in(results, attempt).changes(f"run-{run_id}"))
+
+
 def _store_in(results: ResultStore, attempt: int) -> LedgerStore:
     storage: Any = results.result_storage
     if storage is None:

@@ -30,8 +30,9 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
 from prefect.transactions import get_transaction
 
+from vantage_orchestration.prefect.context import root_of
 from vantage_orchestration.prefect.credentials import load_credentials
-from vantage_orchestration.prefect.ledger import ledgers_of
+from vantage_orchestration.prefect.ledger import ledgers_of, note_undone
 from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.processing.deleting import undo_transactions
 
@@ -105,7 +106,8 @@ def delete_on_cancellation(
             ResultStore,
             ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
         )
-        attempt = max(1, flow_run.run_count)
+        root, attempt = root_of(flow_run)
+        note_undone(store, root, attempt)  # First, so that no later try takes ids from the cache.
         ledgers = [
             each for run in runs_of(flow_run.id) for each in ledgers_of(store, str(run), attempt)
         ]
