@@ -96,6 +96,22 @@ def test_documents_of_a_class_land_in_its_folder(
     assert sandbox.control.count("POST", "/start$") == 1
 
 
+def test_a_class_that_is_named_like_the_folder_of_tables_keeps_its_results(
+    client: VantageClient, folder: Path, output: str, sandbox: Any
+) -> None:
+    place, skill = Location.of(output), sandbox.control.skill_id("Invoice")
+    files, key = files_of(f"{folder}/*.pdf"), TaskKey("task")
+    for tables in ("jsonl", "csv"):
+        options = Options(tables=tables)
+        job = begin(client, files, place, key, skill, options, token="t.-1")
+        until_ended(client, job.transaction_ids)
+        manifest = finish(client, place, skill, options, token="t.-1", by_class="tables")
+        assert landed(manifest, place) == {"tables_2": {"a.pdf", "b.pdf", "c.pdf"}}
+        assert len(list(Manifest.open(output).rows())) == 3
+    assert sandbox.control.count("POST", "/start$") == 3
+    assert class_folder("{class}", "tables") == "tables_2"
+
+
 def test_documents_without_a_class_are_unclassified(
     client: VantageClient, folder: Path, output: str, sandbox: Any
 ) -> None:

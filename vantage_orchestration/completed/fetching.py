@@ -38,13 +38,12 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
     UnfinishedEntry,
 )
-from vantage_orchestration.processing.names import safe_name
+from vantage_orchestration.processing.names import TABLES, safe_name
 from vantage_orchestration.processing.outcome import numbers_of
 from vantage_orchestration.processing.skills import names_of_skills
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
-from vantage_orchestration.tables.writing import TABLES
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient

@@ -17,6 +17,10 @@ MANIFEST = "manifest.json"
 LANDED = "landed.json"
 #: File that lists the transactions of a job, until it is finished.
 SUBMITTED = "submitted.json"
+#: Folder of a job's tables.
+TABLES = "tables"
+#: Names in the folder of a job that no transaction and no class may have there.
+OF_JOB = (MANIFEST, SUBMITTED, TABLES)
 #: Class of a document that has none.
 UNCLASSIFIED = "unclassified"
 #: Longest name in characters and bytes (UTF-8). File systems allow 255 bytes; a temporary part

@@ -29,8 +29,7 @@ from vantage_orchestration.processing.inputs import (
 from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.processing.matching import Duplicates, Groups, choose, tag_in
 from vantage_orchestration.processing.names import (
-    MANIFEST,
-    SUBMITTED,
+    OF_JOB,
     UniqueNames,
     folded,
     safe_name,
@@ -193,7 +192,7 @@ def _with_folders_of_their_own(units: Sequence[Unit]) -> tuple[Unit, ...]:
     counts: dict[str, int] = {}
     for unit in units:
         counts[folded(unit.name)] = counts.get(folded(unit.name), 0) + 1
-    names = UniqueNames(MANIFEST, SUBMITTED)
+    names = UniqueNames(*OF_JOB)
     # Not numbers, which would depend on the order: each unit keeps its folder in every try.
     return tuple(
         replace(

@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.names import (
-    MANIFEST,
-    SUBMITTED,
+    OF_JOB,
     UNCLASSIFIED,
     UniqueNames,
     safe_name,
@@ -67,5 +66,4 @@ def class_folder(by_class: str, class_name: str | None) -> str:
     job."""
     path = by_class.replace(_CLASS, safe_name(class_name or UNCLASSIFIED))
     first, slash, rest = path.partition("/")
-    # Files of the job have these names.
-    return UniqueNames(MANIFEST, SUBMITTED).take(first) + slash + rest
+    return UniqueNames(*OF_JOB).take(first) + slash + rest

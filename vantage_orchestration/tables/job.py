@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from vantage_orchestration.errors import Forbidden, NotFound
 from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.manifest import FindingEntry
-from vantage_orchestration.processing.names import safe_name, suffixed
+from vantage_orchestration.processing.names import TABLES, safe_name, suffixed
 from vantage_orchestration.storage import Location
 from vantage_orchestration.tables.build import ResultTables
 from vantage_orchestration.tables.quality import QualityRules, field_names
 from vantage_orchestration.tables.reading import DocumentContent, contents_of, sources_of
 from vantage_orchestration.tables.values import ValueFormat
-from vantage_orchestration.tables.writing import TABLES, write_tables
+from vantage_orchestration.tables.writing import write_tables
 from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:

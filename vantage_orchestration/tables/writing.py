@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.manifest import TableEntry
-from vantage_orchestration.processing.names import UniqueNames, safe_name
+from vantage_orchestration.processing.names import TABLES, UniqueNames, safe_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
     from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.columns import Rows
-
-#: Name of the folder with the tables, in the output folder.
-TABLES: Final = "tables"
 
 
 def write_tables(
