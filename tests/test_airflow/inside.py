@@ -326,14 +326,14 @@ def mask_in_process(text: str) -> dict[str, Any]:
     import structlog
     from airflow.sdk._shared.secrets_masker import redact
 
-    from vantage_orchestration.airflow.supervisor import amask, mask
+    from vantage_orchestration.airflow.supervisor import mask
     from vantage_orchestration.secret import Secret
 
     with structlog.testing.capture_logs() as logs:
         comms = supervisor.InProcessSupervisorComms(supervisor=None)
         with supervisor.set_supervisor_comms(comms):
             mask(Secret(f"{text}-1"))
-            asyncio.run(amask(Secret(f"{text}-2")))
+            asyncio.run(asyncio.to_thread(mask, Secret(f"{text}-2")))
             # What Airflow's own function does there, for comparison.
             from airflow.sdk.log import mask_secret
 

@@ -89,6 +89,9 @@ def test_async_token_refused(airflow: Airflow, sandbox: SandboxServer, connect: 
     told = airflow("async_token", SERVER, conn_id=connect(sandbox, password="made-up-wrong"))
     assert told["error"]["final"]
     assert logins(sandbox) == 1
+    missing = airflow("async_token", SERVER, conn_id="nobody_knows")["error"]
+    assert missing["final"]
+    assert "nobody_knows" in missing["text"]
 
 
 def test_copies_make_their_own_client(

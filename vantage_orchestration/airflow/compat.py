@@ -21,8 +21,6 @@ __all__ = [
     "BaseHook",
     "BaseXCom",
     "SecretCache",
-    "aget_connection",
-    "amask_secret",
     "change_method",
     "conf",
     "dag_details",
@@ -84,17 +82,6 @@ else:  # May go with 3.1.
         _secrets_masker().add_mask(secret, name)
 
 
-if TYPE_CHECKING or AIRFLOW >= (3, 3):
-    from airflow.sdk.log import amask_secret
-else:  # May go with 3.3.
-
-    async def amask_secret(secret: Any, name: str | None = None) -> None:
-        """Mask a secret in logs, without blocking the event loop."""
-        from asgiref.sync import sync_to_async
-
-        await sync_to_async(mask_secret)(secret, name)
-
-
 def change_method(kind: Any, name: str, change: Callable[..., Any]) -> bool:
     """Call ``change``, with the method and its arguments, in place of a method of an Airflow class.
 
@@ -111,16 +98,6 @@ def change_method(kind: Any, name: str, change: Callable[..., Any]) -> bool:
         changed.abbyy_vantage = True  # type: ignore[attr-defined]
         setattr(kind, name, changed)
     return kind is not None
-
-
-async def aget_connection(conn_id: str) -> Any:
-    """Return a connection, without blocking the event loop."""
-    if AIRFLOW >= (3, 1):
-        return await BaseHook.aget_connection(conn_id)
-    # May go with 3.1.
-    from asgiref.sync import sync_to_async
-
-    return await sync_to_async(BaseHook.get_connection)(conn_id)
 
 
 def server_connection(conn_id: str, team: str | None = None) -> Any:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from vantage_orchestration.airflow.compat import (
     AIRFLOW,
-    amask_secret,
     change_method,
     mask_here,
     mask_secret,
@@ -113,14 +112,6 @@ def mask(secret: Secret) -> None:
     supervisor is this process, so masking here is enough.
     """
     (mask_here if is_in_process() else mask_secret)(secret.reveal())
-
-
-async def amask(secret: Secret) -> None:
-    """Mask a secret as :func:`mask` does, without blocking the event loop."""
-    if is_in_process():
-        mask_here(secret.reveal())
-    else:
-        await amask_secret(secret.reveal())
 
 
 def state_of_task(task: Any) -> str | None:

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from vantage_orchestration import arguments
-from vantage_orchestration.airflow.compat import (
-    AirflowNotFoundException,
-    BaseHook,
-    aget_connection,
-)
+from vantage_orchestration.airflow.compat import AirflowNotFoundException, BaseHook
 from vantage_orchestration.airflow.connection import (
     CONN_NAME_ATTR,
     CONN_TYPE,
@@ -21,7 +18,6 @@ from vantage_orchestration.airflow.connection import (
 from vantage_orchestration.airflow.errors import ConnectionMissing, translate
 from vantage_orchestration.airflow.provider import with_form
 from vantage_orchestration.airflow.supervisor import (
-    amask,
     let_threads_ask,
     let_threads_of_triggerer_ask,
     mask,
@@ -112,18 +108,11 @@ class VantageHook(BaseHook):
         The event loop is not blocked, and the token is masked before this returns.
 
         Raises:
+            AirflowNotFoundException: There is no such connection. The task is not retried.
             AuthError: The login was refused or failed.
         """
-        from vantage_orchestration.token import token_source
-
         let_threads_of_triggerer_ask()
-        with translating(translate):
-            config = config_of(await aget_connection(self.abbyy_vantage_conn_id))
-            for secret in config.secrets:
-                await amask(secret)
-            token = await token_source(config, AirflowVariables).aget()
-        await amask(Secret(token.reveal()))
-        return token
+        return await asyncio.to_thread(self.get_token)
 
     def test_connection(self) -> tuple[bool, str]:
         """Log in and list the skills, for the button *Test* and ``airflow connections test``.
