@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vantage_orchestration.errors import ProtocolError
+from vantage_orchestration.limits import LONGEST_PAGE
 
 T = TypeVar("T")
 
@@ -21,6 +22,18 @@ _MOST_PAGES = 5000
 _MOST_ITEMS = 1_000_000
 #: Most pages in a row without new items. A list that grows as fast as it is read can have a few.
 _MOST_STALE = 3
+
+
+#: Shortest page that is chosen by the weight of its items.
+_SHORTEST = 50
+
+
+def fitted(length: int, items: int, weight: float, most: float) -> int:
+    """Return the length of the next page, given that of this one, its number of items, their weight
+    and the desired weight of a page."""
+    if items < _SHORTEST:
+        return length
+    return min(LONGEST_PAGE, max(_SHORTEST, int(most * items / max(weight, 1))))
 
 
 @dataclass(frozen=True, slots=True)

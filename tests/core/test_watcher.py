@@ -12,7 +12,7 @@ import pytest
 from core.conftest import config_of
 from requests.adapters import HTTPAdapter
 
-from vantage_orchestration import errors
+from vantage_orchestration import errors, paging
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import KEY_PARAMETER
@@ -321,7 +321,7 @@ def test_pages_become_shorter_where_items_are_large(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(active_list, "_PAGE_BYTES", 60_000)
-    monkeypatch.setattr(active_list, "_SHORTEST_PAGE", 10)
+    monkeypatch.setattr(paging, "_SHORTEST", 10)
     parameters = {f"Key{number}": "x" * 200 for number in range(9)}
     ids = world.control.receive_many(100, "Invoice", parameters=parameters)
     assert len(world.look(ids)) == 100

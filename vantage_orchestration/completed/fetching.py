@@ -31,7 +31,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.collect import collect, landed
+from vantage_orchestration.processing.collect import collect, landed_as
 from vantage_orchestration.processing.files import check_quarantine
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -181,9 +181,9 @@ class _Work:
 
     def _fetch(self, name: str) -> None:
         item, folder = self._items.get(name), self._output.folder.child(name)
-        there = _landed_in(folder, name)
+        there = landed_as(folder, name)
         if there is not None and name in self._taken:
-            self._landed.append(there)
+            self._landed.append(replace(there, folder=name))
             self._earlier += 1
             return
         try:
@@ -192,7 +192,7 @@ class _Work:
             transaction = self._client.get_transaction(name, looks=looks)
         except NotFound:
             if there is not None:
-                self._landed.append(there)
+                self._landed.append(replace(there, folder=name))
             else:
                 self._ended.append(UnfinishedEntry(name, Status.GONE.value))
             return
@@ -269,14 +269,6 @@ class _Work:
                 hint="Delete transactions only after all consumers have fetched them",
                 transaction_id=gone[0],
             )
-
-
-def _landed_in(folder: Location, name: str) -> TransactionManifest | None:
-    """Return the manifest in a folder if all results of that transaction are there."""
-    there = TransactionManifest.load(folder)
-    if there is None or there.transaction_id.lower() != name or not landed(there, folder):
-        return None
-    return replace(there, folder=name)
 
 
 def _is_final(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.limits import LONGEST_PAGE
-from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.paging import Chunk, Pages, fitted
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 HOUR: Final = 3600
 #: Days for which transactions are kept (contract, section 5), and one more because clocks differ.
 KEPT_DAYS: Final = 15
-_SHORTEST_PAGE: Final = 50
 #: Most file parameters desired on one page: a transaction may have 1000 files.
 _MOST_PARAMETERS: Final = 20_000
 #: How often an interval is read again if it changed while its pages were read.
@@ -150,7 +149,8 @@ class CompletedList:
         def read(offset: int) -> Chunk[ListedTransaction]:
             limit = self.limit
             page = self._client.list_completed_transactions(limit=limit, offset=offset, **filters)
-            self._fit(page.items)
+            weight = sum(len(item.file_parameters) for item in page.items)
+            self.limit = fitted(limit, len(page.items), weight, _MOST_PARAMETERS)
             return Chunk(page.items, page.total, limit)
 
         pages = Pages(read, lambda item: item.id, overlap=1)
@@ -164,13 +164,6 @@ class CompletedList:
             for name in seen.keys() - found:
                 del seen[name]
         return whole
-
-    def _fit(self, items: Entries) -> None:
-        """Choose the length of the next page by the size of this one."""
-        if len(items) >= _SHORTEST_PAGE:
-            weight = sum(len(item.file_parameters) for item in items) / len(items)
-            fitting = int(_MOST_PARAMETERS / max(weight, 1.0))
-            self.limit = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
     def _filters(self, begin: int, end: int | None) -> dict[str, Any]:
         import pendulum

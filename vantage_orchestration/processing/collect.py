@@ -209,6 +209,14 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
     )
 
 
+def landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
+    """Return the manifest in a folder if it is of this transaction, and everything has landed."""
+    found = TransactionManifest.load(folder)
+    if found is None or not same_id(found.transaction_id, transaction_id):
+        return None
+    return found if landed(found, folder) else None
+
+
 # ------------------------------------------------------------- what to fetch
 
 

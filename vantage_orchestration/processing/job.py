@@ -24,9 +24,8 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
-from vantage_orchestration.models import same_id
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.collect import collect, fetch, landed
+from vantage_orchestration.processing.collect import collect, fetch, landed, landed_as
 from vantage_orchestration.processing.files import check_output, check_quarantine
 from vantage_orchestration.processing.ledger import LedgerEntry
 from vantage_orchestration.processing.manifest import (
@@ -132,7 +131,7 @@ def begin(
     files, options = list(inputs), work.options
     check_quarantine(options.quarantine_path, output, files)
     manifest, earlier = Manifest.load(output), Job.load(output)
-    before, skill = _Landed(output, manifest), _skill(work)
+    before, skill = _Earlier(output, manifest), _skill(work)
     units = _planned(work, files, skill, before)
     _check_owner(output, token, units.keys(), manifest, earlier)
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
@@ -157,7 +156,7 @@ def begin(
 
 
 def _planned(
-    work: Work, inputs: Sequence[Location], skill: Skill | None, landed: _Landed | None = None
+    work: Work, inputs: Sequence[Location], skill: Skill | None, landed: _Earlier | None = None
 ) -> dict[str, Unit]:
     """Return the units by their keys. Files that earlier tries sent together stay together."""
     options, ledger = work.options, work.ledger
@@ -264,7 +263,7 @@ def _check_owner(
             )
 
 
-class _Landed:
+class _Earlier:
     """Results that earlier tries have left in the folder of a job. Each is read once."""
 
     def __init__(self, output: Location, manifest: Manifest | None) -> None:
@@ -418,7 +417,7 @@ def download(
     ids = arguments.transaction_ids(transaction_ids)
     check_output(output)
     check_quarantine(options.quarantine_path, output)
-    there = {each: _landed_as(output.child(each), each) is not None for each in ids}
+    there = {each: landed_as(output.child(each), each) is not None for each in ids}
     parts = tuple(Part(each, "", each, 0.0, (), there[each], there[each]) for each in ids)
     return _collect(client, Job(None, parts), output, options, by_class=by_class)
 
@@ -463,7 +462,7 @@ def _collect(
         part.transaction_id: entry
         for part in parts
         if states[part.transaction_id] is None
-        and (entry := _landed_as(output.child(part.folder), part.transaction_id))
+        and (entry := landed_as(output.child(part.folder), part.transaction_id))
     }
     good = [
         part
@@ -511,14 +510,6 @@ def _states(
 
     found = in_parallel(look, parts, parallel)
     return {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
-
-
-def _landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
-    """Return the manifest of a transaction if all its results exist."""
-    manifest = TransactionManifest.load(folder)
-    if manifest is None or not same_id(manifest.transaction_id, transaction_id):
-        return None
-    return manifest if landed(manifest, folder) else None
 
 
 def _status(transaction: Transaction | None) -> Status:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vantage_orchestration.errors import BadRequest
 from vantage_orchestration.limits import LONGEST_PAGE
 from vantage_orchestration.models import instant, items_of_page
-from vantage_orchestration.paging import Chunk, Pages
+from vantage_orchestration.paging import Chunk, Pages, fitted
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.processing.lookup import GUESS, key_filter
 from vantage_orchestration.text import utc_text
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _Item = tuple[str, str | None, str, bool]
 
 _PATH: Final = "/transactions/active"
-_SHORTEST_PAGE: Final = 50
 #: Largest desired page in bytes. ``json`` blocks all other threads while it parses a page, about 8
 #: ms per megabyte, and each listed transaction shows the parameters of up to 1000 files.
 _PAGE_BYTES: Final = 1_000_000
@@ -201,19 +200,13 @@ class ActiveList:
 
         def take(reply: Reply) -> Chunk[_Item]:
             items, total = reply.json(_read)
-            self._fit(reply.size, len(items))
+            self.size = fitted(limit, len(items), reply.size, _PAGE_BYTES)
             return Chunk(items, total, limit)
 
         given = {name: value for name, value in params.items() if value is not None}
         return self._client.send_once(
             "GET", _PATH, take, params={"Limit": limit, "Offset": offset, **given}
         )
-
-    def _fit(self, size: int, count: int) -> None:
-        """Choose the length of the next page by the size of this one."""
-        if count >= _SHORTEST_PAGE:
-            fitting = int(_PAGE_BYTES * count / max(size, 1))
-            self.size = min(LONGEST_PAGE, max(_SHORTEST_PAGE, fitting))
 
 
 def _read(data: Any) -> tuple[Sequence[_Item], int | None]:
