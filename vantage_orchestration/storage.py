@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
@@ -91,15 +91,23 @@ class Location:
         try:
             fs = getattr(place, "fs", None)
             if fs is not None:
-                return cls(fs, strip_protocol(fs.unstrip_protocol(cast(_HasPath, place).path)))
-            text = os.fsdecode(os.fspath(cast("str | os.PathLike[str]", place)))
-            if not text.strip():
-                raise ConfigurationError("An empty text was given in place of a path or URL")
-            return cls(*url_to_fs(text, **storage_options))
+                found = cls(fs, strip_protocol(fs.unstrip_protocol(cast(_HasPath, place).path)))
+            else:
+                text = os.fsdecode(os.fspath(cast("str | os.PathLike[str]", place)))
+                if not text.strip() or "\0" in text:
+                    wrong = "contains a null character" if text.strip() else "is empty"
+                    raise ConfigurationError(f"A path or URL {wrong}")
+                found = cls(*url_to_fs(text, **storage_options))
+            if found.is_local and ".." in found.path.split("/"):
+                # Where a folder on the way is missing, the system finds nothing.
+                folder, _, name = found.path.rpartition("/")
+                return replace(found, path=os.path.join(os.path.realpath(folder), name))
         except ConfigurationError:
             raise
         except (ImportError, TypeError, ValueError) as error:
             failure = error
+        else:
+            return found
         shown = _USER.sub(r"\1", _shown(str(place)))
         raise ConfigurationError(
             f"The location {shown!r} can't be opened: {clean(str(failure))}",

@@ -425,7 +425,19 @@ def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, fo
     blocked = Location.of(folder / "invoice 1.pdf" / "out")
     with pytest.raises(errors.ConfigurationError, match=r"invoice 1\.pdf' is a file"):
         run(client, folder, blocked, skill, TaskKey("task"))
+    with pytest.raises(errors.ConfigurationError, match=r"files where results .* 'invoice 1\.pdf'"):
+        run(client, folder, Location.of(folder), skill, TaskKey("task"))
     assert sandbox.control.count("POST", "/transactions") == 0
+
+
+def test_a_path_that_leads_up_again_is_the_same_for_all(client, skill, folder, output, tmp_path):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    for name, there in (("missing/../one", "one"), ("link/../two", "elsewhere/two")):
+        manifest = run(client, folder, Location.of(tmp_path / name), skill, TaskKey(name))
+        assert Manifest.open(tmp_path / there / "manifest.json").counts == manifest.counts
+        again = run(client, folder, Location.of(tmp_path / there), skill, TaskKey(name))
+        assert again.to_json()["transactions"] == manifest.to_json()["transactions"]
 
 
 def test_what_was_just_seen_to_end_is_not_asked_for_again(client, sandbox, skill, folder, output):

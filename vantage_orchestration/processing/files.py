@@ -15,6 +15,7 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED
 from vantage_orchestration.storage import Location
+from vantage_orchestration.text import named
 
 if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
@@ -73,6 +74,17 @@ def check_output(output: Location) -> None:
     """Refuse an unusable folder for results before anything is sent. Only local ones can be
     checked."""
     _check_folder(output, "output folder")
+
+
+def check_folders(output: Location, names: Iterable[str]) -> None:
+    """Refuse a local folder for results that has files where their folders would be."""
+    taken = [name for name in names if output.is_local and os.path.isfile(output.child(name).path)]
+    if taken:
+        raise ConfigurationError(
+            f"The output folder {output.url!r} has files where results would have folders:"
+            f" {named(taken)}",
+            hint="Nothing was sent. Give a separate folder, which need not exist yet",
+        )
 
 
 def _check_folder(folder: Location, what: str) -> None:

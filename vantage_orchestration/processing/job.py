@@ -26,7 +26,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, fetch, landed, landed_as
-from vantage_orchestration.processing.files import check_output, check_quarantine
+from vantage_orchestration.processing.files import check_folders, check_output, check_quarantine
 from vantage_orchestration.processing.ledger import LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -134,6 +134,7 @@ def begin(
     before, skill = _Earlier(output, manifest), _skill(work)
     units = _planned(work, files, skill, before)
     _check_owner(output, token, units.keys(), manifest, earlier)
+    check_folders(output, (unit.name for unit in units.values()))
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
     # still be collecting, and must not find an empty job.
     (earlier if earlier is not None and earlier.token == token else Job(token)).write(output)
