@@ -216,7 +216,7 @@ class UnfinishedEntry(Stored):
     """
 
     transaction_id: _Id
-    status: _Id
+    status: str
     in_review: bool = False
     error: Annotated[str | None, Member(write=lambda text: text and clean(text))] = None
     sources: tuple[SourceEntry, ...] = ()
