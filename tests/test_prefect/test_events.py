@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import prefect
 import pytest
@@ -43,6 +44,7 @@ from vantage_orchestration.processing.manifest import (
 )
 from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.status import Status
+from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting import Outcome
 
 SERVER = "https://vantage-eu.abbyy.com"
@@ -301,17 +303,23 @@ def test_each_task_learns_of_the_failure_of_a_request_that_it_shares(forgetful: 
     assert forgetful.taken == [str(event.id)]
 
 
+@pytest.mark.parametrize("way", ["document", "job"])
 @pytest.mark.parametrize(
     ("earlier", "age", "asked"), [(False, 0, 0), (False, 600, 1), (True, 0, 2)]
 )
 def test_server_is_asked_only_for_what_may_have_been_told(
-    forgetful: Any, monkeypatch: pytest.MonkeyPatch, earlier: bool, age: float, asked: int
+    forgetful: Any, monkeypatch: pytest.MonkeyPatch, earlier: bool, age: float, asked: int, way: str
 ) -> None:
     monkeypatch.setattr(job, "in_run", lambda: True)
+    monkeypatch.setattr(job, "DocumentsTable", MagicMock())
     fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
     client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
     reporter = job.Reporter(client, None, lambda *_: None, again=False)
     reporter.started([Part("t", "key", "folder", time.time() - age, (), earlier=earlier)])
-    reporter.ended(Outcome({"t": Status.PROCESSED}))
+    if way == "document":
+        reporter.ended(Outcome({"t": Status.PROCESSED}))
+    else:
+        failed = UnfinishedEntry("t", Status.FAILED.value)
+        reporter.finished(Manifest(None, "job", (), failed=(failed,)), Location.of("out"))
     assert len(forgetful.taken) == 2
     assert forgetful.asked == asked

@@ -113,8 +113,10 @@ class TransactionEvent:
         }
 
 
-def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] = ()) -> None:
-    """Report all ended transactions of a manifest.
+def emit_outcome(
+    manifest: Manifest, *, server: str, by_input: Collection[str] = (), new: bool = False
+) -> None:
+    """Report all ended transactions of a manifest; see :func:`emit` for ``new``.
 
     ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
     """
@@ -137,7 +139,7 @@ def emit_outcome(manifest: Manifest, *, server: str, by_input: Collection[str] =
             "rule_errors": sum(len(document.rule_errors) for document in each.documents),
         }
         events.append(event("processed", each, each.skill_id or manifest.skill_id, details))
-    emit(events)
+    emit(events, new=new)
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:

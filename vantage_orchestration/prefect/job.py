@@ -255,7 +255,12 @@ class Reporter:
             done = outcome.with_status(Status.PROCESSED) if processed else []
             events = [self._event("processed", each, Status.PROCESSED) for each in done]
             events += [self._event("failed", each, outcome.statuses[each]) for each in failed]
-            emit(events, new=time.time() < self._fresh_until)
+            emit(events, new=self._fresh)
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether no earlier try can have sent the events, as far as Prefect would not see that."""
+        return time.time() < self._fresh_until
 
     def _event(self, happening: Happening, transaction_id: str, status: Status) -> TransactionEvent:
         return TransactionEvent(happening, transaction_id, self._server, status, self._skill_id)
@@ -270,5 +275,5 @@ class Reporter:
         if self._active:
             over = [each.transaction_id for each in manifest.transactions]
             self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
-            emit_outcome(manifest, server=self._server)
+            emit_outcome(manifest, server=self._server, new=self._fresh)
             (self._table or DocumentsTable()).finish(manifest, output.url)
