@@ -116,6 +116,7 @@ class DocumentsTable(_Artifact):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._entries = {each.transaction_id: each for each in entries}
+        self._open = set(self._entries)
         self._deadlines: dict[str, float] = {}
         super().__init__("table", key, "the table of documents", clock)
         self._show_state()
@@ -127,11 +128,12 @@ class DocumentsTable(_Artifact):
         """
         entry = self._entries.get(seen.transaction_id)
         if entry is not None:
-            status = seen.status.value
             self._entries[seen.transaction_id] = replace(
-                entry, status=status, in_review=seen.in_review
+                entry, status=seen.status.value, in_review=seen.in_review
             )
-            if self._may_change() or self._ended == len(self._entries):
+            if seen.ended:
+                self._open.discard(seen.transaction_id)
+            if self._may_change() or not self._open:
                 self._show_state()
 
     def need_people(self, deadlines: Mapping[str, float]) -> None:
@@ -139,17 +141,14 @@ class DocumentsTable(_Artifact):
         self._deadlines.update(deadlines)
         self._show_state()
 
-    @property
-    def _ended(self) -> int:
-        return sum(Status(each.status).is_terminal for each in self._entries.values())
-
     def _show_state(self) -> None:
         rows = [
             _unfinished(each, self._deadlines.get(each.transaction_id))
             for each in self._entries.values()
         ]
         if rows:
-            text = f"ABBYY Vantage: {self._ended} of {len(rows)} transactions have ended."
+            ended = len(rows) - len(self._open)
+            text = f"ABBYY Vantage: {ended} of {len(rows)} transactions have ended."
             self._show(rows, text)
 
     def finish(self, manifest: Manifest, output: str = "") -> None:

@@ -215,10 +215,10 @@ _lock = threading.Lock()
 def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:
     events = {name: event for each in reports for name, event in each.events.items()}
     doubtful = {name for each in reports if not each.new for name in each.events}
-    failure = None
+    names, failure = list(events), None
     try:
-        for place in range(0, len(events), _TOGETHER):
-            batch = list(events)[place : place + _TOGETHER]
+        for place in range(0, len(names), _TOGETHER):
+            batch = names[place : place + _TOGETHER]
             there = _stored(client, doubtful.intersection(batch))
             if body := [events[name] for name in batch if name not in there]:
                 client.request("POST", "/events", json=body)

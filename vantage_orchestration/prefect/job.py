@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -248,8 +248,7 @@ class Reporter:
         Transactions with results are left out unless ``processed``: downloading them reports more.
         """
         self._log("%s", summary_of_wait(outcome))
-        over = [each for each in outcome.statuses if each not in outcome.in_review]
-        self._reviewed(over)
+        self._reviewed(outcome.statuses.keys() - set(outcome.in_review))
         if self._active:
             failed = [each for each, status in outcome.statuses.items() if status.is_failure]
             done = outcome.with_status(Status.PROCESSED) if processed else []
@@ -265,7 +264,7 @@ class Reporter:
     def _event(self, happening: Happening, transaction_id: str, status: Status) -> TransactionEvent:
         return TransactionEvent(happening, transaction_id, self._server, status, self._skill_id)
 
-    def _reviewed(self, ids: Sequence[str]) -> None:
+    def _reviewed(self, ids: Collection[str]) -> None:
         if self._active and self._reviews and ids:
             review_ended(ids)
 

@@ -465,18 +465,20 @@ def _collect(
         if states[part.transaction_id] is None
         and (entry := landed_as(output.child(part.folder), part.transaction_id))
     }
-    good = [
-        part
-        for part in parts
-        if part.transaction_id in there or _status(states[part.transaction_id]).is_success
-    ]
+    reviewed = {each.lower() for each in in_review}
+    good, failed, pending = list[Part](), list[UnfinishedEntry](), list[UnfinishedEntry]()
+    for part in parts:
+        if part.transaction_id in there or _status(states[part.transaction_id]).is_success:
+            good.append(part)
+        else:
+            rest = _unfinished(part, states[part.transaction_id], reviewed)
+            (failed if Status(rest.status).is_failure else pending).append(rest)
     rows = _rows(client, [each for each in good if not each.landed], skill_id)
     entries = tuple(in_parallel(gather, good, writers))
-    rest = [_unfinished(part, states, in_review) for part in parts if part not in good]
-    failed = tuple(each for each in rest if Status(each.status).is_failure)
-    pending = tuple(each for each in rest if each not in failed)
     earlier = sum(part.earlier for part in parts)
-    manifest = Manifest(skill_id, job.token, entries, pending, failed, earlier=earlier)
+    manifest = Manifest(
+        skill_id, job.token, entries, tuple(pending), tuple(failed), earlier=earlier
+    )
     if skill_id is None:
         names = names_of_skills(client, manifest.skill_ids)
     else:
@@ -518,14 +520,12 @@ def _status(transaction: Transaction | None) -> Status:
 
 
 def _unfinished(
-    part: Part, states: Mapping[str, Transaction | None], in_review: Collection[str]
+    part: Part, state: Transaction | None, in_review: Collection[str]
 ) -> UnfinishedEntry:
-    state = states[part.transaction_id]
     if state is None:
         return UnfinishedEntry(part.transaction_id, Status.GONE.value, sources=part.sources)
     entry = UnfinishedEntry.of(part.transaction_id, state, part.sources)
-    seen = part.transaction_id.lower() in {each.lower() for each in in_review}
-    return replace(entry, in_review=entry.in_review or seen)
+    return replace(entry, in_review=entry.in_review or part.transaction_id.lower() in in_review)
 
 
 def _rows(
