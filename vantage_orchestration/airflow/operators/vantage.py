@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from airflow.sdk import BaseOperator
 
@@ -80,6 +80,11 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         """Return inputs and outputs for Airflow's OpenLineage provider, if it is installed."""
         return datasets(*self._lineage) if self._lineage is not None else None
 
+    def _skip(self, context: Context, why: str) -> NoReturn:
+        # For the link, which Airflow asks for at the end: it would log a missing XCom as an error.
+        record_transactions(context, ())
+        raise AirflowSkipException(why)
+
     def _report(self, context: Context, manifest: Manifest, output: Location) -> None:
         """Report the results on the task's page and in the log."""
         record_transactions(context, record_of_job(manifest, output.url))
@@ -130,7 +135,9 @@ class _SendingOperator(_VantageOperator):
             output=output,
         )
 
-    def _inputs(self, ledger: Ledger, output: Location | None = None) -> list[Location]:
+    def _inputs(
+        self, context: Context, ledger: Ledger, output: Location | None = None
+    ) -> list[Location]:
         """Return the files; those that an earlier try has sent may be missing. If there are none,
         and nothing was sent before, the task is skipped."""
         from vantage_orchestration.processing.files import files_of
@@ -142,7 +149,7 @@ class _SendingOperator(_VantageOperator):
                 inputs, location_of, sent_before=sent, on_empty=on_empty, output=output
             )
         if not files and not sent:
-            raise AirflowSkipException("There are no inputs, so there is nothing to do")
+            self._skip(context, "There are no inputs, so there is nothing to do")
         return files
 
     def _check_work(self, parts: Sequence[Any]) -> None:
@@ -253,7 +260,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             check_output(output)
         key = self._key(context)
         ledger = self._ledger(context, key, output)
-        inputs = self._inputs(ledger, output)
+        inputs = self._inputs(context, ledger, output)
         job = begin(self._work(key, ledger), inputs, output, token=self._token(context))
         self._check_work(job.parts)
         record_transactions(context, job.transaction_ids)
@@ -398,7 +405,7 @@ class VantageSubmitOperator(_SendingOperator):
 
         key = self._key(context, self.state_path)
         ledger = self._ledger(context, key)
-        inputs = self._inputs(ledger)
+        inputs = self._inputs(context, ledger)
         submitted = submit_files(self._work(key, ledger), inputs)
         self._check_work(submitted)
         ids = [part.transaction_id for part in submitted]
@@ -456,7 +463,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
         options, ids = self.options, self._argument("transaction_ids")
         output, by_class = output_of(self._argument("output_path"))
         if not ids:
-            raise AirflowSkipException("There are no transactions, so there is nothing to fetch")
+            self._skip(context, "There are no transactions, so there is nothing to fetch")
         record_transactions(context, ids)
         manifest = download(self.hook.client, ids, output, options, by_class=by_class)
         self._report(context, manifest, output)
@@ -534,7 +541,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
             options=options,
         )
         if fetched.place is None:
-            raise AirflowSkipException("Nothing new has ended in ABBYY Vantage")
+            self._skip(context, "Nothing new has ended in ABBYY Vantage")
         self._report(context, fetched.manifest, output.folder)
         return self._conclude(context, fetched.manifest, output.folder, fetched.result)
 

@@ -121,10 +121,10 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait, deferred or in this worker."""
         ids = self._argument("transaction_ids")
+        record_transactions(context, ids)
         if not ids:
             self.log.info("There are no transactions, so there is nothing to wait for")
             return {}
-        record_transactions(context, ids)
         if self.defers():
             return self._wait(context, ids)
         # Airflow's own clock would keep running during reviews; the wait has its own limits.
