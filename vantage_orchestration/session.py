@@ -313,7 +313,8 @@ class ApiSession:
                     "status": response.status_code,
                     "request_id": request_id_of(response, self._auth),
                 }
-                if 200 <= response.status_code < 300:
+                # Nobody asked for a part (206): a cache on the way has no more of it.
+                if 200 <= response.status_code < 300 and response.status_code != 206:
                     return take(Reply(response, self.config.http.read_timeout, told))
                 failure = self._error_of(response, told)
         except requests.RequestException as error:
@@ -336,6 +337,8 @@ class ApiSession:
                 else errors.BadRequest
                 if status >= 400
                 else errors.Redirected
+                if status >= 300
+                else errors.ProtocolError
             )
         if is_markup(body) and kind in (
             errors.BadRequest,
@@ -346,14 +349,16 @@ class ApiSession:
             # A page is not an answer of the service.
             return page_error(response, where)
         hint = _HINTS.get(status)
-        if status < 400:
+        if status < 300:
+            hint = PAGE_HINT
+        elif status < 400:
             hint = "Redirects are not followed; check the base URL of the connection"
         return kind(
             f"ABBYY Vantage answered {status} {clean(response.reason or '', secrets)}".rstrip(),
             hint=hint,
             server_message=message_of(body, secrets),
             retry_after=parse_retry_after(response.headers.get("Retry-After")),
-            doubtful=status >= 500 or status == 408,
+            doubtful=status >= 500 or status in (206, 408),
             **where,
         )
 

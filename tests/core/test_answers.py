@@ -318,6 +318,16 @@ def test_a_gateway_that_knows_no_address_makes_nothing_count_as_deleted(
     assert len(sandbox.control.transactions()) == 1
 
 
+def test_a_part_of_a_file_is_not_the_file(client, sandbox, skill, tmp_path):
+    identifier = "11111111-1111-4111-8111-111111111111"
+    part = {"operation": DOWNLOAD, "status": 206, "body": "the first bytes"}
+    sandbox.control.add_fault(times=0, **part)
+    with pytest.raises(errors.ProtocolError, match="206") as caught:
+        client.download_result(identifier, "f", tmp_path / "text.csv")
+    assert caught.value.retryable
+    assert not (tmp_path / "text.csv").exists()
+
+
 @pytest.mark.parametrize("path", ["/transactions$", "/publicapi/"])
 def test_a_gateway_that_knows_no_address_makes_no_skill_count_as_unknown(
     client, sandbox, skill, invoice, output, path
