@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -44,11 +44,11 @@ def items(
 ) -> list[Any]:
     """Return the items of a list argument in order, with nested lists flattened.
 
-    The value is one item or several, in a list, tuple, set, iterator or lazy sequence of XComs. The
-    text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
+    The value is one item or several, in a list, tuple, set or lazy sequence of XComs. The text of a list of strings, as Jinja or JSON writes it, is parsed. None, also as the text
     ``None``, is an empty list: the previous task had nothing. Only line breaks at the ends of
     strings are removed. A number or other object is refused, and a dictionary, too, unless
-    ``inside`` returns what it contains.
+    ``inside`` returns what it contains. So is an iterator: a second reading, such as that of a
+    retry, would find it empty.
     """
     if isinstance(value, str):
         found = _literal(value)
@@ -63,10 +63,17 @@ def items(
         return [value]
     if isinstance(value, (bool, int, float, Mapping)) or not isinstance(value, Iterable):
         raise _refused(name, value, "a list is expected")
+    check_repeatable(name, value)
     if isinstance(value, (set, frozenset)):
         # Its order differs between processes, and a later try must send the same.
         value = sorted(value, key=str)
     return [each for one in value for each in items(name, one, inside)]
+
+
+def check_repeatable(name: str, value: Any) -> None:
+    """Refuse an iterator, such as a generator or an open file."""
+    if isinstance(value, Iterator):
+        raise _refused(name, value, "it can be read only once", "Nothing was sent. Give a list")
 
 
 def transaction_ids(value: Any) -> list[str]:

@@ -44,7 +44,6 @@ class Lazy(Sequence[Any]):
         {B, A},
         Lazy(A, B),
         Lazy([A], [B], None),
-        iter([A, B]),
         f"['{A}', '{B}']",
         f'["{A}", "{B}"]',
         f"{A},{B}",
@@ -79,6 +78,9 @@ def test_nothing_is_an_empty_list(value: Any) -> None:
         ({A: "Processed", "total": 1}, "an object of the type dict"),
         (str(Lazy(A, B)), "the text of an object. Pass a task's .output"),
         (object(), "an object of the type object"),
+        ((each for each in (A, B)), "it can be read only once. Nothing was sent. Give a list"),
+        (iter([A, B]), "it can be read only once"),
+        ([map(str, [A])], "it can be read only once"),
     ],
 )
 def test_other_ids_are_refused_in_their_own_words(value: Any, text: str) -> None:

@@ -600,6 +600,15 @@ def test_rollback_deletes_where_it_was_asked_for(case: Case) -> None:
     assert submit_documents.on_rollback_hooks == []
 
 
+def test_inputs_that_can_be_read_only_once_are_refused(case: Case) -> None:
+    """A cache key reads them before the task does, and a retry after it."""
+    for send in (submit_documents, process_documents):
+        place = [case.output] if send is process_documents else []
+        with pytest.raises(ConfigurationError, match="only once"):
+            send(case.block, iter(case.files), *place, "Invoice")
+    assert case.starts() == Counter()
+
+
 def test_a_retry_after_a_rollback_begins_anew(case: Case) -> None:
     tries: list[Any] = []
 

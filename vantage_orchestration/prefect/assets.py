@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from prefect.assets import Asset, AssetProperties, add_asset_metadata, materialize
 from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
 
+from vantage_orchestration import arguments
 from vantage_orchestration.processing.files import Folder
 from vantage_orchestration.processing.routing import fixed_part
 from vantage_orchestration.urls import StorageUrl
@@ -98,6 +99,7 @@ def _folders(inputs: Any) -> list[str]:
     """Return the folders that contain the inputs."""
     if isinstance(inputs, (str, os.PathLike, Folder)):
         inputs = [inputs]
+    arguments.check_repeatable("inputs", inputs)
     texts = [each for each in inputs if isinstance(each, (str, os.PathLike, Folder))]
     return list(dict.fromkeys(map(_folder, texts)))[:_MOST_SOURCES]
 
