@@ -131,13 +131,7 @@ class VantageClient(ApiSession):
             Conflict: The transaction already had a file of that name.
         """
         path = _path("/transactions/{}/files", transaction_id=transaction_id)
-        sources = [SourceFile.of(file) for file in files]
-        check_files(sources)
-        sure = True
-        for index, source in enumerate(sources, first_index):
-            model = {"files": [source.metadata(index)]}
-            sure = self._add_file(path, model, source, transaction_id) and sure
-        return sure
+        return self._add_files(path, files, first_index, transaction_id)
 
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
@@ -406,15 +400,12 @@ class VantageClient(ApiSession):
             document_id=document_id,
         )
         sources = [SourceFile.of(file) for file in files]
-        check_files(sources)
-        for index, source in enumerate(sources, first_index):
-            entry = source.metadata(index)
-            if entry.pop("imageProcessingOptions", None):
-                raise ConfigurationError(
-                    "Image processing can't be set for a file of a document",
-                    hint="Leave auto_crop and auto_orientation out",
-                )
-            self._add_file(path, {"files": [entry]}, source, transaction_id)
+        if any(each.auto_crop or each.auto_orientation for each in sources):
+            raise ConfigurationError(
+                "Image processing can't be set for a file of a document",
+                hint="Leave auto_crop and auto_orientation out",
+            )
+        self._add_files(path, sources, first_index, transaction_id)
 
     # -- downloads
 
@@ -591,11 +582,26 @@ class VantageClient(ApiSession):
         except errors.NotFound:
             log.info("%s is gone already", path)
 
+    def _add_files(
+        self,
+        path: str,
+        files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
+        first_index: int,
+        transaction_id: str,
+    ) -> bool:
+        """Send files one by one; return whether no try was doubtful."""
+        sources = [SourceFile.of(file) for file in files]
+        check_files(sources)
+        sure = True
+        for index, source in enumerate(sources, first_index):
+            model = {"files": [source.metadata(index)]}
+            sure = self._add_file(path, model, source, transaction_id) and sure
+        return sure
+
     def _add_file(
         self, path: str, model: Mapping[str, Any], source: SourceFile, transaction_id: str
     ) -> bool:
-        """Send one file; return whether no try was doubtful. A 409 after a doubtful one means that
-        it had arrived."""
+        """Send one file. A 409 after a doubtful try means that it had arrived."""
         unsure = False
 
         def attempt() -> None:

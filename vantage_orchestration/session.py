@@ -390,15 +390,8 @@ class VantageAuth(AuthBase):
     After a 401 it discards exactly the token that was used, loads the credential again, and sends
     the request once more. If the new token is rejected as well, it stays in use for a minute:
     another login would not help. A request whose body can't be sent again keeps its 401. A 403
-    renews nothing: rights come from roles, not from tokens.
-
-    Args:
-        load: Loads the stored credential.
-        on_token: Called with each token before its first use, so that an orchestrator can mask it
-            in its logs.
-        translate: Returns the exception to raise for an error.
-        orchestrator_store: Creates the orchestrator's own token store, for credentials that use it.
-        patience: Longest wait for a login in seconds, see :meth:`.TokenSource.get`.
+    renews nothing: rights come from roles, not from tokens. ``load`` loads the stored credential;
+    the other arguments are those of :class:`ApiSession`.
     """
 
     def __init__(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -25,7 +24,6 @@ from vantage_orchestration.limits import (
 _REPLACED = str.maketrans(dict.fromkeys(":/?#[]@!$&'()*+,;=\\", "_"))
 #: Half of a character pair, as in a name that the system could not decode. It can't be sent.
 _HALF = re.compile("[\ud800-\udfff]")
-_CHUNK = 1024 * 1024
 
 Switch = Literal["Default", "Yes", "No"]
 
@@ -121,14 +119,6 @@ class SourceFile:
             auto_crop,
             auto_orientation,
         )
-
-    def sha256(self) -> str:
-        """Return the hex SHA-256 of the content, read in pieces."""
-        digest = hashlib.sha256()
-        with self.open() as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
 
     def metadata(self, index: int) -> dict[str, Any]:
         """Return the FileMetadata of this file (contract, section 3.2).

@@ -291,12 +291,8 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
 def load_credentials(credentials: VantageCredentials | str) -> VantageCredentials:
     """Return a credentials block. Given a name, it calls the Prefect API and blocks.
 
-    Args:
-        credentials: The block, or the name of a saved one.
-
-    Raises:
-        ConfigurationError: No block has this name, or it is neither a block nor a name.
-        httpx.HTTPError: The Prefect API does not answer.
+    What is neither a block nor the name of one is a ConfigurationError; if the Prefect API does not
+    answer it is an httpx.HTTPError.
     """
     if isinstance(credentials, VantageCredentials):
         return credentials
@@ -322,14 +318,8 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
 def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
     """Return the credential of a saved block, and what makes the token store of its server.
 
-    Commands call it by an entry point, for ``--of prefect:NAME``.
-
-    Args:
-        name: Name of the block.
-
-    Raises:
-        ConfigurationError: There is no such block, it can't be used as it is, or the Prefect API
-            does not answer.
+    Commands call it by an entry point, for ``--of prefect:NAME``. A block that can't be read or
+    used is a ConfigurationError.
     """
     try:
         load, store = load_credentials(name).sources()

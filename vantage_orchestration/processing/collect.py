@@ -115,17 +115,12 @@ def collect(
         target: Folder for the results of this transaction only.
         options: ``result_types`` are downloaded, all without any, ``parallel`` at the same time. A
             store that does not allow several gets one.
-        part: What is known of its making, for the manifest: the files that were sent, by default as
-            reported by the service, and its key.
+        part: Its key and the files that were sent, for the manifest.
         row: Its entry in a list, for the manifest: pages and time of creation. What is unknown is
-            kept from an earlier manifest. The service deletes a transaction after 14 days, and a
-            warning is logged in the last 2 of them.
+            kept from an earlier manifest.
         skill_id: Skill, for the manifest; by default that of the row.
         by_class: Where the files of each document land, if its class decides; see
             :class:`.routing.Output`. The parent of ``target`` is then the folder of the job.
-
-    Returns:
-        The content of ``manifest.json``.
 
     Raises:
         ConfigurationError: The transaction has no results yet.
@@ -184,18 +179,8 @@ def collect(
 
 
 def landed(manifest: TransactionManifest, target: Location) -> bool:
-    """Return whether everything has landed, so that the transaction may be deleted.
-
-    Args:
-        manifest: See :func:`collect`.
-        target: Its folder.
-
-    Returns:
-        Whether ``manifest.json`` and every file that it names exist, with the right sizes.
-
-    Raises:
-        StateUnavailable: The folder can't be read at present.
-    """
+    """Return whether ``manifest.json`` and every file that it names exist with the right sizes, so
+    that the transaction may be deleted. A folder that can't be read is StateUnavailable."""
     folders = {None, *(each.folder for each in manifest.documents)}
     try:
         with reading(target):
