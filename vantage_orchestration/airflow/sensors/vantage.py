@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from vantage_orchestration.airflow.compat import AirflowSensorTimeout, require
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR, DEFAULT_CONN_ID
+from vantage_orchestration.airflow.context import TaskState
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.links import (
     VantageTransactionLink,
@@ -33,10 +34,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-#: Key in the task state store: the state of the wait, without what each poll shows.
-_STATE_KEY: Final = "abbyy_vantage.wait"
-#: The results of a transaction, and so the state, are kept for 14 days.
-_RETENTION: Final = datetime.timedelta(days=15)
+#: Name in the task state store: the state of the wait, without what each poll shows.
+_STATE: Final = "wait"
 
 
 class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
@@ -167,7 +166,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         ti: Any = context["ti"]
         store: Any = context.get("task_state_store")
         if store is not None:
-            self._stored = store.get(_STATE_KEY)
+            self._stored = json.loads(TaskState(store).read(_STATE) or "null")
             # A new try gives the service and people the whole time again.
             ours = isinstance(self._stored, dict) and self._stored.get("try") == ti.try_number
             return {"statuses": {}, **(self._stored or {})} if ours else None
@@ -198,7 +197,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         kept = {each: state[each] for each in ("reviews", "deadline", "left", "timed_out")}
         kept["try"] = context["ti"].try_number
         if kept != self._stored:
-            store.set(_STATE_KEY, kept, retention=_RETENTION)
+            TaskState(store).write(_STATE, json.dumps(kept).encode())
             self._stored = kept
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, str]:
