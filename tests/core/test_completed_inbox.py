@@ -440,6 +440,20 @@ def test_trouble_with_the_connection_is_no_fault_of_a_transaction(
     assert local.got("1") == []
 
 
+@pytest.mark.parametrize("status", [400, 403, 410])
+def test_a_firewall_that_refuses_everything_takes_nothing_away(local: Case, status: int) -> None:
+    ids = local.receive(2)
+    list(local.consumer().due())
+    refused = {"status": status, "json": {"message": "no"}, "times": 0}
+    local.control.add_fault(operation="getTransaction", **refused)
+    completed = "listCompletedTransactions"
+    local.control.add_fault(operation=completed, after=local.lists(), **refused)
+    with pytest.raises(errors.ApiError):
+        local.fetch("1")
+    local.control.clear_faults()
+    assert sorted(local.got("2")) == sorted(ids)
+
+
 @pytest.mark.parametrize("made", [None, 1766000000, "yesterday"])
 def test_a_time_of_creation_that_can_not_be_read_hides_nothing(local: Case, made: Any) -> None:
     ids = local.receive(1)

@@ -148,7 +148,8 @@ class _Work:
         self._earlier = 0
         self._landed: list[TransactionManifest] = []
         self._ended: list[UnfinishedEntry] = []
-        self._failures: list[Exception] = []
+        #: Errors, and whether no later run can fetch that transaction.
+        self._failures: list[tuple[Exception, bool]] = []
         self._in_a_row = 0
         self._stopped = False
         self._unnoted: list[Entry] = []
@@ -165,13 +166,9 @@ class _Work:
 
         def fetch(entry: Entry) -> None:
             if not self._stopped:
-                failure: Exception | None = None
-                try:
-                    self._fetch(entry[0])
-                except Exception as error:
-                    failure = error
+                failure, final = self._try(entry[0])
                 with self._lock:
-                    self._settle(entry, failure, most=2 * parallel)
+                    self._settle(entry, failure, final, most=2 * parallel)
 
         # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
@@ -223,20 +220,42 @@ class _Work:
                 transaction_id=name,
             )
 
-    def _settle(self, entry: Entry, failure: Exception | None, most: int) -> None:
+    def _settle(self, entry: Entry, failure: Exception | None, final: bool, most: int) -> None:
         if failure is None:
             self._in_a_row = 0
         else:
             # Messages of other libraries may contain secrets.
             text = failure if isinstance(failure, VantageError) else type(failure).__name__
             log.warning("The results of transaction %s were not fetched: %s", entry[0], text)
-            self._failures.append(failure)
+            self._failures.append((failure, final))
             self._in_a_row += 1
             self._stopped = self._stopped or self._in_a_row >= most
-        if failure is None or _is_final(failure):
+        if failure is None or final:
             self._unnoted.append(entry)
         if time.monotonic() - self._noted_at >= _NOTE_EVERY:
             self._note()
+
+    def _try(self, name: str) -> tuple[Exception | None, bool]:
+        """Fetch a transaction; return the error, if any, and whether it is final."""
+        try:
+            self._fetch(name)
+        except Exception as error:
+            return error, self._is_final(error)
+        return None, False
+
+    def _is_final(self, error: Exception) -> bool:
+        """Return whether no later run can fetch the transaction, as opposed to trouble that
+        concerns all of them, such as a refused login or a firewall, and that somebody mends."""
+        about_one = (BadRequest, Forbidden, NotFound, ProcessingError)
+        if not isinstance(error, about_one) or error.retryable:
+            return False
+        if isinstance(error, ProcessingError):
+            return True
+        try:
+            self._client.list_completed_transactions(limit=1)
+        except VantageError:
+            return False
+        return True
 
     def _note(self) -> None:
         self._lease.check()
@@ -257,10 +276,10 @@ class _Work:
 
     def conclude(self) -> None:
         """Raise the failures; if there are none, let the next poll start after this one."""
-        passing = [each for each in self._failures if not _is_final(each)]
-        if not passing and not self._stopped:
+        failures = sorted(self._failures, key=lambda each: each[1])  # Passing ones first.
+        if all(final for _, final in failures) and not self._stopped:
             self._consumer.settle()
-        for failure in (*passing, *self._failures):
+        for failure, _ in failures:
             raise failure
         if gone := [each.transaction_id for each in self._ended if each.status == Status.GONE]:
             raise TransactionFailed(
@@ -269,11 +288,3 @@ class _Work:
                 hint="Delete transactions only after all consumers have fetched them",
                 transaction_id=gone[0],
             )
-
-
-def _is_final(error: Exception) -> bool:
-    """Return whether no later run can fetch the transaction, as opposed to trouble with the
-    connection, such as a refused login, which concerns all transactions and which somebody
-    mends."""
-    about_one = (BadRequest, Forbidden, NotFound, ProcessingError)
-    return isinstance(error, about_one) and not error.retryable
