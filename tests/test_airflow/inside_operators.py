@@ -246,11 +246,15 @@ def construct() -> dict[str, Any]:
         {"output_path": ""},
         {"skill": ""},
     ]
+    wrong_of_sensor: list[dict[str, Any]] = [
+        {"transaction_ids": "t"},
+        {"delete_on_kill": True, "deferrable": False},
+    ]
     refused = []
     process_kind, sensor_kind = operators.VantageProcessDocumentsOperator, VantageTransactionsSensor
     for kind, arguments, cases in (
         (process_kind, process, wrong),
-        (sensor_kind, {"transaction_ids": name}, [*shared, {"transaction_ids": "t"}]),
+        (sensor_kind, {"transaction_ids": name}, [*shared, *wrong_of_sensor]),
         (process_kind.partial, {}, [each for each in wrong if "inputs" not in each]),
     ):
         for each in cases:

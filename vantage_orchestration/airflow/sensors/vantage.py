@@ -48,7 +48,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             requests (templated).
         abbyy_vantage_conn_id: Connection (templated).
         delete_on_kill: Delete the transactions if somebody ends the task while it is deferred. It
-            needs Airflow 3.3.
+            needs Airflow 3.3, and is refused if the sensor does not defer.
         deferrable: Wait in the triggerer, which is the default; see
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed.
@@ -110,6 +110,8 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         self._keep(delete_on_kill=delete_on_kill, deferrable=deferrable)
         self.review_notifiers = review_notifiers
         self._check_kill()
+        if delete_on_kill and not self.defers():
+            raise ValueError("delete_on_kill of a sensor works only with deferrable=True")
         if review_notifiers and self.reschedule and not self.defers():
             require((3, 3), "A sensor in the mode 'reschedule' with review_notifiers")
         self._service_timeout = float(self.timeout)
