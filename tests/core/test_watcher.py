@@ -192,6 +192,23 @@ def test_deleted_while_watched(world: World) -> None:
     assert world.look(ids, 31)[ids[0]].status == Status.GONE
 
 
+def test_a_gateway_that_knows_no_address_is_not_asked_all_the_time(world: World) -> None:
+    ids = world.running(3)
+    world.look(ids)
+    world.control.add_fault(
+        path_regex="/transactions", status=404, json={"message": "none"}, times=0
+    )
+    for _ in range(4):
+        assert world.look(ids, 9) == {}
+    world.cost()
+    assert world.look(ids, 9) == {}
+    assert sum(world.cost()) <= 2 * len(ids)
+    assert world.look(ids, 1) == {}
+    assert world.cost() == (0, 0)
+    world.control.clear_faults()
+    assert statuses(world.look(ids, 99)) == {"Processing": 3}
+
+
 def test_without_patience_for_new_ones(world: World) -> None:
     name = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
     found = Watcher(world.client, settle=0).observe([name])

@@ -407,7 +407,9 @@ class Watcher:
                 try:
                     self._client.confirm_missing_once()
                 except VantageError as error:
-                    self._judge(this, key, one, error)
+                    if not error.retryable and not isinstance(error, Unauthorized):
+                        raise
+                    this.trouble = error
                 else:
                     this.seen[key] = one.see(Status.GONE)
         except VantageError as error:
