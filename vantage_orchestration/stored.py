@@ -35,14 +35,12 @@ class Member(NamedTuple):
     Attributes:
         name: Name of its member.
         read: Converts the member, or raises ValueError.
-        write: Returns the member.
         needed: Whether it must be there although the field has a default.
         sparse: Whether it is left out while it is empty.
     """
 
     name: str = ""
     read: Callable[[Any], Any] | None = None
-    write: Callable[[Any], Any] | None = None
     needed: bool = False
     sparse: bool = False
 
@@ -67,7 +65,7 @@ class Stored:
         for attribute, how in _members(cast(Any, type(self))):
             value = getattr(self, attribute)
             if value or not how.sparse:
-                data[how.name] = plain(value) if how.write is None else how.write(value)
+                data[how.name] = plain(value)
         return data
 
     @classmethod
@@ -82,7 +80,7 @@ class Stored:
         elif not isinstance(data, dict):
             raise ValueError("an object is expected")
         values = {}
-        for attribute, (name, read, _, needed, _) in _members(cast(Any, cls)):
+        for attribute, (name, read, needed, _) in _members(cast(Any, cls)):
             if name in data:
                 values[attribute] = cast(Any, read)(data[name])
             elif needed:

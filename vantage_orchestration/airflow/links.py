@@ -238,7 +238,7 @@ def record_of_job(manifest: Manifest, results: str) -> Record:
     unfinished = {
         each.transaction_id: Details(
             files=named([source.name for source in each.sources]),
-            reason=clean(each.error or ""),
+            reason=each.error or "",
         )
         for each in (*manifest.failed, *manifest.pending)
     }

@@ -39,7 +39,6 @@ from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import clean
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -285,7 +284,7 @@ def _unfinished(entry: UnfinishedEntry, deadline: float | None = None) -> dict[s
         **_ROW,
         "File": _files(entry.sources),
         "Status": "In review" if entry.in_review else _status(entry.status),
-        "Reason": literal(clean(entry.error)) if entry.error else "",
+        "Reason": literal(entry.error) if entry.error else "",
         "Review until": _moment(deadline) if deadline is not None and entry.in_review else "",
         "Transaction": literal(entry.transaction_id),
     }

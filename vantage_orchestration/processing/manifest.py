@@ -211,15 +211,19 @@ class UnfinishedEntry(Stored):
         transaction_id: Its UUID.
         status: Last known status, such as ``Processing`` or ``Failed``.
         in_review: Whether a person must review it.
-        error: Why it failed, as reported by the service.
+        error: Why it failed, as reported by the service: one line without secrets.
         sources: The files that were sent.
     """
 
     transaction_id: _Id
     status: str
     in_review: bool = False
-    error: Annotated[str | None, Member(write=lambda text: text and clean(text))] = None
+    error: str | None = None
     sources: tuple[SourceEntry, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.error is not None:  # Anybody may have written it.
+            object.__setattr__(self, "error", clean(self.error))
 
     @classmethod
     def of(

@@ -128,7 +128,7 @@ def _told(
         if statuses.get(each) is Status.GONE:
             text += " was deleted"
         if entry is not None and entry.error is not None:
-            text += f' failed with "{clean(entry.error)}"'
+            text += f' failed with "{entry.error}"'
         texts.append(text)
     if len(ids) > _SHOWN:
         texts.append(f"and {len(ids) - _SHOWN} more")

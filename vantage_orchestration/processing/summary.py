@@ -118,7 +118,7 @@ def _told(entry: UnfinishedEntry) -> str:
     names = _names(entry.sources) or f"transaction {entry.transaction_id}"
     status = Status(entry.status)
     if entry.error is not None:
-        return f"{names} ({clean(entry.error)})"
+        return f"{names} ({entry.error})"
     if status is Status.GONE:
         return f"{names} (deleted)"
     return f"{names} (cancelled)" if status is Status.CANCELED else names

@@ -168,7 +168,7 @@ class Quarantine:
         why = {
             "transaction_id": failed.transaction_id,
             "status": failed.status,
-            "error": None if failed.error is None else clean(failed.error),
+            "error": failed.error,
         }
         self._add(failed.transaction_id, failed.sources, why)
 
