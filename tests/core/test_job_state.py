@@ -24,7 +24,7 @@ from vantage_orchestration.processing import submit
 from vantage_orchestration.processing.job import job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FOLDER, FolderLedgers, Ledger, open_ledger
-from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.storage import Location
 
 #: More requests than a try makes of its stores, so that the loops below end.
@@ -267,3 +267,28 @@ def test_what_a_try_at_the_same_time_creates_meanwhile_is_not_created_again(
     assert task.submit() == kept[0]
     assert len(sandbox.control.transactions()) == 2
     assert starts(sandbox) == 2
+
+
+def test_what_has_landed_is_read_once_however_often_a_run_was_undone(
+    sandbox, make, files, monkeypatch
+):
+    task = make("undone")
+    task.begin()
+    task.finish()
+    for number in range(3):
+        new = make_invoice(Path(files[0].path).with_name("new.pdf"), f"INV-N{number}")
+        task.files = [*files, Location.of(new)]
+        *_, sent = task.begin()
+        task.ledger()[1].undo([sent])
+    read = []
+    load = TransactionManifest.load.__func__
+
+    def counted(kind, folder, *names):
+        read.append(folder.name)
+        return load(kind, folder, *names)
+
+    monkeypatch.setattr(TransactionManifest, "load", classmethod(counted))
+    before = starts(sandbox)
+    task.begin()
+    assert starts(sandbox) == before + 1
+    assert sorted(read) == ["1.pdf", "2.pdf", "new.pdf"]
