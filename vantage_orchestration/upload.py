@@ -209,10 +209,6 @@ class MultipartBody:
 
     The encoder of requests-toolbelt can be read once only. A request that is sent again after a 401
     or a dropped connection needs its body from the start.
-
-    Args:
-        model: The part ``Model``.
-        files: The parts ``Files``, in this order.
     """
 
     def __init__(self, model: Mapping[str, Any], files: Sequence[SourceFile]) -> None:

@@ -61,14 +61,10 @@ _GATHER: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class TransactionEvent:
-    """Something that happened to a transaction.
+    """Something that happened to a transaction, at the ABBYY Vantage ``server``.
 
-    Attributes:
-        server: Base address of ABBYY Vantage.
-        status: Status of the transaction then.
-        skill_id: Its skill, if known.
-        details: JSON for the payload. It is stored and shown, so it must not be secret.
-        occasion: Distinguishes happenings that may repeat for a transaction.
+    ``details`` are JSON for the payload, stored and shown, so not secret. The ``occasion``
+    distinguishes happenings that may repeat for a transaction.
     """
 
     happening: Happening

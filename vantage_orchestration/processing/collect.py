@@ -300,18 +300,8 @@ class LandedNote(StoredFile):
 
 
 class _Landed:
-    """The result files of a transaction that have landed, in the folders that they land in.
-    Thread-safe.
-
-    Args:
-        target: Folder of the transaction.
-        transaction: Transaction.
-        wanted: Its files.
-        found: Manifest in the folder, of whichever transaction.
-
-    Attributes:
-        there: Files that have landed.
-    """
+    """The result files of a transaction that have landed (``there``), in the folders that they land
+    in. Thread-safe. ``found`` is the manifest in its folder, of whichever transaction."""
 
     def __init__(
         self,

@@ -333,16 +333,8 @@ class _Line:
     Transactions are created in groups of that many, and noted group by group; none may be started
     before that. A kill in between leaves empty transactions that nobody finds again. They cost
     nothing, but there should be few: one in a task of one document, whatever its process does
-    besides, and a group in a job.
-
-    Args:
-        work: The task's work.
-        units: All units.
-        known: What to continue with; completed by what another try creates meanwhile.
-        resend_failed: See :func:`submit`.
-
-    Attributes:
-        made: What was created and noted.
+    besides, and a group in a job. ``known`` is what to continue with, completed by what another try
+    creates meanwhile; ``made`` is what was created and noted.
     """
 
     def __init__(

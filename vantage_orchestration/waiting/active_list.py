@@ -65,11 +65,8 @@ class ActiveList:
     Other people's transactions cost little: only transactions created since the oldest of ours are
     listed. Their creation times come from the list itself. Transactions that it has not shown yet
     are assumed to be a few minutes old. If these are many, only those of this package are listed,
-    by the name of our key: what they show is true, however well the server filters.
-
-    Args:
-        client: Client. Nothing is retried here: the next round tries again.
-        clock: Returns monotonic seconds.
+    by the name of our key: what they show is true, however well the server filters. Nothing is
+    retried here: the next round tries again.
     """
 
     def __init__(self, client: VantageClient, clock: Callable[[], float]) -> None:
