@@ -100,8 +100,9 @@ class Location:
                 found = cls(*url_to_fs(text, **storage_options))
             if found.is_local and ".." in found.path.split("/"):
                 # Where a folder on the way is missing, the system finds nothing.
-                folder, _, name = found.path.rpartition("/")
-                return replace(found, path=os.path.join(os.path.realpath(folder), name))
+                folder, _, name = found.path.rstrip("/").rpartition("/")
+                real = os.path.realpath(found.path if name == ".." else folder)
+                return replace(found, path=real if name == ".." else os.path.join(real, name))
         except ConfigurationError:
             raise
         except (ImportError, TypeError, ValueError) as error:
