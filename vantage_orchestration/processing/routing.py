@@ -41,14 +41,18 @@ def output_of(
 ) -> Output:
     """Read an output path, which may contain ``{class}`` after the folder of the job: notes and
     manifests need one. ``name`` is that of the argument, for messages."""
-    output = locate(arguments.output(name, value))
+    given = arguments.output(name, value)
+    # Seen here: a location has no parts that lead up again.
+    leads_up = ".." in str(given).partition(_CLASS)[2].split("/")
+    output = locate(given)
     parts = output.path.rstrip("/").split("/")
     first = next((number for number, part in enumerate(parts) if _CLASS in part), None)
-    if first is None:
+    if first is None and not leads_up:
         return Output(output)
-    if not any(parts[:first]) or {"", ".", ".."} & set(parts[first:]):
+    if leads_up or not any(parts[:first]) or {"", ".", ".."} & set(parts[first:]):
+        shown = str(given) if output.is_local else output.url
         raise ConfigurationError(
-            f"The {name} {output.url!r} has no folder before {_CLASS}, or leads out of it",
+            f"The {name} {shown!r} has no folder before {_CLASS}, or leads out of it",
             hint=f"Nothing was sent. Write OUTPUT/{_CLASS}: OUTPUT keeps the manifest, and the"
             " notes of what was sent",
         )
