@@ -474,7 +474,12 @@ def _collect(
             rest = _unfinished(part, states[part.transaction_id], reviewed)
             (failed if Status(rest.status).is_failure else pending).append(rest)
     rows = _rows(client, [each for each in good if not each.landed], skill_id)
-    entries = tuple(in_parallel(gather, good, writers))
+    # What has landed in the pauses of the wait takes computing here, the rest waiting: in turns.
+    step = max(1, -(-len(good) // writers))
+    turns = [number for start in range(step) for number in range(start, len(good), step)]
+    gathered = in_parallel(lambda number: gather(good[number]), turns, writers)
+    found = dict(zip(turns, gathered, strict=True))
+    entries = tuple(found[number] for number in range(len(good)))
     earlier = sum(part.earlier for part in parts)
     manifest = Manifest(
         skill_id, job.token, entries, tuple(pending), tuple(failed), earlier=earlier
