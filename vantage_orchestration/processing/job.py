@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vantage_orchestration import arguments
@@ -474,12 +475,7 @@ def _collect(
             rest = _unfinished(part, states[part.transaction_id], reviewed)
             (failed if Status(rest.status).is_failure else pending).append(rest)
     rows = _rows(client, [each for each in good if not each.landed], skill_id)
-    # What has landed in the pauses of the wait takes computing here, the rest waiting: in turns.
-    step = max(1, -(-len(good) // writers))
-    turns = [number for start in range(step) for number in range(start, len(good), step)]
-    gathered = in_parallel(lambda number: gather(good[number]), turns, writers)
-    found = dict(zip(turns, gathered, strict=True))
-    entries = tuple(found[number] for number in range(len(good)))
+    entries = tuple(_in_turns(gather, good, writers))
     earlier = sum(part.earlier for part in parts)
     manifest = Manifest(
         skill_id, job.token, entries, tuple(pending), tuple(failed), earlier=earlier
@@ -495,6 +491,17 @@ def _collect(
         # Only now, so that a try after a kill can still fetch everything.
         in_parallel(delete, entries, writers)
     return manifest
+
+
+def _in_turns(
+    gather: Callable[[Part], TransactionManifest], parts: Sequence[Part], threads: int
+) -> list[TransactionManifest]:
+    """Gather in parallel. What has landed in the pauses of the wait takes computing, the rest
+    waiting: the order mixes both."""
+    step = max(1, -(-len(parts) // threads))
+    turns = [number for start in range(step) for number in range(start, len(parts), step)]
+    found = in_parallel(lambda number: gather(parts[number]), turns, threads)
+    return [entry for _, entry in sorted(zip(turns, found, strict=True), key=itemgetter(0))]
 
 
 def _states(
