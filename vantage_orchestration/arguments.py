@@ -46,10 +46,10 @@ def items(
 
     The value is one item or several, in a list, tuple, set or lazy sequence of XComs. The text of a
     list of strings, as Jinja or JSON writes it, is parsed. None, also as the text ``None``, is an
-    empty list: the previous task had nothing. Only line breaks at the ends of
-    strings are removed. A number or other object is refused, and a dictionary, too, unless
-    ``inside`` returns what it contains. So is an iterator: a second reading, such as that of a
-    retry, would find it empty.
+    empty list: the previous task had nothing. Only line breaks at the ends of strings are removed.
+    A number or other object is refused, and a dictionary, too, unless ``inside`` returns what it
+    contains. An iterator is refused as well: a second reading, such as that of a retry, would find
+    it empty.
     """
     if isinstance(value, str):
         found = _literal(value)
