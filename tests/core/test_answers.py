@@ -547,10 +547,14 @@ def test_no_transaction_is_read_twice_within_a_second(
             moment = pendulum.parse(each["time"]).float_timestamp
             times.setdefault(each["path"], []).append(moment)
     assert len(times) == (1 if way == "document" else 3)
-    for moments in times.values():
-        assert len(moments) > 1
-        pauses = [after - before for before, after in itertools.pairwise(moments)]
-        assert min(pauses) > 0.95
+    pauses = [
+        after - before
+        for moments in times.values()
+        for before, after in itertools.pairwise(moments)
+    ]
+    # Which documents the faults hit is up to chance; those that none has hit are read once.
+    assert pauses
+    assert min(pauses) > 0.95
 
 
 # ------------------------------------------------------- what has landed stays
