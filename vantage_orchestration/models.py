@@ -372,7 +372,7 @@ class Transaction(_Reply):
     @property
     def file_names(self) -> str:
         """Names of the first files that were sent, in quotes, for error messages."""
-        return named([file.name for file in self.source_files]) or "unknown files"
+        return named(self.source_files) or "unknown files"
 
     @property
     def waits_for_review(self) -> bool:

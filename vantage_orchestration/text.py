@@ -9,13 +9,15 @@ import html
 import json
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vantage_orchestration.secret import MASK, Secret
 
 if TYPE_CHECKING:
     from pendulum import DateTime
+
+T = TypeVar("T")
 
 _LONGEST = 300
 #: Characters to search for known secrets, and for text that looks like a secret. More would take
@@ -36,9 +38,8 @@ _SAYING = (
     "fault",
     "faultstring",
 )
-#: Items of a list, or names of files, to show.
+#: Items of a list in an error body to show.
 _FIRST = 3
-_NAMES = 3
 _QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _USERINFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
@@ -53,6 +54,11 @@ _UNSEEN = re.compile(
     "\x1b\\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
 def one_line(text: str) -> str:
@@ -103,10 +109,23 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def named(names: Sequence[str]) -> str:
-    """Return the first file names in quotes, and the number of the others."""
-    more = len(names) - _NAMES
-    return ", ".join(map(repr, names[:_NAMES])) + (f" and {more} more" if more > 0 else "")
+def shortened(
+    items: Sequence[T],
+    show: Callable[[T], str] = str,
+    *,
+    most: int = 5,
+    between: str = ", ",
+) -> str:
+    """Return the first items as one text, and the number of the others."""
+    more = len(items) - most
+    rest = f"{between.rstrip(', ')} and {more} more" if more > 0 else ""
+    return between.join(map(show, items[:most])) + rest
+
+
+def named(files: Iterable[_Named | str]) -> str:
+    """Return the first names of files in quotes, and the number of the others."""
+    names = [file if isinstance(file, str) else file.name for file in files]
+    return shortened(names, repr, most=3)
 
 
 def message_of(body: bytes, secrets: Iterable[Secret] = ()) -> str | None:

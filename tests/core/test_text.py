@@ -15,7 +15,15 @@ from leaks import find_leaks
 
 from vantage_orchestration import errors
 from vantage_orchestration.secret import MASK, Secret
-from vantage_orchestration.text import clean, identifier, message_of, one_line, read_json
+from vantage_orchestration.text import (
+    clean,
+    identifier,
+    message_of,
+    named,
+    one_line,
+    read_json,
+    shortened,
+)
 
 SECRETS = [
     "p+a s%&=:e-ü-secret",
@@ -149,3 +157,11 @@ def test_json_that_is_nested_deeply_is_no_json() -> None:
     with pytest.raises(ValueError, match="deeply"):
         read_json(deep)
     assert message_of(deep) is not None
+
+
+def test_a_list_is_cut_short_and_the_others_are_counted() -> None:
+    assert shortened([]) == named([]) == ""
+    assert shortened("abcde") == "a, b, c, d, e"
+    assert shortened("abcdefg") == "a, b, c, d, e and 2 more"
+    assert shortened([1, 2, 3], hex, most=1, between="; ") == "0x1; and 2 more"
+    assert named(["a", "b", "c", "d"]) == "'a', 'b', 'c' and 1 more"

@@ -237,7 +237,7 @@ def record_of_job(manifest: Manifest, results: str) -> Record:
     """Return what is known after results have landed in a folder, given by path or URL."""
     unfinished = {
         each.transaction_id: Details(
-            files=named([source.name for source in each.sources]),
+            files=named(each.sources),
             reason=each.error or "",
         )
         for each in (*manifest.failed, *manifest.pending)
@@ -251,7 +251,7 @@ def record_of_job(manifest: Manifest, results: str) -> Record:
 def _landed(entry: TransactionManifest) -> Details:
     names = dict.fromkeys(each.class_name for each in entry.documents if each.class_name)
     return Details(
-        files=named([source.name for source in entry.sources]),
+        files=named(entry.sources),
         classes=clean(", ".join(names)),
         pages=entry.pages,
         rules=sum(len(each.rule_errors) for each in entry.documents),

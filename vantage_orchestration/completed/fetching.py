@@ -44,6 +44,7 @@ from vantage_orchestration.processing.skills import names_of_skills
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
+from vantage_orchestration.text import shortened
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -284,7 +285,7 @@ class _Work:
         if gone := [each.transaction_id for each in self._ended if each.status == Status.GONE]:
             raise TransactionFailed(
                 f"{len(gone)} transactions were deleted before their results were fetched:"
-                f" {', '.join(gone[:5])}",
+                f" {shortened(gone)}",
                 hint="Delete transactions only after all consumers have fetched them",
                 transaction_id=gone[0],
             )

@@ -39,6 +39,7 @@ from vantage_orchestration.prefect.events import TransactionEvent, emit
 from vantage_orchestration.prefect.paging import listed
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
+from vantage_orchestration.text import shortened
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -296,8 +297,7 @@ def _moment(seconds: float) -> str:
 
 def _files(sources: Sequence[SourceEntry]) -> str:
     """Name the files of a transaction: nobody knows which of them a document came from."""
-    names = [literal(each.name) for each in sources[:1]]
-    return "".join([*names, f" and {len(sources) - 1} more" if len(sources) > 1 else ""])
+    return shortened(sources, lambda each: literal(each.name), most=1)
 
 
 def _status(status: str) -> str:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.text import shortened
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.processing.ledger import Ledger
 
 _THREADS: Final = 8
-#: Transactions named in an error; the rest is counted.
-_NAMED: Final = 5
 
 
 def delete_transactions(client: VantageClient, ids: Iterable[str]) -> dict[str, VantageError]:
@@ -52,7 +51,8 @@ def check_deleted(failures: Mapping[str, VantageError], total: int) -> None:
         return
     first = next((each for each in failures.values() if each.retryable), None)
     first = first or next(iter(failures.values()))
-    named = "; ".join(f"{name}: {error.what}" for name, error in list(failures.items())[:_NAMED])
-    more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-    what = f"{len(failures)} of {total} transactions were not deleted ({named}{more})"
+    texts = [f"{name}: {error.what}" for name, error in failures.items()]
+    what = (
+        f"{len(texts)} of {total} transactions were not deleted ({shortened(texts, between='; ')})"
+    )
     raise type(first)(what, **first.details())

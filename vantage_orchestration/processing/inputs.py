@@ -20,8 +20,6 @@ NAME_DIGITS, CONTENT_DIGITS = 4, 12
 _CHUNK = 1024 * 1024
 #: Files that are read at the same time.
 _READERS = 8
-#: Files named in an error; the rest is counted.
-_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +175,3 @@ def _service_name(name: str) -> str:
 def _fitted(text: str) -> str:
     """Shorten a value to the limit of a registration parameter; its end is the significant part."""
     return text if len(text) <= LONGEST_VALUE else "…" + text[1 - LONGEST_VALUE :]
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Join the problems of several inputs into one text of limited length."""
-    more = len(texts) - _NAMED
-    return "; ".join(texts[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -12,11 +12,11 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.inputs import (
     NAME_DIGITS,
     PlannedFile,
-    listed,
     short_digest,
     tag_of_name,
 )
 from vantage_orchestration.processing.names import suffixed
+from vantage_orchestration.text import shortened
 
 Duplicates = Literal["skip", "send", "fail"]
 
@@ -139,6 +139,6 @@ def _refuse_equal(alike: Iterable[Sequence[PlannedFile]]) -> None:
     equal = [" = ".join(repr(each.entry.path) for each in same) for same in alike if len(same) > 1]
     if equal:
         raise ConfigurationError(
-            f"Some inputs have the same content: {listed(equal)}",
+            f"Some inputs have the same content: {shortened(equal, most=10, between='; ')}",
             hint="Nothing was sent. Leave out one of each, or set duplicates to skip or send",
         )

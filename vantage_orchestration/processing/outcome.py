@@ -16,7 +16,7 @@ from vantage_orchestration.errors import (
     WaitTimeout,
 )
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import clean, counted, named
+from vantage_orchestration.text import clean, counted, named, shortened
 from vantage_orchestration.waiting.machine import Outcome
 
 if TYPE_CHECKING:
@@ -120,19 +120,18 @@ def _told(
     ids: Sequence[str], statuses: Mapping[str, Status], details: Mapping[str, UnfinishedEntry]
 ) -> str:
     """Return the documents and the service's reasons, after a colon."""
-    texts = []
-    for each in ids[:_SHOWN]:
+
+    def told(each: str) -> str:
         entry = details.get(each)
-        names = named([source.name for source in entry.sources]) if entry is not None else ""
+        names = named(entry.sources) if entry is not None else ""
         text = f"{names} (transaction {each})" if names else f"transaction {each}"
         if statuses.get(each) is Status.GONE:
             text += " was deleted"
         if entry is not None and entry.error is not None:
             text += f' failed with "{entry.error}"'
-        texts.append(text)
-    if len(ids) > _SHOWN:
-        texts.append(f"and {len(ids) - _SHOWN} more")
-    return f": {'; '.join(texts)}" if texts else ""
+        return text
+
+    return f": {shortened(ids, told, most=_SHOWN, between='; ')}" if ids else ""
 
 
 def final_result(
@@ -175,25 +174,20 @@ def check_quality(manifest: Manifest, place: str, options: Options) -> None:
         return
     if options.fail_on_rule_errors:
         check_rules(manifest, place)
-    files = {
-        each.transaction_id: named([source.name for source in each.sources])
-        for each in manifest.transactions
-    }
+    files = {each.transaction_id: named(each.sources) for each in manifest.transactions}
     found: dict[tuple[str, int], list[str]] = {}
     for each in manifest.findings:
         text = f"{each.field}: {each.reason}" if each.field else each.reason
         found.setdefault((each.transaction_id, each.document_index), []).append(clean(text))
     if not found:
         return
-    texts = []
-    for (transaction_id, _), said in list(found.items())[:_SHOWN]:
-        more = f" and {len(said) - _RULES} more" if len(said) > _RULES else ""
-        texts.append(f"{files[transaction_id] or transaction_id}: {'; '.join(said[:_RULES])}{more}")
-    if len(found) > _SHOWN:
-        texts.append(f"and {len(found) - _SHOWN} more documents")
+    texts = [
+        f"{files[transaction_id] or transaction_id}: {shortened(said, most=_RULES)}"
+        for (transaction_id, _), said in found.items()
+    ]
     raise LowQuality(
         f"{len(found)} of {manifest.counts['documents']} documents are not good enough: "
-        + "; ".join(texts),
+        + shortened(texts, most=_SHOWN, between="; "),
         hint=f"The results have landed; {place} names all findings. To continue with them, set"
         " on_low_quality to flag or quarantine",
     )
@@ -210,16 +204,13 @@ def check_rules(manifest: Manifest, place: str) -> None:
     if not broken:
         return
     texts = []
-    for entry, number, errors in broken[:_SHOWN]:
+    for entry, number, errors in broken:
         said = [clean(str(each["message"] or each["type"] or "no reason")) for each in errors]
-        names = named([source.name for source in entry.sources])
         which = f"document {number} of " if len(entry.documents) > 1 else ""
-        more = f" and {len(said) - _RULES} more" if len(said) > _RULES else ""
-        texts.append(f"{which}{names or entry.transaction_id}: {'; '.join(said[:_RULES])}{more}")
-    if len(broken) > _SHOWN:
-        texts.append(f"and {len(broken) - _SHOWN} more documents")
+        names = named(entry.sources) or entry.transaction_id
+        texts.append(f"{which}{names}: {shortened(said, most=_RULES)}")
     raise RulesBroken(
         f"{len(broken)} of {manifest.counts['documents']} documents break business rules: "
-        + "; ".join(texts),
+        + shortened(texts, most=_SHOWN, between="; "),
         hint=f"The results have landed; {place} names all rules",
     )

@@ -22,7 +22,7 @@ def check_pages(units: Iterable[Unit], most: int, known: int = 0) -> None:
     task, or if pypdf is not installed."""
     files = [file for unit in units for file in unit.files]
     counts = [_pages(file) for file in files]
-    if unknown := [each.entry.name for each, n in zip(files, counts, strict=True) if n is None]:
+    if unknown := [each.entry for each, n in zip(files, counts, strict=True) if n is None]:
         log.warning(
             "The pages of %s can't be counted (encrypted, or no PDF that can be read): each file"
             " counts as one page",

@@ -23,7 +23,6 @@ from vantage_orchestration.processing.inputs import (
     PlannedFile,
     Refused,
     inspect_inputs,
-    listed,
     tag_of_name,
 )
 from vantage_orchestration.processing.manifest import SourceEntry
@@ -36,6 +35,7 @@ from vantage_orchestration.processing.names import (
     suffixed,
 )
 from vantage_orchestration.storage import AnyPath
+from vantage_orchestration.text import shortened
 from vantage_orchestration.upload import SourceFile
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def plan(
     problems = [each.reason for each in refused]
     problems += [f"there is no file {each.path!r}" for each in gone]
     if problems:
-        what = f"Not every input can be sent: {listed(problems)}"
+        what = "Not every input can be sent: " + shortened(problems, most=10, between="; ")
         if all(each.passing for each in refused) and all(each.vanished for each in gone):
             raise FileNotReady(
                 what,

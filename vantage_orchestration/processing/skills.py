@@ -19,6 +19,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.host_notes import HostNote, forget_about
+from vantage_orchestration.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-#: Skills named in an error.
-_NAMED: Final = 5
 
 
 @translated
@@ -109,14 +108,13 @@ def _missing(skills: Sequence[Skill], wanted: str) -> NotFound:
         for each in skills
         for text in (each.name, each.id)
     }
-    near = get_close_matches(wanted.lower(), shown, n=_NAMED, cutoff=0.6)
+    near = get_close_matches(wanted.lower(), shown, n=5, cutoff=0.6)
     names = list(dict.fromkeys(shown[each] for each in near))
     if names:
         hint = f"Did you mean {' or '.join(names)}? Ids and names are compared exactly"
     elif skills:
-        some = ", ".join(f"{each.name!r} ({each.id})" for each in skills[:_NAMED])
-        more = f" and {len(skills) - _NAMED} more" if len(skills) > _NAMED else ""
-        hint = f"Published for this user are {some}{more}"
+        some = shortened(skills, lambda each: f"{each.name!r} ({each.id})")
+        hint = f"Published for this user are {some}"
     else:
         hint = "No skill is published for this user"
     return NotFound(f"There is no published skill with the id or name {wanted!r}", hint=hint)

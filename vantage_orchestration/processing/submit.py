@@ -199,7 +199,7 @@ def _known(
         log.info(
             "Continuing with transaction %s of an earlier try for %s (%s)",
             entry.transaction_id,
-            named([each.name for each in units[key].sources]) or "files that are gone",
+            named(units[key].sources) or "files that are gone",
             transaction.status,
         )
     return known
@@ -589,9 +589,7 @@ def _start(work: Work, sending: _Sending) -> None:
             return  # The other was faster by less than a look takes.
         _check_files(work, sending, state, error)
         raise
-    log.info(
-        "Started transaction %s for %s", name, named([each.name for each in sending.unit.sources])
-    )
+    log.info("Started transaction %s for %s", name, named(sending.unit.sources))
 
 
 def _after_fork() -> None:

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 
 from vantage_orchestration.processing.names import UNCLASSIFIED
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import clean, counted, named
+from vantage_orchestration.text import clean, counted, named, shortened
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.manifest import Manifest, SourceEntry, UnfinishedEntry
+    from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
     from vantage_orchestration.processing.submit import Part
     from vantage_orchestration.waiting.machine import Outcome
 
-#: Transactions named in lines; the rest is counted. Failures named in a line.
-_LINES, _FAILURES = 20, 5
+#: Transactions named in lines; the rest is counted.
+_LINES = 20
 
 
 def files_by_id(parts: Iterable[Part]) -> dict[str, str]:
     """Return for each transaction of a job the names of its files, as :func:`.text.named` does."""
-    return {part.transaction_id: _names(part.sources) for part in parts if part.sources}
+    return {part.transaction_id: named(part.sources) for part in parts if part.sources}
 
 
 def lines_of_start(parts: Sequence[Part]) -> Iterator[str]:
     """Yield a line with id and files for each transaction that was started or found."""
     for part in parts[:_LINES]:
-        files = f" for {_names(part.sources)}" if part.sources else ""
+        files = f" for {named(part.sources)}" if part.sources else ""
         if part.landed:
             yield f"The results of transaction {part.transaction_id}{files} are there already"
         elif part.earlier:
@@ -55,8 +55,8 @@ def summary_of_wait(outcome: Outcome) -> str:
     failed = [each for each, status in outcome.statuses.items() if status.is_failure]
     for ids, what in ((failed, "failed"), (outcome.in_review, "in review")):
         if ids:
-            names = [outcome.files.get(each, each) for each in ids[:_FAILURES]]
-            text += f"; {len(ids)} {what}: {_listed(names, len(ids))}"
+            names = shortened(ids, lambda each: outcome.files.get(each, each))
+            text += f"; {len(ids)} {what}: {names}"
     return text
 
 
@@ -93,8 +93,8 @@ def summary(manifest: Manifest, place: str, literal: Callable[[str], str] = str)
         (late, "not ended"),
     ):
         if entries:
-            told = [literal(_told(each)) for each in entries[:_FAILURES]]
-            text += f"; {len(entries)} {what}: {_listed(told, len(entries))}"
+            told = shortened(entries, lambda each: literal(_told(each)))
+            text += f"; {len(entries)} {what}: {told}"
     return text + _earlier(manifest.earlier)
 
 
@@ -115,22 +115,13 @@ def _numbers(found: Mapping[str, int], literal: Callable[[str], str]) -> str:
 
 def _told(entry: UnfinishedEntry) -> str:
     """Return the files of a transaction without results, and the reason."""
-    names = _names(entry.sources) or f"transaction {entry.transaction_id}"
+    names = named(entry.sources) or f"transaction {entry.transaction_id}"
     status = Status(entry.status)
     if entry.error is not None:
         return f"{names} ({entry.error})"
     if status is Status.GONE:
         return f"{names} (deleted)"
     return f"{names} (cancelled)" if status is Status.CANCELED else names
-
-
-def _names(sources: Sequence[SourceEntry]) -> str:
-    return named([source.name for source in sources])
-
-
-def _listed(texts: Sequence[str], total: int) -> str:
-    more = total - len(texts)
-    return ", ".join(texts) + (f" and {more} more" if more else "")
 
 
 def _transactions(number: int) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import counted
+from vantage_orchestration.text import counted, shortened
 from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
@@ -237,13 +237,10 @@ class Wait:
     def words_of_people(self, needed: PeopleNeeded) -> str:
         """Return a line for the log about transactions that wait for a person."""
         ids = needed.transaction_ids
-        shown = [
-            f"{each} ({self.files[each]})" if each in self.files else each
-            for each in ids[:_MOST_TOLD]
-        ]
-        more = f" and {len(ids) - _MOST_TOLD} more" if len(ids) > _MOST_TOLD else ""
+        files = self.files
+        shown = [f"{each} ({files[each]})" if each in files else each for each in ids]
         what = counted(len(ids), "transaction waits", "transactions wait")
-        return f"{what} for a manual review: {', '.join(shown)}{more}"
+        return f"{what} for a manual review: {shortened(shown, most=_MOST_TOLD)}"
 
     @property
     def transaction_ids(self) -> list[str]:

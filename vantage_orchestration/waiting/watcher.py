@@ -427,7 +427,7 @@ class Watcher:
             this.seen[key] = one.see(
                 found.status,
                 in_review=found.waits_for_review,
-                files=named([file.name for file in found.source_files]),
+                files=named(found.source_files),
             )
             if found.status.is_success and self._on_processed is not None:
                 self._on_processed(one.name, found)

@@ -347,7 +347,7 @@ def row_of(client: VantageClient, transaction_id: str) -> Row:
         found.waits_for_review,
         tuple(islice(said, _MOST_RULES)),
         Details(
-            files=named([file.name for file in found.source_files]),
+            files=named(found.source_files),
             classes=clean(", ".join(classes)),
             rules=len(errors) if found.documents else None,
             reason=found.error or "",
