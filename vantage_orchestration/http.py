@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import re
 import ssl
 import time
@@ -261,12 +262,20 @@ class HttpSession(requests.Session):
         # settings.
         self.trust_env = False
         self.verify = self.trust.verify
+        self._pool_size = pool_size
+        self._open_pool()
+        self._root = ""
+
+    def _open_pool(self) -> None:
+        self._pid = os.getpid()
         adapter = _Adapter(
-            pool_connections=4, pool_maxsize=pool_size, max_retries=_NO_RETRIES, pool_block=False
+            pool_connections=4,
+            pool_maxsize=self._pool_size,
+            max_retries=_NO_RETRIES,
+            pool_block=False,
         )
         self.mount("https://", adapter)
         self.mount("http://", adapter)
-        self._root = ""
 
     @frameless
     def ask(
@@ -326,6 +335,9 @@ class HttpSession(requests.Session):
     @frameless
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a prepared request."""
+        if self._pid != os.getpid():
+            # A forked child would share connections with its parent, and read its replies.
+            self._open_pool()
         if self.trust.proxy:
             # Passed per request, because a session or adapter could show what it keeps.
             kwargs["proxies"] = dict.fromkeys(("http", "https"), self.trust.proxy.reveal())

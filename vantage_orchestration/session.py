@@ -8,10 +8,9 @@ import asyncio
 import functools
 import logging
 import math
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -109,9 +108,17 @@ class ApiSession:
                 orchestrator_store=orchestrator_store,
                 patience=patience,
             )
-        self._pool_size = pool_size
-        self._session: HttpSession | None = None
-        self._lock = threading.Lock()
+            #: An authorised ``requests.Session``; relative paths are resolved below the API's
+            #: address. It sends the token only to the configured server, follows no redirect, and
+            #: renews a rejected token once. It repeats nothing else and raises no error for a
+            #: status.
+            self.session: Final = HttpSession(
+                self.config.http,
+                base_url=self.config.credentials.api_url,
+                auth=self._auth,
+                pool_size=pool_size,
+                throttle=throttle_of(self.config),
+            )
 
     @classmethod
     def from_env(cls, **options: Any) -> ApiSession:
@@ -129,24 +136,6 @@ class ApiSession:
         """The credential in use."""
         return self._auth.config
 
-    @property
-    def session(self) -> HttpSession:
-        """An authorised ``requests.Session``; relative paths are resolved below the API's address.
-
-        It sends the token only to the configured server, follows no redirect, and renews a rejected
-        token once. It repeats nothing else and raises no error for a status.
-        """
-        with self.translating(), self._lock:
-            if self._session is None:
-                self._session = HttpSession(
-                    self.config.http,
-                    base_url=self.config.credentials.api_url,
-                    auth=self._auth,
-                    pool_size=self._pool_size,
-                    throttle=throttle_of(self.config),
-                )
-            return self._session
-
     def get_token(self) -> AccessToken:
         """Return a valid token. Do not store, log or return it.
 
@@ -162,11 +151,8 @@ class ApiSession:
             return await self._auth.atoken()
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._lock:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
+        """Close the connections. A later request opens new ones."""
+        self.session.close()
 
     def __enter__(self) -> Any:
         return self
@@ -459,10 +445,24 @@ class VantageAuth(AuthBase):
         return token
 
     def _reload(self) -> bool:
-        """Load the stored credential again; return whether it changed."""
-        new = self._load()
-        changed, self.config = new != self.config, new
-        return changed
+        """Load the stored credential again; return whether it changed.
+
+        A client does not move to another server or tenant: its transactions would look deleted
+        there, and be sent and charged again.
+        """
+        old, new = self.config, self._load()
+        was, now = old.credentials, new.credentials
+        moved = was.tenant_id and now.tenant_id and was.tenant_id.lower() != now.tenant_id.lower()
+        if moved or was.api_url != now.api_url:
+            raise ConfigurationError(
+                "The ABBYY Vantage credential was changed to another"
+                f" {'tenant' if moved else 'server'} while it was in use",
+                hint="Running work can't continue there. Set it back and retry, or start the work"
+                " anew; use a connection or block of its own for each server and tenant",
+                host=was.host,
+            )
+        self.config = new
+        return new != old
 
     def _tell(self, token: AccessToken) -> None:
         if token not in self._used:
@@ -504,9 +504,7 @@ class VantageAuth(AuthBase):
             return response
         with translating(self._translate):
             self.source.invalidate(token)
-            server = self.config.credentials.base_url
-            if self._reload() and self.config.credentials.base_url != server:
-                return response  # The request was made for another server.
+            self._reload()
             body = response.request.body
             if body is not None and not isinstance(body, (bytes, str)) and position is None:
                 return response

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import pickle
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -370,6 +372,63 @@ def test_after_a_refused_login_the_credential_is_read_again(sandbox, configure):
         stored[0] = right
         assert asyncio.run(client.aget_token()).is_same(client.get_token())
     assert logins(sandbox) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"base_url": "https://vantage.example.com"}, "server"), ({"tenant_id": UNKNOWN}, "tenant")],
+)
+def test_a_client_does_not_follow_its_credential_to_another_place(
+    sandbox, configure, change, named
+):
+    stored = [configure(tenant_id=sandbox.credentials["tenant_id"])]
+    with VantageClient(lambda: stored[0], retries=QUICK) as client:
+        client.list_skills()
+        right, stored[0] = stored[0], configure(**change)
+        sandbox.control.revoke_tokens()
+        with pytest.raises(ConfigurationError, match=f"changed to another {named}"):
+            client.list_skills()
+        stored[0] = right
+        assert client.list_skills()
+    assert logins(sandbox) == 2
+
+
+def test_a_client_follows_a_tenant_id_that_was_added(sandbox, configure):
+    stored = [configure()]
+    with VantageClient(lambda: stored[0], retries=QUICK) as client:
+        client.list_skills()
+        stored[0] = configure(tenant_id=sandbox.credentials["tenant_id"])
+        sandbox.control.revoke_tokens()
+        assert client.list_skills()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_uses_connections_of_its_own(client, sandbox):
+    # On a connection of its parent it could get the reply to another child's request.
+    def ask() -> int:
+        response = client.session.get("/skills", stream=True)
+        port = response.raw.connection.sock.getsockname()[1]
+        assert response.json()  # Reading it all keeps the connection open.
+        return port
+
+    first = ask()
+    assert ask() == first
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(60)
+            os.write(writing, str(ask()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as stream:
+        other = stream.read()
+    os.waitpid(child, 0)
+    assert other
+    assert int(other) != first
+    assert ask() == first
 
 
 def test_the_session_is_authorised_for_its_server_only(client, sandbox):
