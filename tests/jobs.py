@@ -24,6 +24,7 @@ from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest, SourceEntry, TransactionManifest
 from vantage_orchestration.processing.submit import Part, Work
 from vantage_orchestration.storage import Location
+from vantage_orchestration.waiting import Outcome
 
 TOKEN = job.job_token("task", "-1")
 
@@ -66,7 +67,9 @@ def submit_files(
 def finish(
     client: VantageClient, output: Any, skill_id: str, options: Options, **more: Any
 ) -> Manifest:
-    return job.finish(work_of(client, TaskKey("any"), skill_id, options, more), output, **more)
+    work = work_of(client, TaskKey("any"), skill_id, options, more)
+    seen = {name: more.pop(name) for name in ("in_review", "processed") if name in more}
+    return job.finish(work, output, outcome=Outcome({}, **seen), **more)
 
 
 def collect(

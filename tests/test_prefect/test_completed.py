@@ -146,7 +146,7 @@ def test_each_run_has_tables_of_its_own_and_is_judged(
 def test_the_function_alone_needs_no_run_and_no_server(
     sandbox: SandboxServer, account: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "emit_outcome", None)
+    monkeypatch.setattr(module, "emit", None)
     ids = sandbox.control.receive_many(2, "Receipt")
     result = fetch_completed.fn(VantageCredentials(**account), tmp_path / "out")
     assert sorted(names(result)) == sorted(ids)

@@ -34,7 +34,7 @@ from vantage_orchestration.prefect.events import (
     TransactionEvent,
     deliver,
     emit,
-    emit_outcome,
+    events_of,
 )
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -72,8 +72,8 @@ def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
         from prefect.runtime import flow_run
 
         work()
-        emit_outcome(manifest, server=SERVER)
-        emit_outcome(manifest, server=SERVER)
+        emit(events_of(manifest, SERVER))
+        emit(events_of(manifest, SERVER))
         return str(flow_run.id)
 
     run_id = run()
@@ -323,3 +323,37 @@ def test_server_is_asked_only_for_what_may_have_been_told(
         reporter.finished(Manifest(None, "job", (), failed=(failed,)), Location.of("out"))
     assert len(forgetful.taken) == 2
     assert forgetful.asked == asked
+
+
+def test_a_job_sends_events_while_it_goes_on_and_ends_after_the_last(
+    forgetful: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "in_run", lambda: True)
+    monkeypatch.setattr(job, "DocumentsTable", MagicMock())
+    fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
+    client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
+    reporter = job.Reporter(client, None, lambda *_: None, again=False)
+    ids = [str(number) for number in range(module.TOGETHER + 5)]
+    landed = [TransactionManifest(each, None, "Processed", None, 1, (), ()) for each in ids]
+
+    def wanted(happening: Any, names: list[str]) -> list[str]:
+        server = client.config.credentials.base_url
+        return [str(TransactionEvent(happening, each, server, "").id) for each in names]
+
+    forgetful.open.clear()
+
+    def work() -> None:
+        reporter.started([Part(each, each, each, time.time(), ()) for each in ids])
+        for each in landed:
+            reporter.landed(each)
+        assert forgetful.taken == []  # The server does not answer, and nobody waits for it.
+        forgetful.open.set()
+        raise ValueError("The tables can't be written")
+
+    with pytest.raises(ValueError, match="tables"), reporter.behind():
+        work()
+    sent = wanted("submitted", ids) + wanted("processed", ids[: module.TOGETHER])
+    assert forgetful.taken == sent
+    reporter.finished(Manifest(None, "job", tuple(landed)), Location.of("out"))
+    assert forgetful.taken == sent + wanted("processed", ids[module.TOGETHER :])
+    assert forgetful.asked == 0

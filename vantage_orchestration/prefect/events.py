@@ -12,9 +12,9 @@ The resource is the transaction. Automations can match its labels::
                                scanner, phone and the like
 
 Prefect's own ``emit_event`` hands events to a background thread, which loses them if the process is
-killed or the server does not answer. Here they are sent at once, and each id is derived from what
-the event reports: the same report after a crash adds nothing. No event contains a review link or a
-token.
+killed or the server does not answer. Here a task ends after its events were sent, and each id is
+derived from what the event reports: the same report after a crash adds nothing. No event contains a
+review link or a token.
 
 Prefect's server keeps events in memory and stores them every few seconds; an automation may group
 several or miss one. A flow that must see each transaction should poll, as
@@ -23,13 +23,17 @@ several or miss one. A flow that must see each transaction should poll, as
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -54,7 +58,7 @@ Happening = Literal["submitted", "review", "processed", "failed"]
 PREFIX: Final = "abbyy_vantage.transaction"
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, PREFIX)
 #: Events in one request; the server returns at most that many.
-_TOGETHER: Final = 50
+TOGETHER: Final = 50
 #: Seconds between the requests of tasks that run at the same time.
 _GATHER: Final = 0.2
 
@@ -109,10 +113,10 @@ class TransactionEvent:
         }
 
 
-def emit_outcome(
-    manifest: Manifest, *, server: str, by_input: Collection[str] = (), new: bool = False
-) -> None:
-    """Report all ended transactions of a manifest; see :func:`emit` for ``new``.
+def events_of(
+    manifest: Manifest, server: str, by_input: Collection[str] = ()
+) -> list[TransactionEvent]:
+    """Return the events of all ended transactions of a manifest.
 
     ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
     """
@@ -135,7 +139,7 @@ def emit_outcome(
             "rule_errors": sum(len(document.rule_errors) for document in each.documents),
         }
         events.append(event("processed", each, each.skill_id or manifest.skill_id, details))
-    emit(events, new=new)
+    return events
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
@@ -151,6 +155,26 @@ def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
         log.warning(
             "ABBYY Vantage transactions could not be reported to Prefect (%s)", type(error).__name__
         )
+
+
+@contextmanager
+def emitting_behind() -> Iterator[Callable[..., None]]:
+    """Yield a function that does what :func:`emit` does in a thread of its own, which has sent
+    everything when the context ends."""
+    queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+
+    def work() -> None:
+        while (send := queue.get()) is not None:
+            send()
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(work,), name=PREFIX, daemon=True)
+    thread.start()
+    try:
+        yield lambda events, *, new=False: queue.put(partial(emit, events, new=new))
+    finally:
+        queue.put(None)
+        thread.join()
 
 
 def deliver(events: Sequence[TransactionEvent], *, new: bool = False) -> None:
@@ -213,8 +237,8 @@ def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:
     doubtful = {name for each in reports if not each.new for name in each.events}
     names, failure = list(events), None
     try:
-        for place in range(0, len(names), _TOGETHER):
-            batch = names[place : place + _TOGETHER]
+        for place in range(0, len(names), TOGETHER):
+            batch = names[place : place + TOGETHER]
             there = _stored(client, doubtful.intersection(batch))
             if body := [events[name] for name in batch if name not in there]:
                 client.request("POST", "/events", json=body)
@@ -229,7 +253,7 @@ def _stored(client: SyncPrefectClient, names: Collection[str]) -> set[str]:
     if not names:
         return set()
     filter_ = EventFilter(id=EventIDFilter(id=[uuid.UUID(name) for name in names]))
-    return {str(event.id) for event in client.read_events(filter_, limit=_TOGETHER).events}
+    return {str(event.id) for event in client.read_events(filter_, limit=TOGETHER).events}
 
 
 def _related() -> list[dict[str, str]]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -20,11 +22,22 @@ from vantage_orchestration.prefect.artifacts import (
     review_ended,
 )
 from vantage_orchestration.prefect.context import in_run, retried_by_itself, running, task_key
-from vantage_orchestration.prefect.events import Happening, TransactionEvent, emit, emit_outcome
+from vantage_orchestration.prefect.events import (
+    TOGETHER,
+    Happening,
+    TransactionEvent,
+    emit,
+    emitting_behind,
+    events_of,
+)
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey, digest_of
 from vantage_orchestration.processing.ledger import open_ledger
-from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
+from vantage_orchestration.processing.manifest import (
+    Manifest,
+    TransactionManifest,
+    UnfinishedEntry,
+)
 from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import (
     files_by_id,
@@ -158,8 +171,24 @@ class Reporter:
         self._reviews = again
         self._progress: Any = None
         self._table: DocumentsTable | None = None
+        self._emit: Callable[..., None] = emit
+        self._landed: list[TransactionManifest] = []
+        self._told = 0
+        self._lock = threading.Lock()
         if self._active and len(ids) > 1:
             self._progress = BatchProgress(len(ids))
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Send events while the run goes on; the end of this context waits for the last."""
+        if not self._active:
+            yield
+            return
+        try:
+            with emitting_behind() as self._emit:
+                yield
+        finally:
+            self._emit = emit
 
     def started(self, parts: Sequence[Part], *, shown: bool = False) -> None:
         """Report that transactions were started, by this try or an earlier one.
@@ -174,7 +203,8 @@ class Reporter:
         if new:
             self._fresh_until = min((part.created for part in parts), default=0.0) + _FRESH
         if self._active and ids:
-            emit((self._event("submitted", each, Status.PROCESSING) for each in ids), new=new)
+            events = [self._event("submitted", each, Status.PROCESSING) for each in ids]
+            self._emit(events, new=new)
         if self._active and ids and shown:
             self._table = DocumentsTable(
                 UnfinishedEntry(each.transaction_id, Status.PROCESSING.value, sources=each.sources)
@@ -254,7 +284,7 @@ class Reporter:
             done = outcome.with_status(Status.PROCESSED) if processed else []
             events = [self._event("processed", each, Status.PROCESSED) for each in done]
             events += [self._event("failed", each, outcome.statuses[each]) for each in failed]
-            emit(events, new=self._fresh)
+            self._emit(events, new=self._fresh)
 
     @property
     def _fresh(self) -> bool:
@@ -268,11 +298,24 @@ class Reporter:
         if self._active and self._reviews and ids:
             review_ended(ids)
 
+    def landed(self, entry: TransactionManifest) -> None:
+        """Report, in any thread, that results have landed; :meth:`finished` reports the rest."""
+        with self._lock:
+            self._landed.append(entry)
+            if not self._active or len(self._landed) < self._told + TOGETHER:
+                return
+            new, self._told = self._landed[self._told :], len(self._landed)
+        events = events_of(Manifest(self._skill_id, None, tuple(new)), self._server)
+        self._emit(events, new=self._fresh)
+
     def finished(self, manifest: Manifest, output: Location) -> None:
         """Report the results of a job."""
         self._log("%s", summary(manifest, output.url))
         if self._active:
             over = [each.transaction_id for each in manifest.transactions]
             self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
-            emit_outcome(manifest, server=self._server, new=self._fresh)
+            told = {each.transaction_id for each in self._landed[: self._told]}
+            rest = [each for each in manifest.transactions if each.transaction_id not in told]
+            events = events_of(replace(manifest, transactions=tuple(rest)), self._server)
+            self._emit(events, new=self._fresh)
             (self._table or DocumentsTable()).finish(manifest, output.url)

@@ -99,19 +99,20 @@ def process_documents(
         ids = job.transaction_ids
         note_for_rollback(credentials, work.ledger, ids)
         reporter = Reporter(client, work.skill_id, run_logger().info, ids, again=caller.again)
-        reporter.started(job.parts, shown=True)
-        ahead = FetchAhead(client, output, chosen, token=token, by_class=by_class)
-        outcome = reporter.wait(ids, WaitRules.of(chosen), ahead)
-        # Without the ledger, so that failures stay noted until somebody retries.
-        manifest = finish(
-            replace(work, ledger=Ledger()),
-            output,
-            token=token,
-            in_review=outcome.in_review,
-            processed=outcome.processed,
-            by_class=by_class,
-        )
-        reporter.finished(manifest, output)
+        with reporter.behind():
+            reporter.started(job.parts, shown=True)
+            ahead = FetchAhead(client, output, chosen, token=token, by_class=by_class)
+            outcome = reporter.wait(ids, WaitRules.of(chosen), ahead)
+            # Without the ledger, so that failures stay noted until somebody retries.
+            manifest = finish(
+                replace(work, ledger=Ledger()),
+                output,
+                token=token,
+                outcome=outcome,
+                by_class=by_class,
+                on_landed=reporter.landed,
+            )
+            reporter.finished(manifest, output)
     return final_result(
         manifest, output, chosen, on_review=chosen.on_review, timed_out=outcome.timed_out
     )

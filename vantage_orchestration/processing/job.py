@@ -44,6 +44,7 @@ from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.stored import Member, StoredFile
 from vantage_orchestration.tables.job import complete
+from vantage_orchestration.waiting.machine import Outcome
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -368,17 +369,17 @@ def finish(
     output: Location,
     *,
     token: str,
-    in_review: Collection[str] = (),
-    processed: Mapping[str, Transaction] | None = None,
+    outcome: Outcome | None = None,
     by_class: str | None = None,
+    on_landed: Callable[[TransactionManifest], object] = lambda entry: None,
 ) -> Manifest:
     """Collect what was processed, and write the manifest, which also names failed and unfinished
     transactions.
 
-    Failed ones are removed from the ledger, so that the next try creates them again. ``processed``
-    has those that were seen as processed a moment ago and need not be read again, see
-    :class:`.outcome.Outcome`; ``by_class`` is that of :class:`.routing.Output`. If the folder no
-    longer holds this job, it is JobLost.
+    Failed ones are removed from the ledger, so that the next try creates them again. ``outcome`` is
+    that of the wait; what it saw as processed is not read again. ``by_class`` is that of
+    :class:`.routing.Output`. ``on_landed`` gets each transaction whose results have landed, in any
+    thread. If the folder no longer holds this job, it is JobLost.
     """
     job = Job.load(output)
     if job is None or job.token != token:
@@ -393,9 +394,9 @@ def finish(
         output,
         work.options,
         skill_id=work.skill_id,
-        in_review=in_review,
-        processed=processed,
+        outcome=outcome,
         by_class=by_class,
+        on_landed=on_landed,
     )
     failed = {each.transaction_id for each in manifest.failed}
     if failed:
@@ -431,42 +432,45 @@ def _collect(
     options: Options,
     *,
     skill_id: str | None = None,
-    in_review: Collection[str] = (),
-    processed: Mapping[str, Transaction] | None = None,
+    outcome: Outcome | None = None,
     by_class: str | None,
+    on_landed: Callable[[TransactionManifest], object] = lambda entry: None,
 ) -> Manifest:
-    parts = job.parts
+    parts, outcome = job.parts, outcome or Outcome({})
 
     def gather(part: Part) -> TransactionManifest:
         transaction, folder = states[part.transaction_id], output.child(part.folder)
         if transaction is None:
             # It landed earlier and was deleted since.
-            return replace(there[part.transaction_id], folder=part.folder)
-        entry = collect(
-            client,
-            transaction,
-            folder,
-            share,
-            part=part,
-            row=rows.get(part.transaction_id.lower()),
-            skill_id=skill_id,
-            by_class=by_class,
-        )
-        return replace(entry, folder=part.folder)
+            entry = there[part.transaction_id]
+        else:
+            entry = collect(
+                client,
+                transaction,
+                folder,
+                share,
+                part=part,
+                row=rows.get(part.transaction_id.lower()),
+                skill_id=skill_id,
+                by_class=by_class,
+            )
+        entry = replace(entry, folder=part.folder)
+        on_landed(entry)
+        return entry
 
     def delete(entry: TransactionManifest) -> None:
         if landed(entry, output.child(entry.folder)):
             client.delete_transaction(entry.transaction_id)
 
     writers, share = _shared(options, output, len(parts))
-    states = _states(client, parts, processed or {}, options.parallel)
+    states = _states(client, parts, outcome.processed, options.parallel)
     there = {
         part.transaction_id: entry
         for part in parts
         if states[part.transaction_id] is None
         and (entry := landed_as(output.child(part.folder), part.transaction_id))
     }
-    reviewed = {each.lower() for each in in_review}
+    reviewed = {each.lower() for each in outcome.in_review}
     good, failed, pending = list[Part](), list[UnfinishedEntry](), list[UnfinishedEntry]()
     for part in parts:
         if part.transaction_id in there or _status(states[part.transaction_id]).is_success:

@@ -294,8 +294,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
             self._work(key, self._ledger(context, key, output)),
             output,
             token=self._token(context),
-            in_review=outcome.in_review,
-            processed=outcome.processed,
+            outcome=outcome,
             by_class=by_class,
         )
         self._report(context, manifest, output)
