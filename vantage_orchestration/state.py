@@ -275,8 +275,12 @@ def _translated(*expected: type[OSError]) -> Iterator[None]:
     except expected:
         raise
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        failure = StateUnavailable(reason or type(error).__name__)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        place = str(getattr(error, "filename", None) or "")
+        if place.endswith((".entry", ".lock", ".part")):
+            place = os.path.dirname(place)  # The name of an entry depends on secrets.
+        text = clean(reason or type(error).__name__)
+        failure = StateUnavailable(f"{place}: {text}" if place else text)
     else:
         return
     raise failure

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.state import FileStore
+from vantage_orchestration.text import read_json
+from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
 
 if TYPE_CHECKING:
     from vantage_orchestration.config import VantageConfig
@@ -31,8 +33,8 @@ log = logging.getLogger(__name__)
 _PAUSE: Final = 5.0
 #: Seconds of a pause from which on it is logged.
 _LONG: Final = 20.0
-#: Seconds: a time further in the future was written before the clock was set back.
-_FURTHEST: Final = 3600.0
+#: Longest pause in seconds, whatever the server asks.
+_LONGEST: Final = 3600.0
 #: Seconds between two tries to take a slot, shortest and longest.
 _LOOKS: Final = (0.01, 0.05)
 #: Seconds to wait for the lock of the next time, which nobody holds for long.
@@ -44,8 +46,17 @@ class Throttle:
     """The limits of one credential, in a store that the processes of the host share: requests at
     once and per second, 0 for any number."""
 
-    def __init__(self, place: FileStore, identity: str, at_once: int, per_second: float) -> None:
+    def __init__(
+        self,
+        place: FileStore,
+        identity: str,
+        at_once: int,
+        per_second: float,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._place = place
+        self._clock = clock
         self._at_once = at_once
         self._interval = 1 / per_second if per_second else 0.0
         self._slots = [_name(identity, "slot", str(number)) for number in range(at_once)]
@@ -79,11 +90,11 @@ class Throttle:
 
     def back_off(self, seconds: float | None) -> None:
         """Let all requests of the host wait, as long as the server asks if it does."""
-        until = time.time() + min(seconds or _PAUSE, _FURTHEST)
+        seconds = min(seconds or _PAUSE, _LONGEST)
         try:
             with self._place.lock(self.pause_name, _PATIENCE):
-                if until > self._read(self.pause_name):
-                    self._place.write(self.pause_name, repr(until).encode())
+                if seconds > self._left(self.pause_name):
+                    self._let_wait(self.pause_name, seconds)
         except StateUnavailable as error:
             self._warn(error)
 
@@ -104,21 +115,26 @@ class Throttle:
         """Wait for the next time, and for the end of a pause."""
         if self._interval:
             with self._place.lock(self._next, _PATIENCE):
-                turn = max(time.time(), self._read(self._next))
-                self._place.write(self._next, repr(turn + self._interval).encode())
-            _sleep_until(turn)
-        while (until := self._read(self.pause_name)) > time.time():
-            if (left := until - time.time()) > _LONG:
+                left = self._left(self._next)
+                self._let_wait(self._next, left + self._interval)
+            time.sleep(left)
+        while left := self._left(self.pause_name):
+            if left > _LONG:
                 log.warning("Requests to ABBYY Vantage pause for %.0f s, as the server asks", left)
-            _sleep_until(until)
+            time.sleep(left)
 
-    def _read(self, name: str) -> float:
-        """Return a time in seconds since the epoch; 0 for none."""
+    def _let_wait(self, name: str, seconds: float) -> None:
+        at = self._clock.stamp(self._clock.steady())
+        self._place.write(name, json.dumps({"at": at, "wait": seconds}).encode())
+
+    def _left(self, name: str) -> float:
+        """Return the seconds until a time; 0 for none, and if it can't be read."""
         try:
-            moment = float(self._place.read(name) or 0.0)
-        except ValueError:
+            kept = read_json(self._place.read(name) or b"")
+            age = self._clock.age(kept["at"])
+            return 0.0 if age is None else max(0.0, float(kept["wait"]) - age)
+        except (KeyError, TypeError, ValueError):
             return 0.0
-        return moment if moment - time.time() <= _FURTHEST else 0.0
 
     def _warn(self, error: StateUnavailable) -> None:
         if not self._warned:
@@ -151,10 +167,6 @@ def throttle_of(config: VantageConfig) -> Throttle | None:
 
 def _name(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))
 
 
 def _after_fork() -> None:

@@ -24,6 +24,7 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.state import FileStore
 from vantage_orchestration.throttle import Throttle, throttle_of
+from vantage_orchestration.token.access import Clock
 
 
 class Counted:
@@ -95,19 +96,45 @@ def test_a_slot_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
         waiting.join()
 
 
+class Clocks:
+    """Clocks for which no time passes but that which is slept, and a wall clock that can be set."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.set_by = 0.0
+
+    def steady(self) -> float:
+        return 1000.0 + sum(self.slept)
+
+    def wall(self) -> float:
+        return 1_000_000.0 + sum(self.slept) + self.set_by
+
+
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let no time pass but that which is slept; return the sleeps."""
-    now = [1_000_000.0]
-    sleeps: list[float] = []
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """Clocks that every throttle uses."""
+    clocks = Clocks()
+    clock = Clock(clocks.steady, clocks.wall)
+    monkeypatch.setitem(Throttle.__init__.__kwdefaults__, "clock", clock)
+    monkeypatch.setattr(throttle.time, "sleep", clocks.slept.append)
+    return clocks
 
-    def sleep(seconds: float) -> None:
-        sleeps.append(seconds)
-        now[0] += seconds
 
-    monkeypatch.setattr(throttle.time, "time", lambda: now[0])
-    monkeypatch.setattr(throttle.time, "sleep", sleep)
-    return sleeps
+@pytest.fixture
+def slept(clocks: Clocks) -> list[float]:
+    """What was slept; no other time passes."""
+    return clocks.slept
+
+
+@pytest.mark.parametrize("hours", [-0.5, -24, 24])
+def test_a_clock_that_is_set_holds_nothing_up(tmp_path: Path, clocks: Clocks, hours: float) -> None:
+    limits = Throttle(FileStore(tmp_path), "account", 0, 4.0)
+    use_nothing(limits)
+    limits.back_off(30.0)
+    clocks.set_by = hours * 3600
+    for _ in range(2):
+        use_nothing(limits)
+    assert sum(clocks.slept) == pytest.approx(0.25 if hours > 0 else 30.0)
 
 
 def test_requests_keep_their_distance(tmp_path: Path, slept: list[float]) -> None:
@@ -135,10 +162,10 @@ def test_all_pause_when_one_is_told_to(
         other.back_off(seconds)
         use_nothing(one)
         assert sum(slept) == pytest.approx(30.0 + number * 5.0)
-    # A clock that was set back does not stop everything.
-    FileStore(tmp_path).write(one.pause_name, b"99999999999")
-    use_nothing(one)
-    assert sum(slept) == pytest.approx(40.0)
+    for damaged in (b"99999999999", b"{}", b""):
+        FileStore(tmp_path).write(one.pause_name, damaged)
+        use_nothing(one)
+        assert sum(slept) == pytest.approx(40.0)
 
 
 def test_the_client_keeps_the_limits_and_a_429_stops_all(

@@ -187,6 +187,7 @@ def test_what_no_token_endpoint_says_is_a_fault_of_network_or_address(status, bo
     text = str(error)
     assert "password" not in text.replace("forward the password", "")
     assert re.search("address|base URL|firewall|proxy|network", text)
+    assert ("redirect" in text) is (300 <= status < 400)
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "after"), PASSING)

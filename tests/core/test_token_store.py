@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -583,6 +584,18 @@ def test_a_home_that_is_a_file_is_no_reason_to_fail(tmp_path, time, caplog):
     source = process(blocked / "tokens", time, Logins())
     assert source.get()
     assert caplog.text.count("can't be used") == 1
+    assert str(blocked) in caplog.text
+
+
+def test_a_user_without_a_home_gets_a_token_and_learns_why_it_is_not_stored(
+    time, monkeypatch, caplog
+):
+    for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert process("", time, Logins()).get()
+    assert caplog.text.count("can't be used") == 1
+    assert "home directory" in caplog.text
 
 
 def test_without_cryptography_the_token_lives_in_memory_with_one_warning(

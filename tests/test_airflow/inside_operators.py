@@ -327,6 +327,27 @@ def killed(
     module: Any = vantage
     module.record_transactions = lambda *_: None
     module.state_of_task = lambda task: "failed"
+    open_ledger = module.open_ledger
+    opened: list[Any] = []
+    triggers: list[Any] = []
+
+    def opening(key: Any, *args: Any, **options: Any) -> Any:
+        opened.append(key)
+        return open_ledger(key, *args, **options)
+
+    def defer(*, trigger: Any, **options: Any) -> None:
+        triggers.append(trigger)
+        raise InterruptedError
+
+    module.open_ledger = opening
+
+    def deferred(task: Any, *args: Any) -> list[str]:
+        opened.clear()
+        with contextlib.suppress(InterruptedError):
+            task(*args)
+        assert len(opened) == int(durable)
+        assert triggers[-1].notes == triggers[0].notes
+        return list(Wait.from_json(triggers[-1].wait, time.time()).open)
 
     def made(try_number: int) -> tuple[Any, dict[str, Any]]:
         operator: Any = vantage.VantageProcessDocumentsOperator(
@@ -338,15 +359,17 @@ def killed(
             delete_on_kill=True,
             durable=durable,
         )
-        vars(operator)["_wait"] = lambda context, ids, files: ids
+        vars(operator)["defer"] = defer
         names = {"dag_id": "killed", "run_id": "r", "task_id": "t", "map_index": -1}
         now = pendulum.now("UTC")
         run = SimpleNamespace(run_after=now, start_date=now, clear_number=0)
         return operator, {"ti": SimpleNamespace(**names, try_number=try_number), "dag_run": run}
 
     first, context = made(1)
-    ids = first.execute(context)
+    ids = deferred(first.execute, context)
     if resumed:
+        event = {"status": "review", "wait": triggers[0].wait}
+        assert deferred(made(1)[0].execute_complete, context, event) == ids
         first, _ = made(1)
         wait = Wait(ids, WaitRules(timeout=1.0), 0.0)
         wait.note([Observation(each, Status.PROCESSING) for each in ids], time.time())
@@ -355,7 +378,7 @@ def killed(
             first.execute_complete(context, {"status": "over", "wait": wait.to_json()})
     first.on_kill()
     second, context = made(2)
-    return [ids, second.execute(context)]
+    return [ids, deferred(second.execute, context)]
 
 
 def refused_below(version: list[int]) -> list[str]:

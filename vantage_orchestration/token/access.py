@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.secret import Confidential, Secret
 
 if TYPE_CHECKING:
     from pendulum import DateTime
+
+#: Seconds by which the clocks of two hosts may differ.
+_SKEW = 120.0
 
 
 def _steady_clock() -> Callable[[], float]:
@@ -43,6 +46,34 @@ class Clock:
     steady: Callable[[], float]
     #: Time since 1970, for display and for state that outlives the process.
     wall: Callable[[], float]
+
+    def stamp(self, moment: float) -> dict[str, Any]:
+        """Return a moment of the steady clock in a form that other processes understand."""
+        # Steady time counts only within one boot of one machine; other readers use the wall time.
+        wall = self.wall() - (self.steady() - moment)
+        return {"wall": wall, "steady": moment, "boot": _boot()}
+
+    def age(self, stamp: Mapping[str, Any]) -> float | None:
+        """Return the seconds since a stamped moment, or None if the clocks contradict it.
+
+        If the steady clock can be used, a wall clock that was set back changes nothing; one that
+        was set forward makes the moment older, since either clock may mark it as stale.
+        """
+        by_wall = self.wall() - float(stamp["wall"])
+        by_steady = self.steady() - float(stamp["steady"])
+        if stamp["boot"] and stamp["boot"] == _boot():
+            return None if by_steady < 0 else max(by_steady, by_wall)
+        return None if by_wall < -_SKEW else max(by_wall, 0.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _boot() -> str:
+    """Return an identifier of the current boot, or an empty text if the system has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
 
 
 SYSTEM_CLOCK = Clock(steady=_steady_clock(), wall=time.time)

@@ -8,7 +8,6 @@ logged once.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -61,8 +60,6 @@ _FORMAT = b"vantage-orchestration token entry 2"
 _NONCE = 12
 #: Cost of scrypt: 16 MB and about 50 ms for each guess of a password.
 KEY_COST = 2**14
-#: Seconds by which the clocks of two hosts may differ.
-_SKEW = 120.0
 _KINDS: dict[str, type[VantageError]] = {
     kind.__name__: kind
     for kind in (*REFUSALS, Throttled, AuthProtocolError, AuthUnavailable, ConfigurationError)
@@ -261,10 +258,7 @@ def write_entry(found: AccessToken | Refusal, clock: Clock) -> bytes:
         details = {name: value for name, value in error.details().items() if value is not None}
         members = {"refused": type(error).__name__, "what": error.what}
         members |= {"details": details, "hold": found.hold}
-    # Steady time counts only within one boot of one machine; other readers use the wall time.
-    age = clock.steady() - begun
-    at = {"wall": clock.wall() - age, "steady": begun, "boot": _boot()}
-    return json.dumps({"at": at, **members}).encode()
+    return json.dumps({"at": clock.stamp(begun), **members}).encode()
 
 
 def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusal | None:
@@ -272,7 +266,7 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
     (whose time may be over), or None if it can't be used."""
     try:
         members = read_json(data)
-        age = _age(members["at"], clock)
+        age = clock.age(members["at"])
         if age is None:
             return None
         begun = clock.steady() - age
@@ -291,29 +285,6 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
         return Refusal(error, begun + hold, hold, stored=True)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None
-
-
-def _age(at: dict[str, Any], clock: Clock) -> float | None:
-    """Return the seconds since a stored moment, or None if the clocks contradict it.
-
-    If the steady clock can be used, a wall clock that was set back changes nothing; one that was
-    set forward makes the moment older, since either clock may mark it as stale.
-    """
-    by_wall = clock.wall() - float(at["wall"])
-    by_steady = clock.steady() - float(at["steady"])
-    if at["boot"] and at["boot"] == _boot():
-        return None if by_steady < 0 else max(by_steady, by_wall)
-    return None if by_wall < -_SKEW else max(by_wall, 0.0)
-
-
-@functools.lru_cache(maxsize=1)
-def _boot() -> str:
-    """Return an identifier of the current boot, or an empty text if the system has none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
 
 
 class EntryCipher:

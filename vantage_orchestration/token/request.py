@@ -273,15 +273,14 @@ def read_reply(
     said = message_of(body, credentials.secrets)
     shown = f"{code}: {said}" if code and said and code not in said else said
     where["server_message"] = shown or code
-    if 200 < status < 400 or status < 200:
-        return AuthProtocolError(
-            "The token endpoint answered with a redirect"
-            if status >= 300
-            else "The token endpoint answered with an unexpected status",
-            hint="Redirects are not followed, since they would forward the password. Check the"
-            " base URL",
-            **where,
+    if 300 <= status < 400:
+        hint = (
+            "Redirects are not followed, since they would forward the password. Check the base URL"
         )
+        return AuthProtocolError("The token endpoint answered with a redirect", hint=hint, **where)
+    if status < 300 and status != 200:
+        what = "The token endpoint answered with an unexpected status"
+        return AuthProtocolError(what, hint="Check the base URL", **where)
     if status in _PASSING or status >= 500 or code in _PASSING_CODES:
         return AuthUnavailable(
             "The token endpoint is out of order",

@@ -308,8 +308,10 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
 
     def _notes(self, context: Context) -> tuple[str, str] | None:
         path = self._argument("output_path")
-        name = self._ledger(context, self._key(context), output_of(path).folder).name
-        return None if name is None else (str(path), name)
+        task, ledger = self._running or (None, Ledger())
+        if task is not context["ti"]:  # It waits again after its trigger has fired.
+            ledger = self._ledger(context, self._key(context), output_of(path).folder)
+        return None if ledger.name is None else (str(path), ledger.name)
 
     def on_kill(self) -> None:
         """Delete the transactions, if ``delete_on_kill`` is set and somebody ended the task."""
