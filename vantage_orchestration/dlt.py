@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, Any, Final
 
 import dlt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.tables.values import ValueFormat
 
 _DOCUMENT: Final = [column.name for column in DOCUMENT_KEY]
+_Key = tuple[Any, ...]
 #: Marks rows that dlt removes instead of loading them.
 _REMOVED: Final = "abbyy_vantage_removed"
 #: What dlt calls the types of our columns, other than text.
@@ -45,7 +46,8 @@ def documents(
     ``dlt.pipeline(...).run(documents("s3://invoices/out/manifest.json"))`` loads a table for each
     table of each skill, such as ``invoice_documents``, ``invoice_documents_items`` and
     ``invoice_fields``. Rows are merged by transaction, document and position: loading the same
-    results again changes nothing, and rows that a document no longer has are removed. If a field's
+    results again changes nothing, and rows that a document no longer has are removed, all rows of
+    one that is in quarantine now, except its findings. If a field's
     type has changed in the skill, later values get a column of their own, such as
     ``total__v_decimal``.
 
@@ -65,6 +67,13 @@ def documents(
     tables = context.__enter__()
     if skill is not None:
         tables_of_skill(tables, skill)
+    placed = {owner: _keys(those[DOCUMENTS].batches()) for owner, those in tables.items()}
+    everything = {
+        (each.transaction_id, index)
+        for each in opened.transactions
+        for index in range(1, len(each.documents) + 1)
+    }
+    left_out = everything.difference(*placed.values())
     owners: dict[str, str] = {}
     for owner, those in tables.items():
         if skill not in (None, owner):
@@ -77,7 +86,7 @@ def documents(
                     hint="Load one skill at a time, each into a dataset of its own: give skill",
                 )
             yield dlt.resource(
-                _pieces(name, table, those[DOCUMENTS], context),
+                _pieces(name, table, placed[owner] | left_out, context),
                 name=name,
                 columns={_REMOVED: {"data_type": "bool", "hard_delete": True}},
                 write_disposition="merge",
@@ -86,20 +95,20 @@ def documents(
             )
 
 
-def _pieces(name: str, table: OpenTable, root: OpenTable, context: object) -> Iterator[pa.Table]:
-    """Yield the rows of a table; its context stays open meanwhile. A document without rows gets one
-    that removes those of an earlier load. ``root`` has a row for each document."""
+def _pieces(name: str, table: OpenTable, known: Set[_Key], context: object) -> Iterator[pa.Table]:
+    """Yield the rows of a table; its context stays open meanwhile. A known document without rows
+    gets one that removes those of an earlier load."""
     names = [_REMOVED, *_apart(_variants(name, table.schema))]
-    filled: set[tuple[Any, ...]] = set()
+    filled: set[_Key] = set()
     for batch in table.batches():
-        filled.update(_keys(batch))
+        filled |= _keys([batch])
         yield _marked(flattened(batch), names, removed=False)
-    for batch in root.batches():
-        empty = [dict(zip(_DOCUMENT, key, strict=True)) for key in _keys(batch) - filled]
-        if empty:
-            rows = [{"position": 0, "parent": "", **each} for each in empty]
-            gone = pa.RecordBatch.from_pylist(rows, table.schema)
-            yield _marked(flattened(gone), names, removed=True)
+    if empty := sorted(known - filled):
+        rows = [
+            {"position": 0, "parent": "", **dict(zip(_DOCUMENT, key, strict=True))} for key in empty
+        ]
+        gone = pa.RecordBatch.from_pylist(rows, table.schema)
+        yield _marked(flattened(gone), names, removed=True)
     del context
 
 
@@ -113,8 +122,10 @@ def _variants(table: str, schema: pa.Schema) -> Iterator[str]:
         yield name if kind == before else f"{name}__v_{kind}"
 
 
-def _keys(batch: pa.RecordBatch) -> set[tuple[Any, ...]]:
-    return set(zip(*(batch.column(name).to_pylist() for name in _DOCUMENT), strict=True))
+def _keys(batches: Iterable[pa.RecordBatch]) -> set[_Key]:
+    """Return the keys of the documents that have rows."""
+    columns = ([batch.column(name).to_pylist() for name in _DOCUMENT] for batch in batches)
+    return {key for each in columns for key in zip(*each, strict=True)}
 
 
 def _marked(batch: pa.RecordBatch, names: list[str], *, removed: bool) -> pa.Table:
@@ -128,6 +139,8 @@ def _snake(name: str) -> str:
 
 def _ascii(name: str) -> str:
     """Return a name with an equivalent for each letter that dlt would leave out."""
+    if not any(map(str.isalnum, name)):
+        return "field"  # dlt has no valid name for some of them.
     if name.isascii():
         return name
     found = []

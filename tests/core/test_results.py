@@ -16,7 +16,7 @@ from result_files import FULL, INVOICE, Results, declared, has, json_of
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
-from vantage_orchestration.processing.manifest import Manifest, UnfinishedEntry
+from vantage_orchestration.processing.manifest import FindingEntry, Manifest, UnfinishedEntry
 from vantage_orchestration.results import fields_of_json
 from vantage_orchestration.tables import ValueFormat, write_tables
 
@@ -208,16 +208,30 @@ def test_a_document_with_fewer_rows_than_before_keeps_no_old_ones(
     assert load(pipeline, manifest_of(after), sql) == [("t2", 1), ("t2", 2)]
 
 
+def test_a_document_that_goes_to_quarantine_keeps_only_its_findings(
+    pipeline: Pipeline, results: Results
+) -> None:
+    sql = "select transaction_id from invoice_documents order by 1"
+    assert load(pipeline, manifest_of(results), sql) == [("t1",), ("t2",)]
+    found = (FindingEntry("t1", 1, "Total", "The confidence is 72, below 80"),)
+    options = {"on_low_quality": "quarantine"}
+    path = manifest_of(results, findings=found, table_options=options)
+    assert load(pipeline, path, sql) == [("t2",)]
+    for table, ids in (("documents_items", []), ("fields", ["t2"]), ("findings", ["t1"])):
+        sql = f"select distinct transaction_id from invoice_{table}"
+        assert load(pipeline, path, sql) == [(each,) for each in ids]
+
+
 def test_names_that_a_database_would_take_for_one_are_kept_apart(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe")
+    fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe", "__")
     declare = [{"name": each, "type": "Text"} for each in fields]
     skill = Skill.read({"id": "s1", "name": "請求", "type": "Document", "fields": declare})
     results = Results(tmp_path / "out", skill)
     lists = [has(each, f"{each} 1", f"{each} 2") for each in ("é", "è", "明細")]
     results.add(Json=json_of(*[has(each, each) for each in fields], *lists))
-    columns = "u91d1_u984d, u7a0e_u984d, invoice_number, invoice_number_2, grosse"
+    columns = "u91d1_u984d, u7a0e_u984d, invoice_number, invoice_number_2, grosse, field"
     sql = f"select {columns} from u8acb_u6c42_documents"
     assert load(pipeline, manifest_of(results), sql) == [fields]
     for name, table in (("é", "e"), ("è", "e_2"), ("明細", "u660e_u7d30")):

@@ -113,6 +113,8 @@ def test_a_number_with_one_reading_is_read(text: str, value: str) -> None:
         ("1.2.3", "not a number with the decimal sign"),
         ("1,234.5.6", "not a number"),
         ("12 50", "not a number"),
+        ("100\n200", "not a number"),
+        ("100\t200", "not a number"),
         ("(12.50)", "not a number"),
         ("12.50-", "not a number"),
         ("19 %", "not a number"),

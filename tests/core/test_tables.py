@@ -158,6 +158,27 @@ def test_what_is_ambiguous_stays_text_and_is_listed(results: Results) -> None:
     assert (row["Date"], row["Total"]) == (date(2026, 4, 3), Decimal(1234))
 
 
+@pytest.mark.parametrize("sign", [None, ",", "."])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        *((each, "") for each in ("1.234", "1234.50", "12345678901234567.89", "1e3", "40")),
+        ("1.234", "\\ud83d"),  # Half a character.
+    ],
+)
+def test_a_number_of_json_has_the_same_value_whatever_sign_texts_have(
+    tmp_path: Path, number: str, text: str, sign: Any
+) -> None:
+    files = {"Json": json_of(has("Total", value("@"))), "FieldsJson": {"Fields": {"Total": "@"}}}
+    for kind, content in files.items():
+        results = Results(tmp_path / kind)
+        data = json.dumps({**content, "More": "some"}).replace('"@"', number).replace("some", text)
+        results.add(**{kind: data.encode()})
+        (row,) = results.rows("documents", ValueFormat(decimal=sign))
+        assert row["Total"] == Decimal(number)
+        assert row["conversions"] == 0
+
+
 def test_a_recognised_text_that_the_service_could_not_normalise_is_listed(
     results: Results,
 ) -> None:
@@ -400,7 +421,7 @@ def _sets(skills: list[Skill], *documents: tuple[str, str]) -> dict[str, int]:
             found = DocumentContent(1, DocumentEntry("d", None, (), ()), content, ())
             tables.add(entry, found)
         for each in tables.sets.values():
-            each.tables["documents"].settle(last=True)
+            each.tables["documents"].settle(now=True)
         return {name: each.tables["documents"].count for name, each in tables.sets.items()}
 
 
@@ -490,15 +511,16 @@ def test_a_hundred_thousand_line_items_in_one_document(results: Results) -> None
     assert items.column("Amount")[-1].as_py() == Decimal("1.5")
 
 
+@pytest.mark.parametrize(("limit", "value"), [("columns._CELLS", 50), ("skill_tables._SIZE", 2000)])
 def test_rows_that_go_to_temporary_files_come_back_as_they_were(
-    results: Results, monkeypatch: pytest.MonkeyPatch
+    results: Results, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     for number in range(20):
         extra = [has(f"Extra {number}", str(number))] if number % 5 == 0 else []
         results.add(f"t{number}", Json=json_of(has("Number", str(number)), *extra))
     with results.tables() as at_once:  # One batch, made when the last row is there.
         other = arrow_table(at_once.sets["Invoice"].tables["documents"])
-    monkeypatch.setattr("vantage_orchestration.tables.columns._CELLS", 50)
+    monkeypatch.setattr(f"vantage_orchestration.tables.{limit}", value)
     with results.tables() as tables:
         folder = Path(tables.folder.name)
         assert len(list(folder.glob("*.arrow"))) > 5

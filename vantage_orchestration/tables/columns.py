@@ -115,10 +115,9 @@ class Rows:
         self.columns.append(Column(free_name(name, self._taken), kind, path))
         return len(self.columns) - 1
 
-    def settle(self, *, last: bool = False) -> None:
-        """Turn the pending rows into a batch if there are enough of them, or if they are the
-        last."""
-        if not self.pending or not (last or len(self.pending) * len(self.columns) >= _CELLS):
+    def settle(self, *, now: bool = False) -> None:
+        """Turn the pending rows into a batch if there are enough of them, or ``now``."""
+        if not self.pending or not (now or len(self.pending) * len(self.columns) >= _CELLS):
             return
         import pyarrow as pa
 
@@ -143,7 +142,7 @@ class Rows:
         """Yield all rows in batches with the table's schema."""
         import pyarrow as pa
 
-        self.settle(last=True)
+        self.settle(now=True)
         schema = self.schema
         for path in self._batches:
             with pa.memory_map(str(path)) as source:

@@ -27,9 +27,15 @@ Entry = Mapping[str, Any]
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 #: Types of result files with fields, best first.
-_READABLE = ("Json", "FieldsJson")
+READABLE = ("Json", "FieldsJson")
 #: Groups within groups that are read; more would exceed Python's stack.
 _DEEPEST = 50
+
+
+class Number(str):
+    """A number of JSON with all its digits. Its decimal sign is a point, whatever texts have."""
+
+    __slots__ = ()
 
 
 class Content(NamedTuple):
@@ -69,7 +75,7 @@ def contents_of(transaction: TransactionManifest, folder: Location) -> Iterator[
 def _content_of(document: DocumentEntry, folder: Location) -> tuple[Content | None, list[str]]:
     """Return the fields of a document, and why files could not be read."""
     problems: list[str] = []
-    for kind in _READABLE:
+    for kind in READABLE:
         for file in document.files:
             if file.type != kind:
                 continue
@@ -99,11 +105,11 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
     structure is a ValueError."""
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
-        parsed = json.loads(text)
         if _HALF_PAIR.search(text):
             # Half of a surrogate pair is not a character and can't be written to a file.
-            whole = json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace")
-            parsed = json.loads(whole)
+            whole = json.dumps(json.loads(text), ensure_ascii=False)
+            text = whole.encode("utf-8", "replace").decode()
+        parsed = json.loads(text, parse_float=_number)
         if kind == "FieldsJson":
             content = Content(_entries_of(parsed["Fields"]), has_confidences=False)
         else:
@@ -112,6 +118,10 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it has another structure ({type(error).__name__})") from None
     return content
+
+
+def _number(text: str) -> Number:
+    return Number(repr(float(text)) if "e" in text.lower() else text)
 
 
 def _check(entries: Sequence[Entry], depth: int = 0) -> None:

@@ -16,18 +16,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vantage_orchestration.tables.columns import Column, Rows, columns_of, free_name
 from vantage_orchestration.tables.reading import (
+    READABLE,
+    Number,
     confidence_of,
     is_group,
     members,
     sources_of,
     values_by_name,
 )
+from vantage_orchestration.tables.values import ValueFormat
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
     from vantage_orchestration.processing.manifest import FindingEntry, TransactionManifest
     from vantage_orchestration.tables.reading import DocumentContent
-    from vantage_orchestration.tables.values import Kind, ValueFormat
+    from vantage_orchestration.tables.values import Kind
 
 #: Name of the table with a row for each document.
 DOCUMENTS: Final = "documents"
@@ -65,6 +68,12 @@ _CONVERSIONS: Final = (
 )
 _FINDINGS: Final = (*_SEVERAL, *columns_of(source_name="text", field="text", reason="text"))
 
+#: How JSON writes numbers.
+_NUMBERS: Final = ValueFormat(decimal=".")
+
+#: Bytes of result files after which all rows become a batch: texts may be long.
+_SIZE: Final = 64 * 1024**2
+
 #: Page, left, top, right, bottom.
 Region = tuple[int | None, int | None, int | None, int | None, int | None]
 
@@ -82,6 +91,8 @@ class SkillTables:
         self._skill = skill
         self._spill = spill
         self._taken: set[str] = set()
+        #: Bytes of result files whose values may be in no batch yet.
+        self._size = 0
         self.root = Group(self._make(DOCUMENTS, _DOCUMENTS))
         self._declare(self.root, fields)
         self.fields = self._make("fields", _FIELDS)
@@ -128,8 +139,11 @@ class SkillTables:
         for position, each in enumerate(findings, 1):
             key = (transaction.transaction_id, found.index, position)
             self._findings.pending.append((*key, source[0], each.field, each.reason))
+        self._size += sum(each.size for each in found.document.files if each.type in READABLE)
+        if large := self._size > _SIZE:
+            self._size = 0
         for rows in self.tables.values():
-            rows.settle()
+            rows.settle(now=large)
 
     def _add(
         self,
@@ -279,7 +293,8 @@ class _Document:
         if isinstance(value, Mapping):
             self.not_converted(at.path, node.kind, text, "a group, not a single value")
         elif node.kind != "text":
-            converted, reason_not = self.tables.values.convert(node.kind, text)
+            form = _NUMBERS if isinstance(value, Number) else self.tables.values
+            converted, reason_not = form.convert(node.kind, text)
             if reason_not is not None:
                 self.not_converted(at.path, node.kind, text, reason_not)
             else:

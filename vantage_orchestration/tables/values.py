@@ -55,7 +55,8 @@ _MONTHS: Final = {
 
 _CURRENCY_CODE: Final = re.compile(r"^[A-Z]{3}(?![A-Za-z])|(?<![A-Za-z])[A-Z]{3}$")
 _NUMBER: Final = re.compile(r"[+-]?(?:\d[\d.,]*|[.,]\d+)")
-_BLANKS: Final = re.compile(r"(?<=\d)[\s'’](?=\d{3}(?!\d))")
+# Not a line break or a tab: two numbers may be below or beside each other.
+_BLANKS: Final = re.compile(r"(?<=\d)[ \xa0\u2000-\u200a\u202f'’](?=\d{3}(?!\d))")
 
 
 class Converted(NamedTuple):
