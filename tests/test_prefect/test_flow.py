@@ -23,7 +23,7 @@ from leaks import find_leaks
 from patience import PATIENCE, wait_while_running
 from pdfs import make_invoice
 from prefect import flow, task
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run, suspend_flow_run
@@ -32,6 +32,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.variables import Variable
 
 from vantage_orchestration.prefect import VantageCredentials, task_key
+from vantage_orchestration.prefect.caching import OncePerRun
 from vantage_orchestration.processing import TaskKey, process_document
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -315,6 +316,40 @@ def test_keys_of_a_run_are_the_same_in_each_try_and_differ_within() -> None:
     assert all(item.since == begin for item in [*second, *first[6:]])
     assert begin is not None
     assert begin.timezone_name in ("UTC", "+00:00")
+
+
+def test_a_subflow_reads_its_callers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[uuid.UUID] = []
+    reading = SyncPrefectClient.read_task_run
+
+    def noted(self: SyncPrefectClient, task_run_id: uuid.UUID) -> Any:
+        read.append(task_run_id)
+        return reading(self, task_run_id)
+
+    monkeypatch.setattr(SyncPrefectClient, "read_task_run", noted)
+
+    @task(persist_result=True, cache_policy=OncePerRun(contents="inputs"))
+    def key(inputs: str) -> str:
+        return task_key().scope
+
+    @flow
+    def below() -> list[str]:
+        return [
+            *key.map([__file__, str(Path(__file__).parent / "seen.py")]).result(),
+            key(__file__),
+        ]
+
+    @flow
+    def between() -> list[str]:
+        return below()
+
+    @flow
+    def above() -> list[str]:
+        return [*between(), *below()]
+
+    scopes = above()
+    assert len(read) == len(set(read)) == 3  # Both calls of below, and the one of between.
+    assert len(set(scopes)) == 2
 
 
 def test_resumed_run_looks_for_its_earlier_try() -> None:

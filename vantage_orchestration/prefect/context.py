@@ -10,6 +10,8 @@ another flow run with the next try of its parent.
 from __future__ import annotations
 
 import os
+import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pendulum
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
     from pendulum import DateTime
     from prefect.client.schemas.objects import FlowRun, TaskRun
+
+
+_walking = threading.RLock()
 
 
 def task_key(label: str | os.PathLike[str] = "") -> TaskKey:
@@ -139,22 +144,26 @@ def _may_be_a_later_try(task_run: TaskRun) -> bool:
 
 def _path(flow_run: FlowRun) -> tuple[list[str], list[FlowRun]]:
     """Return the root's id with the calls from it to ``flow_run``, and all flow runs on the way."""
-    flow_runs = [flow_run]
     if flow_run.parent_task_run_id is None:
-        return [str(flow_run.id)], flow_runs
+        return [str(flow_run.id)], [flow_run]
+    with _walking:  # Tasks that run at the same time need the same.
+        path, flow_runs = _above(flow_run.parent_task_run_id)
+    return [*path], [flow_run, *flow_runs]
 
-    calls: list[str] = []
+
+@lru_cache(maxsize=64)
+def _above(call_id: UUID) -> tuple[list[str], list[FlowRun]]:
+    """Return the same for a call of a subflow. It stays the same while the subflow runs: a later
+    try of its caller makes another call."""
     with get_client(sync_client=True) as client:
-        while flow_run.parent_task_run_id is not None:
-            call = client.read_task_run(flow_run.parent_task_run_id)
-            # A number counts the calls, in the same order each time; any other key is random.
-            stable = call.dynamic_key.isdecimal()
-            calls.append(call.name if stable else call.name.removesuffix(f"-{call.dynamic_key}"))
-            if call.flow_run_id is None:  # A flow that a task calls which has no flow itself.
-                return [str(call.id), *reversed(calls)], flow_runs
-            flow_run = client.read_flow_run(call.flow_run_id)
-            flow_runs.append(flow_run)
-    return [str(flow_run.id), *reversed(calls)], flow_runs
+        call = client.read_task_run(call_id)
+        # A number counts the calls, in the same order each time; any other key is random.
+        stable = call.dynamic_key.isdecimal()
+        name = call.name if stable else call.name.removesuffix(f"-{call.dynamic_key}")
+        if call.flow_run_id is None:  # A flow that a task calls which has no flow itself.
+            return [str(call.id), name], []
+        path, flow_runs = _path(client.read_flow_run(call.flow_run_id))
+    return [*path, name], flow_runs
 
 
 def _earliest(*times: datetime.datetime | None) -> DateTime | None:
