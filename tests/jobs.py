@@ -19,9 +19,12 @@ from vantage_orchestration.models import ListedTransaction, Transaction
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing import job
 from vantage_orchestration.processing.collect import collect as collect_with
+from vantage_orchestration.processing.inputs import inspect_inputs
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest, SourceEntry, TransactionManifest
+from vantage_orchestration.processing.plan import Unit
+from vantage_orchestration.processing.plan import plan as plan_of_seen
 from vantage_orchestration.processing.submit import Part, Work
 from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting import Outcome
@@ -99,6 +102,11 @@ def collect(
 def notes(folder: Path | str) -> Ledger:
     """Return a ledger that survives the process."""
     return Ledger((FolderLedgers(Location.of(folder)), "task"))
+
+
+def plan(inputs: Iterable[Any], **how: Any) -> tuple[Unit, ...]:
+    """Return the units of some files."""
+    return plan_of_seen(inspect_inputs(list(inputs)), **how)
 
 
 def files_of(folder: Path) -> list[Location]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pendulum
 import pytest
 import stores
-from jobs import collect
+from jobs import collect, plan
 from patience import wait_while_running
 from pdfs import make_invoice
 
@@ -28,7 +28,6 @@ from vantage_orchestration.errors import ConfigurationError, ConnectionFailed
 from vantage_orchestration.models import Transaction
 from vantage_orchestration.processing.collect import landed
 from vantage_orchestration.processing.manifest import SourceEntry, TransactionManifest
-from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import stores
 from core.conftest import config_of
-from jobs import begin, finish, submit_files
+from jobs import begin, finish, plan, submit_files
 from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
@@ -18,7 +18,6 @@ from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, check_output, files_of
 from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
-from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
 

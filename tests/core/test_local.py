@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jobs import begin, finish
+from jobs import begin, finish, plan
 from pdfs import make_invoice
 
 from vantage_orchestration import local
@@ -20,7 +20,6 @@ from vantage_orchestration.processing.inputs import PlannedFile, Refused, inspec
 from vantage_orchestration.processing.job import job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
-from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.storage import Location
 from vantage_orchestration.upload import SourceFile
 

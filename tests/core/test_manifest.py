@@ -9,6 +9,7 @@ from dataclasses import replace
 import pendulum
 import pytest
 import stores
+from jobs import plan
 
 from vantage_orchestration.errors import StateDamaged, StateUnavailable
 from vantage_orchestration.models import Classification
@@ -24,7 +25,6 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
     class_of,
 )
-from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.storage import Location
 from vantage_orchestration.upload import SourceFile

@@ -14,12 +14,12 @@ from collections import Counter
 
 import pytest
 import stores
+from jobs import plan
 
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.processing import inputs as inputs_module
 from vantage_orchestration.processing import plan as module
 from vantage_orchestration.processing.names import safe_name
-from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.storage import Location
 from vantage_orchestration.upload import LONGEST_UPLOAD, SourceFile, check_files, stored_name
 
@@ -185,6 +185,22 @@ def test_each_file_is_read_once_and_closed():
 
     plan([SourceFile("a.pdf", 3, opener)], process_skill=True)
     assert opened == ["closed"]
+
+
+def test_the_service_is_asked_while_files_are_read():
+    meeting = threading.Barrier(2)
+
+    def opener():
+        meeting.wait(60)
+        return io.BytesIO(b"abc")
+
+    def ask():
+        meeting.wait(60)
+        return "the skill"
+
+    sources = [SourceFile("a.pdf", 3, opener), file("b.pdf", "b")]
+    answer, seen = inputs_module.inspect_beside(ask, sources)
+    assert (answer, [each.entry.name for each in seen]) == ("the skill", ["a.pdf", "b.pdf"])
 
 
 @pytest.mark.parametrize("kind", ["bucket", "memory"])

@@ -16,6 +16,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.options import Options
+from vantage_orchestration.processing.inputs import inspect_inputs
 from vantage_orchestration.processing.ledger import open_ledger
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
@@ -63,7 +64,7 @@ class DocumentResult:
 def submit_one(work: Work, file: AnyPath, *, resend_failed: bool = True) -> Part:
     """Start the transaction of one file, or find the one that an earlier try has started, see
     :func:`.submit.submit`."""
-    units = keyed_units(work, plan([file], process_skill=False))
+    units = keyed_units(work, plan(inspect_inputs([file]), process_skill=False))
     (submitted,) = submit(work, units, resend_failed=resend_failed)
     return submitted
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 
 from vantage_orchestration.errors import ConfigurationError, FileChanged
 from vantage_orchestration.limits import LONGEST_UPLOAD, LONGEST_VALUE
@@ -14,6 +15,8 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.storage import AnyPath, Location
 from vantage_orchestration.upload import SourceFile, parameters, stored_name
+
+T = TypeVar("T")
 
 #: Hex digits of a short digest: some for the name, the rest for the content.
 NAME_DIGITS, CONTENT_DIGITS = 4, 12
@@ -88,10 +91,21 @@ Seen = PlannedFile | Gone | Refused
 def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
     """Read every file once, in pieces, several at a time if the store allows it; return their
     states in order."""
+    return inspect_beside(lambda: None, inputs)[1]
+
+
+def inspect_beside(
+    ask: Callable[[], T], inputs: Sequence[AnyPath | SourceFile]
+) -> tuple[T, list[Seen]]:
+    """Inspect inputs as :func:`inspect_inputs` does, and ask something meanwhile. After an error of
+    either no further file is read."""
     sources = [each if isinstance(each, SourceFile) else Location.of(each) for each in inputs]
     alone = any(isinstance(each, Location) and not each.concurrent for each in sources)
-    seen = in_parallel(_inspect, sources, 1 if alone else _READERS)
-    return [
+    steps: list[Callable[[], Any]] = [ask, *(partial(_inspect, each) for each in sources)]
+    answer, *seen = in_parallel(
+        lambda step: step(), steps, 1 if alone or len(sources) < 2 else _READERS
+    )
+    return answer, [
         # A location was found in a folder; a path may be mistyped.
         each
         if isinstance(given, (Location, SourceFile)) or not isinstance(each, Gone)

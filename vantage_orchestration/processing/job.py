@@ -28,6 +28,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.collect import collect, fetch, landed, landed_as
 from vantage_orchestration.processing.files import check_folders, check_output, check_quarantine
+from vantage_orchestration.processing.inputs import inspect_beside
 from vantage_orchestration.processing.ledger import LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -102,7 +103,7 @@ def submit_files(
     Nothing is sent if a file or parameter is invalid, or if more than ``most`` transactions would
     be needed.
     """
-    units = _planned(work, list(inputs), _skill(work))
+    units, _ = _planned(work, list(inputs))
     if most is not None and len(units) > most:
         raise ConfigurationError(
             f"The files need {len(units)} transactions, not {most}",
@@ -133,8 +134,8 @@ def begin(
     files, options = list(inputs), work.options
     check_quarantine(options.quarantine_path, output, files)
     manifest, earlier = Manifest.load(output), Job.load(output)
-    before, skill = _Earlier(output, manifest), _skill(work)
-    units = _planned(work, files, skill, before)
+    before = _Earlier(output, manifest)
+    units, skill = _planned(work, files, before)
     _check_owner(output, token, units.keys(), manifest, earlier)
     check_folders(output, (unit.name for unit in units.values()))
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
@@ -159,22 +160,24 @@ def begin(
 
 
 def _planned(
-    work: Work, inputs: Sequence[Location], skill: Skill | None, landed: _Earlier | None = None
-) -> dict[str, Unit]:
-    """Return the units by their keys. Files that earlier tries sent together stay together."""
+    work: Work, inputs: Sequence[Location], landed: _Earlier | None = None
+) -> tuple[dict[str, Unit], Skill | None]:
+    """Return the units by their keys, and the skill. Files that earlier tries sent together stay
+    together."""
     options, ledger = work.options, work.ledger
     if options.max_files is not None and len(inputs) > options.max_files:
         raise ConfigurationError(
             f"There are {len(inputs)} files, and max_files is {options.max_files}",
             hint="Nothing was sent. Give fewer inputs, or raise the limit",
         )
+    skill, seen = inspect_beside(lambda: _skill(work), inputs)
     # One file each is right for all skills.
     process_skill = skill is not None and skill.type == "Process"
     while True:
         entries = ledger.load()
         keys = [key for key, entry in entries.items() if entry.files]
         units = plan(
-            inputs,
+            seen,
             process_skill=process_skill,
             duplicates=options.duplicates,
             known=[entries[key].files for key in keys],
@@ -207,7 +210,7 @@ def _planned(
             before = keyed_units(work, new, scope)
             kept = landed.of(before, units)
             keys = [old if old in kept else key for old, key in zip(before, keys, strict=True)]
-    return {**known, **dict(zip(keys, new, strict=True))}
+    return {**known, **dict(zip(keys, new, strict=True))}, skill
 
 
 def _skill(work: Work) -> Skill | None:

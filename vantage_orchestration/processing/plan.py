@@ -22,7 +22,7 @@ from vantage_orchestration.processing.inputs import (
     Gone,
     PlannedFile,
     Refused,
-    inspect_inputs,
+    Seen,
     tag_of_name,
 )
 from vantage_orchestration.processing.manifest import SourceEntry
@@ -34,9 +34,7 @@ from vantage_orchestration.processing.names import (
     safe_name,
     suffixed,
 )
-from vantage_orchestration.storage import AnyPath
 from vantage_orchestration.text import shortened
-from vantage_orchestration.upload import SourceFile
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ class Unit:
 
 
 def plan(
-    inputs: Iterable[AnyPath | SourceFile],
+    seen: Sequence[Seen],
     *,
     process_skill: bool,
     duplicates: Duplicates = "skip",
@@ -85,11 +83,11 @@ def plan(
 ) -> tuple[Unit, ...]:
     """Group files into units, each the content of one transaction.
 
-    Each file is read once, in pieces, several at a time if the store allows it. The same inputs
-    give the same plan; so does each group in ``known``, whatever the other inputs are.
+    The same inputs give the same plan; so does each group in ``known``, whatever the other inputs
+    are.
 
     Args:
-        inputs: Files, in the order of sending.
+        seen: The inputs as :func:`.inputs.inspect_inputs` has seen them, in the order of sending.
         process_skill: Whether the skill accepts many files (up to 1000, and 2 GB together); other
             skills accept one (contract, section 5).
         duplicates: What to do with files of equal content, anywhere in the plan. ``skip`` sends one
@@ -110,12 +108,9 @@ def plan(
             ``duplicates`` is ``fail``. All such inputs are named. Nothing was sent.
         FileNotReady: An input is empty, or has vanished since its folder was listed. Nothing was
             sent.
-        FileChanged: A file changed while it was read.
-        OSError: A file can't be read at present.
     """
     if duplicates not in ("skip", "send", "fail"):
         raise ConfigurationError("The argument duplicates must be 'skip', 'send' or 'fail'")
-    seen = inspect_inputs(list(inputs))
     groups = Groups(known)
     chosen = choose([each for each in seen if isinstance(each, PlannedFile)], duplicates, groups)
     refused = [each for each in seen if isinstance(each, Refused)]
