@@ -204,7 +204,7 @@ class ConfigurationError(VantageError, ValueError):
 
 
 class FileNotReady(ConfigurationError):
-    """A file is empty or has vanished: it may still be being written. Nothing was sent."""
+    """A file is empty, has vanished or can't be read at present. Nothing was processed."""
 
     retryable = True
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
@@ -181,11 +182,29 @@ def check_files(files: Sequence[SourceFile]) -> None:
         seen[stored] = file.name
 
 
+@contextlib.contextmanager
+def _accessing(name: str) -> Iterator[None]:
+    """Name the file that fails: an OSError would be taken for one of the connection."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileChanged(
+            f"The file {name!r} has vanished",
+            hint="It was not processed. The next try lists the files again",
+        ) from error
+    except OSError as error:
+        raise FileNotReady(
+            f"The file {name!r} can't be read: {error.strerror or type(error).__name__}",
+            hint="It was not processed. Check its disk or store; the next try reads it again",
+        ) from error
+
+
 class _Counted:
     """Reads exactly the announced number of bytes of a file, from any store.
 
     Without ``len`` the encoder determines the length by ``fileno``, which files of object stores
-    lack. It would also wait for ever for the bytes of a file that became shorter.
+    lack. It would also wait for ever for the bytes of a file that became shorter. One that became
+    longer is still being written.
     """
 
     def __init__(self, stream: BinaryIO, file: SourceFile) -> None:
@@ -194,13 +213,18 @@ class _Counted:
         self.len = file.size  # What is left, as the encoder understands it.
 
     def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(self.len if size < 0 else min(size, self.len))
-        if not data and self.len and size:
+        with _accessing(self._name):
+            data = self._stream.read(self.len if size < 0 else min(size, self.len))
+            left = self.len - len(data)
+            changed = "shorter" if not data and left and size else ""
+            if data and not left and self._stream.read(1):
+                changed = "longer"
+        if changed:
             raise FileChanged(
-                f"The file {self._name!r} became shorter while it was read",
+                f"The file {self._name!r} became {changed} while it was read",
                 hint="It was not processed. Wait until it is complete; the next try sends it",
             )
-        self.len -= len(data)
+        self.len = left
         return data
 
 
@@ -226,13 +250,8 @@ class MultipartBody:
             ("Model", (None, self._model, "application/json"))
         ]
         for file in self._files:
-            try:
+            with _accessing(file.name):
                 stream = file.open()
-            except FileNotFoundError as error:
-                raise FileChanged(
-                    f"The file {file.name!r} has vanished",
-                    hint="It was not processed. The next try lists the files again",
-                ) from error
             self._streams.append(stream)
             content = _Counted(stream, file)
             parts.append(("Files", (file.name, content, "application/octet-stream")))

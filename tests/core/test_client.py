@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import pickle
 import signal
@@ -22,7 +23,7 @@ from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
-from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.errors import ConfigurationError, FileNotReady
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.upload import MOST_FILES, SourceFile, stored_name
 
@@ -180,6 +181,36 @@ def test_paging_reads_all_pages(client, sandbox, skill, invoice, monkeypatch):
     made = {client.launch_transaction(skill, [invoice]) for _ in range(7)}
     monkeypatch.setattr("vantage_orchestration.client.LONGEST_PAGE", 2)
     assert {item.id for item in client.iter_active_transactions()} == made
+
+
+@pytest.mark.parametrize("where", ["open", "read"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), TimeoutError("of a store")])
+def test_a_file_that_can_not_be_read_is_named_and_read_again(client, sandbox, where, error):
+    tries: list[int] = []
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if len(tries) < failures:
+                raise error
+            return super().read(size)
+
+    def opened() -> io.BytesIO:
+        tries.append(1)
+        if where == "open" and len(tries) < failures:
+            raise error
+        return Failing(b"%PDF-1.7")
+
+    transaction = client.create_transaction(sandbox.control.skill_id("Invoice"))
+    failures = 100
+    with pytest.raises(
+        FileNotReady, match=r"'a\.pdf' can't be read: (Input/output e|TimeoutE)rror"
+    ):
+        client.add_files(transaction.id, [SourceFile("a.pdf", 8, opened)])
+    assert len(tries) == QUICK.attempts
+    failures = len(tries) + 2
+    assert client.add_files(transaction.id, [SourceFile("a.pdf", 8, opened)])
+    (file,) = client.get_transaction(transaction.id).source_files
+    assert file.name == "a.pdf"
 
 
 def test_a_list_that_becomes_shorter_while_it_is_read_loses_nothing(client, monkeypatch):

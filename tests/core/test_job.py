@@ -462,18 +462,29 @@ def test_what_was_just_seen_to_end_is_not_asked_for_again(client, sandbox, skill
     assert waited(client, failing).processed == {}
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content[:-20] + b"x" * 20, "changed while"),
+        (lambda content: content[:-20], "became shorter"),
+        (lambda content: content + b"x", "became longer"),
+        (lambda content: b"", "became shorter"),
+        (lambda content: None, "has vanished"),
+    ],
+)
 def test_a_file_that_changes_while_it_is_sent_is_not_processed(
-    client, sandbox, skill, folder, output, monkeypatch
+    client, sandbox, skill, folder, output, monkeypatch, change, said
 ):
     target = folder / "invoice 2.pdf"
+    content = change(target.read_bytes())
     monkeypatch.setattr(
-        client, "create_transaction", _after(client.create_transaction, lambda: grow(target))
+        client, "create_transaction", _after(client.create_transaction, lambda: spoil(target))
     )
 
-    def grow(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
+    def spoil(path: Path) -> None:
+        path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
 
-    with pytest.raises(errors.FileChanged) as caught:
+    with pytest.raises(errors.FileChanged, match=said) as caught:
         run(client, folder, output, skill, TaskKey("task"), parallel=1)
     assert caught.value.retryable
     monkeypatch.undo()
