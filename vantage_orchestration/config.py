@@ -317,14 +317,14 @@ class VantageConfig:
             value = values.get(spec.name)
             if value is None or (isinstance(value, (str, Secret)) and not value):
                 continue
-            reader, problem = _READERS[spec.kind]
+            reader, problem, advice = _READERS[spec.kind]
             try:
                 read[spec.name] = reader(value)
             except (KeyError, OverflowError, TypeError, ValueError):
                 # The value is not quoted: it may belong to another field.
                 raise ConfigurationError(
                     f"The field {spec.name} of the ABBYY Vantage credential is {problem}",
-                    hint="Correct the connection or block",
+                    hint=f"Correct the connection or block{advice}",
                 ) from None
         http = {name: read.pop(name) for name in HttpSettings.__slots__ if name in read}
         tokens = {name: read.pop(name) for name in ("store", "store_path") if name in read}
@@ -381,13 +381,19 @@ def _text(value: Any) -> str:
     raise TypeError
 
 
-#: How a value of each kind is read, and what one is that can't be read.
-_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "text": (_text, "not a string"),
+#: Advice about a value that a store has read as something other than text.
+_QUOTES = (
+    ": in JSON, write the value in quotes. Airflow reads digits, quotes and the like in a URI as"
+    " JSON; store such a connection as JSON"
+)
+#: How a value of each kind is read, what a value is that can't be read, and advice.
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str, str]] = {
+    "text": (_text, "not a string", _QUOTES),
     "secret": (
         lambda value: value if isinstance(value, Secret) else Secret(_text(value)),
         "not a string",
+        _QUOTES,
     ),
-    "flag": (lambda value: _FLAGS[str(value).strip().lower()], "neither true nor false"),
-    "number": (float, "not a number"),
+    "flag": (lambda value: _FLAGS[str(value).strip().lower()], "neither true nor false", ""),
+    "number": (float, "not a number", ""),
 }

@@ -247,6 +247,13 @@ def test_a_wrong_field_is_named(name, value, why):
     assert name.replace("_", " ") in str(caught.value).lower().replace("_", " ")
 
 
+@pytest.mark.parametrize("value", [12345678901234567890, True, 1e5, ["a"], {"a": 1}])
+def test_a_text_that_a_store_took_for_json_is_explained(value):
+    # Airflow's model does that with the values of a URI.
+    with pytest.raises(ConfigurationError, match="store such a connection as JSON"):
+        VantageConfig.from_fields({"region": "eu", "client_secret": value})
+
+
 def test_every_field_has_what_a_form_needs():
     names = [field.name for field in FIELDS]
     assert len(set(names)) == len(names)

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
+from vantage_orchestration import errors
 from vantage_orchestration.config import FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,24 @@ def test_links_to_files_of_the_project_lead_somewhere():
             found += 1
     assert found > 20
     assert sections > 10
+
+
+def test_every_error_is_explained_as_it_is():
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, errors.VantageError)
+    ]
+    assert len(kinds) > 30
+    for kind in kinds[1:]:
+        meaning = " ".join(str(inspect.getdoc(kind)).split("\n\n")[0].split())
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{kind.__name__}`"))
+        assert f"| {meaning} |" in row, kind
+        assert f"| `{kind.__bases__[0].__name__}` |" in row
+        assert row.endswith("| yes |" if kind.retryable else ("| no |", "| depends |"))
+        depends = {each.retryable for each in kinds if each.__bases__[0] is kind} == {True, False}
+        assert row.endswith("| depends |") is depends
 
 
 def test_names_in_the_tables_exist():

@@ -49,9 +49,11 @@ def uri(address: str, **extra: Any) -> str:
 
 
 AS_TEXT = {name: str(value) for name, value in EXTRA.items()}
-#: As older tools write it. A name without the prefix wins.
-PREFIXED = {f"extra__abbyy_vantage__{name}": value for name, value in AS_TEXT.items()}
-PREFIXED |= {"region": "custom", "extra__abbyy_vantage__region": "eu"}
+#: As older tools write it. A name without the prefix wins, wherever it stands.
+PREFIXED = {"region": "custom"}
+PREFIXED |= {f"extra__abbyy_vantage__{name}": value for name, value in AS_TEXT.items()}
+PREFIXED |= {"extra__abbyy_vantage__region": "eu", "extra__abbyy_vantage__client_id": "wrong"}
+PREFIXED |= {"client_id": AS_TEXT["client_id"]}
 
 
 def test_database(airflow: Airflow) -> None:

@@ -248,7 +248,7 @@ Prefect:
       password={account["password"]!r},
       client_id={account["client_id"]!r},
       client_secret={account["client_secret"]!r},
-  )
+  ).save("abbyy-vantage", overwrite=True)
 
 Control routes (this machine only): {url}/sandbox/health
 Stop with Ctrl-C.
