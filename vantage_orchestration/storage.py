@@ -12,9 +12,11 @@ Of local files only regular ones are read, and no link leads out of the given fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import io
 import os
+import posixpath
 import re
 import shutil
 import tempfile
@@ -103,6 +105,8 @@ class Location:
                 folder, _, name = found.path.rstrip("/").rpartition("/")
                 real = os.path.realpath(found.path if name == ".." else folder)
                 return replace(found, path=real if name == ".." else os.path.join(real, name))
+            if found.is_local:  # One path for one file: it may be given twice.
+                return replace(found, path=posixpath.normpath(found.path))
         except ConfigurationError:
             raise
         except (ImportError, TypeError, ValueError) as error:
@@ -194,8 +198,12 @@ class Location:
         self.fs.invalidate_cache()
         try:
             return cast("Mapping[str, Any]", self.fs.info(self.path))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            # No file has a name that is too long, such as a text with a path in each line.
+            if missing or error.errno == errno.ENAMETOOLONG:
+                return None
+            raise
 
     def exists(self) -> bool:
         """Return whether it exists. Errors as for :meth:`info`."""

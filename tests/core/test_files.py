@@ -121,6 +121,29 @@ def test_lines_and_lists_of_paths(root: str) -> None:
         files_of(f"{one},{two}")
 
 
+def test_a_text_of_many_lines_is_longer_than_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"invoice {number}.pdf" for number in range(300)]
+    put(str(tmp_path), *names)
+    monkeypatch.chdir(tmp_path)
+    for start in ("", f"{tmp_path}/"):
+        files = files_of("\n".join(start + name for name in names))
+        assert [file.name for file in files] == names
+    with pytest.raises(ConfigurationError, match="There is no file"):
+        files_of("x" * 300)
+
+
+def test_a_local_file_has_one_path_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(str(tmp_path), "a.pdf")
+    monkeypatch.chdir(tmp_path)
+    starts = ("", "./", ".//", f"{tmp_path}//", f"{tmp_path}/./", f"file://{tmp_path}/no/../")
+    inputs = [f"{start}{name}" for start in starts for name in ("a.pdf", "*.pdf")]
+    assert [file.path for file in files_of(inputs)] == [str(tmp_path / "a.pdf")]
+
+
 def test_a_pattern_that_fits_nothing(root: str) -> None:
     put(root, "a.txt")
     with pytest.raises(ConfigurationError, match="No file matches"):
