@@ -47,7 +47,7 @@ _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 _FLAT = frozenset({"abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a"})
 _SIGNS = frozenset("*?[")
 _WEB = ("http://", "https://")
-_USER = re.compile(r"^(\w+://)[^/@]*@")
+_USER = re.compile(r"(\w+://)[^/@]*@")
 
 
 class _HasPath(Protocol):
@@ -113,7 +113,7 @@ class Location:
             failure = error
         else:
             return found
-        shown = _USER.sub(r"\1", _shown(str(place)))
+        shown = clean(_USER.sub(r"\1", str(place)))
         raise ConfigurationError(
             f"The location {shown!r} can't be opened: {clean(str(failure))}",
             hint="Give a path, or a URL whose store fsspec supports; many stores need another"

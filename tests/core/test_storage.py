@@ -384,7 +384,12 @@ def test_options_go_to_the_store():
 
 
 def test_places_that_can_not_be_opened_are_refused_without_their_secrets():
-    for place in ("", " ", 7, None, "nosuch://user:made-up-secret@host/x"):
+    for place in (
+        *("", " ", 7, None),
+        "nosuch://user:made-up-secret@host/x",
+        "simplecache::nosuch://user:made-up-secret@host/x",
+        "nosuch::https://user:made-up-secret@host/x?sig=made-up-secret",
+    ):
         with pytest.raises(ConfigurationError) as caught:
             Location.of(place)
         assert "made-up-secret" not in str(caught.value)
