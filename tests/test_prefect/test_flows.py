@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.task_runners import ProcessPoolTaskRunner
+from pydantic import TypeAdapter
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.prefect import VantageCredentials, tasks
@@ -229,7 +231,30 @@ def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
         {**given, "timeout": timedelta(minutes=2), "result_types": ["fieldsjson"]}
     )
     assert (found["timeout"], list(found["result_types"])) == (120.0, ["FieldsJson"])
-    for wrong in ({"timeout": "60"}, {"result_types": ["Jso"]}, {"on_review": "x"}):
+    for texts, values in (
+        ({"timeout": "90.5", "poke_interval": "PT1M30S"}, (90.5, 90.0)),
+        ({"parallel": "4", "max_files": "1000"}, (4, 1000)),
+        ({"delete_after": "false", "day_first": "true"}, (False, True)),
+        ({"min_confidence": "0.5", "tables": "csv"}, (0.5, "csv")),
+    ):  # As templates of automations and of prefect.yaml give them.
+        found = process_documents.validate_parameters({**given, **texts})
+        assert tuple(found[name] for name in texts) == values
+    in_an_hour = json.loads(TypeAdapter(dict).dump_json({"timeout": timedelta(hours=1)}))
+    assert (
+        process_folder.validate_parameters(
+            {"folder": "a", "output_path": "b", "skill": "c", **in_an_hour}
+        )["timeout"]
+        == 3600.0
+    )
+    for wrong in (
+        {"timeout": "a minute"},
+        {"timeout": "nan"},
+        {"parallel": "0"},
+        {"parallel": "1.5"},
+        {"delete_after": "maybe"},
+        {"result_types": ["Jso"]},
+        {"on_review": "x"},
+    ):
         with pytest.raises(ParameterTypeError, match=next(iter(wrong))):
             process_documents.validate_parameters({**given, **wrong})
     schema = process_folder.parameters.properties

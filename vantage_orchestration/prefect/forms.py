@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from vantage_orchestration.options import checked, default_of, words_of
 
@@ -14,14 +16,23 @@ from vantage_orchestration.options import checked, default_of, words_of
 def form(name: str, kind: Any) -> Any:
     """Return the annotation of an option of that type: its form field and how it is parsed."""
     asked = kind | None if default_of(name) is None else kind
-    return Annotated[asked, BeforeValidator(partial(checked, name))]
+    return Annotated[asked, BeforeValidator(partial(_read, name, kind))]
+
+
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """Check a value. Texts become numbers, durations and the like, as for all flows of Prefect:
+    templates, Variables and environments give nothing else, and JSON has no durations."""
+    if isinstance(value, str):
+        with suppress(ValidationError):
+            value = TypeAdapter(kind | timedelta if kind is float else kind).validate_python(value)
+    return checked(name, value)
 
 
 def block_field(name: str, kind: Any) -> tuple[Any, Any]:
     """Return annotation and field of an option of a block, where null stands for the default."""
 
     def read(value: Any) -> Any:
-        return checked(name, default_of(name) if value is None else value)
+        return _read(name, kind, default_of(name) if value is None else value)
 
     default = checked(name, default_of(name))
     words = words_of(name).replace("``", "")
