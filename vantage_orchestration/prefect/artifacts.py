@@ -17,12 +17,13 @@ Failures here are only logged as warnings: a document must not fail because it c
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -36,7 +37,7 @@ from prefect.exceptions import ObjectNotFound
 
 from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.prefect.events import TransactionEvent, emit
-from vantage_orchestration.prefect.paging import listed
+from vantage_orchestration.prefect.paging import listed_of
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import shortened
@@ -76,8 +77,6 @@ _UNSEEN: Final = re.compile(
 _IN_ADDRESSES: Final = ":/[]%.~-"
 #: Seconds between two updates of a progress bar.
 _UPDATE_EVERY: Final = 2.0
-#: Keys of artifacts in one query.
-_TOGETHER: Final = 100
 
 
 class _Artifact:
@@ -143,8 +142,7 @@ class DocumentsTable(_Artifact):
 
     def _show_state(self) -> None:
         rows = [
-            _unfinished(each, self._deadlines.get(each.transaction_id))
-            for each in self._entries.values()
+            _unfinished(each, self._deadlines.get(name)) for name, each in self._entries.items()
         ]
         if rows:
             ended = len(rows) - len(self._open)
@@ -234,12 +232,9 @@ def review_began(
 def review_ended(transaction_ids: Iterable[str]) -> None:
     """Remove the links of transactions that are no longer in review. It may be called again."""
     with _shown("the reviews"), get_client(sync_client=True) as client:
-        for artifacts in reviews_shown(transaction_ids).values():
-            for artifact in artifacts:
-                try:
-                    client.delete_artifact(artifact)
-                except ObjectNotFound:
-                    continue  # Another run has been as quick.
+        for artifact in itertools.chain(*reviews_shown(transaction_ids).values()):
+            with suppress(ObjectNotFound):  # Another run has been as quick.
+                client.delete_artifact(artifact)
 
 
 # -------------------------------------------------------------------- rows
@@ -261,9 +256,7 @@ def _documents(entry: TransactionManifest) -> Iterator[dict[str, Any]]:
     files = _files(entry.sources)
     for number, document in enumerate(entry.documents, 1):
         found = document.classification or {}
-        rules = [
-            literal(error["message"] or error["type"] or "?") for error in document.rule_errors
-        ]
+        rules = (literal(each["message"] or each["type"] or "?") for each in document.rule_errors)
         yield {
             **_ROW,
             "File": files,
@@ -306,9 +299,7 @@ def _status(status: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    if value is None or isinstance(value, (int, float)):
-        return "" if value is None else value
-    return literal(value)
+    return value if isinstance(value, (int, float)) else literal("" if value is None else value)
 
 
 # ---------------------------------------------------------------- markdown
@@ -346,15 +337,8 @@ def _shown(what: str) -> Iterator[None]:
 
 def _create(kind: str, key: str, data: Any, description: str) -> UUID:
     """Create an artifact of the running task or flow, also in threads and coroutines."""
-    flow_run_id, task_run_id = run_ids()
-    artifact = ArtifactCreate(
-        type=kind,
-        key=_key(key),
-        data=data,
-        description=description,
-        flow_run_id=flow_run_id,
-        task_run_id=task_run_id,
-    )
+    run: dict[str, Any] = dict(zip(("flow_run_id", "task_run_id"), run_ids(), strict=True))
+    artifact = ArtifactCreate(type=kind, key=_key(key), data=data, description=description, **run)
     with get_client(sync_client=True) as client:
         return client.create_artifact(artifact).id
 
@@ -367,13 +351,15 @@ def _update(artifact_id: UUID, data: Any, description: str) -> None:
 def reviews_shown(transaction_ids: Iterable[str]) -> dict[str, list[UUID]]:
     """Return the review artifacts of those transactions that have one."""
     names = {review_key(each): each for each in transaction_ids}
-    keys, found = list(names), dict[str, list[UUID]]()
+    found: dict[str, list[UUID]] = {}
+
+    def with_keys(keys: list[str]) -> dict[str, Any]:
+        return {"artifact_filter": ArtifactFilter(key=ArtifactFilterKey(any_=keys))}
+
     with get_client(sync_client=True) as client:
-        for place in range(0, len(keys), _TOGETHER):
-            wanted = ArtifactFilter(key=ArtifactFilterKey(any_=keys[place : place + _TOGETHER]))
-            for artifact in listed(client.read_artifacts, artifact_filter=wanted):
-                if artifact.key in names:
-                    found.setdefault(names[artifact.key], []).append(artifact.id)
+        for artifact in listed_of(client.read_artifacts, list(names), with_keys):
+            if artifact.key in names:
+                found.setdefault(names[artifact.key], []).append(artifact.id)
     return found
 
 

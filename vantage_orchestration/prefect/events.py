@@ -44,11 +44,7 @@ from prefect.events.filters import EventFilter, EventIDFilter
 from vantage_orchestration.prefect.context import running
 
 if TYPE_CHECKING:
-    from vantage_orchestration.processing.manifest import (
-        Manifest,
-        TransactionManifest,
-        UnfinishedEntry,
-    )
+    from vantage_orchestration.processing.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -121,25 +117,22 @@ def events_of(
     ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
     """
 
-    def event(
-        happening: Happening,
-        entry: TransactionManifest | UnfinishedEntry,
-        skill_id: str | None,
-        details: Mapping[str, Any],
-    ) -> TransactionEvent:
-        name = entry.transaction_id
+    def event(happening: Happening, entry: Any, **details: Any) -> TransactionEvent:
+        name, skill_id = entry.transaction_id, getattr(entry, "skill_id", None)
         origin: Literal["api", "input"] = "input" if name.lower() in by_input else "api"
+        skill_id = skill_id or manifest.skill_id
         return TransactionEvent(happening, name, server, entry.status, skill_id, origin, details)
 
-    events = [event("failed", each, manifest.skill_id, {}) for each in manifest.failed]
-    for each in manifest.transactions:
-        details = {
-            "pages": each.pages,
-            "documents": len(each.documents),
-            "rule_errors": sum(len(document.rule_errors) for document in each.documents),
-        }
-        events.append(event("processed", each, each.skill_id or manifest.skill_id, details))
-    return events
+    return [event("failed", each) for each in manifest.failed] + [
+        event(
+            "processed",
+            each,
+            pages=each.pages,
+            documents=len(each.documents),
+            rule_errors=sum(len(document.rule_errors) for document in each.documents),
+        )
+        for each in manifest.transactions
+    ]
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:

@@ -9,7 +9,7 @@ share a disk need a shared result storage, as they do for results.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from prefect.filesystems import SMB, LocalFileSystem, RemoteFileSystem
@@ -47,7 +47,6 @@ class RunStore:
         self._attempt = attempt
         self._used: dict[str, None] = {}
         self._listed: set[str] = set()
-        self._inner: LedgerStore | None = None
 
     def changes(self, name: str) -> list[Change]:
         """See :class:`vantage_orchestration.processing.ledger.LedgerStore`."""
@@ -66,11 +65,9 @@ class RunStore:
             self._listed.update(new)
         self._ledgers.append(name, change)
 
-    @property
+    @cached_property
     def _ledgers(self) -> LedgerStore:
-        if self._inner is None:
-            self._inner = _store_in(self._results, self._attempt)
-        return self._inner
+        return _store_in(self._results, self._attempt)
 
 
 def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
@@ -120,7 +117,7 @@ class StorageBlock:
             # As Prefect calls it for results, also where an event loop is running.
             return cast(bytes, self._storage.read_path(_PREFIX + name, _sync=True))
         except Exception as error:
-            if any(map(_says_missing, _chain(error))):
+            if _says_missing(error):
                 return None
             raise
 
@@ -129,18 +126,11 @@ class StorageBlock:
         self._storage.write_path(_PREFIX + name, content=value, _sync=True)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        following = following.__cause__ or following.__context__
-
-
-def _says_missing(error: BaseException) -> bool:
-    """Return whether an error of a storage block means that the file does not exist.
-
-    Blocks have no common way to report that. An unrecognised error counts as a failure.
-    """
+def _says_missing(error: BaseException | None) -> bool:
+    """Return whether an error of a storage block, or a cause of it, means that the file does not
+    exist. Blocks have no common way to report that. An unrecognised error counts as a failure."""
+    if error is None:
+        return False
     if isinstance(error, FileNotFoundError):
         return True
     if isinstance(error, ValueError) and "does not exist" in str(error):
@@ -149,4 +139,5 @@ def _says_missing(error: BaseException) -> bool:
     reply = getattr(error, "response", None)
     details = cast("dict[str, Any]", reply.get("Error") or {}) if isinstance(reply, dict) else {}
     codes = (details.get("Code"), getattr(error, "code", None), getattr(error, "status_code", None))
-    return any(code in ("404", 404, "NoSuchKey") for code in codes)
+    missing = any(code in ("404", 404, "NoSuchKey") for code in codes)
+    return missing or _says_missing(error.__cause__ or error.__context__)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from vantage_orchestration.paging import Chunk, Pages
 
-#: Objects per page.
+T = TypeVar("T")
+
+#: Objects per page, and ids in one query.
 _TOGETHER: Final = 200
 
 
@@ -20,3 +22,13 @@ def listed(read: Callable[..., Sequence[Any]], **query: Any) -> Iterator[Any]:
 
     for found in Pages(page, lambda each: each.id):
         yield from found.items
+
+
+def listed_of(
+    read: Callable[..., Sequence[Any]],
+    ids: Sequence[T],
+    query: Callable[[list[T]], Mapping[str, Any]],
+) -> Iterator[Any]:
+    """Yield the same for many ids, some of which each ``query`` names."""
+    for place in range(0, len(ids), _TOGETHER):
+        yield from listed(read, **query([*ids[place : place + _TOGETHER]]))

@@ -179,13 +179,10 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
             )
         return {**vars(self), "_credentials": name}
 
-    def __copy__(self) -> VantageTransaction:
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
-        return other
+    def __copy__(self, memo: object = None) -> VantageTransaction:
+        return self  # Nothing in it ever changes.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> VantageTransaction:
-        return self.__copy__()  # Nothing in it ever changes.
+    __deepcopy__ = __copy__
 
     def wait_for_completion(self) -> Self:  # type: ignore[override]
         """Wait until the transaction was processed. It blocks; temporary failures are waited out.

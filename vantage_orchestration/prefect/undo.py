@@ -33,7 +33,7 @@ from prefect.transactions import get_transaction
 from vantage_orchestration.prefect.context import root_of
 from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.ledger import ledgers_of, note_undone
-from vantage_orchestration.prefect.paging import listed
+from vantage_orchestration.prefect.paging import listed_of
 from vantage_orchestration.processing.deleting import undo_transactions
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ R = TypeVar("R")
 
 #: Key under which a Prefect transaction stores what undoes a task.
 _UNDO = "abbyy_vantage"
-#: Runs named in one query.
-_TOGETHER = 200
 
 
 def delete_on_rollback(transaction: Transaction) -> None:
@@ -142,19 +140,18 @@ def _delete(
 
 def runs_of(flow_run_id: UUID) -> Iterator[UUID]:
     """Yield the ids of a flow run, of its task runs, and of all runs they have called."""
+
+    def tasks_of(ids: list[UUID]) -> dict[str, Any]:
+        return {"flow_run_filter": FlowRunFilter(id=FlowRunFilterId(any_=ids))}
+
+    def called_by(ids: list[UUID]) -> dict[str, Any]:
+        parents = FlowRunFilterParentTaskRunId(any_=ids)
+        return {"flow_run_filter": FlowRunFilter(parent_task_run_id=parents)}
+
     flow_runs = [flow_run_id]
     with get_client(sync_client=True) as client:
         while flow_runs:
             yield from flow_runs
-            called = []
-            for flow_run in flow_runs:
-                own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
-                called += [run.id for run in listed(client.read_task_runs, flow_run_filter=own)]
-            yield from called
-            flow_runs = []
-            for place in range(0, len(called), _TOGETHER):
-                parents = FlowRunFilterParentTaskRunId(any_=called[place : place + _TOGETHER])
-                those = FlowRunFilter(parent_task_run_id=parents)
-                flow_runs += [
-                    run.id for run in listed(client.read_flow_runs, flow_run_filter=those)
-                ]
+            calls = [run.id for run in listed_of(client.read_task_runs, flow_runs, tasks_of)]
+            yield from calls
+            flow_runs = [run.id for run in listed_of(client.read_flow_runs, calls, called_by)]

@@ -66,7 +66,7 @@ class PrefectVariables:
 
     def read(self, name: str) -> bytes | None:
         """Return a value; see :class:`vantage_orchestration.state.Store`."""
-        variable = self._ask(lambda client: client.read_variable_by_name(_variable(name)))
+        variable = self._ask(lambda client: client.read_variable_by_name(PREFIX + name))
         if variable is None or not isinstance(variable.value, str):
             return None
         try:
@@ -97,7 +97,7 @@ class PrefectVariables:
     def delete(self, name: str) -> None:
         """Remove a value; see :class:`vantage_orchestration.state.Store`."""
         with contextlib.suppress(ObjectNotFound):
-            self._ask(lambda client: client.delete_variable_by_name(_variable(name)))
+            self._ask(lambda client: client.delete_variable_by_name(PREFIX + name))
 
     def _ask(self, work: Callable[[SyncPrefectClient], T]) -> T:
         """Return what ``work`` returns; repeat it while the server can't answer at present."""
@@ -160,10 +160,6 @@ class VariablesOf:
         return PrefectVariables(self.settings)
 
 
-def _variable(name: str) -> str:
-    return PREFIX + name
-
-
 def _encoded(value: bytes) -> str:
     text = base64.b64encode(value).decode("ascii")
     length = len(text) + 2  # JSON puts it in quotes.
@@ -177,7 +173,7 @@ def _encoded(value: bytes) -> str:
 def update(client: SyncPrefectClient, name: str, text: str) -> bool:
     """Change a Variable; return whether there is one."""
     try:
-        client.update_variable(VariableUpdate(name=_variable(name), value=text))
+        client.update_variable(VariableUpdate(name=PREFIX + name, value=text))
     except httpx.HTTPStatusError as error:
         if error.response.status_code != 404:
             raise
@@ -188,7 +184,7 @@ def update(client: SyncPrefectClient, name: str, text: str) -> bool:
 def _create(client: SyncPrefectClient, name: str, text: str) -> bool:
     """Create a Variable; return whether there was none."""
     try:
-        client.create_variable(VariableCreate(name=_variable(name), value=text))
+        client.create_variable(VariableCreate(name=PREFIX + name, value=text))
     except ObjectAlreadyExists:
         return False
     return True
