@@ -317,7 +317,7 @@ class VantageClient(ApiSession):
         return self._read(path, pairs, transaction_id=transaction_id)
 
     def get_skill_parameters(self, transaction_id: str) -> tuple[SkillParameter, ...]:
-        """Return the skill parameters in force (``GET /transactions/{id}/skillParameters``)."""
+        """Return the skill parameters in effect (``GET /transactions/{id}/skillParameters``)."""
         path = _path("/transactions/{}/skillParameters", transaction_id=transaction_id)
         return self._read(
             path, lambda data: array(data, SkillParameter.read), transaction_id=transaction_id

@@ -239,7 +239,7 @@ class Credentials(Confidential):
 
     @property
     def account(self) -> tuple[str, str, str, str]:
-        """Who asks which server: what may be remembered of the service belongs to this."""
+        """Account and server. What is remembered of the service belongs to one of these."""
         return (self.api_url, self.tenant_id, self.username, self.client_id)
 
     @property

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of this machine, in folders to which others may write.
 
-Somebody else can put a named pipe, a device or a link where a document or a result is expected, and
+Another user can put a named pipe, a device or a link where a document or a result is expected, and
 can swap them at any moment. So no file is judged by its path alone: the opened file is checked, and
 folders are held open while files are written into them.
 

@@ -390,7 +390,7 @@ class TransactionDocument(_Reply):
 
 @dataclass(frozen=True, slots=True)
 class SkillParameter(_Reply):
-    """A skill parameter in force (SkillParameterResult of the API): ``type`` is ``String``,
+    """A skill parameter in effect (SkillParameterResult of the API): ``type`` is ``String``,
     ``Catalog`` or ``Bool``."""
 
     key: _Text

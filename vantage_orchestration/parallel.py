@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs blocking work in threads that nobody has to wait for.
+"""Runs blocking work in threads that can be abandoned.
 
 The interpreter joins the threads of ``concurrent.futures`` when it exits: a stopped process would
 hang as long as a server does not answer. The threads here are daemons.
@@ -60,7 +60,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
         for worker in workers:
             worker.join()
     finally:
-        queue.clear()  # Whoever is interrupted here begins nothing more.
+        queue.clear()  # After an interruption, nothing more begins.
     if failures:
         raise failures[0]
     return [results[number] for number in sorted(results)]

@@ -299,7 +299,7 @@ class ApiSession:
                     "status": response.status_code,
                     "request_id": request_id_of(response, self._auth),
                 }
-                # Nobody asked for a part (206): a cache on the way has no more of it.
+                # A part (206) was not requested: a cache on the way has only that.
                 if 200 <= response.status_code < 300 and response.status_code != 206:
                     return take(Reply(response, self.config.http.read_timeout, told))
                 failure = self._error_of(response, told)
@@ -421,7 +421,7 @@ class VantageAuth(AuthBase):
         """Return a valid token.
 
         A failed login is not repeated, but the credential is loaded again, since it may have
-        changed: an expired token would otherwise fail a long task for good.
+        changed: an expired token would otherwise end a long task.
         """
         try:
             token = self.source.get(self._patience)
@@ -457,8 +457,8 @@ class VantageAuth(AuthBase):
             raise ConfigurationError(
                 "The ABBYY Vantage credential was changed to another"
                 f" {'tenant' if moved else 'server'} while it was in use",
-                hint="Running work can't continue there. Set it back and retry, or start the work"
-                " anew; use a connection or block of its own for each server and tenant",
+                hint="Running work can't continue there. Set it back and retry, or start new work."
+                " Use a separate connection or block for each server and tenant",
                 host=was.host,
             )
         self.config = new

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
-#: Bytes. What a host knows of 14 days' transactions of its own takes 220 for each.
+#: Bytes. The notes of a host about its transactions of 14 days take 220 for each.
 _LONGEST_ENTRY = 32 * 1024**2
 #: Name of the private folder in a shared one; the user's number follows.
 _PRIVATE = "vantage-orchestration-"
-#: Seconds between two tries to take a lock that somebody else holds.
+#: Seconds between two tries to take a lock that is held elsewhere.
 _POLL = 0.02
 
 
@@ -138,7 +138,7 @@ class FileStore:
 
     @property
     def folder(self) -> Path:
-        """The folder of the files; something unusable in its place is StateUnavailable."""
+        """The folder of the files; anything else at its path is StateUnavailable."""
         # Checked late: creating a store must not fail for a user without a home.
         with _translated():
             base = Path(self._given).expanduser() if self._given else default_folder()
@@ -164,7 +164,7 @@ class FileStore:
                 with os.fdopen(handle, "rb") as stream:
                     found = os.fstat(stream.fileno())
                     if not stat.S_ISREG(found.st_mode) or not _is_own(found) or _is_open(found):
-                        return None  # Somebody else put it there; the next write replaces it.
+                        return None  # Another user created it; the next write replaces it.
                     data = stream.read(_LONGEST_ENTRY + 1)
         except FileNotFoundError:
             return None
@@ -239,7 +239,7 @@ class FileStore:
 def _check_lockable(path: str | os.PathLike[str]) -> None:
     """Raise if the file system has no locks, as with some mounts of NFS and Lustre.
 
-    Releases of filelock report that as a lock that somebody else holds, or make files that stay
+    Releases of filelock report that as a lock that is held elsewhere, or make files that stay
     when their process dies: a caller would wait for ever.
     """
     if os.name != "posix":

@@ -37,7 +37,7 @@ _LONG: Final = 20.0
 _LONGEST: Final = 3600.0
 #: Seconds between two tries to take a slot, shortest and longest.
 _LOOKS: Final = (0.01, 0.05)
-#: Seconds to wait for the lock of the next time, which nobody holds for long.
+#: Seconds to wait for the lock of the next time, which is never held for long.
 _PATIENCE: Final = 60.0
 _random = random.SystemRandom()
 

@@ -145,7 +145,7 @@ def _or_nothing(value: Any, check: Any) -> Details:
         return Details()
 
 
-# Somebody else may have written them. What is wrong counts as unknown.
+# Other code may have written them. A wrong value counts as unknown.
 _Ignored = WrapValidator(_or_default)
 _Text = Annotated[str, AfterValidator(lambda text: text[:_LONGEST]), _Ignored]
 _Count = Annotated[int | None, Field(strict=True, ge=0, lt=2.5e11), _Ignored]

@@ -19,7 +19,7 @@ def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig,
     """Load a connection as Airflow's servers do, with a factory for Airflow's own token store."""
     from vantage_orchestration.airflow.compat import AirflowNotFoundException, server_connection
 
-    # Suppressed, so that no exception of Airflow is shown along with ours. Not stored in a
+    # Suppressed, so that no exception of Airflow is shown along with the package's. Not stored in a
     # variable, so that no traceback shows it.
     with contextlib.suppress(AirflowNotFoundException):
         return config_of(server_connection(name, team_name)), AirflowVariables

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task, trigger or Dag processor asks or tells its supervisor.
+"""Requests of a task, trigger or Dag processor to its supervisor.
 
-Tasks of this package ask it from several threads, which not every supervisor can bear. Airflow's
+Tasks of this package send them from several threads, which not every supervisor supports. Airflow's
 own classes are changed here, in the one place that all requests pass, so that each thread may ask:
 also those of a store that loads its connection when it is first used.
 """
@@ -31,7 +31,7 @@ _turn = threading.RLock()
 
 
 def _loaded(module: str, name: str) -> Any:
-    """Return a member of a module of Airflow; None if it is not there or the module not loaded."""
+    """Return a member of a module of Airflow; None without it or its module."""
     return getattr(sys.modules.get(f"airflow.sdk.execution_time.{module}"), name, None)
 
 

@@ -50,7 +50,7 @@ class AirflowVariables:
         try:
             return base64.b64decode(text, validate=True)
         except (TypeError, ValueError):
-            return None  # Somebody has edited it; it is replaced at the next write.
+            return None  # It was edited; it is replaced at the next write.
 
     def write(self, name: str, value: bytes) -> None:
         """See :class:`.Store`."""

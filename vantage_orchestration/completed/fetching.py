@@ -245,8 +245,8 @@ class _Work:
         return None, False
 
     def _is_final(self, error: Exception) -> bool:
-        """Return whether no later run can fetch the transaction, as opposed to trouble that
-        concerns all of them, such as a refused login or a firewall, and that somebody mends."""
+        """Return whether no later run can fetch the transaction, as opposed to a problem
+        of all of them that can be solved, such as a refused login or a firewall."""
         about_one = (BadRequest, Forbidden, NotFound, ProcessingError)
         if not isinstance(error, about_one) or error.retryable:
             return False
@@ -277,7 +277,7 @@ class _Work:
 
     def conclude(self) -> None:
         """Raise the failures; if there are none, let the next poll start after this one."""
-        failures = sorted(self._failures, key=lambda each: each[1])  # Passing ones first.
+        failures = sorted(self._failures, key=lambda each: each[1])  # Temporary ones first.
         if all(final for _, final in failures) and not self._stopped:
             self._consumer.settle()
         for failure, _ in failures:

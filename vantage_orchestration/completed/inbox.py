@@ -2,8 +2,8 @@
 """Which transactions ended in ABBYY Vantage, and which consumer has fetched which of them.
 
 A transaction is due for a consumer if the service lists it as ended, the consumer wants it, and its
-notes do not name it. No message has to arrive, and nobody has to poll at the right time. Whenever a
-consumer is started, it fetches all that is due.
+notes do not name it. It needs no message, and no poll at the right time. Whenever a consumer is
+started, it fetches all that is due.
 """
 
 from __future__ import annotations

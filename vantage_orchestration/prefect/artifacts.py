@@ -80,7 +80,7 @@ _UPDATE_EVERY: Final = 2.0
 
 
 class _Artifact:
-    """An artifact that changes while a run goes on. Used by one thread at a time."""
+    """An artifact that changes during a run. Used by one thread at a time."""
 
     def __init__(self, kind: str, key: str, name: str, clock: Callable[[], float]) -> None:
         self._kind, self._key, self._name, self._clock = kind, key, name, clock
@@ -289,7 +289,7 @@ def _moment(seconds: float) -> str:
 
 
 def _files(sources: Sequence[SourceEntry]) -> str:
-    """Name the files of a transaction: nobody knows which of them a document came from."""
+    """Name the files of a transaction: it is not known which of them a document came from."""
     return shortened(sources, lambda each: literal(each.name), most=1)
 
 

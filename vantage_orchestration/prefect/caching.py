@@ -51,7 +51,7 @@ class OncePerRun(CachePolicy):
         if self.contents:
             try:
                 if flow_run is not None:
-                    # What was deleted because somebody cancelled the run is no result any more.
+                    # Transactions that a cancellation deleted are no longer results.
                     kept["undone"] = times_undone(get_result_store(), *root_of(flow_run))
                 kept[self.contents] = [
                     [str(each.entry.path), str(each.entry.sha256)]

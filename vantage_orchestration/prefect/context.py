@@ -120,7 +120,7 @@ def run_ids() -> tuple[UUID | None, UUID | None]:
 def retried_by_itself() -> bool:
     """Return whether Prefect began this try because of ``retries``, and not a person.
 
-    In that case nobody has looked at failed documents, whose pages may have been charged.
+    In that case no person has seen the failed documents, whose pages may have been charged.
     """
     flow_run, task_run = running()
     if task_run is not None and task_run.run_count > 1:

@@ -90,7 +90,7 @@ class Caller:
     ) -> Caller:
         """Return the running task, or the running flow if it makes the call itself.
 
-        If neither runs, nobody can retry, and each call stands for itself. Registration parameters
+        If neither runs, there are no retries, and each call stands for itself. Registration parameters
         are part of the identity: a document sent with others is another order. If ``numbered``, the
         number of the call may identify the inputs, if these change.
         """
@@ -180,7 +180,7 @@ class Reporter:
 
     @contextmanager
     def behind(self) -> Iterator[None]:
-        """Send events while the run goes on; the end of this context waits for the last."""
+        """Send events while the run continues; the end of this context waits for the last."""
         if not self._active:
             yield
             return

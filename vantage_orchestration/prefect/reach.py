@@ -56,7 +56,7 @@ class Reach:
         Args:
             credentials: Name of a block.
             inputs: Path, glob or URL, a :class:`.Folder`, or several.
-            output: Path or URL of a folder that is written to, or several; None counts for nothing.
+            output: Path or URL of a folder that is written to, or several; None is ignored.
 
         Raises:
             ConfigurationError: One of them is outside the limits.

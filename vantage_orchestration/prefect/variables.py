@@ -72,7 +72,7 @@ class PrefectVariables:
         try:
             return base64.b64decode(variable.value, validate=True)
         except (binascii.Error, ValueError):
-            return None  # Somebody else wrote it; it is replaced at the next write.
+            return None  # Other code wrote it; it is replaced at the next write.
 
     def write(self, name: str, value: bytes) -> None:
         """Write a value; see :class:`vantage_orchestration.state.Store`."""

@@ -75,7 +75,7 @@ def unit_key(
 
 def keyed(registration_parameters: Mapping[str, str] | None, key: str) -> dict[str, str]:
     """Return registration parameters including our key, or refuse them: more than 9, one that
-    breaks a limit or has the name of ours."""
+    breaks a limit or has the key's name."""
     if registration_parameters and KEY_PARAMETER in registration_parameters:
         raise ConfigurationError(
             f"The registration parameter {KEY_PARAMETER} is set by this package"

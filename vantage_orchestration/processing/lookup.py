@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _Read = Callable[..., "Page"]
 
-#: Up to so many keys are asked for one by one. For more, all transactions of this package are
+#: Up to so many keys are searched one by one. For more, all transactions of this package are
 #: listed, if the server can do that.
 _FEW: Final = 3
 #: Beyond so many, both lists are read instead.

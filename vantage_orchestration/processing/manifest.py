@@ -54,7 +54,7 @@ def _size(data: Any) -> int:
 
 
 def folder_in(path: Any) -> str:
-    """Return the path of a folder in the output, as a file has it that anybody may have written.
+    """Return the path of a folder in the output, from a file that may have been changed by anyone.
 
     Raises:
         ValueError: It would lead out of the output.

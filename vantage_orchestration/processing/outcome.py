@@ -112,7 +112,7 @@ def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | Non
     try:
         found = client.get_transaction_once(transaction_id)
     except VantageError:
-        return None  # What there is to tell is told without it.
+        return None  # The message does without it.
     return UnfinishedEntry.of(transaction_id, found)
 
 

@@ -168,7 +168,7 @@ def submit(
     )
 
 
-# ------------------------------------------------------ what is there already
+# --------------------------------------------------- what exists already
 
 
 def _known(
@@ -380,7 +380,7 @@ class _Line:
         try:
             in_parallel(lambda _: self._drain(), threads, len(threads))
         finally:
-            self._end()  # Whoever is interrupted here begins nothing more.
+            self._end()  # After an interruption, nothing more begins.
             if given_up := [each.key for each in self._sendings if each.given_up]:
                 # Deleting takes the service minutes; no other try may continue with them meanwhile.
                 self._work.ledger.drop(given_up)

@@ -36,7 +36,7 @@ class ResultTables:
     Args:
         skills: The skills that processed the documents, with the skills in a Process skill.
         values: Format of dates and numbers.
-        skill_ids: All skills of the transactions, also those that nobody could describe.
+        skill_ids: All skills of the transactions, also those without a description.
 
     Attributes:
         sets: Name of a skill to its tables, with its id if another skill has the same name.

@@ -61,8 +61,8 @@ class Column:
 
 
 def _array(cells: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return the cells of a column. Whatever is in a text column becomes text that can be written:
-    names of files may have bytes that are no character."""
+    """Return the cells of a column. Any value of a text column becomes text that can be written:
+    names of files may have bytes that are not characters."""
     import pyarrow as pa
 
     try:

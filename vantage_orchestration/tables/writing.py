@@ -35,7 +35,7 @@ def write_tables(
     removed. The written tables are returned for the manifest.
 
     Raises:
-        ConfigurationError: The format is none of ``parquet``, ``jsonl`` and ``csv``.
+        ConfigurationError: The format is not ``parquet``, ``jsonl`` or ``csv``.
         OSError: The store can't be written.
     """
     if form not in _WRITERS:

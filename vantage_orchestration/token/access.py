@@ -20,7 +20,7 @@ _SKEW = 120.0
 
 
 def _steady_clock() -> Callable[[], float]:
-    """Return a clock that nobody can set and that keeps counting while the machine sleeps.
+    """Return a clock that can't be set and that keeps counting while the machine sleeps.
 
     ``time.monotonic`` stops while a Linux machine is suspended, and an expired token would look
     valid for that long.

@@ -133,7 +133,7 @@ class TokenCache:
             return
         raise StateUnavailable(
             f"The {self._store.label} store of tokens did not remove the entry",
-            hint="What it contains stays in use. Mend the store, then repeat this",
+            hint="The entry stays in use. Repair the store, then repeat this",
         )
 
     @contextlib.contextmanager
@@ -199,7 +199,7 @@ def claimed(store: Store, name: str, patience: float, served: Callable[[], bool]
     """
     place = hashlib.sha256(f"claim {name}".encode()).hexdigest()
     own = secrets.token_hex(16).encode()
-    # If the store fails, it may have written the claim all the same.
+    # If the store fails, it may still have written the claim.
     held = True
     try:
         held = _take(store, place, own, time.monotonic() + patience, served)

@@ -313,7 +313,7 @@ def hold_of(error: VantageError) -> float:
     if isinstance(error, AuthUnavailable) and status == 403:
         return BLOCKED_HOLD
     if isinstance(error, Throttled) and error.retry_after is not None and status not in (0, 429):
-        # Such as 400 with Retry-After: the login may have been checked all the same.
+        # Such as 400 with Retry-After: the login may still have been checked.
         return max(BLOCKED_HOLD, min(error.retry_after, REFUSAL_HOLD))
     if isinstance(error, (AuthProtocolError, ConfigurationError)) and 400 <= status < 500:
         return 0.0 if status in _UNJUDGED else REFUSAL_HOLD

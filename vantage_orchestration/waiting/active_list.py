@@ -62,7 +62,7 @@ NO_LISTING: Final = Listing({}, complete=False)
 class ActiveList:
     """Reads ``GET /transactions/active``, 1000 items per page, and remembers what it takes.
 
-    Other people's transactions cost little: only transactions created since the oldest of ours are
+    Other people's transactions cost little: only transactions created since the oldest of these are
     listed. Their creation times come from the list itself. Transactions that it has not shown yet
     are assumed to be a few minutes old. If these are many, only those of this package are listed,
     by the name of our key: what they show is true, however well the server filters. Nothing is
@@ -151,7 +151,7 @@ class ActiveList:
             rest = min(math.ceil(max(0, total - read) / self.size), missing)
             self._costs[skill_id, start is not None, ours] = (count + rest, self._clock())
             if page.total is not None and read >= total:
-                break  # If that is a wrong number, the rest is asked for singly.
+                break  # If that number is wrong, the rest is read one by one.
             if keyed and rest - math.ceil(missing / self.size) >= _WORTH:
                 listing = self._read_ours(wanted, skill_id, start, rest)
                 if listing is not None:
@@ -172,7 +172,7 @@ class ActiveList:
             listing = self._read(wanted, skill_id, start, ours=True)
         except BadRequest:
             listing = NO_LISTING
-        # What it has shown before, it would show: the rest was made elsewhere, or it is misread.
+        # It still shows what it has shown before. The rest was created elsewhere, or is misread.
         lost = wanted - listing.stages.keys() - self._filtered
         if listing.stages and listing.pages + len(lost) <= most:
             self._filtered |= wanted & listing.stages.keys()

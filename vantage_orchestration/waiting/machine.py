@@ -180,7 +180,7 @@ class Wait:
         #: Remaining time of the service while its clock is stopped.
         self._left: float | None = old["left"]
         self._timed_out: str | None = old["timed_out"]
-        # Not part of the state: whoever resumes a wait polls soon, and at least once.
+        # Not part of the state: a resumed wait polls soon, and at least once.
         self._taken_up = now
         self._looked = -math.inf
         self._looks = 0
@@ -249,7 +249,7 @@ class Wait:
 
     @property
     def review_deadlines(self) -> dict[str, float]:
-        """When waiting for each review ends, in seconds since the epoch; empty if nobody waits."""
+        """When waiting for each review ends, in seconds since the epoch; empty if there are none."""
         limit = self.rules.review_timeout
         if limit is None or self.rules.on_review != "wait":
             return {}

@@ -110,7 +110,7 @@ class Watch:
                 return
         seen = [result.seen[name] for name in self.wait.open if name in result.seen]
         if not seen and self.due > now:
-            return  # It was not its turn, and nothing was to be had for nothing.
+            return  # It was not due, and the round has not polled its transactions.
         changes = self.wait.note(seen, time.time())
         self.unread += changes
         if self._plan(resume) and changes:

@@ -98,7 +98,7 @@ class VantageHook(BaseHook):
             client.
 
         Raises:
-            AuthError: The login was refused (the task then fails for good) or failed.
+            AuthError: The login was refused (the task then fails without retries) or failed.
         """
         return self.client.get_token()
 
@@ -148,7 +148,7 @@ class VantageHook(BaseHook):
         return True, f"{text} It may use {len(skills)} skills."
 
     def new_client(self, **options: Any) -> VantageClient:
-        """Return a client of its own, for whoever closes it or needs other retries.
+        """Return a separate client, for callers that close it or need other retries.
 
         Args:
             options: Further arguments of :class:`vantage_orchestration.client.VantageClient`.

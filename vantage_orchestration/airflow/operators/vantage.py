@@ -154,7 +154,7 @@ class _SendingOperator(_VantageOperator):
 
     def _check_work(self, parts: Sequence[Any]) -> None:
         if not parts:  # All files disappeared before they were sent.
-            raise translate(ConfigurationError("None of the inputs exists any more"))
+            raise translate(ConfigurationError("All inputs have disappeared"))
 
     def _digest(self) -> str:
         """Return a digest of the inputs as given."""

@@ -77,7 +77,7 @@ class Busy(Exception):
 
 
 class PageError(Exception):
-    """There is no answer. The text is a sentence without a full stop, for the readers of a page.
+    """No answer came. The text is a sentence without a full stop, for the readers of a page.
 
     ``for_all`` says that other transactions of the connection will fail the same way.
     """
