@@ -90,9 +90,9 @@ class Caller:
     ) -> Caller:
         """Return the running task, or the running flow if it makes the call itself.
 
-        If neither runs, there are no retries, and each call stands for itself. Registration parameters
-        are part of the identity: a document sent with others is another order. If ``numbered``, the
-        number of the call may identify the inputs, if these change.
+        If neither runs, there are no retries, and each call is separate. Registration
+        parameters are part of the identity: a document sent with others is another order. If
+        ``numbered``, the number of the call may identify the inputs, if these change.
         """
         from vantage_orchestration.processing.submit import Work
 

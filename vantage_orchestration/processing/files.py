@@ -49,8 +49,8 @@ def files_of(
     An input is a path, glob or URL, or a :class:`Folder`. A text with line breaks contains one path
     per line, unless a file has that name. An existing folder whose name contains glob characters is
     used as it is. If an earlier try has sent files, some may be missing now: a missing file is
-    returned, and a glob without matches is not an error, since the notes of that try name the files,
-    see :func:`.plan.plan`.
+    returned, and a glob without matches is not an error, since the notes of that try name the
+    files, see :func:`.plan.plan`.
 
     Results are never treated as documents: globs ignore the output folder and folders with results
     of other jobs, and an input in the output folder is refused.

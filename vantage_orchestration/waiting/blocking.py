@@ -35,9 +35,9 @@ def wait_here(
 ) -> Outcome:
     """Wait until all transactions have ended, a limit is reached, or the rules end the wait.
 
-    It polls at once, and waits out temporary failures of the service. A reached limit is not an error
-    here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is the
-    skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets a line
+    It polls at once, and waits out temporary failures of the service. A reached limit is not an
+    error here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is
+    the skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets a line
     about each change, including the first state. ``on_pause`` is called before each pause with what
     was processed so far and the seconds of the pause, which is as much shorter as this takes.
 

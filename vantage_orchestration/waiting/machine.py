@@ -249,7 +249,7 @@ class Wait:
 
     @property
     def review_deadlines(self) -> dict[str, float]:
-        """When waiting for each review ends, in seconds since the epoch; empty if there are none."""
+        """When waiting for each review ends, in seconds since the epoch; empty without reviews."""
         limit = self.rules.review_timeout
         if limit is None or self.rules.on_review != "wait":
             return {}
