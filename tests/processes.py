@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,9 +18,12 @@ from patience import PATIENCE
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Return a port on which nobody listens. It is below those that the system gives to others
+    meanwhile, and above those that Prefect's own test servers take."""
+    while True:
+        port = 16_000 + secrets.randbelow(16_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def kill(*processes: psutil.Process) -> None:

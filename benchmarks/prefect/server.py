@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -50,11 +51,18 @@ def environment_of(home: str) -> dict[str, str]:
     }
 
 
+def free_port() -> int:
+    """Return a port on which nobody listens, and that the system gives to nobody meanwhile."""
+    while True:
+        port = 16_000 + secrets.randbelow(16_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 @contextlib.contextmanager
 def server(home: str) -> Iterator[Server]:
     """Run a server as ``prefect server start`` does."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     path = Path(home, "server.txt")
     command = ["-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]

@@ -23,9 +23,11 @@ _PREFIXES = ("AIRFLOW", "_AIRFLOW", "PREFECT", "ABBYY_VANTAGE")
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens to."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of 127.0.0.1 on which nobody listens, and that the system gives to nobody."""
+    while True:
+        port = 16_000 + secrets.randbelow(16_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(

@@ -24,6 +24,7 @@ import pytest
 import requests
 from leaks import find_leaks
 from patience import wait_until, wait_while_running
+from processes import free_port
 from test_airflow.installation import SERVER, Airflow, columns_of
 
 from vantage_orchestration.airflow.provider import get_provider_info
@@ -45,9 +46,7 @@ class Server:
     """A real API server, and users of it."""
 
     def __init__(self, airflow: Airflow, cache: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.output = cache / "output.txt"
         self._tokens = airflow("inside_links.tokens", ROLES, roles=["ADMIN", "USER", "VIEWER", ""])
