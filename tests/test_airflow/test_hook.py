@@ -90,7 +90,7 @@ def test_async_token_refused(airflow: Airflow, sandbox: SandboxServer, connect: 
     assert told["error"]["final"]
     assert logins(sandbox) == 1
     missing = airflow("async_token", SERVER, conn_id="nobody_knows")["error"]
-    assert missing["final"]
+    assert not missing["final"]
     assert "nobody_knows" in missing["text"]
 
 
@@ -177,9 +177,13 @@ def test_unusable_connection_is_final(
     assert error["final"]
     assert "ConfigurationError" in error["classes"]
     assert "abbyy_vantage" in error["text"]
+
+
+def test_a_connection_that_is_not_found_is_retried(airflow: Airflow) -> None:
+    """Airflow reports a secrets backend or API server that does not answer by the same error."""
     missing = airflow("use_hook", SERVER, conn_id="nobody_knows")["error"]
     assert "AirflowNotFoundException" in missing["classes"]
-    assert missing["final"]
+    assert not missing["final"]
     assert "nobody_knows" in missing["text"]
 
 

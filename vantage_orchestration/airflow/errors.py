@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-from vantage_orchestration.airflow.compat import AirflowFailException, AirflowNotFoundException
+from vantage_orchestration.airflow.compat import AirflowFailException
 from vantage_orchestration.errors import VantageError
-
-
-class ConnectionMissing(AirflowNotFoundException, AirflowFailException):
-    """Airflow has no such connection. No retry can help, so the task fails at once."""
 
 
 def translate(error: VantageError) -> Exception:

@@ -24,7 +24,7 @@ def load_config(name: str, team_name: str | None = None) -> tuple[VantageConfig,
     with contextlib.suppress(AirflowNotFoundException):
         return config_of(server_connection(name, team_name)), AirflowVariables
     raise ConfigurationError(
-        f"Airflow has no connection {name!r}",
+        f"Airflow has no connection {name!r}, or can't read it at present",
         hint=f"Give the id of a connection of the type {HOOK_NAME}; AIRFLOW_HOME and Airflow's"
         " settings must be those of its servers",
     )

@@ -157,6 +157,7 @@ def arguments_as_text() -> None:
         task_id="no_connection",
         transaction_ids="0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f",
         abbyy_vantage_conn_id="nobody_knows",
+        retries=0,
     )
 
 

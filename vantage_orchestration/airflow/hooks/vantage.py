@@ -15,7 +15,7 @@ from vantage_orchestration.airflow.connection import (
     HOOK_NAME,
     config_of,
 )
-from vantage_orchestration.airflow.errors import ConnectionMissing, translate
+from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.provider import with_form
 from vantage_orchestration.airflow.supervisor import (
     let_threads_ask,
@@ -69,7 +69,7 @@ class VantageHook(BaseHook):
         """The typed client of the API. Use it in tasks, not in coroutines.
 
         Raises:
-            AirflowNotFoundException: There is no such connection. The task is not retried.
+            AirflowNotFoundException: There is no such connection, or it can't be read now.
             ConfigurationError: The connection can't be used. Nothing was sent.
         """
         if self._client is None:
@@ -83,7 +83,7 @@ class VantageHook(BaseHook):
         token is sent only to the configured server and renewed once if the server rejects it.
 
         Raises:
-            AirflowNotFoundException: There is no such connection. The task is not retried.
+            AirflowNotFoundException: There is no such connection, or it can't be read now.
             ConfigurationError: The connection can't be used. Nothing was sent.
         """
         return self.client.session
@@ -108,7 +108,7 @@ class VantageHook(BaseHook):
         The event loop is not blocked, and the token is masked before this returns.
 
         Raises:
-            AirflowNotFoundException: There is no such connection. The task is not retried.
+            AirflowNotFoundException: There is no such connection, or it can't be read now.
             AuthError: The login was refused or failed.
         """
         let_threads_of_triggerer_ask()
@@ -168,11 +168,10 @@ class VantageHook(BaseHook):
         """Load the connection; Airflow keeps no copy of it in workers and triggerers."""
         with translating(translate):
             conn_id = arguments.text(CONN_NAME_ATTR, self.abbyy_vantage_conn_id)
-        try:
-            # Not stored in a variable, so that no traceback shows the connection.
-            config = config_of(self.get_connection(conn_id))
-        except AirflowNotFoundException as error:
-            raise ConnectionMissing(*error.args) from None
+        # Not stored in a variable, so that no traceback shows the connection. Airflow reports one
+        # that does not exist and a secrets backend or API server that does not answer by the same
+        # error, so the task is retried.
+        config = config_of(self.get_connection(conn_id))
         for secret in config.secrets:
             # Airflow masks passwords itself, but the extra only if it is read as JSON.
             mask(secret)
