@@ -281,6 +281,15 @@ def construct() -> dict[str, Any]:
     for value in ("", "True", "False", "0"):
         os.environ[name] = value
         defers[value] = task.defers()
+    from airflow.sdk.exceptions import AirflowFailException
+
+    unread = []
+    rules = {"timeout": 60.0, "a rule of another version": 1}
+    for event in (None, {}, {"wait": {}}, {"wait": {"statuses": {}, "rules": rules}}):
+        try:
+            task.execute_complete({}, event)
+        except Exception as error:
+            unread.append([type(error).__name__, isinstance(error, AirflowFailException)])
     return {
         "touched": touched,
         "refused": refused,
@@ -303,6 +312,7 @@ def construct() -> dict[str, Any]:
         ]
         == names_of(Processing),
         "defers": defers,
+        "unread": unread,
     }
 
 

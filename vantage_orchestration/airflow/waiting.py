@@ -15,6 +15,7 @@ from vantage_orchestration.airflow.links import record_of_wait, record_transacti
 from vantage_orchestration.errors import (
     ProcessingError,
     ServiceUnavailable,
+    StateUnavailable,
     translating,
 )
 from vantage_orchestration.processing import outcome as core
@@ -135,16 +136,17 @@ class WaitingMixin(ArgumentsMixin):
         """Continue after the trigger has fired.
 
         Raises:
-            ProcessingError: It is not an event of this version's trigger.
+            StateUnavailable: It is not an event of this version's trigger. A retry continues.
             VantageError: The trigger could not query ABBYY Vantage.
         """
         with translating(translate):
             try:
                 wait = Wait.from_json(event["wait"], time.time())
             except (KeyError, TypeError, ValueError):
-                raise ProcessingError(
+                raise StateUnavailable(
                     "The event of the trigger can't be read",
-                    hint="Are worker and triggerer of the same version of this package?",
+                    hint="Worker and triggerer may have different versions of this package. The"
+                    " next try continues with the same transactions",
                 ) from None
             if event.get("status") == "error":
                 kind = ServiceUnavailable if event.get("retryable") else ProcessingError
