@@ -167,6 +167,15 @@ def test_values_are_equal_by_content_and_immutable():
     assert copy.copy(same) is same
 
 
+def test_secrets_of_any_characters_can_be_compared():
+    # A proxy of the environment may have bytes that are not UTF-8. The error would quote it all.
+    odd = "http://user:made-up\udcff@127.0.0.1:9"
+    assert Secret(odd) == Secret(odd) != Secret("other")
+    fields = {"region": "eu", "username": "u", "password": PASSWORD, "client_id": "c"}
+    read = [VantageConfig.from_fields({**fields, "client_secret": "s", "proxy": odd}) for _ in "ab"]
+    assert read[0] == read[1]
+
+
 def test_secrets_show_nowhere():
     credentials = make()
     config = VantageConfig(credentials, HttpSettings(proxy=Secret("http://u:proxy-pass@p:1")))
