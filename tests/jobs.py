@@ -7,7 +7,8 @@ and no origin, and nothing is known of a transaction, unless a test gives it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest, SourceEntry, TransactionManifest
 from vantage_orchestration.processing.plan import Unit
 from vantage_orchestration.processing.plan import plan as plan_of_seen
+from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.processing.submit import Part, Work
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Outcome
+from vantage_orchestration.waiting.machine import Outcome
 
 TOKEN = job.job_token("task", "-1")
 
@@ -39,9 +41,10 @@ def work_of(
     options: Options,
     more: dict[str, Any],
 ) -> Work:
-    """Return the work, with ``origin`` and ``ledger`` taken out of further arguments."""
+    """Return the work, with what belongs to it taken out of further arguments."""
     ledger = more.pop("ledger", None) or Ledger()
-    return Work(client, skill_id, key, options, ledger, more.pop("origin", ""))
+    resend_failed = more.pop("resend_failed", True)
+    return Work(client, skill_id, key, options, ledger, more.pop("origin", ""), resend_failed)
 
 
 def begin(
@@ -53,6 +56,7 @@ def begin(
     options: Options,
     **more: Any,
 ) -> job.Job:
+    more.setdefault("resend_failed", False)
     return job.begin(work_of(client, key, skill_id, options, more), inputs, output, **more)
 
 
@@ -68,11 +72,26 @@ def submit_files(
 
 
 def finish(
-    client: VantageClient, output: Any, skill_id: str, options: Options, **more: Any
+    client: VantageClient,
+    output: Any,
+    skill_id: str,
+    options: Options,
+    *,
+    token: str,
+    in_review: tuple[str, ...] = (),
+    processed: Mapping[str, Transaction] | None = None,
+    by_class: str | None = None,
+    **more: Any,
 ) -> Manifest:
+    outcome = Outcome({}, in_review, processed=processed or {})
     work = work_of(client, TaskKey("any"), skill_id, options, more)
-    seen = {name: more.pop(name) for name in ("in_review", "processed") if name in more}
-    return job.finish(work, output, outcome=Outcome({}, **seen), **more)
+    return job.finish(work, Output(output, by_class), token=token, outcome=outcome)
+
+
+def download(
+    client: VantageClient, ids: Any, output: Any, options: Options, by_class: str | None = None
+) -> Manifest:
+    return job.download(client, ids, Output(output, by_class), options)
 
 
 def collect(
@@ -88,15 +107,16 @@ def collect(
     **options: Any,
 ) -> TransactionManifest:
     listed: tuple[Any, ...] = ({}, (), None, None, None, page_count)
-    return collect_with(
+    found = collect_with(
         client,
         transaction,
-        target,
+        Output(target.parent),
+        Part(transaction.id, key, target.name, 0.0, tuple(sources)),
         Options(**options),
-        part=Part(transaction.id, key, "", 0.0, tuple(sources)),
         row=ListedTransaction(transaction.id, None, None, None, created_at, *listed),
         skill_id=skill_id,
     )
+    return replace(found, folder="")
 
 
 def notes(folder: Path | str) -> Ledger:

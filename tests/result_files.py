@@ -18,9 +18,10 @@ from vantage_orchestration.processing.manifest import (
     TransactionManifest,
 )
 from vantage_orchestration.storage import Location
-from vantage_orchestration.tables import ResultTables, ValueFormat
+from vantage_orchestration.tables.build import ResultTables
 from vantage_orchestration.tables.columns import Rows
 from vantage_orchestration.tables.reading import contents_of
+from vantage_orchestration.tables.values import ValueFormat
 
 
 def declared(

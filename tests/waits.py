@@ -11,16 +11,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vantage_orchestration.waiting import (
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import (
     LookAgain,
     Observation,
     Outcome,
-    Over,
     PeopleNeeded,
     Wait,
-    WaitRules,
-    wait_here,
 )
+from vantage_orchestration.waiting.rules import WaitRules
 from vantage_orchestration.waiting.watcher import WatchResult
 
 #: Any moment, in seconds since the epoch.
@@ -250,7 +249,7 @@ def simulate(
             told.append((now - BEGIN, answer.transaction_ids))
             wait.notified(answer)
             continue
-        if isinstance(answer, Over):
-            return Waited(answer.outcome, told, now - BEGIN)
+        if isinstance(answer, Outcome):
+            return Waited(answer, told, now - BEGIN)
         now += answer.seconds if every is None else every
         wait.note(script.look(wait.open, now).values(), now)

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, BinaryIO, TypeVar
@@ -37,10 +38,10 @@ from vantage_orchestration.models import (
 )
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.reads import reading_in_turn
-from vantage_orchestration.reply import LONGEST_IN_MEMORY
-from vantage_orchestration.retrying import LOOKS, call
+from vantage_orchestration.reply import LONGEST_IN_MEMORY, Reply
+from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.secret import Secret
-from vantage_orchestration.session import ApiSession, may_repeat, may_repeat_unsent
+from vantage_orchestration.session import ApiSession, may_repeat_unsent
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import utc_text
 from vantage_orchestration.upload import MultipartBody, SourceFile, check_files, parameters
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_PASSES = 5
-_SKILLS = "/skills"
+_PLACE = re.compile(r"{(\w+)}")
 
 
 class VantageClient(ApiSession):
@@ -63,7 +64,7 @@ class VantageClient(ApiSession):
 
     def list_skills(self) -> tuple[Skill, ...]:
         """Return the published skills that the caller may use (``GET /skills``)."""
-        return self._read(_SKILLS, lambda data: array(data, Skill.read))
+        return self._read("/skills", lambda data: array(data, Skill.read), always_there=True)
 
     def get_skill(self, skill_id: str) -> Skill:
         """Return a skill with its fields, classes or skills (``GET /skills/{skillId}``).
@@ -71,7 +72,7 @@ class VantageClient(ApiSession):
         Raises:
             NotFound: It is unknown or was never published.
         """
-        return self._read(_path("/skills/{}", skill_id=skill_id), Skill.read)
+        return self._read(_path("/skills/{skill_id}", skill_id), Skill.read)
 
     # -- transactions (3.2)
 
@@ -130,8 +131,8 @@ class VantageClient(ApiSession):
             ConfigurationError: A file is missing, empty, too large or has the name of another.
             Conflict: The transaction already had a file of that name.
         """
-        path = _path("/transactions/{}/files", transaction_id=transaction_id)
-        return self._add_files(path, files, first_index, transaction_id)
+        path = _path("/transactions/{transaction_id}/files", transaction_id)
+        return self._add_files(path, files, first_index)
 
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
@@ -141,16 +142,16 @@ class VantageClient(ApiSession):
         Raises:
             BadRequest: It has no files, or was started before.
         """
-        path = _path("/transactions/{}/start", transaction_id=transaction_id)
+        path = _path("/transactions/{transaction_id}/start", transaction_id)
 
         unsure = False
 
         def attempt() -> None:
             nonlocal unsure
-            if unsure and self._get_transaction(transaction_id).status is not Status.NEW:
+            if unsure and self.get_transaction(transaction_id).status is not Status.NEW:
                 return  # An earlier try had arrived.
             try:
-                self._order("POST", path, transaction_id)
+                self.send_once("POST", path, Reply.nothing)
             except VantageError:
                 unsure = True
                 raise
@@ -179,15 +180,21 @@ class VantageClient(ApiSession):
             NotFound: It is unknown or deleted.
             Forbidden: It belongs to another tenant.
         """
-        with self.translating():
-            return self._get_transaction(transaction_id, check, looks)
+
+        def attempt() -> Transaction:
+            found = self.get_transaction_once(transaction_id)
+            if check is not None:
+                check(found)
+            return found
+
+        return self._repeat(attempt, looks=looks)
 
     def get_transaction_once(self, transaction_id: str) -> Transaction:
         """Read a transaction as :meth:`get_transaction` does, but without retries.
 
         For callers that poll anyway. Errors are not translated.
         """
-        path = _path("/transactions/{}", transaction_id=transaction_id)
+        path = _path("/transactions/{transaction_id}", transaction_id)
 
         def read(data: Any) -> Transaction:
             found = Transaction.read(data)
@@ -196,17 +203,15 @@ class VantageClient(ApiSession):
             return found
 
         with reading_in_turn(self.config.credentials.api_url, transaction_id):
-            return self.send_once(
-                "GET", path, lambda reply: reply.json(read), transaction_id=transaction_id
-            )
+            return self.send_once("GET", path, lambda reply: reply.json(read))
 
     def delete_transaction(self, transaction_id: str) -> None:
         """Delete a transaction (``DELETE /transactions/{id}``); a missing one counts as deleted.
 
         The service deletes it within minutes. Charged pages stay charged.
         """
-        path = _path("/transactions/{}", transaction_id=transaction_id)
-        self._delete(path, transaction_id)
+        path = _path("/transactions/{transaction_id}", transaction_id)
+        self._delete(path)
 
     def launch_transaction(
         self,
@@ -313,15 +318,13 @@ class VantageClient(ApiSession):
     def get_registration_parameters(self, transaction_id: str) -> dict[str, str]:
         """Return the registration parameters
         (``GET /transactions/{id}/registrationParameters``)."""
-        path = _path("/transactions/{}/registrationParameters", transaction_id=transaction_id)
-        return self._read(path, pairs, transaction_id=transaction_id)
+        path = _path("/transactions/{transaction_id}/registrationParameters", transaction_id)
+        return self._read(path, pairs)
 
     def get_skill_parameters(self, transaction_id: str) -> tuple[SkillParameter, ...]:
         """Return the skill parameters in effect (``GET /transactions/{id}/skillParameters``)."""
-        path = _path("/transactions/{}/skillParameters", transaction_id=transaction_id)
-        return self._read(
-            path, lambda data: array(data, SkillParameter.read), transaction_id=transaction_id
-        )
+        path = _path("/transactions/{transaction_id}/skillParameters", transaction_id)
+        return self._read(path, lambda data: array(data, SkillParameter.read))
 
     def create_mobile_input_link(self, transaction_id: str) -> Secret:
         """Create a link with which a phone can add files (``POST .../mobileInputLink``).
@@ -329,7 +332,7 @@ class VantageClient(ApiSession):
         Raises:
             BadRequest: The transaction is running or has ended.
         """
-        path = _path("/transactions/{}/mobileInputLink", transaction_id=transaction_id)
+        path = _path("/transactions/{transaction_id}/mobileInputLink", transaction_id)
 
         def read(data: Any) -> Secret:
             link = NewTransaction.read(data).mobile_input_link
@@ -337,7 +340,7 @@ class VantageClient(ApiSession):
                 raise ValueError("the member mobileInputLink is missing")
             return link
 
-        return self._read(path, read, method="POST", transaction_id=transaction_id, repeat=True)
+        return self._read(path, read, method="POST", repeat=True)
 
     # -- documents (3.3)
 
@@ -351,36 +354,33 @@ class VantageClient(ApiSession):
         Returns:
             The document's id (``POST /transactions/{id}/documents``).
         """
-        path = _path("/transactions/{}/documents", transaction_id=transaction_id)
+        path = _path("/transactions/{transaction_id}/documents", transaction_id)
         return self._read(
             path,
             lambda data: id_of(data, "documentId"),
             method="POST",
             json_body={} if index is None else {"index": index},
-            transaction_id=transaction_id,
             repeat=False,
         )
 
     def list_documents(self, transaction_id: str) -> tuple[TransactionDocument, ...]:
         """Return the documents with their source files (``GET /transactions/{id}/documents``)."""
-        path = _path("/transactions/{}/documents", transaction_id=transaction_id)
-        return self._read(
-            path, lambda data: array(data, TransactionDocument.read), transaction_id=transaction_id
-        )
+        path = _path("/transactions/{transaction_id}/documents", transaction_id)
+        return self._read(path, lambda data: array(data, TransactionDocument.read))
 
     def get_document(self, transaction_id: str, document_id: str) -> TransactionDocument:
         """Return one document (``GET /transactions/{id}/documents/{documentId}``)."""
         path = _path(
-            "/transactions/{}/documents/{}", transaction_id=transaction_id, document_id=document_id
+            "/transactions/{transaction_id}/documents/{document_id}", transaction_id, document_id
         )
-        return self._read(path, TransactionDocument.read, transaction_id=transaction_id)
+        return self._read(path, TransactionDocument.read)
 
     def delete_document(self, transaction_id: str, document_id: str) -> None:
         """Remove a document before the start; a missing one counts as removed."""
         path = _path(
-            "/transactions/{}/documents/{}", transaction_id=transaction_id, document_id=document_id
+            "/transactions/{transaction_id}/documents/{document_id}", transaction_id, document_id
         )
-        self._delete(path, transaction_id)
+        self._delete(path)
 
     def add_document_files(
         self,
@@ -395,9 +395,9 @@ class VantageClient(ApiSession):
         Arguments and errors as :meth:`add_files` (``POST .../documents/{id}/sourceFiles``).
         """
         path = _path(
-            "/transactions/{}/documents/{}/sourceFiles",
-            transaction_id=transaction_id,
-            document_id=document_id,
+            "/transactions/{transaction_id}/documents/{document_id}/sourceFiles",
+            transaction_id,
+            document_id,
         )
         sources = [SourceFile.of(file) for file in files]
         if any(each.auto_crop or each.auto_orientation for each in sources):
@@ -405,7 +405,7 @@ class VantageClient(ApiSession):
                 "Image processing can't be set for a file of a document",
                 hint="Leave auto_crop and auto_orientation out",
             )
-        self._add_files(path, sources, first_index, transaction_id)
+        self._add_files(path, sources, first_index)
 
     # -- downloads
 
@@ -430,7 +430,7 @@ class VantageClient(ApiSession):
             ProtocolError: Something else arrived, such as a login page, even after retries.
         """
         path, expected = _result(transaction_id, file)
-        return self._download_to(path, transaction_id, expected, target)
+        return self._download_to(path, expected, target)
 
     def stream_result(self, transaction_id: str, file: ResultFile | str, stream: BinaryIO) -> int:
         """Write a result file into an open file, at its current position.
@@ -448,13 +448,13 @@ class VantageClient(ApiSession):
             ProtocolError: Something else arrived, even after retries.
         """
         path, expected = _result(transaction_id, file)
-        return self._download(path, transaction_id, stream, expected)
+        return self._download(path, stream, expected)
 
     def read_result(self, transaction_id: str, file: ResultFile | str) -> bytes:
         """Return a result file's content. Use it for files that fit into memory, such as fields."""
         path, expected = _result(transaction_id, file)
         with io.BytesIO() as stream:
-            self._download(path, transaction_id, stream, expected, LONGEST_IN_MEMORY)
+            self._download(path, stream, expected, LONGEST_IN_MEMORY)
             return stream.getvalue()
 
     def download_source_file(
@@ -466,78 +466,16 @@ class VantageClient(ApiSession):
     ) -> int:
         """Download a source file as it was sent; arguments as for :meth:`download_result`."""
         path = _source(transaction_id, document_id, file_id)
-        return self._download_to(path, transaction_id, None, target)
+        return self._download_to(path, None, target)
 
     def stream_source_file(
         self, transaction_id: str, document_id: str, file_id: str, stream: BinaryIO
     ) -> int:
         """Write a source file into an open file; arguments as for :meth:`stream_result`."""
         path = _source(transaction_id, document_id, file_id)
-        return self._download(path, transaction_id, stream, None)
+        return self._download(path, stream, None)
 
     # -- internals: from the call to the request
-
-    def _get_transaction(
-        self,
-        transaction_id: str,
-        check: Callable[[Transaction], object] | None = None,
-        looks: int = LOOKS,
-    ) -> Transaction:
-        def attempt() -> Transaction:
-            found = self.get_transaction_once(transaction_id)
-            if check is not None:
-                check(found)
-            return found
-
-        # Who looks once does not need the transaction.
-        read = self._confirmed(attempt, looks) if looks > 1 else attempt
-        return call(read, self._retries, may_repeat=may_repeat, looks=looks)
-
-    def _repeat(
-        self,
-        attempt: Callable[[], T],
-        check: Callable[[VantageError], bool] | None = None,
-        looks: int = LOOKS,
-    ) -> T:
-        return super()._repeat(self._confirmed(attempt, looks), check, looks)
-
-    def _confirmed(self, attempt: Callable[[], T], looks: int) -> Callable[[], T]:
-        """Return what tries the same, but lets a 404 count only if there is one again after the
-        service was seen to answer."""
-        missing, answers = 0, False
-
-        def confirmed() -> T:
-            nonlocal missing, answers
-            try:
-                return attempt()
-            except errors.NotFound as error:
-                if error.path == self.config.credentials.api_path + _SKILLS:
-                    raise _unavailable(error) from None
-                missing += 1
-                if answers or error.transaction_id is None or missing < looks - 1:
-                    raise
-                self.confirm_missing_once()
-                answers = True
-                if missing < looks:
-                    raise
-            return attempt()
-
-        return confirmed
-
-    def confirm_missing_once(self) -> None:
-        """Check that a 404 about a transaction comes from the service: while that is being
-        deployed, a gateway in front of it may answer 404 to everything. One request.
-
-        Raises:
-            ServiceUnavailable: The lists of transactions, which always exist, are missing as well.
-        """
-        path = "/transactions/active"
-        try:
-            self.send_once("GET", path, lambda reply: reply.json(Page.read), params={"Limit": 1})
-        except (errors.BadRequest, errors.Forbidden):
-            return
-        except errors.NotFound as error:
-            raise _unavailable(error) from None
 
     def _list(
         self,
@@ -566,19 +504,24 @@ class VantageClient(ApiSession):
             if value is None:
                 continue
             if name.endswith("_date"):
-                query[known[name]] = _utc(name, value)
+                import pendulum
+
+                if getattr(value, "tzinfo", None) is None:
+                    hint = "Give a pendulum DateTime"
+                    raise ConfigurationError(f"The {name} has no time zone", hint=hint)
+                query[known[name]] = utc_text(pendulum.instance(value))
             elif name.endswith("parameters"):
                 query |= parameter_filter(known[name], value, encoding)
             else:
                 query[known[name]] = value
         query |= {"Limit": limit, "Offset": offset}
         params = {name: value for name, value in query.items() if value is not None}
-        return self._read(f"/transactions/{which}", Page.read, params=params)
+        return self._read(f"/transactions/{which}", Page.read, params=params, always_there=True)
 
-    def _delete(self, path: str, transaction_id: str) -> None:
+    def _delete(self, path: str) -> None:
         try:
             # A missing transaction is as good as a deleted one.
-            self._repeat(lambda: self._order("DELETE", path, transaction_id), looks=1)
+            self._repeat(lambda: self.send_once("DELETE", path, Reply.nothing), looks=2)
         except errors.NotFound:
             log.info("%s is gone already", path)
 
@@ -587,28 +530,22 @@ class VantageClient(ApiSession):
         path: str,
         files: Sequence[str | os.PathLike[str] | bytes | SourceFile],
         first_index: int,
-        transaction_id: str,
     ) -> bool:
         """Send files one by one; return whether no try was doubtful."""
         sources = [SourceFile.of(file) for file in files]
         check_files(sources)
-        sure = True
-        for index, source in enumerate(sources, first_index):
-            model = {"files": [source.metadata(index)]}
-            sure = self._add_file(path, model, source, transaction_id) and sure
-        return sure
+        answered = [self._add_file(path, *each) for each in enumerate(sources, first_index)]
+        return all(answered)
 
-    def _add_file(
-        self, path: str, model: Mapping[str, Any], source: SourceFile, transaction_id: str
-    ) -> bool:
+    def _add_file(self, path: str, index: int, source: SourceFile) -> bool:
         """Send one file. A 409 after a doubtful try means that it had arrived."""
-        unsure = False
+        model, unsure = {"files": [source.metadata(index)]}, False
 
         def attempt() -> None:
             nonlocal unsure
             try:
                 with closing(MultipartBody(model, [source])) as body:
-                    self._order("POST", path, transaction_id, upload=body)
+                    self.send_once("POST", path, Reply.nothing, upload=body)
             except errors.Conflict:
                 if not unsure:
                     raise
@@ -623,33 +560,20 @@ class VantageClient(ApiSession):
     def _download_to(
         self,
         path: str,
-        transaction_id: str,
         expected: ResultFile | None,
         target: str | os.PathLike[str],
     ) -> int:
         return local.write_whole(
-            os.path.abspath(target),
-            None,
-            lambda stream: self._download(path, transaction_id, stream, expected),
+            os.path.abspath(target), None, lambda stream: self._download(path, stream, expected)
         )
-
-
-def _unavailable(error: errors.NotFound) -> errors.ServiceUnavailable:
-    """Return the error for a 404 about what always exists."""
-    hint = (
-        "A gateway may have answered in its place; nothing counts as deleted. Try later. If it"
-        " stays, check base URL and API path of the connection"
-    )
-    what = "ABBYY Vantage answered 404 to what always exists"
-    return errors.ServiceUnavailable(what, **{**error.details(), "hint": hint})
 
 
 def _source(transaction_id: str, document_id: str, file_id: str) -> str:
     return _path(
-        "/transactions/{}/documents/{}/sourceFiles/{}/download",
-        transaction_id=transaction_id,
-        document_id=document_id,
-        file_id=file_id,
+        "/transactions/{transaction_id}/documents/{document_id}/sourceFiles/{file_id}/download",
+        transaction_id,
+        document_id,
+        file_id,
     )
 
 
@@ -659,23 +583,20 @@ def _id(name: str, value: str) -> str:
     return value
 
 
-def _path(template: str, **ids: str) -> str:
-    """Put percent-encoded ids into a path; a file id may begin with a dot."""
-    encoded = []
-    for name, value in ids.items():
-        text = quote(_id(name, value), safe="")
-        if text in (".", ".."):
+def _path(template: str, *ids: str) -> str:
+    """Fill a path with percent-encoded ids in their order; a file id may begin with a dot."""
+    encoded = {}
+    for name, value in zip(_PLACE.findall(template), ids, strict=True):
+        encoded[name] = quote(_id(name, value), safe="")
+        if value in (".", ".."):
             raise ConfigurationError(f"{value!r} is not a valid {name}")
-        encoded.append(text)
-    return template.format(*encoded)
+    return template.format(**encoded)
 
 
 def _result(transaction_id: str, file: ResultFile | str) -> tuple[str, ResultFile | None]:
     """Return the path of a result file, and the file itself if more than its id was given."""
     file_id, expected = (file, None) if isinstance(file, str) else (file.id, file)
-    path = _path(
-        "/transactions/{}/files/{}/download", transaction_id=transaction_id, file_id=file_id
-    )
+    path = _path("/transactions/{transaction_id}/files/{file_id}/download", transaction_id, file_id)
     return path, expected
 
 
@@ -708,14 +629,6 @@ def parameter_filter(
         for place, each in enumerate(members)
         for member, text in each.items()
     }
-
-
-def _utc(name: str, value: Any) -> str:
-    import pendulum
-
-    if getattr(value, "tzinfo", None) is None:
-        raise ConfigurationError(f"The {name} has no time zone", hint="Give a pendulum DateTime")
-    return utc_text(pendulum.instance(value))
 
 
 def _all_pages(

@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Protocol, TypeVar
 
 from vantage_orchestration.text import one_line
 
+#: What a sentence ends with, perhaps within quotes.
+_ENDS = (".", "?", '."')
+
 
 class VantageError(Exception):
     """Base of all errors of this package.
@@ -90,10 +93,10 @@ class VantageError(Exception):
         if where:
             text += f" ({', '.join(where)})"
         if self.server_message:
-            text += f'. The server says: "{self.server_message.rstrip(".")}"'
+            text += f'. The server says: "{self.server_message}"'
         if self.hint:
-            text += f". {self.hint}"
-        return text if text.endswith((".", "?")) else text + "."
+            text += f"{' ' if text.endswith(_ENDS) else '. '}{self.hint}"
+        return text if text.endswith(_ENDS) else text + "."
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Only the cleaned details are pickled, so a pickle holds exactly what the text shows.

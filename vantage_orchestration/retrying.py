@@ -54,6 +54,7 @@ def call(
     *,
     may_repeat: Callable[[VantageError], bool] = lambda error: error.retryable,
     looks: int = LOOKS,
+    before_last_look: Callable[[], object] = lambda: None,
 ) -> T:
     """Call ``function`` until it succeeds, fails for good, or the policy ends.
 
@@ -63,7 +64,7 @@ def call(
 
     Not all machines of the service learn of a change at the same moment. So an answer about a
     transaction that may come too early is believed when it was given ``looks`` times within
-    seconds.
+    seconds. ``before_last_look`` is called between the last two, and repeated like ``function``.
     """
     begin = time.monotonic()
     try:
@@ -74,7 +75,7 @@ def call(
     from tenacity import Retrying, stop_after_attempt, stop_before_delay, wait_random_exponential
 
     jitter = wait_random_exponential(multiplier=policy.first_wait, max=policy.max_wait)
-    doubted = 0
+    doubted, prepared = 0, looks < 2
 
     def again(state: RetryCallState) -> bool:
         nonlocal doubted
@@ -96,8 +97,12 @@ def call(
         return error.retry_after
 
     def attempt() -> T:
+        nonlocal prepared
         if first:
             raise first.pop()
+        if not prepared and doubted == looks - 1:
+            before_last_look()
+            prepared = True
         return function()
 
     left = policy.budget - (time.monotonic() - begin)

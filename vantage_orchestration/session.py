@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session layer. It sends requests with a valid token and repeats them where that is safe, and
-turns replies into values or errors. It knows no operation of the API."""
+turns replies into values or errors. It knows no operation of the API, but one list that always
+exists."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO, Final, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -26,6 +28,7 @@ from vantage_orchestration.http import (
     proxy_wants_login,
     request_id_of,
 )
+from vantage_orchestration.models import Page, ResultFile
 from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.secret import Secret, refuse_pickling
@@ -35,9 +38,6 @@ from vantage_orchestration.throttle import throttle_of
 from vantage_orchestration.token.access import AccessToken
 from vantage_orchestration.token.source import TokenSource, token_source
 from vantage_orchestration.upload import MultipartBody
-
-if TYPE_CHECKING:
-    from vantage_orchestration.models import ResultFile
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,22 @@ _HINTS = {
     429: "Run fewer tasks at a time, for example with an Airflow pool or a Prefect concurrency"
     " limit",
 }
+_GATEWAY_HINT = (
+    "A gateway may have answered in its place; nothing counts as deleted. Try later. If it stays,"
+    " check base URL and API path of the connection"
+)
 _ANY_FILE = "application/octet-stream"
+#: Path of what belongs to a transaction; the rest of these paths are lists, and the launch.
+_OF_TRANSACTION = re.compile(r"/transactions/(?!(?:active|completed|launch)$)([^/]+)")
+
+
+def may_repeat(error: VantageError) -> bool:
+    # A failed login was already tried several times.
+    return error.retryable and not isinstance(error, errors.AuthError)
+
+
+def may_repeat_unsent(error: VantageError) -> bool:
+    return may_repeat(error) and not error.doubtful
 
 
 class ApiSession:
@@ -166,7 +181,7 @@ class ApiSession:
     __reduce__ = refuse_pickling
     __reduce_ex__ = refuse_pickling
 
-    def translating(self) -> AbstractContextManager[None]:
+    def translating(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which errors become those that the orchestrator wants."""
         return translating(self._translate)
 
@@ -179,20 +194,15 @@ class ApiSession:
         repeat: bool = True,
         **options: Any,
     ) -> T:
-        """Send a request and read its JSON reply."""
+        """Send a request and read its JSON reply; ``options`` are those of :meth:`send_once`."""
         return self._repeat(
             lambda: self.send_once(method, path, lambda reply: reply.json(read), **options),
             may_repeat if repeat else may_repeat_unsent,
         )
 
-    def _order(self, method: str, path: str, transaction_id: str, **options: Any) -> None:
-        """Send a request whose reply has no content."""
-        self.send_once(method, path, Reply.nothing, transaction_id=transaction_id, **options)
-
     def _download(
         self,
         path: str,
-        transaction_id: str,
         stream: BinaryIO,
         expected: ResultFile | None = None,
         most: float = math.inf,
@@ -211,7 +221,6 @@ class ApiSession:
                 "GET",
                 path,
                 lambda reply: (reply.copy_to(stream.write, most), reply.headers),
-                transaction_id=transaction_id,
                 accept=_ANY_FILE,
             )
             stream.seek(begin)
@@ -231,7 +240,7 @@ class ApiSession:
                 f"What was downloaded is not {f'{expected.name!r} ({kind})' if expected else 'it'}:"
                 f" {reason}",
                 hint=PAGE_HINT,
-                **self._where("GET", path, transaction_id),
+                **self._where("GET", path),
             )
 
         return self._repeat(attempt)
@@ -239,11 +248,33 @@ class ApiSession:
     def _repeat(
         self,
         attempt: Callable[[], T],
-        check: Callable[[VantageError], bool] | None = None,
+        check: Callable[[VantageError], bool] = may_repeat,
         looks: int = LOOKS,
     ) -> T:
         with self.translating():
-            return call(attempt, self._retries, may_repeat=check or may_repeat, looks=looks)
+            return call(
+                attempt,
+                self._retries,
+                may_repeat=check,
+                looks=looks,
+                before_last_look=self.confirm_missing_once,
+            )
+
+    def confirm_missing_once(self) -> None:
+        """Check that a 404 about a transaction comes from the service: while that is being
+        deployed, a gateway in front of it may answer 404 to everything. One request.
+
+        Raises:
+            ServiceUnavailable: The lists of transactions, which always exist, are missing as well.
+        """
+        with contextlib.suppress(errors.BadRequest, errors.Forbidden):
+            self.send_once(
+                "GET",
+                "/transactions/active",
+                lambda reply: reply.json(Page.read),
+                params={"Limit": 1},
+                always_there=True,
+            )
 
     @frameless
     def send_once(
@@ -255,8 +286,8 @@ class ApiSession:
         params: Mapping[str, Any] | None = None,
         json_body: Any = None,
         upload: MultipartBody | None = None,
-        transaction_id: str | None = None,
         accept: str | None = None,
+        always_there: bool = False,
     ) -> T:
         """Send one request once, for callers that have their own rules for retries.
 
@@ -267,8 +298,8 @@ class ApiSession:
             params: Query.
             json_body: Body as JSON data.
             upload: Body of files.
-            transaction_id: Transaction concerned, for errors.
             accept: Media type of a file to download; JSON by default.
+            always_there: Whether a 404 can't come from the service: it counts as unavailable.
 
         Returns:
             The result of ``take``.
@@ -279,7 +310,7 @@ class ApiSession:
         headers = {"Content-Type": upload.content_type} if upload is not None else {}
         if accept is not None:
             headers["Accept"] = accept
-        where = self._where(method, path, transaction_id)
+        where = self._where(method, path)
         failure: VantageError
         session = self.session
         try:
@@ -302,14 +333,16 @@ class ApiSession:
                 # A part (206) was not requested: a cache on the way has only that.
                 if 200 <= response.status_code < 300 and response.status_code != 206:
                     return take(Reply(response, self.config.http.read_timeout, told))
-                failure = self._error_of(response, told)
+                failure = self._error_of(response, told, always_there)
         except requests.RequestException as error:
             failure = network_error(error, errors.ConnectionFailed, session.trust, where)
         raise failure
 
     # -- internals
 
-    def _error_of(self, response: requests.Response, where: dict[str, Any]) -> VantageError:
+    def _error_of(
+        self, response: requests.Response, where: dict[str, Any], always_there: bool
+    ) -> VantageError:
         status = response.status_code
         if status == 407:
             return proxy_wants_login(self.session.trust, where)
@@ -335,12 +368,16 @@ class ApiSession:
             # A page is not an answer of the service.
             return page_error(response, where)
         hint = _HINTS.get(status)
-        if status < 300:
+        what = f"ABBYY Vantage answered {status} {clean(response.reason or '', secrets)}".rstrip()
+        if status == 404 and always_there:
+            kind, hint = errors.ServiceUnavailable, _GATEWAY_HINT
+            what = "ABBYY Vantage answered 404 to what always exists"
+        elif status < 300:
             hint = PAGE_HINT
         elif status < 400:
             hint = "Redirects are not followed; check the base URL of the connection"
         return kind(
-            f"ABBYY Vantage answered {status} {clean(response.reason or '', secrets)}".rstrip(),
+            what,
             hint=hint,
             server_message=message_of(body, secrets),
             retry_after=parse_retry_after(response.headers.get("Retry-After")),
@@ -348,23 +385,14 @@ class ApiSession:
             **where,
         )
 
-    def _where(self, method: str, path: str, transaction_id: str | None) -> dict[str, Any]:
-        credentials = self.config.credentials
+    def _where(self, method: str, path: str) -> dict[str, Any]:
+        credentials, about = self.config.credentials, _OF_TRANSACTION.match(path)
         return {
             "method": method,
             "path": credentials.api_path + path,
             "host": credentials.host,
-            "transaction_id": transaction_id,
+            "transaction_id": unquote(about[1]) if about else None,
         }
-
-
-def may_repeat(error: VantageError) -> bool:
-    # A failed login was already tried several times.
-    return error.retryable and not isinstance(error, errors.AuthError)
-
-
-def may_repeat_unsent(error: VantageError) -> bool:
-    return may_repeat(error) and not error.doubtful
 
 
 # ------------------------------------------------------------- the authorisation

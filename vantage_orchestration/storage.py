@@ -101,6 +101,9 @@ class Location:
                     raise ConfigurationError(f"A path or URL {wrong}")
                 found = cls(*url_to_fs(text, **storage_options))
             if found.is_local and ".." in found.path.split("/"):
+                up, _, _ = found.path.rpartition("..")
+                if _SIGNS & set(up) and not os.path.isdir(up):
+                    return found  # A pattern before it stands for several folders.
                 # Where a folder on the way is missing, the system finds nothing.
                 folder, _, name = found.path.rstrip("/").rpartition("/")
                 real = os.path.realpath(found.path if name == ".." else folder)

@@ -56,13 +56,14 @@ async def nothing(interval: float) -> AsyncIterator[Wait]:
 @contextlib.asynccontextmanager
 async def ours(interval: float) -> AsyncIterator[Wait]:
     """Run this package's trigger, one for each transaction."""
-    from vantage_orchestration import waiting
     from vantage_orchestration.airflow.triggers.transactions import VantageTransactionsTrigger
+    from vantage_orchestration.waiting.machine import Wait as OurWait
+    from vantage_orchestration.waiting.rules import WaitRules
 
-    rules = waiting.WaitRules(poke_interval=interval, max_poke_interval=interval)
+    rules = WaitRules(poke_interval=interval, max_poke_interval=interval)
 
     async def wait(name: str) -> str:
-        state = waiting.Wait([name], rules, time.time()).to_json()
+        state = OurWait([name], rules, time.time()).to_json()
         trigger = VantageTransactionsTrigger(wait=state, abbyy_vantage_conn_id=CONN_ID)
         async for event in trigger.run():
             return str(event.payload["wait"]["statuses"][name])

@@ -34,12 +34,16 @@ from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.job import begin, finish, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.lookup import find_transactions
+from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.processing.submit import Work
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.sandbox.inbox import small_pdf
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Wait, WaitRules, Watcher, wait_here
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import Wait
 from vantage_orchestration.waiting.poller import SharedPoller
+from vantage_orchestration.waiting.rules import WaitRules
+from vantage_orchestration.waiting.watcher import Watcher
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("memory", "tenants", "loop")
@@ -226,7 +230,7 @@ def _documents(case: Case) -> tuple[int, int, float]:
         outcome = wait_here(client, wait, skill_id=case.skill)
         listed = r"/transactions/completed$"
         lists = case.server.control.count("GET", listed)
-        manifest = finish(work, output, token=TOKEN, processed=outcome.processed)
+        manifest = finish(work, Output(output), token=TOKEN, outcome=outcome)
         pages = case.server.control.count("GET", listed) - lists
         sent = case.server.control.count(path_regex="/api/") - before
     case.server.control.set(processing_seconds=DAY)

@@ -88,8 +88,9 @@ def ours(folder: Path, count: int) -> Iterator[Path]:
         TransactionManifest,
     )
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.tables import ResultTables, write_tables
+    from vantage_orchestration.tables.build import ResultTables
     from vantage_orchestration.tables.reading import contents_of
+    from vantage_orchestration.tables.writing import write_tables
 
     skill = Skill.read({"id": "s", "name": "Invoice", "type": "Document", "fields": skill_fields()})
     output = Location.of(folder)

@@ -24,7 +24,7 @@ from typing import Any
 import pendulum
 import pytest
 from core.conftest import config_of
-from jobs import begin, collect, finish, submit_files
+from jobs import begin, collect, download, finish, submit_files
 from patience import wait_while_running
 from pdfs import make_invoice
 
@@ -34,17 +34,21 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.models import ListedTransaction, Transaction
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.document import process_document
-from vantage_orchestration.processing.job import Job, download, job_token
+from vantage_orchestration.processing.job import Job, job_token
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest, TransactionManifest
 from vantage_orchestration.processing.outcome import check_outcome, check_rules, outcome_of
-from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
+from vantage_orchestration.processing.page_numbers import listed_as_completed
+from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.retrying import LOOKS, RetryPolicy
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Outcome, Wait, WaitRules, Watcher, wait_here
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import Outcome, Wait
+from vantage_orchestration.waiting.rules import WaitRules
+from vantage_orchestration.waiting.watcher import Watcher
 
 PROCESS = "workspace.default.processing"
 TOKEN = job_token("task", "-1")
@@ -514,7 +518,7 @@ def test_ids_are_equal_however_they_are_spelled(client, sandbox, skill, invoice,
     folder.child("manifest.json").write_text(json.dumps({**noted, "transaction_id": name.upper()}))
     assert download(client, [name], output.child("again"), Options()).counts["files"] == 2
     assert sandbox.control.count("GET", "/download$") == before
-    rows = listed_as_completed(client, {name.upper(): Made()}, skill_id=None)
+    rows = listed_as_completed(client, [Part(name.upper())], skill_id=None)
     assert [row.id for row in rows.values()] == [name]
     listed = ListedTransaction.read({"transactionId": name.upper(), "status": "Processed"})
     assert listed.id == name

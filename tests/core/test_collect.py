@@ -514,12 +514,16 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.collect import collect
+from vantage_orchestration.processing.routing import Output
+from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.storage import Location
 
 fields, transaction_id, target = json.load(sys.stdin)
 with VantageClient(VantageConfig.from_fields(fields)) as client:
     transaction = client.get_transaction(transaction_id)
-    collect(client, transaction, Location.of(target), Options(parallel=2))
+    place = Location.of(target)
+    part = Part(transaction.id, "", place.name, 0.0, ())
+    collect(client, transaction, Output(place.parent), part, Options(parallel=2))
 """
 
 

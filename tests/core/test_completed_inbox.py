@@ -343,6 +343,18 @@ def test_what_no_retry_can_help_stays_with_its_run(local: Case) -> None:
     assert local.downloads() == 4 * FILES
 
 
+def test_what_was_refused_is_checked_once_a_run(local: Case) -> None:
+    ids = local.receive(6)
+    local.fetch("1", "another")
+    quiet = local.lists()
+    for each in ids[:3]:
+        local.control.add_fault(path_regex=f"/transactions/{each}$", status=403, times=100)
+    with pytest.raises(errors.Forbidden):
+        local.fetch("1")
+    assert local.lists() - quiet == quiet + 1
+    assert local.got("2") == []
+
+
 def test_trouble_of_all_stops_early(local: Case) -> None:
     local.receive(40)
     local.control.add_fault(operation="getTransaction", status=403, times=1000)

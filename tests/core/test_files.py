@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import stores
 from core.conftest import config_of
-from jobs import begin, finish, plan, submit_files
+from jobs import begin, download, finish, plan, submit_files
 from pdfs import make_invoice
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import Folder, check_output, files_of
-from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.storage import Location
@@ -142,6 +141,19 @@ def test_a_local_file_has_one_path_however_it_is_written(
     starts = ("", "./", ".//", f"{tmp_path}//", f"{tmp_path}/./", f"file://{tmp_path}/no/../")
     inputs = [f"{start}{name}" for start in starts for name in ("a.pdf", "*.pdf")]
     assert [file.path for file in files_of(inputs)] == [str(tmp_path / "a.pdf")]
+
+
+def test_a_pattern_leads_nowhere_up(root: str) -> None:
+    put(root, "a.pdf", "x/b.pdf", "in [2026]/c.pdf")
+    for inputs in ("*/../*.pdf", "x/**/../../*.pdf", "x*/../a.pdf"):
+        with pytest.raises(ConfigurationError, match="leads up again"):
+            files_of(f"{root}/{inputs}", on_empty="skip")
+    if "://" not in root:
+        assert found(root, "x/../*.pdf") == found(root, "in [2026]/../*.pdf") == ["a.pdf"]
+        lines = files_of(f"{root}/*.pdf\n{root}/x/../x/*.pdf")
+        assert [file.name for file in lines] == ["a.pdf", "b.pdf"]
+        with pytest.raises(ConfigurationError, match="leads up again"):
+            check_output(Location.of(f"{root}/*/../out"))
 
 
 def test_a_pattern_that_fits_nothing(root: str) -> None:

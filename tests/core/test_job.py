@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pendulum
 import pytest
-from jobs import TOKEN, begin, files_of, finish, notes, run, submit_files
+from jobs import TOKEN, begin, download, files_of, finish, notes, run, submit_files
 from patience import wait_until
 from pdfs import make_invoice
 from waits import waited
@@ -24,14 +24,17 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.job import SUBMITTED, FetchAhead, download, job_token
+from vantage_orchestration.processing.job import SUBMITTED, fetch_ahead, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import check_outcome, outcome_of
+from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Wait, WaitRules, wait_here
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 PROCESS = "workspace.default.processing"
 
@@ -858,8 +861,8 @@ def test_results_are_fetched_in_the_pauses_of_a_wait(client, sandbox, skill, fol
     options = Options(parallel=2)
     job = begin(client, files_of(folder), output, TaskKey("task"), skill, options, token=TOKEN)
     pauses: list[float] = []
-    ahead = FetchAhead(client, output, options, token=TOKEN)
-    other = FetchAhead(client, output, options, token=job_token("another"))
+    ahead = fetch_ahead(client, Output(output), options, token=TOKEN)
+    other = fetch_ahead(client, Output(output), options, token=job_token("another"))
     now = 0.0
 
     def downloads() -> int:

@@ -251,19 +251,20 @@ def test_what_a_try_at_the_same_time_creates_meanwhile_is_not_created_again(
     task = make("task")
     task.settings = (task.settings[0], Options(parallel=1))
     kept: list[list[str]] = []
+    place: Any = submit if at == "the search" else submit.Sending
     name = "find_transactions" if at == "the search" else "_add"
-    step = getattr(submit, name)
+    step = getattr(place, name)
 
     def while_another_works(*args: Any, **options: Any) -> Any:
         if not kept and (name == "_add" or args[1]):
             kept.append([])
-            monkeypatch.setattr(submit, name, step)
+            monkeypatch.setattr(place, name, step)
             kept[0] = task.submit()
         return step(*args, **options)
 
     if at == "the search":
         task.ledger()  # So that this is not the first try, which does not search.
-    monkeypatch.setattr(submit, name, while_another_works)
+    monkeypatch.setattr(place, name, while_another_works)
     assert task.submit() == kept[0]
     assert len(sandbox.control.transactions()) == 2
     assert starts(sandbox) == 2

@@ -16,7 +16,8 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.host_notes import forget_all
 from vantage_orchestration.processing.keys import KEY_PARAMETER, unit_key
 from vantage_orchestration.processing.lookup import find_transactions
-from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
+from vantage_orchestration.processing.page_numbers import listed_as_completed
+from vantage_orchestration.processing.submit import Part
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_pages_come_from_the_list_of_completed_ones(client, sandbox, skill, tmp_
         for n in (1, 3)
     ]
     assert all(client.get_transaction(each).ended for each in ids)
-    found = listed_as_completed(client, dict.fromkeys(ids, Made()), skill_id=skill)
+    found = listed_as_completed(client, map(Part, ids), skill_id=skill)
     assert [found[each].page_count for each in ids] == [1, 3]
 
 
@@ -301,12 +302,13 @@ def test_page_numbers_are_found_among_any_number_of_others(
     known = {}
     for n in range(5):
         file = make_invoice(tmp_path / f"{n}.pdf", f"INV-{n}", pages=1 + n % 2)
-        known[made(client, skill, f"key {n}", file)] = Made(f"key {n}", time.time())
+        name = made(client, skill, f"key {n}", file)
+        known[name] = Part(name, f"key {n}", created=time.time())
     assert all(client.get_transaction(each).ended for each in known)
     for few in (1, 5):
         some = dict(list(known.items())[:few])
         found, requests = requests_of(
-            sandbox, lambda some=some: listed_as_completed(client, some, skill_id=skill)
+            sandbox, lambda some=some: listed_as_completed(client, some.values(), skill_id=skill)
         )
         assert [found[each].page_count for each in some] == [1, 2, 1, 2, 1][:few]
         assert requests <= 2
@@ -316,17 +318,18 @@ def test_page_numbers_are_found_although_clocks_differ(client, sandbox, skill, i
     sandbox.control.set(processing_polls=0)
     sandbox.control.add_others(3000, "Invoice", seconds=86400.0)
     sandbox.control.advance(4 * 3600)
-    known = {
-        made(client, skill, f"key {n}", invoice): Made(f"key {n}", time.time()) for n in range(5)
-    }
+    known = {}
+    for n in range(5):
+        name = made(client, skill, f"key {n}", invoice)
+        known[name] = Part(name, f"key {n}", created=time.time())
     assert all(client.get_transaction(each).ended for each in known)
     found, requests = requests_of(
-        sandbox, lambda: listed_as_completed(client, known, skill_id=skill)
+        sandbox, lambda: listed_as_completed(client, known.values(), skill_id=skill)
     )
     assert found.keys() == known.keys()
     assert requests <= 4
     # Nothing is known of them but their ids.
-    plain = dict.fromkeys(known, Made())
+    plain = list(map(Part, known))
     assert listed_as_completed(client, plain, skill_id=None).keys() == known.keys()
-    one = dict.fromkeys(list(known)[:1], Made())
+    one = plain[:1]
     assert requests_of(sandbox, lambda: listed_as_completed(client, one, skill_id=None))[1] == 2

@@ -29,7 +29,7 @@ from vantage_orchestration.processing.skills import (
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Outcome
+from vantage_orchestration.waiting.machine import Outcome
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from vantage_orchestration.completed.listing import CompletedList
 from vantage_orchestration.errors import ProtocolError
 from vantage_orchestration.paging import Chunk, Pages
 from vantage_orchestration.processing.lookup import find_transactions
-from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
+from vantage_orchestration.processing.page_numbers import listed_as_completed
+from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.waiting.active_list import ActiveList
 
 
@@ -129,7 +130,7 @@ def readers(client: Any) -> dict[str, Callable[[], object]]:
         "watched": lambda: ActiveList(client, lambda: 0.0).read({"a", "b", "c"} | _many, None),
         "inbox": lambda: list(CompletedList(client, None, overlap=60.0).look(full=True)),
         "look-up": lambda: find_transactions(client, ["key"], skill_id="s", since=now),
-        "pages": lambda: listed_as_completed(client, {"none": Made()}, skill_id="s"),
+        "pages": lambda: listed_as_completed(client, [Part("none")], skill_id="s"),
     }
 
 

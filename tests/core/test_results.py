@@ -18,7 +18,8 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import FindingEntry, Manifest, UnfinishedEntry
 from vantage_orchestration.results import fields_of_json
-from vantage_orchestration.tables import ValueFormat, write_tables
+from vantage_orchestration.tables.values import ValueFormat
+from vantage_orchestration.tables.writing import write_tables
 
 PROCESS = Skill.read({"id": "p", "name": "All", "type": "Process", "skills": [{"id": INVOICE.id}]})
 

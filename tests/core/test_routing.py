@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import stores
-from jobs import begin, finish, until_ended
+from jobs import begin, download, finish, until_ended
 from pdfs import make_invoice, make_pdf
 
 from vantage_orchestration import storage
@@ -17,7 +17,6 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import files_of
-from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import DocumentEntry, Manifest
 from vantage_orchestration.processing.names import LANDED

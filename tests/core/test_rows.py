@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import stores
-from jobs import begin, finish, submit_files, until_ended
+from jobs import begin, download, finish, submit_files, until_ended
 from pdfs import make_invoice
 from pypdf import PdfWriter
 
@@ -18,7 +18,6 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, LowQuality, TransactionFailed
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import check_quarantine, files_of
-from vantage_orchestration.processing.job import download
 from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import (
@@ -29,7 +28,7 @@ from vantage_orchestration.processing.outcome import (
 )
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.storage import Location
-from vantage_orchestration.tables import ValueFormat
+from vantage_orchestration.tables.values import ValueFormat
 
 PROCESS = "workspace.default.processing"
 

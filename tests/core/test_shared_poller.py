@@ -21,16 +21,10 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.waiting import (
-    Observation,
-    Over,
-    SharedPoller,
-    Wait,
-    WaitRules,
-    poller,
-    wait_in_loop,
-    watcher,
-)
+from vantage_orchestration.waiting import poller, watcher
+from vantage_orchestration.waiting.machine import Observation, Outcome, Wait
+from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
+from vantage_orchestration.waiting.rules import WaitRules
 
 LIST = r"/transactions/active$"
 SINGLE = r"/transactions/[0-9a-f-]{36}$"
@@ -223,7 +217,7 @@ def test_review_is_a_change(place: Place) -> None:
         found: list[Observation] = []
         wanted = waiting_for([name])
         while not isinstance(
-            answer := await wait_in_loop(place.poller(), wanted, on_change=found.append), Over
+            answer := await wait_in_loop(place.poller(), wanted, on_change=found.append), Outcome
         ):
             wanted.notified(answer)
             await asyncio.to_thread(place.control.finish_review, name)

@@ -33,7 +33,9 @@ from vantage_orchestration.processing.summary import (
     summary_of_wait,
 )
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Wait, WaitRules, wait_here
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 
 def test_a_job_says_what_it_does_and_what_came_of_it(

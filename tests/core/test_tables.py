@@ -27,8 +27,10 @@ from result_files import (
 from vantage_orchestration.models import Skill
 from vantage_orchestration.processing.manifest import DocumentEntry, TransactionManifest
 from vantage_orchestration.results import fields_of_json
-from vantage_orchestration.tables import ResultTables, ValueFormat, write_tables
+from vantage_orchestration.tables.build import ResultTables
 from vantage_orchestration.tables.reading import Content, DocumentContent
+from vantage_orchestration.tables.values import ValueFormat
+from vantage_orchestration.tables.writing import write_tables
 
 KEY = {"transaction_id": "t1", "document_index": 1}
 #: Half of a character pair, as an encoder writes it that does not care.

@@ -17,21 +17,17 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
-from vantage_orchestration.waiting import (
+from vantage_orchestration.waiting import blocking, machine, poller, watcher
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import (
     LookAgain,
     Observation,
-    Over,
+    Outcome,
     PeopleNeeded,
-    SharedPoller,
     Wait,
-    WaitRules,
-    blocking,
-    machine,
-    poller,
-    wait_here,
-    wait_in_loop,
-    watcher,
 )
+from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
+from vantage_orchestration.waiting.rules import WaitRules
 
 STEADY = {"poke_interval": 10.0, "max_poke_interval": 10.0, "jitter": 0.0}
 
@@ -58,8 +54,8 @@ def play(
             answer = wait.next(BEGIN + at)
         if isinstance(answer, LookAgain):
             answers.append(answer.seconds)
-        elif isinstance(answer, Over):
-            answers.append(answer.outcome.timed_out or "over")
+        elif isinstance(answer, Outcome):
+            answers.append(answer.timed_out or "over")
     return wait, answers
 
 
@@ -201,9 +197,9 @@ def test_what_a_timeout_says_of_several() -> None:
         "2 transactions have not ended within 100 s (timeout), and 1 waits for manual review"
     )
     answer = wait.next(BEGIN + 100)
-    assert isinstance(answer, Over)
-    assert answer.outcome.statuses == dict.fromkeys("abc", "Processing")
-    assert answer.outcome.in_review == ("c",)
+    assert isinstance(answer, Outcome)
+    assert answer.statuses == dict.fromkeys("abc", "Processing")
+    assert answer.in_review == ("c",)
 
 
 def test_people_are_told_until_when_they_are_waited_for() -> None:
@@ -305,15 +301,15 @@ def test_whoever_takes_a_wait_up_after_its_limit_looks_once() -> None:
         assert late.next(BEGIN + 5000) == LookAgain(0)
         late.note([seen], BEGIN + 5001)
         answer = late.next(BEGIN + 5001)
-        assert isinstance(answer, Over)
-        assert answer.outcome.timed_out == wanted
+        assert isinstance(answer, Outcome)
+        assert answer.timed_out == wanted
         # The answer goes with the state: the worker that is told need not look again.
         again = Wait.from_json(late.to_json(), BEGIN + 5002).next(BEGIN + 5002)
         assert again == answer
     in_vain = Wait.from_json(wait.to_json(), BEGIN + 5000)
     last = BEGIN + 5000 + machine.LAST_LOOK
     assert in_vain.next(last - 1) == LookAgain(0)
-    assert isinstance(in_vain.next(last), Over), "the service gives no answer"
+    assert isinstance(in_vain.next(last), Outcome), "the service gives no answer"
 
 
 def test_a_review_that_began_unseen_stops_the_clock_of_the_service() -> None:
@@ -341,10 +337,10 @@ def test_a_wait_that_moves_at_each_look_ends_like_one_that_stays(seed: int) -> N
         while isinstance(answer := wait.next(now), PeopleNeeded):
             told.append((now - BEGIN, answer.transaction_ids))
             wait.notified(answer)
-        if isinstance(answer, Over):
+        if isinstance(answer, Outcome):
             break
         now += 900.0
-    assert Waited(answer.outcome, told, now - BEGIN) == stays
+    assert Waited(answer, told, now - BEGIN) == stays
 
 
 # --------------------------------------------------------------------- drivers
@@ -380,7 +376,7 @@ def drive(way: str, clock: Clock, client: Any, wait: Wait) -> Waited:
         while isinstance(answer := await wait_in_loop(shared, wait), PeopleNeeded):
             tell(answer)
             wait.notified(answer)
-        return answer.outcome
+        return answer
 
     in_thread = way == "thread"
     outcome = wait_here(client, wait, on_people=tell) if in_thread else clock.run(main())

@@ -18,7 +18,9 @@ from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
-from vantage_orchestration.waiting import Observation, Watcher, active_list
+from vantage_orchestration.waiting import active_list
+from vantage_orchestration.waiting.machine import Observation
+from vantage_orchestration.waiting.watcher import Watcher
 
 LIST = r"/transactions/active$"
 SINGLE = r"/transactions/[0-9a-fA-F-]{36}$"

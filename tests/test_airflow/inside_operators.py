@@ -37,7 +37,8 @@ from vantage_orchestration.airflow.triggers import transactions
 from vantage_orchestration.errors import WaitTimeout
 from vantage_orchestration.sandbox import SandboxControl
 from vantage_orchestration.status import Status
-from vantage_orchestration.waiting import Observation, Wait, WaitRules
+from vantage_orchestration.waiting.machine import Observation, Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 
 def run(dag_id: str, run_id: str, conf: dict[str, Any], **options: Any) -> dict[str, Any]:

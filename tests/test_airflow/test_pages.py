@@ -37,7 +37,8 @@ from vantage_orchestration.processing.manifest import (
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.token import source
-from vantage_orchestration.waiting import Observation, Wait, WaitRules
+from vantage_orchestration.waiting.machine import Observation, Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 LINE = ConnectionKey("vantage")
 

@@ -23,7 +23,8 @@ from vantage_orchestration.processing.ledger import Ledger, LedgerEntry, in_outp
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Observation, Outcome, Over, PeopleNeeded, Wait, WaitRules
+from vantage_orchestration.waiting.machine import Observation, Outcome, PeopleNeeded, Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 Connect = Callable[..., str]
 QUICK = {"poke_interval": 1.0, "max_poke_interval": 1.0}
@@ -93,8 +94,8 @@ def outcome(event: dict[str, Any]) -> Outcome:
     """Return what the worker makes of an event that it is over."""
     assert (event["status"], event["message"], event["retryable"]) == ("over", None, False)
     answer = Wait.from_json(event["wait"], time.time()).next(time.time())
-    assert isinstance(answer, Over)
-    return answer.outcome
+    assert isinstance(answer, Outcome)
+    return answer
 
 
 # ------------------------------------------------------------- what is stored

@@ -16,7 +16,7 @@ from waits import DAY, Script, rules, simulate
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.waiting import Wait
+from vantage_orchestration.waiting.machine import Wait
 
 WAYS = ["deferred", "poke", "reschedule"]
 

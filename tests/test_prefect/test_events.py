@@ -45,7 +45,7 @@ from vantage_orchestration.processing.manifest import (
 from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.status import Status
 from vantage_orchestration.storage import Location
-from vantage_orchestration.waiting import Outcome
+from vantage_orchestration.waiting.machine import Outcome
 
 SERVER = "https://vantage-eu.abbyy.com"
 

@@ -18,7 +18,9 @@ from vantage_orchestration.errors import WaitTimeout
 from vantage_orchestration.prefect import job, tasks
 from vantage_orchestration.prefect.credentials import VantageCredentials
 from vantage_orchestration.sandbox import SandboxServer
-from vantage_orchestration.waiting import SharedPoller, WaitRules, blocking, poller, watcher
+from vantage_orchestration.waiting import blocking, poller, watcher
+from vantage_orchestration.waiting.poller import SharedPoller
+from vantage_orchestration.waiting.rules import WaitRules
 
 LIMITS: dict[str, Any] = {
     "timeout": 30 * DAY,

@@ -19,7 +19,7 @@ from vantage_orchestration.errors import (
     translating,
 )
 from vantage_orchestration.processing import outcome as core
-from vantage_orchestration.waiting.machine import Outcome, Over, PeopleNeeded, Wait
+from vantage_orchestration.waiting.machine import Outcome, PeopleNeeded, Wait
 from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class WaitingMixin(ArgumentsMixin):
     def _go_on(self, context: Context, wait: Wait) -> Any:
         """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`."""
         answer = self._next(context, wait)
-        if isinstance(answer, Over):
-            return self._ended(context, answer.outcome)
+        if isinstance(answer, Outcome):
+            return self._ended(context, answer)
         if self.defers():
             self._defer(context, wait)
         from vantage_orchestration.waiting.blocking import wait_here

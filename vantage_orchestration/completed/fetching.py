@@ -31,7 +31,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.collect import collect, landed_as
+from vantage_orchestration.processing.collect import collect, landed_in
 from vantage_orchestration.processing.files import check_quarantine
 from vantage_orchestration.processing.manifest import (
     Manifest,
@@ -41,6 +41,7 @@ from vantage_orchestration.processing.manifest import (
 from vantage_orchestration.processing.names import TABLES, safe_name
 from vantage_orchestration.processing.outcome import numbers_of
 from vantage_orchestration.processing.skills import names_of_skills
+from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.tables.job import complete
@@ -149,8 +150,9 @@ class _Work:
         self._earlier = 0
         self._landed: list[TransactionManifest] = []
         self._ended: list[UnfinishedEntry] = []
-        #: Errors, and whether no later run can fetch that transaction.
-        self._failures: list[tuple[Exception, bool]] = []
+        self._failures: list[tuple[Entry, Exception]] = []
+        #: Of these, failures of transactions that no later run can fetch.
+        self._final: list[Exception] = []
         self._in_a_row = 0
         self._stopped = False
         self._unnoted: list[Entry] = []
@@ -166,22 +168,29 @@ class _Work:
         parallel = self._options.parallel
 
         def fetch(entry: Entry) -> None:
-            if not self._stopped:
-                failure, final = self._try(entry[0])
-                with self._lock:
-                    self._settle(entry, failure, final, most=2 * parallel)
+            if self._stopped:
+                return
+            failure: Exception | None = None
+            try:
+                self._fetch(entry[0])
+            except Exception as error:
+                failure = error
+            with self._lock:
+                self._settle(entry, failure)
 
         # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
         _random.shuffle(shuffled)
         in_parallel(fetch, shuffled, parallel if self._output.folder.concurrent else 1)
+        final = self._final_failures()
+        self._final = [failure for _, failure in final]
+        self._unnoted += [entry for entry, _ in final]
         self._note()
 
     def _fetch(self, name: str) -> None:
-        item, folder = self._items.get(name), self._output.folder.child(name)
-        there = landed_as(folder, name)
+        there = landed_in(self._output.folder, name, name)
         if there is not None and name in self._taken:
-            self._landed.append(replace(there, folder=name))
+            self._landed.append(there)
             self._earlier += 1
             return
         try:
@@ -190,7 +199,7 @@ class _Work:
             transaction = self._client.get_transaction(name, looks=looks)
         except NotFound:
             if there is not None:
-                self._landed.append(replace(there, folder=name))
+                self._landed.append(there)
             else:
                 self._ended.append(UnfinishedEntry(name, Status.GONE.value))
             return
@@ -203,12 +212,12 @@ class _Work:
             entry = collect(
                 self._client,
                 transaction,
-                folder,
+                self._output,
+                Part(name, folder=name),
                 replace(self._options, parallel=1),
-                row=item,
-                by_class=self._output.by_class,
+                row=self._items.get(name),
             )
-            self._landed.append(replace(entry, folder=name))
+            self._landed.append(entry)
         elif status.is_failure or not status.is_known:
             if not status.is_known:
                 text = "Transaction %s ended with the unknown status %r: it counts as failed"
@@ -221,42 +230,37 @@ class _Work:
                 transaction_id=name,
             )
 
-    def _settle(self, entry: Entry, failure: Exception | None, final: bool, most: int) -> None:
+    def _settle(self, entry: Entry, failure: Exception | None) -> None:
         if failure is None:
             self._in_a_row = 0
+            self._unnoted.append(entry)
         else:
             # Messages of other libraries may contain secrets.
             text = failure if isinstance(failure, VantageError) else type(failure).__name__
             log.warning("The results of transaction %s were not fetched: %s", entry[0], text)
-            self._failures.append((failure, final))
+            self._failures.append((entry, failure))
             self._in_a_row += 1
-            self._stopped = self._stopped or self._in_a_row >= most
-        if failure is None or final:
-            self._unnoted.append(entry)
+            self._stopped = self._stopped or self._in_a_row >= 2 * self._options.parallel
         if time.monotonic() - self._noted_at >= _NOTE_EVERY:
             self._note()
 
-    def _try(self, name: str) -> tuple[Exception | None, bool]:
-        """Fetch a transaction; return the error, if any, and whether it is final."""
-        try:
-            self._fetch(name)
-        except Exception as error:
-            return error, self._is_final(error)
-        return None, False
-
-    def _is_final(self, error: Exception) -> bool:
-        """Return whether no later run can fetch the transaction, as opposed to a problem
+    def _final_failures(self) -> list[tuple[Entry, Exception]]:
+        """Return the failures of transactions that no later run can fetch, as opposed to a problem
         of all of them that can be solved, such as a refused login or a firewall."""
-        about_one = (BadRequest, Forbidden, NotFound, ProcessingError)
-        if not isinstance(error, about_one) or error.retryable:
-            return False
-        if isinstance(error, ProcessingError):
-            return True
-        try:
-            self._client.list_completed_transactions(limit=1)
-        except VantageError:
-            return False
-        return True
+
+        def of(*kinds: type[VantageError]) -> list[tuple[Entry, Exception]]:
+            return [
+                (entry, error)
+                for entry, error in self._failures
+                if isinstance(error, kinds) and not error.retryable
+            ]
+
+        if refused := of(BadRequest, Forbidden, NotFound):
+            try:
+                self._client.list_completed_transactions(limit=1)
+            except VantageError:
+                refused = []
+        return of(ProcessingError) + refused
 
     def _note(self) -> None:
         self._lease.check()
@@ -277,10 +281,10 @@ class _Work:
 
     def conclude(self) -> None:
         """Raise the failures; if there are none, let the next poll start after this one."""
-        failures = sorted(self._failures, key=lambda each: each[1])  # Temporary ones first.
-        if all(final for _, final in failures) and not self._stopped:
+        temporary = [failure for _, failure in self._failures if failure not in self._final]
+        if not temporary and not self._stopped:
             self._consumer.settle()
-        for failure, _ in failures:
+        for failure in (*temporary, *self._final):
             raise failure
         if gone := [each.transaction_id for each in self._ended if each.status == Status.GONE]:
             raise TransactionFailed(

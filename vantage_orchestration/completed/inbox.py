@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from vantage_orchestration.options import Options
 from vantage_orchestration.processing.keys import KEY_PARAMETER
 from vantage_orchestration.processing.names import safe_name
 from vantage_orchestration.processing.skills import skill_id_of
+from vantage_orchestration.stored import Stored
 
 if TYPE_CHECKING:
     from pendulum import DateTime
@@ -38,17 +39,17 @@ _DAY: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class CompletedFilter:
+class CompletedFilter(Stored):
     """Which ended transactions to fetch; see :class:`vantage_orchestration.options.Options`."""
 
-    statuses: frozenset[str]
+    statuses: tuple[str, ...]
     include_api: bool
     since: DateTime | None = None
 
     @classmethod
     def of(cls, options: Options) -> CompletedFilter:
         """Return the filter that the options of a task ask for."""
-        return cls(frozenset(options.statuses), options.include_api, options.since)
+        return cls(tuple(sorted(set(options.statuses))), options.include_api, options.since)
 
     def asks_for(self, status: Status | None) -> bool:
         """Return whether transactions of a status are wanted. One that is missing or unknown in
@@ -63,19 +64,6 @@ class CompletedFilter:
         if self.since is not None and made is not None and made < self.since:
             return False
         return self.include_api or not sent_through_api(item)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what :meth:`read` takes."""
-        return {
-            "statuses": sorted(self.statuses),
-            "include_api": self.include_api,
-            "since": self.since.to_iso8601_string() if self.since else None,
-        }
-
-    @classmethod
-    def read(cls, state: Mapping[str, Any]) -> CompletedFilter:
-        """Read the result of :meth:`to_json`."""
-        return cls.of(Options.of(**{name: state[name] for name in cls.__dataclass_fields__}))
 
 
 def sent_through_api(item: ListedTransaction) -> bool:

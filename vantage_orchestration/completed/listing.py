@@ -95,7 +95,9 @@ class CompletedList:
     def _search(self, begin: int, end: int, count: int, full: bool) -> Iterator[Entries]:
         """Yield what may be new among transactions created from hour ``begin`` to before
         ``end``."""
-        if not full and count == self._number(begin, end):
+        # None where a count is unknown.
+        known = [self._known.get(hour) for hour in range(begin, end)]
+        if not full and None not in known and count == sum(filter(None, known)):
             return
         if count == 0:
             self._known.update(dict.fromkeys(range(begin, end), 0))
@@ -107,12 +109,6 @@ class CompletedList:
         later = self._count(middle, end)
         yield from self._search(middle, end, later, full)
         yield from self._search(begin, middle, count - later, full)
-
-    def _number(self, begin: int, end: int) -> int | None:
-        """Return the last known count of an interval; None if unknown."""
-        numbers = [self._known.get(hour) for hour in range(begin, end)]
-        known = [number for number in numbers if number is not None]
-        return sum(known) if len(known) == len(numbers) else None
 
     def _count(self, begin: int, end: int) -> int:
         return self._client.list_completed_transactions(limit=1, **self._filters(begin, end)).total

@@ -37,33 +37,24 @@ class WakeSchedule:
             self._due = frozenset()
             return False
         if due:
-            return self._while_due(due)
-        if self._due or self._step:
-            self._due, self._step = frozenset(), 0
-            self._afterwards = self._left = _FIRST_AFTERWARDS
-        return self._all_fetched()
-
-    def _while_due(self, due: Set[str]) -> bool:
-        if not self._due:
-            self._step = 0
-        if due - self._due:
-            self._left = 0
-        self._due = due
-        if self._left > 0:
-            self._left -= 1
-        if self._left > 0:
-            return False
-        pauses = _PAUSES_OF_NOBODY if due == {NOBODY} else _PAUSES
-        self._left = pauses[min(self._step, len(pauses) - 1)]
-        self._step += 1
-        return True
-
-    def _all_fetched(self) -> bool:
-        if not 0 < self._afterwards <= _LAST_AFTERWARDS:
-            return False
+            if not self._due:
+                self._step = 0
+            if due - self._due:
+                self._left = 0
+            self._due = due
+        else:
+            if self._due or self._step:
+                self._due, self._step = frozenset(), 0
+                self._afterwards = self._left = _FIRST_AFTERWARDS
+            if not 0 < self._afterwards <= _LAST_AFTERWARDS:
+                return False
         self._left -= 1
         if self._left > 0:
             return False
-        self._afterwards *= _LONGER
-        self._left = self._afterwards
+        if due:
+            pauses = _PAUSES_OF_NOBODY if due == {NOBODY} else _PAUSES
+            self._left = pauses[min(self._step, len(pauses) - 1)]
+            self._step += 1
+        else:
+            self._left = self._afterwards = self._afterwards * _LONGER
         return True

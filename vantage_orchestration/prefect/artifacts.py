@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         TransactionManifest,
         UnfinishedEntry,
     )
-    from vantage_orchestration.waiting import Observation
+    from vantage_orchestration.waiting.machine import Observation
 
 log = logging.getLogger(__name__)
 

@@ -46,14 +46,18 @@ from vantage_orchestration.processing.summary import (
     summary_of_wait,
 )
 from vantage_orchestration.status import Status
-from vantage_orchestration.waiting import PeopleNeeded, Wait, wait_here, wait_in_loop
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import PeopleNeeded, Wait
+from vantage_orchestration.waiting.poller import wait_in_loop
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.options import OnEmpty, Options
     from vantage_orchestration.processing.submit import Part, Work
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.waiting import Observation, Outcome, SharedPoller, WaitRules
+    from vantage_orchestration.waiting.machine import Observation, Outcome
+    from vantage_orchestration.waiting.poller import SharedPoller
+    from vantage_orchestration.waiting.rules import WaitRules
 
 #: Seconds after the creation of a transaction within which its events are sent without a query:
 #: Prefect's server ignores an event that it has got within the last five minutes.
@@ -64,13 +68,11 @@ _FRESH = 240.0
 class Caller:
     """The run that processes documents, the same in each try.
 
-    ``number`` is that of the call within the flow run, if Prefect has one. Failed documents may be
-    sent, and charged, again unless Prefect retries automatically.
+    ``number`` is that of the call within the flow run, if Prefect has one.
     """
 
     work: Work
     number: str = ""
-    resend_failed: bool = True
 
     @property
     def again(self) -> bool:
@@ -114,8 +116,9 @@ class Caller:
             position=number if numbered else "",
             output=output,
         )
-        work = Work(client, skill_id, key, options, ledger, origin[:8])
-        return cls(work, number, key.since is None or not retried_by_itself())
+        # Failed documents may be sent, and charged, again unless Prefect retries automatically.
+        resend = key.since is None or not retried_by_itself()
+        return cls(Work(client, skill_id, key, options, ledger, origin[:8], resend), number)
 
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None
@@ -243,7 +246,7 @@ class Reporter:
                 on_change=self.changed,
             )
             if not isinstance(answer, PeopleNeeded):
-                return answer.outcome
+                return answer
             await anyio.to_thread.run_sync(self.needs_person, wait, answer)
             wait.notified(answer)
 

@@ -30,7 +30,7 @@ from vantage_orchestration.prefect.artifacts import review_ended
 from vantage_orchestration.prefect.context import running
 from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.prefect.paging import listed
-from vantage_orchestration.waiting import Watcher
+from vantage_orchestration.waiting.watcher import Watcher
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

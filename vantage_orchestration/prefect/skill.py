@@ -27,11 +27,12 @@ from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import summary
 from vantage_orchestration.results import fetch_fields
 from vantage_orchestration.status import Status
-from vantage_orchestration.waiting import SharedPoller, WaitRules
+from vantage_orchestration.waiting.poller import SharedPoller
+from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.waiting import Outcome
+    from vantage_orchestration.waiting.machine import Outcome
 
 
 class _Form(StoredBlock):
@@ -111,9 +112,7 @@ class VantageSkill(_OptionsForm, JobBlock):  # type: ignore[type-arg]
             files = caller.files(inputs)
             if not files:
                 raise ConfigurationError("There are no inputs to send")
-            (submitted,) = submit_files(
-                caller.work, files, most=1, resend_failed=caller.resend_failed
-            )
+            (submitted,) = submit_files(caller.work, files, most=1)
             Reporter(client, caller.work.skill_id, self.logger.info).started([submitted])
         return self.transaction(submitted.transaction_id)
 
@@ -270,12 +269,12 @@ class VantageTransaction(JobRun[list[dict[str, Any]]]):
         """
         from vantage_orchestration.processing.job import download
 
-        output, by_class = output_of(output_path)
+        output = output_of(output_path)
         ids = [self.transaction_id]
         with self._client() as client:
-            manifest = download(client, ids, output, self._options, by_class=by_class)
-        self.logger.info(summary(manifest, output.url))
-        return final_result(manifest, output, self._options)
+            manifest = download(client, ids, output, self._options)
+        self.logger.info(summary(manifest, output.folder.url))
+        return final_result(manifest, output.folder, self._options)
 
     async def adownload_results(self, output_path: Any) -> dict[str, Any]:
         """Download its files as :meth:`download_results` does, without blocking the event loop."""

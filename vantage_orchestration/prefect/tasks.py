@@ -44,7 +44,7 @@ from vantage_orchestration.processing.routing import output_of
 from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.summary import summary_of_start
 from vantage_orchestration.text import counted
-from vantage_orchestration.waiting import WaitRules
+from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,15 +85,16 @@ def process_documents(
         ReviewNeeded: A person is needed, and ``on_review`` is ``fail``.
         WaitTimeout: A limit was reached. A retry continues.
     """
-    from vantage_orchestration.processing.job import FetchAhead, begin, finish
+    from vantage_orchestration.processing.job import begin, fetch_ahead, finish
 
-    chosen, (output, by_class) = Options.of(**options), output_of(output_path)
-    check_output(output)
+    chosen, output = Options.of(**options), output_of(output_path)
+    folder = output.folder
+    check_output(folder)
     with client_of(credentials) as client:
-        caller = Caller.of_run(client, inputs, skill, chosen, output=output)
-        token, work = caller.token(output), caller.work
-        files = caller.files(inputs, chosen.on_empty, output)
-        job = begin(work, files, output, token=token, resend_failed=caller.resend_failed)
+        caller = Caller.of_run(client, inputs, skill, chosen, output=folder)
+        token, work = caller.token(folder), caller.work
+        files = caller.files(inputs, chosen.on_empty, folder)
+        job = begin(work, files, folder, token=token)
         if not job.parts:
             run_logger().warning("There are no documents to process")
         ids = job.transaction_ids
@@ -101,7 +102,7 @@ def process_documents(
         reporter = Reporter(client, work.skill_id, run_logger().info, ids, again=caller.again)
         with reporter.behind():
             reporter.started(job.parts, shown=True)
-            ahead = FetchAhead(client, output, chosen, token=token, by_class=by_class)
+            ahead = fetch_ahead(client, output, chosen, token=token)
             outcome = reporter.wait(ids, WaitRules.of(chosen), ahead)
             # Without the ledger, so that failures stay noted until somebody retries.
             manifest = finish(
@@ -109,12 +110,11 @@ def process_documents(
                 output,
                 token=token,
                 outcome=outcome,
-                by_class=by_class,
                 on_landed=reporter.landed,
             )
-            reporter.finished(manifest, output)
+            reporter.finished(manifest, folder)
     return final_result(
-        manifest, output, chosen, on_review=chosen.on_review, timed_out=outcome.timed_out
+        manifest, folder, chosen, on_review=chosen.on_review, timed_out=outcome.timed_out
     )
 
 
@@ -156,7 +156,7 @@ def process_document(
     document = arguments.place("document", document)
     with client_of(credentials) as client:
         caller = Caller.of_run(client, document, skill, chosen)
-        submitted = submit_one(caller.work, document, resend_failed=caller.resend_failed)
+        submitted = submit_one(caller.work, document)
         ids = [submitted.transaction_id]
         note_for_rollback(credentials, caller.work.ledger, ids)
         reporter = Reporter(client, caller.work.skill_id, run_logger().info, again=caller.again)
@@ -201,7 +201,7 @@ def submit_documents(
     with client_of(credentials) as client:
         caller = Caller.of_run(client, inputs, skill, chosen, numbered=True)
         files = caller.files(inputs, chosen.on_empty)
-        submitted = submit_files(caller.work, files, resend_failed=caller.resend_failed)
+        submitted = submit_files(caller.work, files)
         ids = [part.transaction_id for part in submitted]
         note_for_rollback(credentials, caller.work.ledger, ids)
         Reporter(client, caller.work.skill_id, run_logger().info).started(submitted)
@@ -275,13 +275,13 @@ def download_results(
     from vantage_orchestration.processing.job import download
 
     chosen, ids = Options.of(**options), arguments.transaction_ids(transaction_ids)
-    output, by_class = output_of(output_path)
+    output = output_of(output_path)
     if not ids:
         run_logger().warning("There are no transactions to fetch results from")
     with client_of(credentials) as client:
-        manifest = download(client, ids, output, chosen, by_class=by_class)
-        Reporter(client, None, run_logger().info).finished(manifest, output)
-    return final_result(manifest, output, chosen)
+        manifest = download(client, ids, output, chosen)
+        Reporter(client, None, run_logger().info).finished(manifest, output.folder)
+    return final_result(manifest, output.folder, chosen)
 
 
 @task(**RETRIES, cache_policy=NO_CACHE)

@@ -35,7 +35,7 @@ from vantage_orchestration.processing.manifest import (
     rule_error_of,
 )
 from vantage_orchestration.processing.names import LANDED, MANIFEST, UniqueNames, folded, safe_name
-from vantage_orchestration.processing.routing import class_folder
+from vantage_orchestration.processing.routing import Output, class_folder
 from vantage_orchestration.results import check_types, with_results
 from vantage_orchestration.state import reading
 from vantage_orchestration.status import Status
@@ -68,18 +68,13 @@ _NUMBER = re.compile("[1-9][0-9]*")
 
 @translated
 def fetch(
-    client: VantageClient,
-    transaction: Transaction,
-    target: Location,
-    options: Options,
-    *,
-    by_class: str | None = None,
+    client: VantageClient, transaction: Transaction, output: Output, part: Part, options: Options
 ) -> None:
     """Download the result files of a transaction without writing a manifest; :func:`collect` finds
     them. Arguments and errors are the same."""
-    types = options.result_types or None
+    types, target = options.result_types or None, output.folder.child(part.folder)
     check_types(transaction, types)
-    wanted = _wanted(transaction, types, target, by_class)
+    wanted = _wanted(transaction, types, output, part)
     landing = _Landed(target, transaction, wanted, TransactionManifest.load(target))
     if landing.missing:
         landing.fetch(client, options.parallel)
@@ -90,58 +85,37 @@ def fetch(
 def collect(
     client: VantageClient,
     transaction: Transaction,
-    target: Location,
+    output: Output,
+    part: Part,
     options: Options,
     *,
-    part: Part | None = None,
     row: ListedTransaction | None = None,
     skill_id: str | None = None,
-    by_class: str | None = None,
 ) -> TransactionManifest:
-    """Download the result files of a transaction and write their manifest.
+    """Download the result files of a transaction and write their manifest, which is returned as
+    that of a job contains it: with its folder.
 
-    The files of the first document land in ``target/1`` and so on, each only when complete.
-    ``target/manifest.json`` comes last: if it exists, everything it names exists. Collecting again,
+    The files of the first document land in ``FOLDER/1`` and so on, each only when complete.
+    ``FOLDER/manifest.json`` comes last: if it exists, everything it names exists. Collecting again,
     after a crash or without one, gives the same bytes. Files that have landed are not downloaded
     again: until the manifest exists, ``landed.json`` names them. Remains of an earlier transaction
-    or a killed try are removed.
+    or a killed try are removed, so use the folder for nothing else, and collect into it with one
+    process at a time.
 
-    Use the folder ``target`` for nothing else, and collect into it with one process at a time: in
-    its folders ``1``, ``2`` and so on, files that the manifest does not name are removed.
-
-    Args:
-        client: Client.
-        transaction: A transaction whose status is ``Processed``.
-        target: Folder for the results of this transaction only.
-        options: ``result_types`` are downloaded, all without any, ``parallel`` at the same time. A
-            store that does not allow several gets one.
-        part: Its key and the files that were sent, for the manifest.
-        row: Its entry in a list, for the manifest: pages and time of creation. What is unknown is
-            kept from an earlier manifest.
-        skill_id: Skill, for the manifest; by default that of the row.
-        by_class: Where the files of each document land, if its class decides; see
-            :class:`.routing.Output`. The parent of ``target`` is then the folder of the job.
-
-    Raises:
-        ConfigurationError: The transaction has no results yet.
-        ResultsMissing: A document has no result file of the wanted types. Nothing was fetched.
-        ProtocolError: A result file does not fit its type, or a document has no result at all, even
-            after retries. There is no manifest then.
-        ConnectionFailed: A download broke, even after retries. There is no manifest then.
-        NotFound: The transaction was deleted.
-        OSError: The folder can't be read or written.
+    The transaction must be ``Processed``. What the manifest needs besides comes from its ``part``,
+    its ``row`` in a list and the ``skill_id``; what is unknown is kept from an earlier manifest.
     """
     if transaction.status != Status.PROCESSED:
         raise ConfigurationError(
             f"The transaction is {transaction.status}; only one that was Processed has results",
             transaction_id=transaction.id,
         )
-    types = options.result_types or None
+    types, target = options.result_types or None, output.folder.child(part.folder)
     transaction = with_results(client, transaction)
     check_types(transaction, types)
     found = TransactionManifest.load(target)
     before = found if found is not None and same_id(found.transaction_id, transaction.id) else None
-    wanted = _wanted(transaction, types, target, by_class)
+    wanted = _wanted(transaction, types, output, part)
     landing = _Landed(target, transaction, wanted, found)
     missing = landing.missing
     if missing:
@@ -157,7 +131,7 @@ def collect(
         transaction.status.value,
         known(row and row.created_at, before and before.created_at),
         known(row and row.page_count, before and before.pages),
-        _sources(transaction, (part.sources if part else ()) or None, before),
+        _sources(transaction, part.sources or None, before),
         tuple(
             DocumentEntry(
                 document.id,
@@ -165,17 +139,17 @@ def collect(
                 tuple(rule_error_of(error) for error in document.business_rule_errors),
                 tuple(landing.there[each.key] for each in wanted if each.number == number),
                 origins.get(document.id.lower(), ()),
-                _folder_of(document, target, by_class),
+                _folder_of(document, output, part),
             )
             for number, document in enumerate(transaction.documents, 1)
         ),
-        key=known(part and part.key, before and before.key),
+        key=known(part.key, before and before.key),
     )
     if missing or before is None or before.to_json() != manifest.to_json():
         manifest.write(target)
     landing.end(manifest)
     _warn_if_late(manifest)
-    return manifest
+    return replace(manifest, folder=part.folder)
 
 
 def landed(manifest: TransactionManifest, target: Location) -> bool:
@@ -194,12 +168,15 @@ def landed(manifest: TransactionManifest, target: Location) -> bool:
     )
 
 
-def landed_as(folder: Location, transaction_id: str) -> TransactionManifest | None:
-    """Return the manifest in a folder if it is of this transaction, and everything has landed."""
-    found = TransactionManifest.load(folder)
-    if found is None or not same_id(found.transaction_id, transaction_id):
+def landed_in(
+    output: Location, folder: str, transaction_id: str | None = None
+) -> TransactionManifest | None:
+    """Return the manifest in a folder of the output, with that folder, if everything has landed,
+    and it is of this transaction."""
+    found = TransactionManifest.load(place := output.child(folder))
+    if found is None or (transaction_id and not same_id(found.transaction_id, transaction_id)):
         return None
-    return found if landed(found, folder) else None
+    return replace(found, folder=folder) if landed(found, place) else None
 
 
 # ------------------------------------------------------------- what to fetch
@@ -223,22 +200,22 @@ def _key(file: FileEntry) -> tuple[str, str, str]:
     return (file.path, file.name, file.type)
 
 
-def _folder_of(document: ExtractedDocument, target: Location, by_class: str | None) -> str | None:
-    if by_class is None:
+def _folder_of(document: ExtractedDocument, output: Output, part: Part) -> str | None:
+    if output.by_class is None:
         return None
     found = class_of(document.classification) or {}
-    return f"{class_folder(by_class, found.get('name') or found.get('id'))}/{target.name}"
+    return f"{class_folder(output.by_class, found.get('name') or found.get('id'))}/{part.folder}"
 
 
 def _wanted(
     transaction: Transaction,
     types: Collection[str] | None,
-    target: Location,
-    by_class: str | None,
+    output: Output,
+    part: Part,
 ) -> list[_Download]:
     wanted = []
     for number, document in enumerate(transaction.documents, 1):
-        folder = _folder_of(document, target, by_class)
+        folder = _folder_of(document, output, part)
         names = UniqueNames()
         # Sorted, since the service does not define an order; named before some are left out, so
         # that a file has the same name whatever else is requested.

@@ -8,13 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vantage_orchestration.errors import (
-    DocumentMismatch,
-    TransactionCanceled,
-    TransactionFailed,
-    VantageError,
-    translated,
-)
+from vantage_orchestration.errors import DocumentMismatch, translated
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.inputs import inspect_inputs
 from vantage_orchestration.processing.ledger import open_ledger
@@ -23,9 +17,10 @@ from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
 from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.results import DocumentFields, fetch_fields
-from vantage_orchestration.status import Status
 from vantage_orchestration.text import named
-from vantage_orchestration.waiting import Wait, WaitRules, wait_here
+from vantage_orchestration.waiting.blocking import wait_here
+from vantage_orchestration.waiting.machine import Wait
+from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
     import os
@@ -61,11 +56,11 @@ class DocumentResult:
 
 
 @translated
-def submit_one(work: Work, file: AnyPath, *, resend_failed: bool = True) -> Part:
+def submit_one(work: Work, file: AnyPath) -> Part:
     """Start the transaction of one file, or find the one that an earlier try has started, see
     :func:`.submit.submit`."""
     units = keyed_units(work, plan(inspect_inputs([file]), process_skill=False))
-    (submitted,) = submit(work, units, resend_failed=resend_failed)
+    (submitted,) = submit(work, units)
     return submitted
 
 
@@ -94,39 +89,15 @@ def wait_for_transaction(
         The transaction, with status ``Processed``.
 
     Raises:
-        TransactionFailed: It ended as Failed.
+        TransactionFailed: It ended as Failed, or was deleted.
         TransactionCanceled: It was cancelled.
         WaitTimeout: The time is up. The transaction keeps running, and a new try finds it.
-        NotFound: It was deleted.
     """
     # It occupies a worker's slot, so poll often.
     rules = WaitRules(timeout, review_timeout, poke_interval=1.0, max_poke_interval=10.0)
     outcome = wait_here(client, Wait([transaction_id], rules, clock()), sleep=sleep, clock=clock)
-    if outcome.timed_out is not None:
-        check_outcome(outcome, client=client)
-    transaction = outcome.processed.get(transaction_id) or client.get_transaction(transaction_id)
-    _raise_if_unsuccessful(transaction)
-    return transaction
-
-
-def _raise_if_unsuccessful(transaction: Transaction) -> None:
-    error: VantageError | None = None
-    if transaction.status is Status.FAILED:
-        error = TransactionFailed(
-            f"ABBYY Vantage could not process {transaction.file_names}",
-            hint="Its pages may have been charged, so it is not sent again automatically. Check"
-            " the file and the skill, then clear or run the task again",
-            transaction_id=transaction.id,
-            server_message=transaction.error,
-        )
-    elif transaction.status is Status.CANCELED:
-        error = TransactionCanceled(
-            f"The transaction of {transaction.file_names} was cancelled in ABBYY Vantage",
-            hint="Clear or run the task again to send the document again",
-            transaction_id=transaction.id,
-        )
-    if error is not None:
-        raise error
+    check_outcome(outcome, client=client)
+    return outcome.processed.get(transaction_id) or client.get_transaction(transaction_id)
 
 
 @translated

@@ -70,12 +70,6 @@ def files_of(
     return list(found)
 
 
-def check_output(output: Location) -> None:
-    """Refuse an unusable folder for results before anything is sent. Only local ones can be
-    checked."""
-    _check_folder(output, "output folder")
-
-
 def check_folders(output: Location, names: Iterable[str]) -> None:
     """Refuse a local folder for results that has files where their folders would be."""
     taken = [name for name in names if output.is_local and os.path.isfile(output.child(name).path)]
@@ -87,14 +81,18 @@ def check_folders(output: Location, names: Iterable[str]) -> None:
         )
 
 
-def _check_folder(folder: Location, what: str) -> None:
+def check_output(folder: Location, what: str = "output folder") -> None:
+    """Refuse an unusable folder for results before anything is sent. Only local ones can be
+    checked."""
     if not folder.is_local:
         return
     place = folder.path
     while not os.path.lexists(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)
     problem = None
-    if not os.path.isdir(place):
+    if ".." in folder.path.split("/"):
+        problem = "leads up again ('..') after a pattern"
+    elif not os.path.isdir(place):
         problem = "is a file" if place == folder.path else f"can't be created: {place!r} is a file"
     elif not os.access(place, os.W_OK | os.X_OK):
         problem = f"can't be written: {place!r} is read-only for this user"
@@ -113,7 +111,7 @@ def check_quarantine(place: Any, output: Location, inputs: Iterable[Location] = 
     if place is None:
         return
     folder = Location.of(place)
-    _check_folder(folder, "quarantine_path")
+    check_output(folder, "quarantine_path")
     aside, problem = folder.real, None
     if _is_below(aside, output.real):
         problem = f"is the output folder {output.url!r}, or lies in it"
@@ -160,6 +158,11 @@ class _Search:
             raise ConfigurationError(
                 f"There is no file {place.url!r}",
                 hint="Give several files as a list, or as a text with one per line",
+            )
+        if ".." in parts[first:]:
+            raise ConfigurationError(
+                f"The input {place.url!r} leads up again ('..') after a pattern",
+                hint="Nothing was sent. Write the path without '..'",
             )
         # An existing folder takes precedence over its name as a pattern.
         while first < len(parts) - 1 and parts[first].strip("*"):

@@ -21,6 +21,7 @@ T = TypeVar("T")
 #: Hex digits of a short digest: some for the name, the rest for the content.
 NAME_DIGITS, CONTENT_DIGITS = 4, 12
 _CHUNK = 1024 * 1024
+_FOUND = (Location, SourceFile)
 #: Files that are read at the same time.
 _READERS = 8
 
@@ -57,35 +58,22 @@ def short_digest(name: str, sha256: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """A missing input.
-
-    Attributes:
-        path: Its path or URL.
-        base: Its name in the service.
-        vanished: Whether it existed a moment ago.
-    """
-
-    path: str
-    base: str
-    vanished: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """An input that can't be sent.
 
     Attributes:
         reason: Why.
         passing: Whether the reason may disappear by itself.
+        missing: If there is no such file, its name in the service: an earlier try may have sent it.
     """
 
     reason: str
     passing: bool = False
+    missing: str | None = None
 
 
 #: The state of an input.
-Seen = PlannedFile | Gone | Refused
+Seen = PlannedFile | Refused
 
 
 def inspect_inputs(inputs: Sequence[AnyPath | SourceFile]) -> list[Seen]:
@@ -106,10 +94,10 @@ def inspect_beside(
         lambda step: step(), steps, 1 if alone or len(sources) < 2 else _READERS
     )
     return answer, [
-        # A location was found in a folder; a path may be mistyped.
-        each
-        if isinstance(given, (Location, SourceFile)) or not isinstance(each, Gone)
-        else replace(each, vanished=False)
+        # A location was found in a folder a moment ago; a path may be mistyped.
+        replace(each, passing=False)
+        if isinstance(each, Refused) and each.missing and not isinstance(given, _FOUND)
+        else each
         for given, each in zip(inputs, seen, strict=True)
     ]
 
@@ -121,7 +109,7 @@ def _inspect(source: SourceFile | Location) -> Seen:
     path, name = _printable(source.url), source.name
     info = source.info()
     if info is None:
-        return Gone(path, _service_name(name))
+        return _missing(path, name)
     if info.get("type") == "directory":
         return Refused(f"{path!r} is a folder; name its files, for example with a pattern")
     size = info.get("size")
@@ -139,7 +127,7 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
     except ConfigurationError as error:
         return Refused(error.what)
     except FileNotFoundError:
-        return Gone(path, _service_name(source.name))
+        return _missing(path, source.name)
     with stream:
         size, sha256 = _digest(stream)
     if source.size not in (-1, size):
@@ -163,6 +151,10 @@ def _checked(source: SourceFile, path: str, details: Mapping[str, str]) -> Seen:
     source = replace(source, name=name, size=size, registration_parameters=together)
     entry = SourceEntry(original, name, path, size, sha256)
     return PlannedFile(entry, source, short_digest(name, sha256))
+
+
+def _missing(path: str, name: str) -> Refused:
+    return Refused(f"there is no file {path!r}", passing=True, missing=_service_name(name))
 
 
 def _digest(stream: BinaryIO) -> tuple[int, str]:

@@ -8,6 +8,7 @@ contains ``submitted.json``; at the end it contains ``manifest.json`` and a fold
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -26,7 +27,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.parallel import in_parallel
-from vantage_orchestration.processing.collect import collect, fetch, landed, landed_as
+from vantage_orchestration.processing.collect import collect, fetch, landed, landed_in
 from vantage_orchestration.processing.files import check_folders, check_output, check_quarantine
 from vantage_orchestration.processing.inputs import inspect_beside
 from vantage_orchestration.processing.ledger import LedgerEntry
@@ -36,9 +37,10 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import SUBMITTED, folded
-from vantage_orchestration.processing.page_numbers import Made, listed_as_completed
+from vantage_orchestration.processing.page_numbers import listed_as_completed
 from vantage_orchestration.processing.pages import check_pages
 from vantage_orchestration.processing.plan import Unit, plan
+from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.processing.skills import names_of_skills, skill_of
 from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
 log = logging.getLogger(__name__)
+
+_NO_OUTCOME = Outcome({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,6 @@ def submit_files(
     inputs: Iterable[Location],
     *,
     most: int | None = None,
-    resend_failed: bool = True,
 ) -> tuple[Part, ...]:
     """Start the transactions of some files, each once, see :func:`.submit.submit`. Globs in the
     inputs are already resolved.
@@ -111,7 +114,7 @@ def submit_files(
         )
     if work.options.max_pages is not None:
         check_pages(units.values(), work.options.max_pages)
-    return submit(work, units, resend_failed=resend_failed)
+    return submit(work, units)
 
 
 @translated
@@ -121,7 +124,6 @@ def begin(
     output: Location,
     *,
     token: str,
-    resend_failed: bool = False,
 ) -> Job:
     """Start the transactions of a job, each once, and record them in the output folder, which
     belongs to this job alone.
@@ -146,15 +148,12 @@ def begin(
     if options.max_pages is not None:
         known = sum(entry.pages or 0 for entry in there.values())
         check_pages(missing.values(), options.max_pages, known)
-    parts = {}
-    for name, entry in there.items():
-        part = Part.of(name, units[name], entry.transaction_id, landed=True, earlier=True)
-        parts[name] = replace(part, folder=entry.folder)
-    # Failed transactions are reported by :func:`finish` first, and only then sent again if the task
-    # is retried.
-    for each in submit(work, missing, resend_failed=resend_failed):
-        parts[each.key] = each
-    job = Job(token, tuple(parts[name] for name in units), None if skill is None else skill.name)
+    parts = {
+        key: Part(entry.transaction_id, key, entry.folder, 0.0, units[key].sources, True, True)
+        for key, entry in there.items()
+    }
+    parts |= {each.key: each for each in submit(work, missing)}
+    job = Job(token, tuple(parts[key] for key in units), None if skill is None else skill.name)
     job.write(output)
     return job
 
@@ -229,19 +228,16 @@ def _skill(work: Work) -> Skill | None:
 
 
 def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool) -> bool:
-    def was(transaction_id: str) -> bool:
-        try:
-            status = client.get_transaction(transaction_id).status
-        except NotFound:
-            return False
-        if status is Status.NEW:
-            client.delete_transaction(transaction_id)
-            return False
-        return also_failed or not status.is_failure
-
+    started = False
     # Check all of them, so that none that can't be completed is left behind.
-    started = [was(each) for each in entry.transaction_ids]
-    return any(started)
+    for each in entry.transaction_ids:
+        with contextlib.suppress(NotFound):
+            status = client.get_transaction(each).status
+            if status is Status.NEW:
+                client.delete_transaction(each)
+            else:
+                started = started or also_failed or not status.is_failure
+    return started
 
 
 def _check_owner(
@@ -294,69 +290,49 @@ class _Earlier:
             if (before := self._folders.get(key)) and folded(before) not in names:
                 folders.append(before)
             for folder in folders:
-                if (entry := self._in(folder)) is not None and entry.key == key:
+                if folder not in self._read:
+                    self._read[folder] = landed_in(self._output, folder)
+                if (entry := self._read[folder]) is not None and entry.key == key:
                     found[key] = entry
                     break
         return found
-
-    def _in(self, folder: str) -> TransactionManifest | None:
-        if folder not in self._read:
-            entry = TransactionManifest.load(place := self._output.child(folder))
-            there = entry is not None and landed(entry, place)
-            self._read[folder] = replace(entry, folder=folder) if entry and there else None
-        return self._read[folder]
 
 
 # -------------------------------------------------------------- collecting
 
 
-class FetchAhead:
-    """Downloads results in the pauses of the wait for the others; :func:`finish` finds them.
+def fetch_ahead(
+    client: VantageClient, output: Output, options: Options, *, token: str
+) -> Callable[[Mapping[str, Transaction], float], None]:
+    """Return a function that downloads the results of a job in the pauses of the wait for the
+    others; :func:`finish` finds them.
 
-    Args:
-        client: Client.
-        output: Folder of the job.
-        options: Options of the task.
-        token: The job's.
-        by_class: See :func:`finish`.
+    It gets what was processed, and downloads what it has not tried before. It begins nothing after
+    so many seconds, or after an error: :func:`finish` tries again, and raises it.
     """
+    begun: set[str] = set()
 
-    def __init__(
-        self,
-        client: VantageClient,
-        output: Location,
-        options: Options,
-        *,
-        token: str,
-        by_class: str | None = None,
-    ) -> None:
-        self._client, self._output, self._options = client, output, options
-        self._token, self._by_class = token, by_class
-        self._begun: set[str] = set()
-
-    def __call__(self, processed: Mapping[str, Transaction], seconds: float) -> None:
-        """Download what was processed and was not tried before. Nothing is begun after so many
-        seconds, or after an error: :func:`finish` tries again, and raises it."""
-        if processed.keys() <= self._begun:
+    def ahead(processed: Mapping[str, Transaction], seconds: float) -> None:
+        if processed.keys() <= begun:
             return
         end = time.monotonic() + seconds
-        writers, share = _shared(self._options, self._output, len(processed))
+        writers, share = _shared(options, output.folder, len(processed))
 
         def download(part: Part) -> None:
             if time.monotonic() < end:
-                self._begun.add(part.transaction_id)
-                transaction = processed[part.transaction_id]
-                folder = self._output.child(part.folder)
-                fetch(self._client, transaction, folder, share, by_class=self._by_class)
+                begun.add(part.transaction_id)
+                fetch(client, processed[part.transaction_id], output, part, share)
 
         try:
-            job = Job.load(self._output)
-            if job is not None and job.token == self._token:
-                wanted = processed.keys() - self._begun
+            job = Job.load(output.folder)
+            if job is not None and job.token == token:
+                wanted = processed.keys() - begun
                 parts = [part for part in job.parts if part.transaction_id in wanted]
                 in_parallel(download, parts, writers)
         except Exception as error:
             log.debug("Results are downloaded later: %s", type(error).__name__)
+
+    return ahead
 
 
 def _shared(options: Options, output: Location, transactions: int) -> tuple[int, Options]:
@@ -369,25 +345,24 @@ def _shared(options: Options, output: Location, transactions: int) -> tuple[int,
 @translated
 def finish(
     work: Work,
-    output: Location,
+    output: Output,
     *,
     token: str,
-    outcome: Outcome | None = None,
-    by_class: str | None = None,
+    outcome: Outcome = _NO_OUTCOME,
     on_landed: Callable[[TransactionManifest], object] = lambda entry: None,
 ) -> Manifest:
     """Collect what was processed, and write the manifest, which also names failed and unfinished
     transactions.
 
-    Failed ones are removed from the ledger, so that the next try creates them again. ``outcome`` is
-    that of the wait; what it saw as processed is not read again. ``by_class`` is that of
-    :class:`.routing.Output`. ``on_landed`` gets each transaction whose results have landed, in any
-    thread. If the folder no longer holds this job, it is JobLost.
+    Failed ones are removed from the ledger, so that the next try creates them again. What the
+    ``outcome`` of the wait shows as processed is not read again. ``on_landed`` gets each
+    transaction whose results have landed, in any thread. If the folder no longer holds this job, it
+    is JobLost.
     """
-    job = Job.load(output)
+    job = Job.load(output.folder)
     if job is None or job.token != token:
         raise JobLost(
-            f"The folder {output} no longer holds the job that this task has begun",
+            f"The folder {output.folder} no longer holds the job that this task has begun",
             hint="Another task or run writes into it, or somebody cleared it. Give each run its"
             " own folder; the next try continues with the transactions",
         )
@@ -396,91 +371,78 @@ def finish(
         job,
         output,
         work.options,
+        outcome,
         skill_id=work.skill_id,
-        outcome=outcome,
-        by_class=by_class,
         on_landed=on_landed,
     )
     failed = {each.transaction_id for each in manifest.failed}
     if failed:
         work.ledger.drop([part.key for part in job.parts if part.transaction_id in failed])
     if not manifest.pending:
-        output.child(SUBMITTED).remove()
+        output.folder.child(SUBMITTED).remove()
     return manifest
 
 
 @translated
 def download(
-    client: VantageClient,
-    transaction_ids: Any,
-    output: Location,
-    options: Options,
-    *,
-    by_class: str | None = None,
+    client: VantageClient, transaction_ids: Any, output: Output, options: Options
 ) -> Manifest:
     """Collect the results of some transactions, each in a folder named by its id, and return the
     manifest, which also names failed and unfinished ones."""
     ids = arguments.transaction_ids(transaction_ids)
-    check_output(output)
-    check_quarantine(options.quarantine_path, output)
-    there = {each: landed_as(output.child(each), each) is not None for each in ids}
-    parts = tuple(Part(each, "", each, 0.0, (), there[each], there[each]) for each in ids)
-    return _collect(client, Job(None, parts), output, options, by_class=by_class)
+    check_output(output.folder)
+    check_quarantine(options.quarantine_path, output.folder)
+    there = {each: landed_in(output.folder, each, each) is not None for each in ids}
+    parts = tuple(Part(each, folder=each, landed=there[each], earlier=there[each]) for each in ids)
+    return _collect(client, Job(None, parts), output, options, _NO_OUTCOME)
 
 
 def _collect(
     client: VantageClient,
     job: Job,
-    output: Location,
+    output: Output,
     options: Options,
+    outcome: Outcome,
     *,
     skill_id: str | None = None,
-    outcome: Outcome | None = None,
-    by_class: str | None,
     on_landed: Callable[[TransactionManifest], object] = lambda entry: None,
 ) -> Manifest:
-    parts, outcome = job.parts, outcome or Outcome({})
+    parts, folder = job.parts, output.folder
 
     def gather(part: Part) -> TransactionManifest:
-        transaction, folder = states[part.transaction_id], output.child(part.folder)
+        transaction = states[part.transaction_id]
         if transaction is None:
-            # It landed earlier and was deleted since.
-            entry = there[part.transaction_id]
+            entry = there[part.transaction_id]  # It landed earlier and was deleted since.
         else:
-            entry = collect(
-                client,
-                transaction,
-                folder,
-                share,
-                part=part,
-                row=rows.get(part.transaction_id.lower()),
-                skill_id=skill_id,
-                by_class=by_class,
-            )
-        entry = replace(entry, folder=part.folder)
+            row = rows.get(part.transaction_id.lower())
+            entry = collect(client, transaction, output, part, share, row=row, skill_id=skill_id)
         on_landed(entry)
         return entry
 
     def delete(entry: TransactionManifest) -> None:
-        if landed(entry, output.child(entry.folder)):
+        if entry.transaction_id not in there and landed(entry, folder.child(entry.folder)):
             client.delete_transaction(entry.transaction_id)
 
-    writers, share = _shared(options, output, len(parts))
+    writers, share = _shared(options, folder, len(parts))
     states = _states(client, parts, outcome.processed, options.parallel)
     there = {
         part.transaction_id: entry
         for part in parts
         if states[part.transaction_id] is None
-        and (entry := landed_as(output.child(part.folder), part.transaction_id))
+        and (entry := landed_in(folder, part.folder, part.transaction_id))
     }
     reviewed = {each.lower() for each in outcome.in_review}
     good, failed, pending = list[Part](), list[UnfinishedEntry](), list[UnfinishedEntry]()
     for part in parts:
-        if part.transaction_id in there or _status(states[part.transaction_id]).is_success:
+        name, state = part.transaction_id, states[part.transaction_id]
+        if name in there or (state is not None and state.status.is_success):
             good.append(part)
+        elif state is None:
+            failed.append(UnfinishedEntry(name, Status.GONE.value, sources=part.sources))
         else:
-            rest = _unfinished(part, states[part.transaction_id], reviewed)
-            (failed if Status(rest.status).is_failure else pending).append(rest)
+            rest = UnfinishedEntry.of(name, state, part.sources)
+            rest = replace(rest, in_review=rest.in_review or name.lower() in reviewed)
+            (failed if state.status.is_failure else pending).append(rest)
     rows = _rows(client, [each for each in good if not each.landed], skill_id)
     entries = tuple(_in_turns(gather, good, writers))
     earlier = sum(part.earlier for part in parts)
@@ -492,8 +454,8 @@ def _collect(
     else:
         names = {skill_id: job.skill} if job.skill else {}
     manifest = replace(manifest, skill_names=names)
-    manifest = complete(client, manifest, output, options)
-    manifest.write(output)
+    manifest = complete(client, manifest, folder, options)
+    manifest.write(folder)
     if options.delete_after:
         # Only now, so that a try after a kill can still fetch everything.
         in_parallel(delete, entries, writers)
@@ -534,26 +496,12 @@ def _states(
     return {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
 
 
-def _status(transaction: Transaction | None) -> Status:
-    return Status.GONE if transaction is None else transaction.status
-
-
-def _unfinished(
-    part: Part, state: Transaction | None, in_review: Collection[str]
-) -> UnfinishedEntry:
-    if state is None:
-        return UnfinishedEntry(part.transaction_id, Status.GONE.value, sources=part.sources)
-    entry = UnfinishedEntry.of(part.transaction_id, state, part.sources)
-    return replace(entry, in_review=entry.in_review or part.transaction_id.lower() in in_review)
-
-
 def _rows(
     client: VantageClient, parts: Sequence[Part], skill_id: str | None
 ) -> Mapping[str, ListedTransaction]:
     """Return the list entries with pages and times. Results are valid without them."""
-    made = {part.transaction_id: Made(part.key, part.created) for part in parts}
     try:
-        return listed_as_completed(client, made, skill_id=skill_id)
+        return listed_as_completed(client, parts, skill_id=skill_id)
     except VantageError as error:
         log.warning("The numbers of pages are unknown: %s", error)
         return {}

@@ -120,7 +120,12 @@ def find_transactions(
     wanted = set(keys)
     if not wanted:
         return {}
-    rows = _rows(client, wanted, skill_id, _window(since))
+    import pendulum
+
+    now = pendulum.now("UTC")
+    # Not in the future either: the window ends at the server's current time.
+    start = max(min(since, now).subtract(days=1), now.subtract(days=RETENTION_DAYS + 1))
+    rows = _rows(client, wanted, skill_id, start)
     candidates: dict[str, dict[str, _Row]] = {}
     for row in rows:
         if row.key in wanted:
@@ -131,14 +136,6 @@ def find_transactions(
         for key, those in candidates.items()
         if (chosen := _choose(client, [row for row in those.values() if not row.failed]))
     }
-
-
-def _window(since: DateTime) -> DateTime:
-    import pendulum
-
-    now = pendulum.now("UTC")
-    # Not in the future either: the window ends at the server's current time.
-    return max(min(since, now).subtract(days=1), now.subtract(days=RETENTION_DAYS + 1))
 
 
 def _rows(client: VantageClient, keys: set[str], skill_id: str, start: DateTime) -> Sequence[_Row]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.inputs import (
@@ -18,7 +18,8 @@ from vantage_orchestration.processing.inputs import (
 from vantage_orchestration.processing.names import suffixed
 from vantage_orchestration.text import shortened
 
-Duplicates = Literal["skip", "send", "fail"]
+if TYPE_CHECKING:
+    from vantage_orchestration.options import Duplicates
 
 #: Files of the same name and content to look for if one of them is missing.
 _MOST_EQUAL = 20

@@ -98,10 +98,12 @@ def check_outcome(
     if client is not None:
         missing = [each for each in ids[:_SHOWN] if each not in details]
         details |= {each: found for each in missing if (found := _detail(client, each))}
+    alone = details.get(ids[0]) if len(ids) == 1 else None
     raise kind(
         what + _told(ids, outcome.statuses, details),
         hint=hint,
         transaction_id=ids[0] if ids else None,
+        server_message=alone.error if alone is not None else None,
     )
 
 
@@ -127,7 +129,7 @@ def _told(
         text = f"{names} (transaction {each})" if names else f"transaction {each}"
         if statuses.get(each) is Status.GONE:
             text += " was deleted"
-        if entry is not None and entry.error is not None:
+        if entry is not None and entry.error is not None and len(ids) > 1:
             text += f' failed with "{entry.error}"'
         return text
 
@@ -174,43 +176,46 @@ def check_quality(manifest: Manifest, place: str, options: Options) -> None:
         return
     if options.fail_on_rule_errors:
         check_rules(manifest, place)
-    files = {each.transaction_id: named(each.sources) for each in manifest.transactions}
     found: dict[tuple[str, int], list[str]] = {}
     for each in manifest.findings:
         text = f"{each.field}: {each.reason}" if each.field else each.reason
-        found.setdefault((each.transaction_id, each.document_index), []).append(clean(text))
-    if not found:
-        return
-    texts = [
-        f"{files[transaction_id] or transaction_id}: {shortened(said, most=_RULES)}"
-        for (transaction_id, _), said in found.items()
-    ]
-    raise LowQuality(
-        f"{len(found)} of {manifest.counts['documents']} documents are not good enough: "
-        + shortened(texts, most=_SHOWN, between="; "),
-        hint=f"The results have landed; {place} names all findings. To continue with them, set"
-        " on_low_quality to flag or quarantine",
-    )
+        found.setdefault((each.transaction_id, each.document_index), []).append(text)
+    if found:
+        raise LowQuality(
+            _documents(manifest, found, "are not good enough"),
+            hint=f"The results have landed; {place} names all findings. To continue with them, set"
+            " on_low_quality to flag or quarantine",
+        )
 
 
 def check_rules(manifest: Manifest, place: str) -> None:
     """Raise RulesBroken if a document breaks a business rule. The results have landed."""
-    broken = [
-        (entry, number, document.rule_errors)
+    broken = {
+        (entry.transaction_id, number): [
+            str(each["message"] or each["type"] or "no reason") for each in document.rule_errors
+        ]
         for entry in manifest.transactions
         for number, document in enumerate(entry.documents, 1)
         if document.rule_errors
-    ]
-    if not broken:
-        return
-    texts = []
-    for entry, number, errors in broken:
-        said = [clean(str(each["message"] or each["type"] or "no reason")) for each in errors]
+    }
+    if broken:
+        raise RulesBroken(
+            _documents(manifest, broken, "break business rules"),
+            hint=f"The results have landed; {place} names all rules",
+        )
+
+
+def _documents(manifest: Manifest, found: Mapping[tuple[str, int], list[str]], what: str) -> str:
+    """Return a sentence about documents, given by transaction and number, with what was said of
+    each."""
+    entries = {each.transaction_id: each for each in manifest.transactions}
+
+    def told(document: tuple[tuple[str, int], list[str]]) -> str:
+        (transaction_id, number), said = document
+        entry = entries[transaction_id]
         which = f"document {number} of " if len(entry.documents) > 1 else ""
-        names = named(entry.sources) or entry.transaction_id
-        texts.append(f"{which}{names}: {shortened(said, most=_RULES)}")
-    raise RulesBroken(
-        f"{len(broken)} of {manifest.counts['documents']} documents break business rules: "
-        + shortened(texts, most=_SHOWN, between="; "),
-        hint=f"The results have landed; {place} names all rules",
-    )
+        name = named(entry.sources) or transaction_id
+        return f"{which}{name}: {shortened(said, clean, most=_RULES)}"
+
+    texts = shortened(list(found.items()), told, most=_SHOWN, between="; ")
+    return f"{len(found)} of {manifest.counts['documents']} documents {what}: {texts}"

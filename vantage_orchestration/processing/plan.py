@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 
 from vantage_orchestration.errors import ConfigurationError, FileNotReady
 from vantage_orchestration.limits import LONGEST_UPLOAD, MOST_FILES
+from vantage_orchestration.options import Duplicates, checked
 from vantage_orchestration.processing.inputs import (
-    Gone,
     PlannedFile,
     Refused,
     Seen,
     tag_of_name,
 )
 from vantage_orchestration.processing.manifest import SourceEntry
-from vantage_orchestration.processing.matching import Duplicates, Groups, choose, tag_in
+from vantage_orchestration.processing.matching import Groups, choose, tag_in
 from vantage_orchestration.processing.names import (
     OF_JOB,
     UniqueNames,
@@ -83,49 +83,34 @@ def plan(
 ) -> tuple[Unit, ...]:
     """Group files into units, each the content of one transaction.
 
-    The same inputs give the same plan; so does each group in ``known``, whatever the other inputs
-    are.
+    ``seen`` has the inputs in the order of sending, see :func:`.inputs.inspect_inputs`. The same
+    inputs give the same plan; so does each group in ``known``, whatever the other inputs are. A
+    Process skill accepts many files (up to 1000, and 2 GB together); other skills accept one
+    (contract, section 5).
 
-    Args:
-        seen: The inputs as :func:`.inputs.inspect_inputs` has seen them, in the order of sending.
-        process_skill: Whether the skill accepts many files (up to 1000, and 2 GB together); other
-            skills accept one (contract, section 5).
-        duplicates: What to do with files of equal content, anywhere in the plan. ``skip`` sends one
-            and names the others in its ``duplicates``; if an earlier try sent one of them, that one
-            is kept, even under a new name. ``send`` sends each. ``fail`` sends none.
-        known: Groups of :attr:`PlannedFile.short` that earlier tries have sent as one unit. Files
-            of a group form that unit again: in the group's order if it has one (a tuple or list),
-            otherwise in that of the inputs. The rest is packed into new units. A changed file
-            belongs to no group.
+    ``known`` has the groups of :attr:`PlannedFile.short` that earlier tries have sent as one unit,
+    and gives the first units: the files of a group, in its order if it has one (a tuple or list),
+    otherwise in that of the inputs. The rest, such as a changed file, is packed into new units.
 
-    Returns:
-        The units: first one for each non-empty group in ``known``, then the new ones. Empty if
-        there are no inputs and no groups.
-
-    Raises:
-        ConfigurationError: An input is missing (and no earlier try has sent a file of its name), a
-            folder, larger than 2 GB or has too many parameters; or there are equal files and
-            ``duplicates`` is ``fail``. All such inputs are named. Nothing was sent.
-        FileNotReady: An input is empty, or has vanished since its folder was listed. Nothing was
-            sent.
+    Of files with equal content, ``skip`` sends one and names the others in its ``duplicates``; if
+    an earlier try sent one of them, that one is kept, even under a new name. ``send`` sends each.
+    With ``fail`` they are a ConfigurationError, as are inputs that can't be sent; it names all of
+    them. An input that is empty, or has vanished since its folder was listed, is FileNotReady.
     """
-    if duplicates not in ("skip", "send", "fail"):
-        raise ConfigurationError("The argument duplicates must be 'skip', 'send' or 'fail'")
+    checked("duplicates", duplicates)
     groups = Groups(known)
     chosen = choose([each for each in seen if isinstance(each, PlannedFile)], duplicates, groups)
-    refused = [each for each in seen if isinstance(each, Refused)]
-    gone = [each for each in seen if isinstance(each, Gone) and not groups.had(each.base)]
-    problems = [each.reason for each in refused]
-    problems += [f"there is no file {each.path!r}" for each in gone]
-    if problems:
+    refused = [
+        each
+        for each in seen
+        if isinstance(each, Refused) and not (each.missing and groups.had(each.missing))
+    ]
+    if refused:
+        problems = [each.reason for each in refused]
         what = "Not every input can be sent: " + shortened(problems, most=10, between="; ")
-        if all(each.passing for each in refused) and all(each.vanished for each in gone):
-            raise FileNotReady(
-                what,
-                hint=(
-                    "Nothing was sent. Another program may still be writing a file: try again later"
-                ),
-            )
+        if all(each.passing for each in refused):
+            hint = "Nothing was sent. Another program may still be writing a file: try again later"
+            raise FileNotReady(what, hint=hint)
         raise ConfigurationError(
             what, hint="Nothing was sent. Leave out the inputs that can't be sent"
         )

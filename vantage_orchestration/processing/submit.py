@@ -10,6 +10,7 @@ can't be repeated safely.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -17,7 +18,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -44,14 +45,15 @@ from vantage_orchestration.text import identifier, named
 from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from vantage_orchestration.client import VantageClient
     from vantage_orchestration.models import Transaction
     from vantage_orchestration.options import Options
     from vantage_orchestration.processing.inputs import PlannedFile
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.plan import Unit
+
+    #: Transactions to continue with, by their keys, with their states.
+    _Known = dict[str, tuple[LedgerEntry, Transaction]]
 
 log = logging.getLogger(__name__)
 
@@ -68,34 +70,31 @@ _SETTLED = 60.0
 _MORE_LOOKS = 5
 
 
+_NEEDED = Member(needed=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Part(Stored):
     """A started transaction; a part of a job.
 
     Attributes:
         transaction_id: Its id.
-        key: Its key.
+        key: Its key; empty if unknown.
         folder: Name of the folder for its results.
-        created: When it was created, or found in the lists, in seconds since the epoch.
+        created: When it was created, or found in the lists, in seconds since the epoch by this
+            machine's clock; 0 if unknown.
         sources: The files that were sent, as far as still known.
         landed: Whether its results have landed in an earlier try.
         earlier: Whether an earlier try has created it.
     """
 
     transaction_id: Annotated[str, Member(read=identifier)]
-    key: str
-    folder: str
-    created: float
-    sources: tuple[SourceEntry, ...]
+    key: Annotated[str, _NEEDED] = ""
+    folder: Annotated[str, _NEEDED] = ""
+    created: Annotated[float, _NEEDED] = 0.0
+    sources: Annotated[tuple[SourceEntry, ...], _NEEDED] = ()
     landed: bool = False
     earlier: bool = False
-
-    @classmethod
-    def of(
-        cls, key: str, unit: Unit, transaction_id: str, created: float = 0.0, **state: bool
-    ) -> Part:
-        """Describe a unit that was sent."""
-        return cls(transaction_id, key, unit.name, created, unit.sources, **state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,8 @@ class Work:
         ledger: Records ids before the start, see :func:`.ledger.open_ledger`; by default nothing is
             recorded.
         origin: See :class:`.ledger.LedgerEntry`.
+        resend_failed: Whether to create transactions that failed or were cancelled again. Otherwise
+            they are returned as they are, for a caller that reports failures and then forgets them.
     """
 
     client: VantageClient
@@ -118,8 +119,9 @@ class Work:
     options: Options
     ledger: Ledger = field(default_factory=Ledger)
     origin: str = ""
+    resend_failed: bool = True
 
-    def translating(self) -> AbstractContextManager[None]:
+    def translating(self) -> contextlib.AbstractContextManager[None]:
         """Return a context that translates errors as the client does."""
         return self.client.translating()
 
@@ -145,25 +147,28 @@ def keyed_units(work: Work, units: Iterable[Unit], scope: str | None = None) -> 
     return by_key
 
 
-def submit(
-    work: Work, units: Mapping[str, Unit], *, resend_failed: bool = True
-) -> tuple[Part, ...]:
+def submit(work: Work, units: Mapping[str, Unit]) -> tuple[Part, ...]:
     """Start a transaction for each unit, or find the one that an earlier try created; return them
     in their order.
 
-    Recorded ones that failed or were cancelled are created again, or with ``resend_failed`` off
-    returned as they are, for a caller that reports failures and then forgets them. A file that
-    changed since the plan, or a server that does not hold what was sent, is an error, and its
-    transaction is not started. After another error the next try finds the started ones.
+    A file that changed since the plan, or a server that does not hold what was sent, is an error,
+    and its transaction is not started. After another error the next try finds the started ones.
     """
     parameters(work.options.skill_parameters or {}, limited=False)
     keyed(work.options.registration_parameters, "0" * 64)
-    known = _known(work, units, resend_failed)
-    line = _Line(work, units, known, resend_failed)
+    known = _known(work, units)
+    line = _Line(work, units, known)
     line.run()
     entries = line.made | {key: entry for key, (entry, _) in known.items()}
     return tuple(
-        Part.of(key, unit, entries[key].transaction_id, entries[key].created, earlier=key in known)
+        Part(
+            entries[key].transaction_id,
+            key,
+            unit.name,
+            entries[key].created,
+            unit.sources,
+            earlier=key in known,
+        )
         for key, unit in units.items()
     )
 
@@ -171,28 +176,20 @@ def submit(
 # --------------------------------------------------- what exists already
 
 
-def _known(
-    work: Work,
-    units: Mapping[str, Unit],
-    resend_failed: bool,
-) -> dict[str, tuple[LedgerEntry, Transaction]]:
+def _known(work: Work, units: Mapping[str, Unit]) -> _Known:
     """Return the transactions to continue with."""
-    noted, known = _noted(work, units, units, resend_failed)
+    noted = {key: entry for key, entry in work.ledger.load().items() if key in units}
+    known = _alive(work, units, noted)
     gone = noted.keys() - known.keys()
     if work.key.since is not None:
-        # Failed transactions are listed as well, and ignored there too.
         ids = find_transactions(
             work.client, units.keys() - known.keys(), skill_id=work.skill_id, since=work.key.since
         )
-        found = {
-            each: work.entry(transaction_id, units[each]) for each, transaction_id in ids.items()
-        }
-        found_alive = _alive(work, found)
-        _give_up_foreign(work, units, found_alive)
-        if found_alive:
-            work.ledger.add({each: entry for each, (entry, _) in found_alive.items()})
-        known |= found_alive
-        gone -= found_alive.keys()
+        found = _alive(work, units, {key: work.entry(ids[key], units[key]) for key in ids})
+        if found:
+            work.ledger.add({key: entry for key, (entry, _) in found.items()})
+        known |= found
+        gone -= found.keys()
     if gone:
         work.ledger.drop(gone)
     for key, (entry, transaction) in known.items():
@@ -205,63 +202,36 @@ def _known(
     return known
 
 
-def _noted(
-    work: Work, units: Mapping[str, Unit], keys: Collection[str], resend_failed: bool
-) -> tuple[dict[str, LedgerEntry], dict[str, tuple[LedgerEntry, Transaction]]]:
-    """Return what the ledger has of these keys, and which of that to continue with."""
-    noted = {key: entry for key, entry in work.ledger.load().items() if key in keys}
-    known = _alive(work, noted, also_failed=not resend_failed)
-    _give_up_foreign(work, units, known)
-    return noted, known
+def _alive(work: Work, units: Mapping[str, Unit], entries: Mapping[str, LedgerEntry]) -> _Known:
+    """Return those of the recorded transactions to continue with."""
+    client = work.client
 
-
-def _give_up_foreign(
-    work: Work, units: Mapping[str, Unit], known: dict[str, tuple[LedgerEntry, Transaction]]
-) -> None:
-    """Remove and delete unstarted transactions with a file that is not sent now.
-
-    For example, an earlier try sent the file under another name, and another one of several equal
-    files is chosen now.
-    """
-    for key, (entry, state) in list(known.items()):
-        names = {each.stored_name for each in units[key].sources}
-        if state.status is Status.NEW and any(
-            file.name not in names for file in state.source_files
-        ):
-            del known[key]
-            work.client.delete_transaction(entry.transaction_id)
-
-
-def _alive(
-    work: Work,
-    entries: Mapping[str, LedgerEntry],
-    *,
-    also_failed: bool = False,
-) -> dict[str, tuple[LedgerEntry, Transaction]]:
-    def look(entry: LedgerEntry) -> Transaction | None:
-        states = [_state(work.client, entry, each) for each in entry.transaction_ids]
+    def look(key: str) -> Transaction | None:
+        states = []
+        # Not all machines of the service know of a new transaction at once, and one that is taken
+        # for gone is sent, and charged, again.
+        fresh = time.time() - entries[key].created < _SETTLED
+        for each in entries[key].transaction_ids:
+            with contextlib.suppress(NotFound):
+                states.append(client.get_transaction(each, looks=_MORE_LOOKS if fresh else LOOKS))
         # Of several, continue with the one whose pages are charged.
-        best = min((each for each in states if each is not None), key=_rank, default=None)
-        if best is None or (best.status.is_failure and not also_failed):
+        best = min(states, key=_rank, default=None)
+        if best is None or (best.status.is_failure and work.resend_failed):
+            return None
+        names = {each.stored_name for each in units[key].sources}
+        if best.status is Status.NEW and any(each.name not in names for each in best.source_files):
+            # It holds a file that is not sent now. For example, an earlier try sent the file under
+            # another name, and another one of several equal files is chosen now.
+            client.delete_transaction(best.id)
             return None
         return best
 
-    states = in_parallel(look, entries.values(), work.options.parallel)
+    states = in_parallel(look, entries, work.options.parallel)
     return {
         key: (replace(entry, transaction_id=state.id), state)
         for (key, entry), state in zip(entries.items(), states, strict=True)
         if state is not None
     }
-
-
-def _state(client: VantageClient, entry: LedgerEntry, transaction_id: str) -> Transaction | None:
-    # Not all machines of the service know of a new transaction at once, and one that is taken for
-    # gone is sent, and charged, again.
-    looks = _MORE_LOOKS if time.time() - entry.created < _SETTLED else LOOKS
-    try:
-        return client.get_transaction(transaction_id, looks=looks)
-    except NotFound:
-        return None
 
 
 def _rank(transaction: Transaction) -> int:
@@ -273,38 +243,25 @@ def _rank(transaction: Transaction) -> int:
 # --------------------------------------------------------------- sending
 
 
-def _create(work: Work, unit: Unit, key: str) -> LedgerEntry:
-    try:
-        transaction = work.client.create_transaction(
-            work.skill_id,
-            registration_parameters=keyed(work.options.registration_parameters, key),
-            skill_parameters=work.options.skill_parameters,
-        )
-    except NotFound as error:
-        failure = unknown_skill(work.client, work.skill_id, error)
-    else:
-        return work.entry(transaction.id, unit)
-    raise failure
-
-
-class _Sending:
+class Sending:
     """The upload of one unit. The thread that adds its last file starts it.
 
-    Attributes:
-        sure: Whether it needs no look before the start: this try has created it, and its only file
-            was accepted at once. If the service has not got the file after all, it refuses the
-            start. Of several files it would not miss one.
+    It needs no look before the start (``_sure``) if this try has created it, and its only file was
+    accepted at once. If the service has not got the file after all, it refuses the start. Of
+    several files it would not miss one.
     """
 
     def __init__(
-        self, key: str, unit: Unit, transaction_id: str, state: Transaction | None = None
+        self,
+        work: Work,
+        key: str,
+        unit: Unit,
+        transaction_id: str,
+        state: Transaction | None = None,
     ) -> None:
-        self.key = key
-        self.unit = unit
-        self.transaction_id = transaction_id
-        self.resumed = state is not None
-        self.given_up = False
-        self.sure = state is None and len(unit.files) == 1
+        self._work, self._key, self._unit, self._name = work, key, unit, transaction_id
+        self._resumed = state is not None
+        self._sure = state is None and len(unit.files) == 1
         there = {file.name for file in state.source_files} if state is not None else set()
         self.missing = [
             (index, file)
@@ -314,16 +271,87 @@ class _Sending:
         self._left = len(self.missing)
         self._lock = threading.Lock()
 
-    def give_up(self, client: VantageClient) -> None:
-        """Delete the transaction. It was not started, so nothing was charged."""
-        self.given_up = True
-        client.delete_transaction(self.transaction_id)
-
-    def one_arrived(self) -> bool:
-        """Count a file; return whether it was the last."""
+    def send(self, missing: tuple[int, PlannedFile] | None) -> None:
+        """Add a missing file, if there is one; after the last, start the transaction."""
+        if missing is not None:
+            self._add(*missing)
         with self._lock:
             self._left -= 1
-            return self._left <= 0
+            last = self._left <= 0
+        if last:
+            self._start()
+
+    def _add(self, index: int, file: PlannedFile) -> None:
+        source, sent = _hashed(file.source)
+        try:
+            answered = self._work.client.add_files(self._name, [source], first_index=index)
+            self._sure = self._sure and answered
+        except (BadRequest, Conflict) as error:
+            # An upload of a killed try may arrive late, or another try that still works was faster.
+            # The key stands for names and contents, so it is the same file. A server that does not
+            # list files before the start can only show this by its refusal.
+            state = self._work.client.get_transaction(self._name)
+            names = {each.name for each in state.source_files}
+            hidden = self._resumed and not names
+            there = isinstance(error, Conflict) and (source.name in names or hidden)
+            if state.status is Status.NEW and not there:
+                raise
+            self._sure = False
+            return
+        if sent() != file.entry.sha256:
+            # A later try must not find it either.
+            self._give_up()
+            raise FileChanged(
+                f"The file {file.entry.name!r} changed while it was read",
+                hint="It was not processed. Wait until it is complete; the next try sends it",
+                transaction_id=self._name,
+            )
+
+    def _start(self) -> None:
+        """Start it, which is final. If in doubt, check before that the files are there."""
+        client = self._work.client
+        if not self._sure:
+            state = client.get_transaction(self._name)
+            if state.status is not Status.NEW:
+                return  # Two tries at the same time: the other was faster.
+            self._check_files(state)
+        try:
+            client.start_transaction(self._name)
+        except BadRequest as error:
+            state = client.get_transaction(self._name)
+            if state.status is not Status.NEW:
+                return  # The other was faster by less than a look takes.
+            self._check_files(state, error)
+            raise
+        log.info("Started transaction %s for %s", self._name, named(self._unit.sources))
+
+    def _check_files(self, state: Transaction, error: BadRequest | None = None) -> None:
+        """Give it up if it does not hold the sent files once each, so that the next try does not
+        find it; ``error`` is the refusal of its start."""
+        wanted = sorted(each.stored_name for each in self._unit.sources)
+        names = sorted(file.name for file in state.source_files)
+        # Some servers do not list the files before the start. If it is refused, perhaps the
+        # transaction has none of them, and a proxy answered when they were sent.
+        if names == wanted or not (names or error):
+            return
+        self._give_up()
+        strange = named([each for each in names if each not in wanted])
+        raise DocumentMismatch(
+            f"The transaction holds {len(names)} files, not the {len(wanted)} that were sent:"
+            f" {named(wanted)}" + (f"; nobody sent {strange}" if strange else ""),
+            hint="It was not started and is deleted; the next try creates a new one",
+            transaction_id=self._name,
+            server_message=error.server_message if error else None,
+        ) from None
+
+    def _give_up(self) -> None:
+        """Delete it. It was not started, so nothing was charged."""
+        try:
+            self._work.client.delete_transaction(self._name)
+        finally:
+            # Deleting takes the service minutes; no other try may continue with it meanwhile.
+            with _making:
+                self._work.ledger.drop([self._key])
 
 
 class _Line:
@@ -337,21 +365,13 @@ class _Line:
     creates meanwhile; ``made`` is what was created and noted.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        units: Mapping[str, Unit],
-        known: dict[str, tuple[LedgerEntry, Transaction]],
-        resend_failed: bool,
-    ) -> None:
+    def __init__(self, work: Work, units: Mapping[str, Unit], known: _Known) -> None:
         self.made: dict[str, LedgerEntry] = {}
         self._work, self._units, self._known = work, units, known
-        self._resend_failed = resend_failed
         self._missing = deque(key for key in units if key not in known)
         #: What was created since the ledger was read. Searching the lists takes time as well.
         self._unread = 0 if work.key.since is None else _CHUNK
-        self._sendings: list[_Sending] = []
-        self._steps: deque[tuple[_Sending, tuple[int, PlannedFile] | None]] = deque()
+        self._steps: deque[Callable[[], None]] = deque()
         self._making = False
         #: Of the group: keys to create, calls that create now, and what they have created.
         self._group: deque[str] = deque()
@@ -362,16 +382,16 @@ class _Line:
         self._turn = threading.Condition()
         self._resume(known)
 
-    def _resume(self, known: Mapping[str, tuple[LedgerEntry, Transaction]]) -> None:
+    def _resume(self, known: _Known) -> None:
         """Add the missing files of transactions that were not started, and start them."""
         for key, (_, state) in known.items():
             if state.status is Status.NEW:
-                self._add(_Sending(key, self._units[key], state.id, state))
+                self._add(key, state.id, state)
 
-    def _add(self, sending: _Sending) -> None:
+    def _add(self, key: str, transaction_id: str, state: Transaction | None = None) -> None:
         """Send the files of a transaction that is noted."""
-        self._sendings.append(sending)
-        self._steps.extend((sending, each) for each in (tuple(sending.missing) or (None,)))
+        sending = Sending(self._work, key, self._units[key], transaction_id, state)
+        self._steps.extend(partial(sending.send, each) for each in sending.missing or (None,))
 
     def run(self) -> None:
         """Send everything, or raise the first error after all calls have ended."""
@@ -381,9 +401,6 @@ class _Line:
             in_parallel(lambda _: self._drain(), threads, len(threads))
         finally:
             self._end()  # After an interruption, nothing more begins.
-            if given_up := [each.key for each in self._sendings if each.given_up]:
-                # Deleting takes the service minutes; no other try may continue with them meanwhile.
-                self._work.ledger.drop(given_up)
 
     def _end(self) -> None:
         with self._turn:
@@ -410,7 +427,7 @@ class _Line:
                     self._making = True
                     return self._make
                 if self._steps:
-                    return partial(self._send, *self._steps.popleft())
+                    return self._steps.popleft()
                 if not self._making:
                     return None
                 self._turn.wait()
@@ -450,7 +467,7 @@ class _Line:
             raise self._failure
         with self._turn:
             for key, entry in made.items():
-                self._add(_Sending(key, self._units[key], entry.transaction_id))
+                self._add(key, entry.transaction_id)
             self.made |= made
             self._unread += len(made)
             self._making = False
@@ -463,7 +480,9 @@ class _Line:
         if self._unread < _CHUNK and _made_here.keys().isdisjoint(nexts):
             return
         self._unread, missing = 0, frozenset(self._missing)
-        _, theirs = _noted(self._work, self._units, missing, self._resend_failed)
+        entries = self._work.ledger.load()
+        noted = {key: entry for key, entry in entries.items() if key in missing}
+        theirs = _alive(self._work, self._units, noted)
         with self._turn:
             self._known |= theirs
             self._missing = deque(key for key in self._missing if key not in theirs)
@@ -471,17 +490,17 @@ class _Line:
 
     def _create(self, key: str) -> None:
         try:
-            entry = _create(self._work, self._units[key], key)
+            name = _created(self._work, key)
             with self._turn:
-                if entry.transaction_id in self._ids:
+                if name in self._ids:
                     raise ProtocolError(
                         "A new transaction has the id of another one",
                         hint="A proxy may have answered with an earlier reply. The next try"
                         " continues with what was started",
-                        transaction_id=entry.transaction_id,
+                        transaction_id=name,
                     )
-                self._ids.add(entry.transaction_id)
-                self._unnoted[key] = entry
+                self._ids.add(name)
+                self._unnoted[key] = self._work.entry(name, self._units[key])
         except BaseException as error:
             self._failure = self._failure or error
             self._over = True
@@ -490,38 +509,18 @@ class _Line:
                 self._creating -= 1
                 self._turn.notify_all()
 
-    def _send(self, sending: _Sending, missing: tuple[int, PlannedFile] | None) -> None:
-        if missing is not None:
-            _add(self._work, sending, *missing)
-        if sending.one_arrived():
-            _start(self._work, sending)
 
-
-def _add(work: Work, sending: _Sending, index: int, file: PlannedFile) -> None:
-    source, sent = _hashed(file.source)
+def _created(work: Work, key: str) -> str:
+    """Create a transaction and return its id."""
     try:
-        answered = work.client.add_files(sending.transaction_id, [source], first_index=index)
-        sending.sure = sending.sure and answered
-    except (BadRequest, Conflict) as error:
-        # An upload of a killed try may arrive late, or another try that still works was faster. The
-        # key stands for names and contents, so it is the same file. A server that does not list
-        # files before the start can only show this by its refusal.
-        state = work.client.get_transaction(sending.transaction_id)
-        names = {each.name for each in state.source_files}
-        hidden = sending.resumed and not names
-        there = isinstance(error, Conflict) and (source.name in names or hidden)
-        if state.status is Status.NEW and not there:
-            raise
-        sending.sure = False
-        return
-    if sent() != file.entry.sha256:
-        # A later try must not find it either.
-        sending.give_up(work.client)
-        raise FileChanged(
-            f"The file {file.entry.name!r} changed while it was read",
-            hint="It was not processed. Wait until it is complete; the next try sends it",
-            transaction_id=sending.transaction_id,
-        )
+        return work.client.create_transaction(
+            work.skill_id,
+            registration_parameters=keyed(work.options.registration_parameters, key),
+            skill_parameters=work.options.skill_parameters,
+        ).id
+    except NotFound as error:
+        failure = unknown_skill(work.client, work.skill_id, error)
+    raise failure
 
 
 def _hashed(source: SourceFile) -> tuple[SourceFile, Any]:
@@ -549,47 +548,6 @@ class _HashingReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _check_files(
-    work: Work, sending: _Sending, state: Transaction, error: BadRequest | None = None
-) -> None:
-    """Give up a transaction that does not hold the sent files once each, so that the next try does
-    not find it; ``error`` is the refusal of its start."""
-    wanted = sorted(each.stored_name for each in sending.unit.sources)
-    names = sorted(file.name for file in state.source_files)
-    # Some servers do not list the files before the start. If it is refused, perhaps the transaction
-    # has none of them, and a proxy answered when they were sent.
-    if names == wanted or not (names or error):
-        return
-    sending.give_up(work.client)
-    strange = named([each for each in names if each not in wanted])
-    raise DocumentMismatch(
-        f"The transaction holds {len(names)} files, not the {len(wanted)} that were sent:"
-        f" {named(wanted)}" + (f"; nobody sent {strange}" if strange else ""),
-        hint="It was not started and is deleted; the next try creates a new one",
-        transaction_id=sending.transaction_id,
-        server_message=error.server_message if error else None,
-    ) from None
-
-
-def _start(work: Work, sending: _Sending) -> None:
-    """Start a transaction, which is final. If in doubt, check before that the files are there."""
-    client, name = work.client, sending.transaction_id
-    if not sending.sure:
-        state = client.get_transaction(name)
-        if state.status is not Status.NEW:
-            return  # Two tries at the same time: the other was faster.
-        _check_files(work, sending, state)
-    try:
-        client.start_transaction(name)
-    except BadRequest as error:
-        state = client.get_transaction(name)
-        if state.status is not Status.NEW:
-            return  # The other was faster by less than a look takes.
-        _check_files(work, sending, state, error)
-        raise
-    log.info("Started transaction %s for %s", name, named(sending.unit.sources))
 
 
 def _after_fork() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vantage_orchestration.errors import translated
-from vantage_orchestration.waiting.machine import Observation, Outcome, Over, PeopleNeeded, Wait
+from vantage_orchestration.waiting.machine import Observation, Outcome, PeopleNeeded, Wait
 from vantage_orchestration.waiting.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def wait_here(
             on_people(answer)
             wait.notified(answer)
             answer = wait.next(now(), not_before=watcher.resume_in())
-        if isinstance(answer, Over):
-            return replace(answer.outcome, processed=processed)
+        if isinstance(answer, Outcome):
+            return replace(answer, processed=processed)
         begun = now()
         on_pause(processed, answer.seconds)
         (sleep or time.sleep)(max(0.0, answer.seconds - (now() - begun)))

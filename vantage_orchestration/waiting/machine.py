@@ -122,14 +122,8 @@ class PeopleNeeded:
     until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
-    """The wait has ended."""
-
-    outcome: Outcome
-
-
-Answer = LookAgain | PeopleNeeded | Over
+#: What to do next. With an outcome the wait has ended.
+Answer = LookAgain | PeopleNeeded | Outcome
 
 
 @dataclass(slots=True)
@@ -284,14 +278,8 @@ class Wait:
             limits = self.review_deadlines
             return PeopleNeeded(tuple(new), min(limits[each] for each in new) if limits else None)
         if self._is_over(now):
-            return Over(
-                Outcome(
-                    dict(self._statuses),
-                    tuple(self.in_review),
-                    self._timed_out,
-                    files=self.files,
-                )
-            )
+            states, reviews = dict(self._statuses), tuple(self.in_review)
+            return Outcome(states, reviews, self._timed_out, files=self.files)
         pause = max(not_before, self.rules.pause(self._looks, in_review=self._only_people()))
         left = self._limit() - now
         return LookAgain(max(0.0, min(pause, left)), self._last_look() - now)

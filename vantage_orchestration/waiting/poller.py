@@ -23,7 +23,7 @@ from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting.machine import (
     LookAgain,
     Observation,
-    Over,
+    Outcome,
     PeopleNeeded,
     Wait,
 )
@@ -294,7 +294,7 @@ async def wait_in_loop(
     skill_id: str | None = None,
     tell: Callable[[str], object] = lambda line: log.info("%s", line),
     on_change: Callable[[Observation], object] = lambda seen: None,
-) -> PeopleNeeded | Over:
+) -> PeopleNeeded | Outcome:
     """Wait as :func:`.blocking.wait_here` does, without blocking the event loop.
 
     It returns the first answer other than to poll again. After people were notified, call

@@ -73,30 +73,19 @@ class WatchResult:
     failures: dict[str, VantageError] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
 class _Watched:
     """State of a transaction that is kept between rounds."""
 
-    __slots__ = (
-        "asked",
-        "first",
-        "garbled",
-        "lost",
-        "misses",
-        "name",
-        "state",
-        "wanted",
-        "warned",
-    )
-
-    def __init__(self, name: str, now: float) -> None:
-        self.name = name
-        self.first = self.wanted = now
-        self.asked: float | None = None
-        self.lost: float | None = None
-        self.state: Observation | None = None
-        self.misses = 0
-        self.garbled = 0
-        self.warned = False
+    name: str
+    first: float
+    wanted: float
+    asked: float | None = None
+    lost: float | None = None
+    state: Observation | None = None
+    misses: int = 0
+    garbled: int = 0
+    warned: bool = False
 
     @property
     def confirmed(self) -> float:
@@ -117,18 +106,18 @@ class _Watched:
         return self.state
 
 
+@dataclass(slots=True)
 class _Round:
-    """One poll: what to read, and the results. Keys are ids in lower case."""
+    """One poll: what to read, the results, and the trouble for which it was given up. Keys are ids
+    in lower case."""
 
-    def __init__(self, now: float) -> None:
-        self.now = now
-        self.spellings: dict[str, list[str]] = {}
-        self.seen: dict[str, Observation] = {}
-        self.failures: dict[str, VantageError] = {}
-        #: Why the round was given up.
-        self.trouble: VantageError | None = None
-        self.failed_in_a_row = 0
-        self.lock = threading.Lock()
+    now: float
+    spellings: dict[str, list[str]] = field(default_factory=dict)
+    seen: dict[str, Observation] = field(default_factory=dict)
+    failures: dict[str, VantageError] = field(default_factory=dict)
+    trouble: VantageError | None = None
+    failed_in_a_row: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self) -> WatchResult:
         """Return the results under the ids as the caller spelled them."""
@@ -272,7 +261,7 @@ class Watcher:
             spellings.append(name)
             one = self.watched.get(key)
             if one is None:
-                one = self.watched[key] = _Watched(name, this.now)
+                one = self.watched[key] = _Watched(name, this.now, this.now)
             one.wanted = this.now
             if one.state is not None and one.state.ended:
                 this.seen[key] = one.state  # Nothing changes any more.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
@@ -48,12 +48,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from typing_extensions import Unpack
 
-    from vantage_orchestration.processing.job import FetchAhead
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.submit import Work
     from vantage_orchestration.storage import Location
-    from vantage_orchestration.waiting import Outcome
+    from vantage_orchestration.waiting.machine import Outcome
 
 #: Seconds that ``on_kill`` may take; the supervisor gives a task a few before it is killed.
 _DELETE_SECONDS = 4.0
@@ -261,7 +260,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         key = self._key(context)
         ledger = self._ledger(context, key, output)
         inputs = self._inputs(context, ledger, output)
-        job = begin(self._work(key, ledger), inputs, output, token=self._token(context))
+        # Failed transactions are reported at the end, and only then sent again by a retry.
+        work = replace(self._work(key, ledger), resend_failed=False)
+        job = begin(work, inputs, output, token=self._token(context))
         self._check_work(job.parts)
         record_transactions(context, job.transaction_ids)
         files = files_by_id(job.parts)
@@ -273,38 +274,27 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         self._running = context["ti"], ledger
         return ledger
 
-    def _ahead(self, context: Context) -> FetchAhead:
-        from vantage_orchestration.processing.job import FetchAhead
+    def _ahead(self, context: Context) -> Callable[..., object]:
+        from vantage_orchestration.processing.job import fetch_ahead
 
-        output, by_class = output_of(self._argument("output_path"))
-        return FetchAhead(
-            self.hook.client,
-            output,
-            self.options,
-            token=self._token(context),
-            by_class=by_class,
-        )
+        output = output_of(self._argument("output_path"))
+        return fetch_ahead(self.hook.client, output, self.options, token=self._token(context))
 
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
 
-        output, by_class = output_of(self._argument("output_path"))
-        key = self._key(context)
-        manifest = finish(
-            self._work(key, self._ledger(context, key, output)),
-            output,
-            token=self._token(context),
-            outcome=outcome,
-            by_class=by_class,
-        )
-        self._report(context, manifest, output)
+        output, key = output_of(self._argument("output_path")), self._key(context)
+        work = self._work(key, self._ledger(context, key, output.folder))
+        manifest = finish(work, output, token=self._token(context), outcome=outcome)
+        self._report(context, manifest, output.folder)
         options = self.options
         check_outcome(
             outcome_of(manifest, outcome.timed_out),
             on_review=options.on_review,
             on_failed=options.on_failed,
         )
-        return self._conclude(context, manifest, output, result_of(manifest, output))
+        result = result_of(manifest, output.folder)
+        return self._conclude(context, manifest, output.folder, result)
 
     def _notes(self, context: Context) -> tuple[str, str] | None:
         path = self._argument("output_path")
@@ -462,14 +452,15 @@ class VantageDownloadResultsOperator(_VantageOperator):
         from vantage_orchestration.processing.job import download
 
         options, ids = self.options, self._argument("transaction_ids")
-        output, by_class = output_of(self._argument("output_path"))
+        output = output_of(self._argument("output_path"))
         if not ids:
             self._skip(context, "There are no transactions, so there is nothing to fetch")
         record_transactions(context, ids)
-        manifest = download(self.hook.client, ids, output, options, by_class=by_class)
-        self._report(context, manifest, output)
+        manifest = download(self.hook.client, ids, output, options)
+        self._report(context, manifest, output.folder)
         check_outcome(outcome_of(manifest), on_review="fail", on_failed=options.on_failed)
-        return self._conclude(context, manifest, output, result_of(manifest, output))
+        result = result_of(manifest, output.folder)
+        return self._conclude(context, manifest, output.folder, result)
 
 
 class VantageFetchCompletedOperator(_VantageOperator):

@@ -25,9 +25,9 @@ from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
 from vantage_orchestration.errors import ConfigurationError, WaitTimeout
 from vantage_orchestration.options import Sensing, takes
 from vantage_orchestration.processing.summary import summary_of_wait
-from vantage_orchestration.waiting import Watcher
-from vantage_orchestration.waiting.machine import Outcome, Over, Wait
+from vantage_orchestration.waiting.machine import Outcome, Wait
 from vantage_orchestration.waiting.rules import WaitRules
+from vantage_orchestration.waiting.watcher import Watcher
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -140,8 +140,8 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             self.log.info("%s", wait.words(each))
         answer = self._next(context, wait)
         self._store(context, wait)
-        if isinstance(answer, Over):
-            return PokeReturnValue(True, self._ended(context, answer.outcome))
+        if isinstance(answer, Outcome):
+            return PokeReturnValue(True, self._ended(context, answer))
         return PokeReturnValue(False)
 
     @cached_property

@@ -20,7 +20,8 @@ from vantage_orchestration.airflow.supervisor import (
 )
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
-from vantage_orchestration.waiting import PeopleNeeded, SharedPoller, Wait, wait_in_loop
+from vantage_orchestration.waiting.machine import PeopleNeeded, Wait
+from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -37,13 +38,14 @@ class VantageTransactionsTrigger(BaseTrigger):
     """Waits until transactions have ended, need a person, or reach a limit.
 
     All triggers of a triggerer with the same connection share one client and poll their
-    transactions together, see :class:`vantage_orchestration.waiting.SharedPoller`. No request is
-    made on the event loop.
+    transactions together, see :class:`vantage_orchestration.waiting.poller.SharedPoller`. No
+    request is made on the event loop.
 
     The arguments are stored in Airflow's database as plain text and contain no secret.
 
     Args:
-        wait: State of the wait: what :meth:`vantage_orchestration.waiting.Wait.to_json` returned.
+        wait: State of the wait: what :meth:`vantage_orchestration.waiting.machine.Wait.to_json`
+            returned.
         abbyy_vantage_conn_id: Id of a connection of the type ``abbyy_vantage``.
         skill_id: Skill of all transactions, if known: the list is shorter then.
         delete_on_kill: Delete the open transactions when somebody ends the task, that is, marks it
