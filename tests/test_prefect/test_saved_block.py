@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from leaks import find_leaks
-from prefect import flow, task
+from leaks import find_leaks, find_leaks_in_frames
+from prefect import flow, settings, task
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
@@ -20,6 +22,7 @@ from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.prefect import VantageCredentials, clients
 from vantage_orchestration.prefect.clients import client_of
+from vantage_orchestration.prefect.credentials import load_credentials
 from vantage_orchestration.sandbox import SandboxServer
 
 SLUG = "abbyy-vantage-credentials"
@@ -272,8 +275,6 @@ def test_earlier_values_serve_while_prefect_is_away(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from prefect import settings
-
     block = VantageCredentials.load(save_block())
     away = {
         settings.PREFECT_API_URL: "http://127.0.0.1:1/api",
@@ -286,6 +287,36 @@ def test_earlier_values_serve_while_prefect_is_away(
         sandbox.control.revoke_tokens()
         assert client.list_skills()
     assert "could not be read again (ConnectError)" in caplog.text
+
+
+class _Broken(http.server.BaseHTTPRequestHandler):
+    """Sends half of a block's document."""
+
+    def do_GET(self) -> None:
+        data = b'{"data": {"password": "made-up-password", "client'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_an_answer_that_breaks_off_is_retried_and_shows_nothing() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        with (
+            settings.temporary_settings({settings.PREFECT_API_URL: url}),
+            pytest.raises(httpx.HTTPError, match="'abbyy-vantage' is not JSON") as caught,
+        ):
+            load_credentials("abbyy-vantage")
+        server.shutdown()
+    assert find_leaks(["made-up-password"], {"error": repr(vars(caught.value))}) == []
+    assert find_leaks_in_frames(["made-up-password"], caught.value) == []
 
 
 def test_nested_block_is_a_reference(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextvars
+import json
 import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -291,8 +292,8 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
 def load_credentials(credentials: VantageCredentials | str) -> VantageCredentials:
     """Return a credentials block. Given a name, it calls the Prefect API and blocks.
 
-    What is neither a block nor the name of one is a ConfigurationError; if the Prefect API does not
-    answer it is an httpx.HTTPError.
+    What is neither a block nor the name of one is a ConfigurationError; if the Prefect API gives no
+    usable answer it is an httpx.HTTPError.
     """
     if isinstance(credentials, VantageCredentials):
         return credentials
@@ -305,14 +306,18 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
     try:
         # Without _sync it would return a coroutine in a thread where an event loop runs.
         block = VantageCredentials.load(credentials, _sync=True)  # type: ignore[call-arg]
+    except json.JSONDecodeError:
+        # Raised below, since that error holds what was received.
+        what = f"The Prefect API's answer about the block {credentials!r} is not JSON"
+        failure: Exception = httpx.DecodingError(f"{what}; a proxy may have answered")
     except ValueError as error:
-        trouble = type(error).__name__
+        failure = ConfigurationError(
+            f"The block {credentials!r} could not be read from Prefect ({type(error).__name__})",
+            hint="Save an ABBYY Vantage Credentials block under this name",
+        )
     else:
         return cast(VantageCredentials, block)
-    raise ConfigurationError(
-        f"The block {credentials!r} could not be read from Prefect ({trouble})",
-        hint="Save an ABBYY Vantage Credentials block under this name",
-    )
+    raise failure
 
 
 def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
