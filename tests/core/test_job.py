@@ -10,7 +10,9 @@ import random
 import subprocess
 import sys
 import textwrap
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pendulum
@@ -24,6 +26,7 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.processing.document import process_document
 from vantage_orchestration.processing.job import SUBMITTED, fetch_ahead, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
 from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
@@ -31,6 +34,7 @@ from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import check_outcome, outcome_of
 from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.sandbox import uploads
 from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting.blocking import wait_here
 from vantage_orchestration.waiting.machine import Wait
@@ -496,6 +500,35 @@ def test_a_file_that_changes_while_it_is_sent_is_not_processed(
     assert manifest.counts["transactions"] == 4
     counts = [item["started"] for item in sandbox.control.transactions() if item["started"]]
     assert counts == [1] * 4
+
+
+@pytest.mark.parametrize("kind", ["Invoice", PROCESS])
+@pytest.mark.parametrize("form", [partial(unicodedata.normalize, "NFD"), str.lower])
+def test_a_service_that_writes_names_in_another_way_holds_the_same_files(
+    client, sandbox, output, tmp_path, monkeypatch, form, kind
+):
+    sandbox.control.set(processing_polls=0)
+    name = uploads.stored_name
+    monkeypatch.setattr(uploads, "stored_name", lambda given: form(name(given)))
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    numbers = {"R\u00e9sum\u00e9.PDF": "INV-1", "b.pdf": "INV-2"}
+    for each, number in numbers.items():
+        make_invoice(inputs / each, number)
+    skill = kind if kind == PROCESS else sandbox.control.skill_id(kind)
+    sandbox.control.add_fault(path_regex="/start$", status=403, times=1)
+    ledger = notes(tmp_path / "ledger")
+    with pytest.raises(errors.Forbidden):
+        run(client, inputs, output, skill, TaskKey("task"), ledger=ledger, parallel=1)
+    run(client, inputs, output, skill, again(), ledger=ledger, parallel=1, tables="jsonl")
+    rows = Manifest.open(output).rows(skill="Invoice")
+    assert {row["source_name"]: row["Invoice Number"] for row in rows} == numbers
+    assert all(item["started"] == 1 for item in sandbox.control.transactions())
+    for each, number in numbers.items():
+        found = process_document(
+            client, inputs / each, sandbox.control.skill_id("Invoice"), again()
+        )
+        assert [each.fields["Invoice Number"] for each in found.documents] == [number]
 
 
 def test_what_is_being_deleted_is_not_gone_on_with(

@@ -231,17 +231,29 @@ def _sources(
     sources: Sequence[SourceEntry] | None,
     before: TransactionManifest | None,
 ) -> tuple[SourceEntry, ...]:
-    if sources is None and before is not None:
-        return before.sources
-    # Inputs may be missing since they were sent, or have other names; the service still knows them.
     sent = transaction.source_files
-    here = {source.stored_name: source for source in sources or ()}
-    if here.keys() >= {file.name for file in sent}:
-        return tuple(sources or ())
-    if sources is not None and len(sources) == len(sent) == 1:
+    if sources is None:
+        return (
+            before.sources if before else tuple(SourceEntry(each.name, each.name) for each in sent)
+        )
+    # Inputs may be missing since they were sent, or have other names; the service still knows them.
+    if len(sources) == len(sent) == 1:
         return (replace(sources[0], stored_name=sent[0].name),)
-    here = {**{source.stored_name: source for source in before.sources}, **here} if before else here
-    return tuple(here.get(file.name) or SourceEntry(file.name, file.name) for file in sent)
+    names = {folded(file.name): file.name for file in sent}
+    here = {folded(source.stored_name): source for source in sources}
+    if here.keys() >= names.keys():
+        order = list(here)
+    else:
+        order = list(names)
+        earlier = before.sources if before else ()
+        here = {**{folded(source.stored_name): source for source in earlier}, **here}
+    # Under the names that the service gives them, which may write letters in another way.
+    return tuple(
+        replace(here[key], stored_name=names.get(key, here[key].stored_name))
+        if key in here
+        else SourceEntry(names[key], names[key])
+        for key in order
+    )
 
 
 def _origins(client: VantageClient, transaction: Transaction) -> dict[str, tuple[str, ...]]:

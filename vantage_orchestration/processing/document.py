@@ -12,6 +12,7 @@ from vantage_orchestration.errors import DocumentMismatch, translated
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.inputs import inspect_inputs
 from vantage_orchestration.processing.ledger import open_ledger
+from vantage_orchestration.processing.names import folded
 from vantage_orchestration.processing.outcome import check_outcome
 from vantage_orchestration.processing.plan import plan
 from vantage_orchestration.processing.skills import skill_id_of
@@ -151,7 +152,7 @@ def document_result(
     that was sent."""
     (sent,) = submitted.sources
     names = {source.name for source in transaction.source_files}
-    if names and names != {sent.stored_name}:
+    if names and {*map(folded, names)} != {folded(sent.stored_name)}:
         raise DocumentMismatch(
             f"The transaction was made from {named(sorted(names))}, not from {sent.stored_name!r}",
             hint="Its results were ignored. The next try reads it again",

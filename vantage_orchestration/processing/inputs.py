@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -174,7 +175,8 @@ def _printable(text: str) -> str:
 
 def _service_name(name: str) -> str:
     """Return the name that the service shows, without characters that a header would change."""
-    text = stored_name(_printable(name)).strip()
+    # One way to write a letter: systems list the same file in different ones.
+    text = stored_name(unicodedata.normalize("NFC", _printable(name))).strip()
     return "".join("_" if ord(char) < 32 or char in '"\x7f' else char for char in text) or "_"
 
 

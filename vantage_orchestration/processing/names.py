@@ -81,7 +81,8 @@ class UniqueNames:
 
 
 def folded(name: str) -> str:
-    """Return a key that is equal for names that some store treats as the same."""
+    """Return a key that is equal for names that some store treats as the same. In a transaction no
+    two files have the same."""
     return unicodedata.normalize("NFC", name.casefold())
 
 

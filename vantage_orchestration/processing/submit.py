@@ -37,6 +37,7 @@ from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.manifest import SourceEntry
+from vantage_orchestration.processing.names import folded
 from vantage_orchestration.processing.skills import unknown_skill
 from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
@@ -218,8 +219,9 @@ def _alive(work: Work, units: Mapping[str, Unit], entries: Mapping[str, LedgerEn
         best = min(states, key=_rank, default=None)
         if best is None or (best.status.is_failure and work.resend_failed):
             return None
-        names = {each.stored_name for each in units[key].sources}
-        if best.status is Status.NEW and any(each.name not in names for each in best.source_files):
+        names = {folded(each.stored_name) for each in units[key].sources}
+        there = {folded(each.name) for each in best.source_files}
+        if best.status is Status.NEW and not there <= names:
             # It holds a file that is not sent now. For example, an earlier try sent the file under
             # another name, and another one of several equal files is chosen now.
             client.delete_transaction(best.id)
@@ -262,11 +264,11 @@ class Sending:
         self._work, self._key, self._unit, self._name = work, key, unit, transaction_id
         self._resumed = state is not None
         self._sure = state is None and len(unit.files) == 1
-        there = {file.name for file in state.source_files} if state is not None else set()
+        there = {folded(file.name) for file in state.source_files} if state is not None else set()
         self.missing = [
             (index, file)
             for index, file in enumerate(unit.files)
-            if file.entry.stored_name not in there
+            if folded(file.entry.stored_name) not in there
         ]
         self._left = len(self.missing)
         self._lock = threading.Lock()
@@ -291,9 +293,9 @@ class Sending:
             # The key stands for names and contents, so it is the same file. A server that does not
             # list files before the start can only show this by its refusal.
             state = self._work.client.get_transaction(self._name)
-            names = {each.name for each in state.source_files}
+            names = {folded(each.name) for each in state.source_files}
             hidden = self._resumed and not names
-            there = isinstance(error, Conflict) and (source.name in names or hidden)
+            there = isinstance(error, Conflict) and (folded(source.name) in names or hidden)
             if state.status is Status.NEW and not there:
                 raise
             self._sure = False
@@ -328,17 +330,17 @@ class Sending:
     def _check_files(self, state: Transaction, error: BadRequest | None = None) -> None:
         """Give it up if it does not hold the sent files once each, so that the next try does not
         find it; ``error`` is the refusal of its start."""
-        wanted = sorted(each.stored_name for each in self._unit.sources)
+        wanted = {folded(each.stored_name): each.stored_name for each in self._unit.sources}
         names = sorted(file.name for file in state.source_files)
         # Some servers do not list the files before the start. If it is refused, perhaps the
         # transaction has none of them, and a proxy answered when they were sent.
-        if names == wanted or not (names or error):
+        if sorted(map(folded, names)) == sorted(wanted) or not (names or error):
             return
         self._give_up()
-        strange = named([each for each in names if each not in wanted])
+        strange = named([each for each in names if folded(each) not in wanted])
         raise DocumentMismatch(
             f"The transaction holds {len(names)} files, not the {len(wanted)} that were sent:"
-            f" {named(wanted)}" + (f"; nobody sent {strange}" if strange else ""),
+            f" {named(sorted(wanted.values()))}" + (f"; nobody sent {strange}" if strange else ""),
             hint="It was not started and is deleted; the next try creates a new one",
             transaction_id=self._name,
             server_message=error.server_message if error else None,
