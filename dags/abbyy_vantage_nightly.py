@@ -57,6 +57,7 @@ def abbyy_vantage_nightly() -> None:
         from vantage_orchestration.dlt import documents
 
         pipeline = dlt.pipeline("invoices", destination="duckdb")
+        pipeline.run()  # What a killed load has left: with it, dlt would pass over new data.
         pipeline.run(documents(ObjectStoragePath(folder), skill="Invoice"))
 
     process >> load(files["output_path"])

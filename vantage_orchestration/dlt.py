@@ -45,11 +45,13 @@ def documents(
 
     ``dlt.pipeline(...).run(documents("s3://invoices/out/manifest.json"))`` loads a table for each
     table of each skill, such as ``invoice_documents``, ``invoice_documents_items`` and
-    ``invoice_fields``. Rows are merged by transaction, document and position: loading the same
-    results again changes nothing, and rows that a document no longer has are removed, all rows of
-    one that is in quarantine now, except its findings. If a field's
-    type has changed in the skill, later values get a column of their own, such as
-    ``total__v_decimal``.
+    ``invoice_fields``. Call ``run()`` without data before: while something is left of a killed or
+    failed load, dlt loads that and passes over new data.
+
+    Rows are merged by transaction, document and position: loading the same results again changes
+    nothing, and rows that a document no longer has are removed, as are all rows, except findings,
+    of one that is in quarantine now. If a field's type has changed in the skill, later values get a
+    column of their own, such as ``total__v_decimal``.
 
     Args:
         manifest: A manifest or its location: the ``manifest`` of a task's result.

@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import dlt
 import duckdb
 import pytest
 from pdfs import make_invoice
@@ -48,13 +49,18 @@ def test_a_night_from_documents_to_rows(
     (folder / "broken.pdf").write_bytes(b"%PDF-1.4 this is no PDF")
 
     flow = loaded(ROOT / "flows" / FILE).abbyy_vantage_nightly
-    for _ in range(2):  # Loading twice changes nothing.
+    for night in range(3):  # Loading twice changes nothing.
+        if night == 2:
+            make_invoice(folder / "4.pdf", "INV-4")
+            work = str(tmp_path / "dlt" / "pipelines")
+            killed = dlt.pipeline("invoices", destination="duckdb", pipelines_dir=work)
+            killed.extract([{"number": 1}], table_name="left_by_a_killed_load")
         flow(str(folder), str(tmp_path / "out"), str(tmp_path / "aside"))
     with duckdb.connect(str(tmp_path / "invoices.duckdb")) as connection:
         sql = "select distinct source_name, invoice_number, total from invoices_dataset.documents"
         rows = connection.sql(f"{sql} order by 1").fetchall()
         count = connection.sql("select count(*) from invoices_dataset.documents_items").fetchall()
-    assert rows == [("1.pdf", "INV-1", 120), ("2.pdf", "INV-2", 120)]
+    assert rows == [(f"{each}.pdf", f"INV-{each}", 120) for each in (1, 2, 4)]
     assert count
     names = {path.name.rpartition("-")[0] for path in (tmp_path / "aside").glob("*.pdf")}
     assert names == {"no total", "broken"}
