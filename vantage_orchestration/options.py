@@ -538,7 +538,9 @@ def takes(
     def decorate(function: F) -> F:
         known = inspect.signature(function).parameters.values()
         own = [
-            each.replace(annotation=_evaluated(each.annotation, function))
+            each.replace(annotation=eval(each.annotation, function.__globals__))  # noqa: S307
+            if isinstance(each.annotation, str)
+            else each
             for each in known
             if each.kind is not inspect.Parameter.VAR_KEYWORD
         ]
@@ -564,7 +566,3 @@ def takes(
         return cast(F, wrapper)
 
     return decorate
-
-
-def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
-    return eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation  # noqa: S307

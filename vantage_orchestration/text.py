@@ -110,11 +110,7 @@ def counted(number: int, one: str, many: str) -> str:
 
 
 def shortened(
-    items: Sequence[T],
-    show: Callable[[T], str] = str,
-    *,
-    most: int = 5,
-    between: str = ", ",
+    items: Sequence[T], show: Callable[[T], str] = str, *, most: int = 5, between: str = ", "
 ) -> str:
     """Return the first items as one text, and the number of the others."""
     more = len(items) - most

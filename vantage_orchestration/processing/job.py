@@ -95,10 +95,7 @@ def job_token(scope: str, piece: str = "") -> str:
 
 @translated
 def submit_files(
-    work: Work,
-    inputs: Iterable[Location],
-    *,
-    most: int | None = None,
+    work: Work, inputs: Iterable[Location], *, most: int | None = None
 ) -> tuple[Part, ...]:
     """Start the transactions of some files, each once, see :func:`.submit.submit`. Globs in the
     inputs are already resolved.
@@ -118,13 +115,7 @@ def submit_files(
 
 
 @translated
-def begin(
-    work: Work,
-    inputs: Iterable[Location],
-    output: Location,
-    *,
-    token: str,
-) -> Job:
+def begin(work: Work, inputs: Iterable[Location], output: Location, *, token: str) -> Job:
     """Start the transactions of a job, each once, and record them in the output folder, which
     belongs to this job alone.
 

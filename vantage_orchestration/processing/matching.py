@@ -105,7 +105,12 @@ def choose(
     for number, each in enumerate(files):
         alike.setdefault(each.entry.sha256, []).append(number)
     if duplicates == "fail":
-        _refuse_equal([[files[number] for number in same] for same in alike.values()])
+        paths = [[repr(files[n].entry.path) for n in same] for same in alike.values()]
+        if equal := [" = ".join(same) for same in paths if len(same) > 1]:
+            raise ConfigurationError(
+                f"Some inputs have the same content: {shortened(equal, most=10, between='; ')}",
+                hint="Nothing was sent. Leave out one of each, or set duplicates to skip or send",
+            )
     chosen: dict[int, PlannedFile] = {}
     for same in alike.values():
         # Those that were sent already, else the first.
@@ -134,12 +139,3 @@ def _each(files: Iterable[PlannedFile], groups: Groups) -> list[PlannedFile]:
         used.add(file.short)
         chosen.append(groups.claim(file))
     return chosen
-
-
-def _refuse_equal(alike: Iterable[Sequence[PlannedFile]]) -> None:
-    equal = [" = ".join(repr(each.entry.path) for each in same) for same in alike if len(same) > 1]
-    if equal:
-        raise ConfigurationError(
-            f"Some inputs have the same content: {shortened(equal, most=10, between='; ')}",
-            hint="Nothing was sent. Leave out one of each, or set duplicates to skip or send",
-        )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +97,12 @@ def check_outcome(
         return
     details = dict(outcome.details)
     if client is not None:
-        missing = [each for each in ids[:_SHOWN] if each not in details]
-        details |= {each: found for each in missing if (found := _detail(client, each))}
+        from vantage_orchestration.processing.manifest import UnfinishedEntry
+
+        for each in ids[:_SHOWN]:
+            if each not in details:
+                with contextlib.suppress(VantageError):  # The message does without it.
+                    details[each] = UnfinishedEntry.of(each, client.get_transaction_once(each))
     alone = details.get(ids[0]) if len(ids) == 1 else None
     raise kind(
         what + _told(ids, outcome.statuses, details),
@@ -105,17 +110,6 @@ def check_outcome(
         transaction_id=ids[0] if ids else None,
         server_message=alone.error if alone is not None else None,
     )
-
-
-def _detail(client: VantageClient, transaction_id: str) -> UnfinishedEntry | None:
-    """Read once the details of a transaction without results."""
-    from vantage_orchestration.processing.manifest import UnfinishedEntry
-
-    try:
-        found = client.get_transaction_once(transaction_id)
-    except VantageError:
-        return None  # The message does without it.
-    return UnfinishedEntry.of(transaction_id, found)
 
 
 def _told(

@@ -41,7 +41,8 @@ def lines_of_start(parts: Sequence[Part]) -> Iterator[str]:
 def summary_of_start(parts: Sequence[Part]) -> str:
     """Return the last line of a task that has started transactions."""
     files = sum(len(part.sources) for part in parts)
-    text = f"{counted(files, 'file', 'files')} in {_transactions(len(parts))}"
+    transactions = counted(len(parts), "transaction", "transactions")
+    text = f"{counted(files, 'file', 'files')} in {transactions}"
     return f"{text}{_earlier(sum(part.earlier for part in parts))}"
 
 
@@ -70,9 +71,10 @@ def summary(manifest: Manifest, place: str, literal: Callable[[str], str] = str)
         literal: Escapes texts that come from outside, for a page in another format than text.
     """
     counts = manifest.counts
+    transactions = counted(counts["transactions"], "transaction", "transactions")
     text = (
         f"{counted(counts['documents'], 'document', 'documents')} with"
-        f" {counted(counts['pages'], 'page', 'pages')} of {_transactions(counts['transactions'])}"
+        f" {counted(counts['pages'], 'page', 'pages')} of {transactions}"
         f"{f' in {literal(place)}' if place else ''}"
     )
     if _classified(manifest):
@@ -122,10 +124,6 @@ def _told(entry: UnfinishedEntry) -> str:
     if status is Status.GONE:
         return f"{names} (deleted)"
     return f"{names} (cancelled)" if status is Status.CANCELED else names
-
-
-def _transactions(number: int) -> str:
-    return counted(number, "transaction", "transactions")
 
 
 def _earlier(number: int) -> str:
