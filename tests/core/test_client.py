@@ -539,6 +539,19 @@ def test_a_name_that_is_taken_is_a_conflict_and_not_taken_for_success(
         client.add_files(transaction, [SourceFile.of(b"other", name=invoice.name)])
 
 
+@pytest.mark.parametrize(
+    "read", ["list_skills", "list_active_transactions", "list_completed_transactions"]
+)
+def test_a_404_to_what_always_exists_is_no_answer_of_the_service(client, sandbox, read):
+    sandbox.control.add_fault(
+        path_regex="/(skills|active|completed)$", status=404, json={"message": "no route"}, times=2
+    )
+    getattr(client, read)()
+    sandbox.control.add_fault(path_regex="/(skills|active|completed)$", status=404, times=0)
+    with pytest.raises(errors.ServiceUnavailable, match="always exists"):
+        getattr(client, read)()
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("fault", [{"drop": True}, {"status": 503}, {"status": 500}])
 def test_a_doubtful_start_starts_once(client, sandbox, skill, invoice, when, fault):
