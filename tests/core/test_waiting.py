@@ -506,3 +506,15 @@ class TestDrivers:
         secrets = world.control.issued_secrets()
         assert len(secrets) > 1
         assert not [each for each in secrets if each in caplog.text]
+
+
+def test_of_many_changes_the_log_has_a_few_and_what_went_wrong_first():
+    ids = [f"t{number:02}" for number in range(50)]
+    wait = Wait(ids, WaitRules(), BEGIN, files={"t49": "bad.pdf"})
+    changes = [*map(see, ids[:48]), see("t48", in_review=True), see("t49", "Failed")]
+    lines = list(wait.lines(wait.note(changes, BEGIN)))
+    assert lines[0].startswith("Transaction t48: ")
+    assert lines[1].endswith("(bad.pdf): Failed; 1 of 50 transactions have ended, 1 in review")
+    assert [line.split()[1].rstrip(":") for line in lines[2:-1]] == ids[:18]
+    assert lines[-1].startswith("... and 30 more changes; 1 of 50 transactions")
+    assert list(wait.lines([])) == []

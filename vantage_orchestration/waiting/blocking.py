@@ -37,8 +37,8 @@ def wait_here(
 
     It polls at once, and waits out temporary failures of the service. A reached limit is not an
     error here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is
-    the skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets a line
-    about each change, including the first state. ``on_pause`` is called before each pause with what
+    the skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets lines
+    about the changes, including the first state. ``on_pause`` is called before each pause with what
     was processed so far and the seconds of the pause, which is as much shorter as this takes.
 
     Raises:
@@ -49,8 +49,10 @@ def wait_here(
     watcher = Watcher(client, clock=clock, on_processed=processed.__setitem__)
     while True:
         seen = watcher.observe(wait.open, skill_id=skill_id)
-        for each in wait.note(seen.values(), now()):
-            tell(wait.words(each))
+        changes = wait.note(seen.values(), now())
+        for line in wait.lines(changes):
+            tell(line)
+        for each in changes:
             on_change(each)
         answer = wait.next(now(), not_before=watcher.resume_in())
         while isinstance(answer, PeopleNeeded):

@@ -9,7 +9,7 @@ state is JSON, so a wait can move from a worker to a triggerer and back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +31,7 @@ _SAME_REVIEW: Final = 600.0
 LAST_LOOK: Final = 60.0
 #: Transactions up to which a stored state has the names of files, and their characters.
 _MOST_NAMED, _LONGEST_NAMES = 1000, 80
-#: Transactions that a line of the log names; more are counted.
+#: Transactions that a line of the log names, and lines about one poll; more are counted.
 _MOST_TOLD: Final = 20
 
 
@@ -212,10 +212,18 @@ class Wait:
         """Transactions that have not ended, as far as known."""
         return [name for name, status in self._statuses.items() if not status.is_terminal]
 
-    def words(self, seen: Observation) -> str:
-        """Return a line for the log about a change: of what, and how many have ended by now."""
-        line = str(replace(seen, files=self.files.get(seen.transaction_id, seen.files)))
-        return f"{line}; {self.progress}" if len(self._statuses) > 1 else line
+    def lines(self, changes: Iterable[Observation]) -> Iterator[str]:
+        """Yield log lines about the changes of a poll, and how many have ended by now.
+
+        Of many changes the rest is only counted, since orchestrators store each line. Those that
+        somebody may have to look into come first.
+        """
+        urgent = sorted(changes, key=lambda each: not (each.status.is_failure or each.in_review))
+        for each in urgent[:_MOST_TOLD]:
+            line = str(replace(each, files=self.files.get(each.transaction_id, each.files)))
+            yield f"{line}; {self.progress}" if len(self._statuses) > 1 else line
+        if (more := len(urgent) - _MOST_TOLD) > 0:
+            yield f"... and {counted(more, 'more change', 'more changes')}; {self.progress}"
 
     @property
     def progress(self) -> str:

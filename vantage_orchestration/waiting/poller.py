@@ -302,8 +302,10 @@ async def wait_in_loop(
     """
     with poller.watch(wait, skill_id=skill_id) as watch:
         while isinstance(answer := wait.next(time.time()), LookAgain):
-            for each in await watch.changes(min(answer.at_most, _LONGEST_SLEEP)):
-                tell(wait.words(each))
+            changes = await watch.changes(min(answer.at_most, _LONGEST_SLEEP))
+            for line in wait.lines(changes):
+                tell(line)
+            for each in changes:
                 on_change(each)
         return answer
 

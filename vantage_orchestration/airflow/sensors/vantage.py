@@ -136,8 +136,8 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         """Poll once, in the modes ``poke`` and ``reschedule``."""
         wait = self._wait_of(context)
         seen = self.watcher.observe(wait.open, skill_id=self.skill_if_known())
-        for each in wait.note(seen.values(), time.time()):
-            self.log.info("%s", wait.words(each))
+        for line in wait.lines(wait.note(seen.values(), time.time())):
+            self.log.info("%s", line)
         answer = self._next(context, wait)
         self._store(context, wait)
         if isinstance(answer, Outcome):
