@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """### When results of ABBYY Vantage have landed
 
-Starts when `abbyy_vantage_process` or `abbyy_vantage_watcher` has brought results into their
-folder, and takes the fields of each document from there. Nothing is asked of ABBYY Vantage, so no
-connection to it is needed.
+Starts when `abbyy_vantage_process` or `abbyy_vantage_watcher` has downloaded results, and reads the
+fields of each document from their folder. It sends nothing to ABBYY Vantage and needs no connection
+to it.
 
-* An event of the asset holds `manifest`, the address of the run's manifest, and numbers:
+* An event of the asset contains `manifest`, the address of the run's manifest, and numbers:
   `transactions`, `documents`, `files`, `pages`, `rule_errors`, `duplicates`, `in_review`,
   `pending`, `failed`.
-* An event only wakes the Dag: Airflow lets several events start one run, and hands it the first.
-  A run takes all events that no earlier run has taken, each in a mapped task, and notes them in a
-  folder below `STATE`. What comes while the Dag is paused starts nothing, so it also looks every
-  ten minutes.
-* The address names no connection of the store. Set `STORAGE_CONN_ID` if the store needs one.
+* An event only starts the Dag: if there are several, Airflow starts one run and gives it the first.
+  A run takes all events that no earlier run has taken, each in a mapped task, and records them in a
+  folder below `STATE`. Events start no run while the Dag is paused, so it also runs every ten
+  minutes.
+* The address of a manifest contains no connection. Set `STORAGE_CONN_ID` if the store needs one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ except ImportError:  # Older releases of Airflow 3 have them elsewhere.
     from airflow.timetables.assets import AssetOrTimeSchedule
     from airflow.timetables.trigger import CronTriggerTimetable
 
-#: Folder for the notes of what was taken, a path or URL in reach of every worker.
+#: Folder for the records of what was taken: a path or URL that every worker can reach.
 STATE = "/var/lib/abbyy-vantage/state"
-#: Folder that results are below. Events can be made by hand, and must not name any other file.
+#: Folder of all results. Events can be created by hand, and must not name other files.
 RESULTS = os.environ.get("ABBYY_VANTAGE_DAGS_RESULTS", "/var/lib/abbyy-vantage")
 #: Connection of the object storage, as in `s3://CONNECTION@BUCKET`; None for none.
 STORAGE_CONN_ID: str | None = None
@@ -100,7 +100,7 @@ def abbyy_vantage_consumer() -> None:
                 for file in document["files"]:
                     if file["type"] == "FieldsJson":
                         fields = read(run, transaction["folder"], file["path"])["Fields"]
-                        # Put them where they belong, such as into a table, in place of this line.
+                        # Put them where they belong, such as into a table, instead of this line.
                         logging.getLogger(__name__).info("%s: %d fields", file["name"], len(fields))
                 documents += 1
         return documents

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """### Documents through ABBYY Vantage
 
-Sends every file of a folder to a skill of ABBYY Vantage and writes what was extracted to one
+Sends every file of a folder to a skill of ABBYY Vantage and writes the extracted fields to one
 JSON Lines file: a line for each document, in the order of the files' names.
 
 * The account is in an Airflow Connection of the type `abbyy_vantage`. Another tenant, region or
   private cloud needs another connection and no change here.
-* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
-  what is below them, and no other file and no other account.
-* A file whose task is tried again, or cleared, is not sent (and not charged) a second time: the
-  task finds the transaction that an earlier try has started, in notes below the folder
+* Connection and folders are set at the top of the file. Anyone who may trigger the DAG can choose
+  what is below these folders, but no other file and no other account.
+* A file whose task is retried or cleared is not sent (and not charged) a second time: the task
+  finds the transaction of the earlier try in the records below the folder
   `[abbyy_vantage] state_path` of airflow.cfg. A refused login fails the task at once, so that
   retries can't lock the account.
 * A document that waits for a manual review fails its task when the retries are used up. Clear the
-  task when the review is done; it goes on from there.
-* The folders must be in reach of every worker. Airflow maps a task over 1024 files
-  at the most by default (`[core] max_map_length`).
+  task when the review is done; it continues.
+* Every worker must be able to reach the folders. By default Airflow maps a task over 1024 files at
+  most (`[core] max_map_length`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Any
 import pendulum
 from airflow.sdk import Param, dag, task
 
-#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: Anyone who may trigger this DAG chooses its params. So the connection and the folders are fixed
 #: here, or in the environment of the workers, and the params only name what is below them.
 CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
 INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
 OUTPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_OUTPUTS", "/var/lib/abbyy-vantage/out")
-#: Documents that are in work at the same time in all runs. A tenant has a limit of requests.
+#: Documents that are processed at the same time in all runs. A tenant has a limit of requests.
 AT_THE_SAME_TIME = 4
 #: Seconds that a try waits for one document.
 TIMEOUT = 3600.0

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """### A task for each document in object storage
 
-Finds files in a folder of any store that Airflow's object storage knows, and maps a task over
+Finds files in a folder of any store that Airflow's object storage supports, and maps a task over
 them: each has its own state, log and retries, and its own output folder, named by its map index.
 
-* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
-  what is below them, and no other file and no other account. Folders are paths, or URLs of any
-  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
-  The connection of the store stays with the paths that one task hands to the next.
+* Connection and folders are set at the top of the file. Anyone who may trigger the DAG can choose
+  what is below these folders, but no other file and no other account. Folders are paths, or URLs of
+  any store that Airflow's object storage supports, such as `s3://CONNECTION@BUCKET/in`.
+  Paths that one task passes to the next keep the connection of the store.
 * While ABBYY Vantage works, a task is deferred and takes no worker slot, so many documents can be
-  in work at the same time.
-* A file whose task is tried again, or cleared, is not sent (and not charged) a second time, also if
-  files came in meanwhile and the map indexes of all others have changed. With `delete_after` only
-  the output folder remembers what was done: name it by `{{ task.inputs.name }}` then, in place of
-  the map index.
-* Airflow maps a task over 1024 files at the most by default (`[core] max_map_length`). A single
-  task that gets a glob, as in `abbyy_vantage_process`, takes many more and makes fewer requests.
+  processed at the same time.
+* A file whose task is retried or cleared is not sent (and not charged) a second time, even if files
+  were added meanwhile and the map indexes of all others have changed. With `delete_after` only the
+  output folder shows what was done: name it by `{{ task.inputs.name }}` then, instead of the map
+  index.
+* By default Airflow maps a task over 1024 files at most (`[core] max_map_length`). A single task
+  with a glob, as in `abbyy_vantage_process`, takes many more files and makes fewer requests.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
@@ -31,7 +31,7 @@ from airflow.sdk import ObjectStoragePath, Param, dag, task
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
 from vantage_orchestration.airflow.storage import below
 
-#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: Anyone who may trigger this DAG chooses its params. So the connection and the folders are fixed
 #: here, or in the environment of the workers, and the params only name what is below them.
 CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
 INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """### Documents in, results out, in one task
 
-Sends files to a skill of ABBYY Vantage and brings the results into a folder of the run: one
-subfolder for each transaction, and a `manifest.json` that tells what is where.
+Sends files to a skill of ABBYY Vantage and downloads the results into a folder of the run: one
+subfolder for each transaction, and a `manifest.json` that lists all of them.
 
-* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
-  what is below them, and no other file and no other account. Folders are paths, or URLs of any
-  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
+* Connection and folders are set at the top of the file. Anyone who may trigger the DAG can choose
+  what is below these folders, but no other file and no other account. Folders are paths, or URLs of
+  any store that Airflow's object storage supports, such as `s3://CONNECTION@BUCKET/in`.
 * While ABBYY Vantage works, the task is deferred and takes no worker slot.
-* Each file is sent, and charged, once, however often the task is tried, cleared or killed. Only
-  what failed in ABBYY Vantage is sent anew, and only when somebody clears the task.
-* When all is there, the asset `abbyy_vantage_results` gets an event with the numbers and the
-  address of the manifest. Other Dags can start by it; see `abbyy_vantage_consumer`.
+* Each file is sent, and charged, once, however often the task is retried, cleared or killed. Only
+  documents that failed in ABBYY Vantage are sent again, and only when the task is cleared.
+* When all results have landed, the asset `abbyy_vantage_results` gets an event with the counts and
+  the address of the manifest. It can start other Dags; see `abbyy_vantage_consumer`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
@@ -26,7 +26,7 @@ from airflow.sdk import Asset, Param, dag
 from vantage_orchestration.airflow.operators.vantage import VantageProcessDocumentsOperator
 from vantage_orchestration.airflow.storage import below
 
-#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: Anyone who may trigger this DAG chooses its params. So the connection and the folders are fixed
 #: here, or in the environment of the workers, and the params only name what is below them.
 CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
 INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """### Documents that people review, with a deadline
 
-Sends files to a skill of ABBYY Vantage and, where the skill asks for a manual review, tells
-somebody and waits for three days. Results land in a folder of the run.
+Sends files to a skill of ABBYY Vantage and, where the skill requires a manual review,
+notifies people and waits for three days. Results land in a folder of the run.
 
 * The time that ABBYY Vantage itself may take (`timeout`) and the time that people may take
-  (`review_timeout`) are two limits. The task is deferred all the time and takes no worker slot.
-* Whoever is told gets the address of a page in Airflow with a button for each review. A review link
-  of ABBYY Vantage itself would open the review for everybody who has it, so it is sent to nobody.
-* When the three days are over, the task fails, once; the results of all other documents have
-  landed. Clear it when the review is done: it goes on from there and sends nothing again.
+  (`review_timeout`) are two limits. The task is deferred meanwhile and takes no worker slot.
+* The notification contains the address of a page in Airflow with a button for each review. It does
+  not contain ABBYY Vantage's own review link, which opens the review for anyone who has it.
+* After three days the task fails, without retries; the results of all other documents have landed.
+  Clear it when the review is done: it continues and sends nothing again.
 * `on_review="return"` ends the task without the documents in review, `"fail"` fails it as soon as
   one needs a person.
-* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
-  what is below them, and no other file and no other account. Folders are paths, or URLs of any
-  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
+* Connection and folders are set at the top of the file. Anyone who may trigger the DAG can choose
+  what is below these folders, but no other file and no other account. Folders are paths, or URLs of
+  any store that Airflow's object storage supports, such as `s3://CONNECTION@BUCKET/in`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
@@ -35,7 +35,7 @@ from vantage_orchestration.errors import WaitTimeout
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: Anyone who may trigger this DAG chooses its params. So the connection and the folders are fixed
 #: here, or in the environment of the workers, and the params only name what is below them.
 CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
 INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")
@@ -88,7 +88,7 @@ def abbyy_vantage_review() -> None:
         retry_delay=pendulum.duration(seconds=30),
         retry_exponential_backoff=2,
         max_retry_delay=pendulum.duration(minutes=10),
-        # Each further try would give people three days more.
+        # Each retry would give people three more days.
         retry_policy=ExceptionRetryPolicy(
             rules=[RetryRule(exception=WaitTimeout, action=RetryAction.FAIL)]
         ),

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""### Sending, waiting and fetching as tasks of their own
+"""### Sending, waiting and downloading as separate tasks
 
-Does what `abbyy_vantage_process` does in three steps, for pipelines that have something to do
-between them, or that wait in another place than they send. What is passed on is the ids of the
-transactions, and nothing else.
+Does what `abbyy_vantage_process` does in three steps, for pipelines that do something between
+them, or that send and wait in different places. The tasks pass on the ids of the transactions, and
+nothing else.
 
-* `submit` starts the transactions and ends. A further try finds those that it has started.
-* `wait` is a sensor. It is deferred and takes no worker slot. With `deferrable=False` it looks from
-  a worker, in the mode `poke` or `reschedule` as every sensor.
-* `download` brings the results into a folder of the run: one subfolder for each transaction, and a
-  `manifest.json`. With `delete_after=True` it deletes the transactions in ABBYY Vantage then; they
-  are deleted after 14 days anyway.
-* If a transaction has failed, clear `submit` with all that comes after it: only that one is sent
-  anew.
-* Connection and folders are set at the top of the file: whoever may trigger the DAG can choose
-  what is below them, and no other file and no other account. Folders are paths, or URLs of any
-  store that Airflow's object storage knows, such as `s3://CONNECTION@BUCKET/in`.
+* `submit` starts the transactions and ends. A retry finds those that were started.
+* `wait` is a sensor. It is deferred and takes no worker slot. With `deferrable=False` it
+  polls in a worker, in the mode `poke` or `reschedule` like every sensor.
+* `download` writes the results into a folder of the run: one subfolder for each transaction, and a
+  `manifest.json`. With `delete_after=True` it then deletes the transactions in ABBYY Vantage, which
+  would be deleted after 14 days.
+* If a transaction has failed, clear `submit` with its downstream tasks: only that transaction is
+  sent again.
+* Connection and folders are set at the top of the file. Anyone who may trigger the DAG can choose
+  what is below these folders, but no other file and no other account. Folders are paths, or URLs of
+  any store that Airflow's object storage supports, such as `s3://CONNECTION@BUCKET/in`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
@@ -34,7 +34,7 @@ from vantage_orchestration.airflow.operators.vantage import (
 from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
 from vantage_orchestration.airflow.storage import below
 
-#: Whoever may trigger this DAG chooses its params. So the connection and the folders are fixed
+#: Anyone who may trigger this DAG chooses its params. So the connection and the folders are fixed
 #: here, or in the environment of the workers, and the params only name what is below them.
 CONN_ID = os.environ.get("ABBYY_VANTAGE_DAGS_CONN_ID", "abbyy_vantage_default")
 INPUTS = os.environ.get("ABBYY_VANTAGE_DAGS_INPUTS", "/var/lib/abbyy-vantage/in")

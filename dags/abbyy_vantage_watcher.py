@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""### What ABBYY Vantage has finished by itself
+"""### Documents from mail, scanner or phone
 
-Starts when ABBYY Vantage has finished transactions that came in by mail, scanner or phone, manual
-review included, and brings their results into a folder: one subfolder for each transaction, named
-by its id, and a `manifest-...json` for each run that names what it has fetched.
+Starts when ABBYY Vantage has processed documents that came in by mail, scanner or phone, manual
+review included, and downloads their results into a folder: one subfolder for each transaction,
+named by its id, and a `manifest-...json` for each run that names what it has fetched.
 
-* The service has no webhooks. A watcher in the triggerer looks at its list of completed
-  transactions once a minute, while this Dag is not paused. What was sent through the API, by other
-  Dags above all, is left out.
-* A run fetches all that has ended and was not fetched before, whichever event has started it. So
-  nothing is lost, and nothing fetched twice, if many end at once, if some end while a run is at
-  work, or if the Dag is paused or Airflow is down for less than two weeks: the service keeps
-  transactions for 14 days. The first run fetches all of these; set `SINCE` to leave out older ones.
-* What was fetched is noted in a folder `.abbyy-vantage` below `STATE`. Workers and triggerers must
-  reach it. To fetch the same in a second Dag, give that one the same asset and `STATE`, and an
-  `OUTPUT` of its own.
+* The service has no webhooks. A watcher in the triggerer reads its list of completed transactions
+  once a minute, while this Dag is not paused. Transactions that were sent through the API, such as
+  those of other Dags, are ignored.
+* A run fetches all ended transactions that were not fetched before, whichever event has started it.
+  So none is lost or fetched twice if many end at once, if some end during a run, or if the Dag is
+  paused or Airflow is down for less than two weeks: the service keeps transactions for 14 days. The
+  first run fetches all of these; set `SINCE` to exclude older ones.
+* A folder `.abbyy-vantage` below `STATE` records what was fetched. Workers and triggerers must be
+  able to reach it. To fetch the same in a second Dag, give it the same asset and `STATE`, and a
+  separate `OUTPUT`.
 * The account is in an Airflow Connection of the type `abbyy_vantage`.
 """
 
@@ -29,11 +29,11 @@ from vantage_orchestration.airflow.triggers.completed import VantageTransactionC
 #: Id or exact name of the skill.
 SKILL = "workspace.default.processing"
 CONN_ID = "abbyy_vantage_default"
-#: Folder for the results, a path or URL in reach of every worker.
+#: Folder for the results: a path or URL that every worker can reach.
 OUTPUT = "/var/lib/abbyy-vantage/completed"
-#: Folder for the notes of what was fetched, in reach of every worker and triggerer.
+#: Folder for the records of what was fetched, which every worker and triggerer can reach.
 STATE = OUTPUT
-#: Only transactions that were made since then, such as "2026-03-01T00:00:00Z"; None for all.
+#: Only transactions that were created since then, such as "2026-03-01T00:00:00Z"; None for all.
 SINCE: str | None = None
 
 completed_transactions = Asset(

@@ -3,7 +3,7 @@
 
 The run shows a table of the documents, the progress, and a link while a person has to review one.
 The folder of all results is an asset: flows can be started when it changes. A document is started
-once, however often the run is tried again. Run it with
+once, however often the run is retried. Run it with
 
     python flows/abbyy_vantage_batch.py in SKILL out
 
@@ -23,8 +23,8 @@ from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.tasks import process_documents
 from vantage_orchestration.processing.files import Folder
 
-#: What those who may run the deployment can reach by its parameters, unless the environment of the
-#: worker says otherwise: one block, and what is below these folders.
+#: What the parameters of a deployment can reach, unless the environment of the worker says
+#: otherwise: one block, and what is below these folders.
 REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in", outputs="out")
 
 

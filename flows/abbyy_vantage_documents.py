@@ -2,11 +2,11 @@
 """Send a folder of documents through an ABBYY Vantage skill and collect their fields in one file.
 
 Copy this file and change what you like. It needs a saved block of the type "ABBYY Vantage
-Credentials"; which server it talks to is decided by that block alone. Run it with
+Credentials", which alone decides on the server. Run it with
 
     python flows/abbyy_vantage_documents.py FOLDER --skill SKILL --output fields.jsonl
 
-A document is started once, however often a task, the flow or its process is tried again.
+A document is started once, however often a task, the flow or its process is retried.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from vantage_orchestration.prefect import VantageCredentials, retry_if_it_helps,
 from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.processing import process_document
 
-#: What those who may run the deployment can reach by its parameters, unless the environment of the
-#: worker says otherwise: one block, and what is below these folders.
+#: What the parameters of a deployment can reach, unless the environment of the worker says
+#: otherwise: one block, and what is below these folders.
 REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in", outputs="out")
-#: Documents in work at the same time.
+#: Documents that are processed at the same time.
 MAX_WORKERS = 4
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fetch the results of documents that came to ABBYY Vantage by mail, scanner or phone.
 
-One deployment: every minute, `fetch_inbox` looks what ABBYY Vantage has finished, and fetches what
-it has not fetched yet. A run that was missed or killed is made up for by the next. Deploy it with
+One deployment: every minute, `fetch_inbox` fetches the results of all ended transactions that it
+has not fetched yet. If a run was missed or killed, the next one fetches what is missing. Deploy it
+with
 `prefect deploy --all` (see prefect.yaml), or serve it with
 
     python flows/abbyy_vantage_inbox.py
@@ -20,8 +21,8 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from vantage_orchestration.prefect.completed import fetch_completed
 from vantage_orchestration.prefect.reach import Reach
 
-#: What those who may run the deployment can reach by its parameters, unless the environment of the
-#: worker says otherwise: one block, and what is below this folder.
+#: What the parameters of a deployment can reach, unless the environment of the worker says
+#: otherwise: one block, and what is below this folder.
 REACH = Reach.from_env(blocks="abbyy-vantage", outputs="inbox")
 
 

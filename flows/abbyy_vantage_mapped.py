@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send each document to ABBYY Vantage in a task of its own, and return the fields of all.
+"""Send each document to ABBYY Vantage in a separate task, and return the fields of all.
 
-For few documents, each of which may fail and be tried again without the others. Run it with
+This is for a few documents, each of which may fail and be retried without the others. Run it with
 
     python flows/abbyy_vantage_mapped.py SKILL FILE...
 
@@ -19,8 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.tasks import process_document
 
-#: What those who may run the deployment can reach by its parameters, unless the environment of the
-#: worker says otherwise: one block, and what is below this folder.
+#: What the parameters of a deployment can reach, unless the environment of the worker says
+#: otherwise: one block, and what is below this folder.
 REACH = Reach.from_env(blocks="abbyy-vantage", inputs="in")
 
 

@@ -4,13 +4,13 @@
 Processes the documents of a folder with the skill Invoice, and loads number, date, total, vendor
 and line items into tables by dlt. Documents that fail, or lack a number or a total, are copied to a
 folder of their own, each with a file that says why. While a person has to review a document, the
-run shows a link and emits the event `abbyy_vantage.transaction.review`: an automation on it writes
-to the reviewers. Run it now, or serve it every night, with
+run shows a link and emits the event `abbyy_vantage.transaction.review`: an automation on it can
+notify the reviewers. Run it now, or serve it every night, with
 
     python flows/abbyy_vantage_nightly.py FOLDER OUTPUT ASIDE [serve]
 
-Whoever may run a deployment of it chooses these folders, below those of the worker's environment:
-ABBYY_VANTAGE_FLOWS_INPUTS, and ABBYY_VANTAGE_FLOWS_OUTPUTS for OUTPUT and ASIDE.
+Anyone who may run a deployment of it chooses these folders, below those of the worker's
+environment: ABBYY_VANTAGE_FLOWS_INPUTS, and ABBYY_VANTAGE_FLOWS_OUTPUTS for OUTPUT and ASIDE.
 
 Choose another `destination` and set its credentials as dlt describes it. Loading the same night
 twice changes nothing. It needs a saved block of the type "ABBYY Vantage Credentials" with the name

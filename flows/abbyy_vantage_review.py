@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Process documents that people review, without a worker that waits for them.
+"""Process documents that people review, without a worker that waits for the review.
 
-Two deployments: `process_documents` with `on_review="suspend"` gives back its worker when a person
-is needed, and `resume_reviewed` looks every few minutes which runs can go on. Deploy them with
+Two deployments: `process_documents` with `on_review="suspend"` releases its worker when a person
+is needed, and `resume_reviewed` resumes the runs that can continue, every few minutes. Deploy them
+with
 `prefect deploy --all` (see prefect.yaml), or serve both from one process with
 
     python flows/abbyy_vantage_review.py
@@ -10,7 +11,7 @@ is needed, and `resume_reviewed` looks every few minutes which runs can go on. D
 and start runs with `prefect deployment run abbyy-vantage-process-documents/review`. They need a
 saved block of the type "ABBYY Vantage Credentials".
 
-Whoever may run the first one chooses block and folders. Set ABBYY_VANTAGE_FLOWS_BLOCKS,
+Anyone who may run the first one chooses block and folders. Set ABBYY_VANTAGE_FLOWS_BLOCKS,
 ABBYY_VANTAGE_FLOWS_INPUTS and ABBYY_VANTAGE_FLOWS_OUTPUTS in the environment of the worker, so that
 they reach nothing else.
 """

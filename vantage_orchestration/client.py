@@ -57,7 +57,7 @@ _PLACE = re.compile(r"{(\w+)}")
 class VantageClient(ApiSession):
     """Client of one ABBYY Vantage tenant. Thread-safe.
 
-    Arguments and errors are those of :class:`vantage_orchestration.session.ApiSession`.
+    Arguments, attributes and errors: :class:`vantage_orchestration.session.ApiSession`.
     """
 
     # -- skills (3.1)

@@ -97,6 +97,11 @@ class ApiSession:
         patience: Longest wait for a login in seconds, for interactive callers; by default as long
             as all tries can take.
 
+    Attributes:
+        session: An authorised ``requests.Session``; relative paths are resolved below the API's
+            address. It sends the token only to the configured server, follows no redirect, and
+            renews a rejected token once. It repeats nothing else and raises no error for a status.
+
     Raises:
         ConfigurationError: The stored credential can't be used. Nothing was sent.
     """
@@ -123,10 +128,6 @@ class ApiSession:
                 orchestrator_store=orchestrator_store,
                 patience=patience,
             )
-            #: An authorised ``requests.Session``; relative paths are resolved below the API's
-            #: address. It sends the token only to the configured server, follows no redirect, and
-            #: renews a rejected token once. It repeats nothing else and raises no error for a
-            #: status.
             self.session: Final = HttpSession(
                 self.config.http,
                 base_url=self.config.credentials.api_url,
