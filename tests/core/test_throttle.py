@@ -34,6 +34,8 @@ class Counted:
         self._limits = limits
         self.lock = threading.Lock()
         self.now = self.most = self.all = 0
+        #: If set, those in a slot wait for each other, so that it is no chance how many there are.
+        self.meeting: threading.Barrier | None = None
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
@@ -42,6 +44,8 @@ class Counted:
                 self.now += 1
                 self.all += 1
                 self.most = max(self.most, self.now)
+            if self.meeting is not None:
+                self.meeting.wait(60)
             yield
             with self.lock:
                 self.now -= 1
@@ -178,7 +182,9 @@ def test_the_client_keeps_the_limits_and_a_429_stops_all(
         assert limits is not None
         counted = Counted(limits)
         monkeypatch.setattr(type(client.session), "slot", lambda self: counted.slot())
+        counted.meeting = threading.Barrier(2)
         in_parallel(lambda _: client.list_skills(), range(8), 8)
+        counted.meeting = None
         assert client.session.get("/skills").status_code == 200
         assert (counted.all, counted.most) == (9, 2)
         sandbox.control.add_fault(status=429, headers={"Retry-After": "7"})
@@ -199,6 +205,7 @@ def test_without_a_folder_the_limits_hold_for_the_process(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     counted = Counted(Throttle(FileStore(tmp_path / "file"), "account", 2, 0))
+    counted.meeting = threading.Barrier(2)
     in_parallel(lambda _: use(counted), range(12), 6)
     assert (counted.all, counted.most) == (12, 2)
     assert caplog.text.count("hold for each process by itself") == 1
