@@ -239,20 +239,15 @@ def _sources(
     # Inputs may be missing since they were sent, or have other names; the service still knows them.
     if len(sources) == len(sent) == 1:
         return (replace(sources[0], stored_name=sent[0].name),)
-    names = {folded(file.name): file.name for file in sent}
-    here = {folded(source.stored_name): source for source in sources}
-    if here.keys() >= names.keys():
-        order = list(here)
-    else:
-        order = list(names)
+    names = {folded(each.name): each.name for each in sent}
+    here = {folded(each.stored_name): each for each in sources}
+    if not here.keys() >= names.keys():
         earlier = before.sources if before else ()
-        here = {**{folded(source.stored_name): source for source in earlier}, **here}
+        known = {folded(each.stored_name): each for each in earlier} | here
+        here = {key: known.get(key) or SourceEntry(name, name) for key, name in names.items()}
     # Under the names that the service gives them, which may write letters in another way.
     return tuple(
-        replace(here[key], stored_name=names.get(key, here[key].stored_name))
-        if key in here
-        else SourceEntry(names[key], names[key])
-        for key in order
+        replace(each, stored_name=names.get(key, each.stored_name)) for key, each in here.items()
     )
 
 
