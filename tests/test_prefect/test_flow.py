@@ -175,7 +175,7 @@ def test_document_that_fails_for_good_is_charged_once(
     tmp_path: Path,
 ) -> None:
     sandbox.control.set(outcome="Failed")
-    with pytest.raises(RuntimeError, match=r"could not process '.*\.pdf'"):
+    with pytest.raises(RuntimeError, match=r"transactions failed: '.*\.pdf'"):
         module.abbyy_vantage_documents(
             str(folder), skill, str(tmp_path / "fields.jsonl"), credentials=save_block()
         )
