@@ -75,6 +75,8 @@ class Running(Processes):
             **common,
             "DASK_TEMPORARY_DIRECTORY": str(home / "dask"),
             "PREFECT_API_REQUEST_TIMEOUT": "120",
+            # A server on sqlite that is busy for long runs out of connections, and answers 500.
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "vantage_orchestration,urllib3,requests",
             "PREFECT_LOGGING_LEVEL": "DEBUG",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -151,7 +153,7 @@ class Running(Processes):
             session.trust_env = False
             json = {"json": body} if method != "GET" else {}
             reply = session.request(method, f"{self.url}/{path}", timeout=120, **json)
-        return [] if reply.status_code == 503 else [reply]
+        return [] if reply.status_code in (500, 503) else [reply]
 
     def all(self, path: str, **filters: Any) -> list[Any]:
         """Return all objects of a kind that fit."""
