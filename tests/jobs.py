@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patience import wait_until
 from pendulum import DateTime
@@ -30,6 +30,9 @@ from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.processing.submit import Part, Work
 from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting.machine import Outcome
+
+if TYPE_CHECKING:
+    from vantage_orchestration.sandbox import SandboxControl
 
 TOKEN = job.job_token("task", "-1")
 
@@ -131,6 +134,16 @@ def plan(inputs: Iterable[Any], **how: Any) -> tuple[Unit, ...]:
 
 def files_of(folder: Path) -> list[Location]:
     return Location.of(folder).files("**/*.pdf")
+
+
+def accepted_starts(control: SandboxControl) -> list[str]:
+    """Return the transactions that were started, once for each time: of two tries at the same time
+    both may ask for it, and the service refuses one."""
+    return [
+        each["transaction_id"]
+        for each in control.journal("POST", "/start$")
+        if each["status"] // 100 == 2
+    ]
 
 
 def until_ended(client: VantageClient, transaction_ids: Iterable[str]) -> None:
