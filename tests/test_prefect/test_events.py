@@ -303,18 +303,23 @@ def test_each_task_learns_of_the_failure_of_a_request_that_it_shares(forgetful: 
     assert forgetful.taken == [str(event.id)]
 
 
+@pytest.fixture
+def reporter(monkeypatch: pytest.MonkeyPatch) -> job.Reporter:
+    """A reporter that sends events as in a run, and shows no table."""
+    monkeypatch.setattr(job, "in_run", lambda: True)
+    monkeypatch.setattr(job, "DocumentsTable", MagicMock())
+    fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
+    client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
+    return job.Reporter(client, None, lambda *_: None, again=False)
+
+
 @pytest.mark.parametrize("way", ["document", "job"])
 @pytest.mark.parametrize(
     ("earlier", "age", "asked"), [(False, 0, 0), (False, 600, 1), (True, 0, 2)]
 )
 def test_server_is_asked_only_for_what_may_have_been_told(
-    forgetful: Any, monkeypatch: pytest.MonkeyPatch, earlier: bool, age: float, asked: int, way: str
+    forgetful: Any, reporter: job.Reporter, earlier: bool, age: float, asked: int, way: str
 ) -> None:
-    monkeypatch.setattr(job, "in_run", lambda: True)
-    monkeypatch.setattr(job, "DocumentsTable", MagicMock())
-    fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
-    client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
-    reporter = job.Reporter(client, None, lambda *_: None, again=False)
     reporter.started([Part("t", "key", "folder", time.time() - age, (), earlier=earlier)])
     if way == "document":
         reporter.ended(Outcome({"t": Status.PROCESSED}))
@@ -326,19 +331,13 @@ def test_server_is_asked_only_for_what_may_have_been_told(
 
 
 def test_a_job_sends_events_while_it_goes_on_and_ends_after_the_last(
-    forgetful: Any, monkeypatch: pytest.MonkeyPatch
+    forgetful: Any, reporter: job.Reporter
 ) -> None:
-    monkeypatch.setattr(job, "in_run", lambda: True)
-    monkeypatch.setattr(job, "DocumentsTable", MagicMock())
-    fields = {"username": "u", "password": "p", "client_id": "c", "client_secret": "s"}
-    client = VantageClient(VantageConfig.from_fields({"region": "eu", **fields}))
-    reporter = job.Reporter(client, None, lambda *_: None, again=False)
     ids = [str(number) for number in range(module.TOGETHER + 5)]
     landed = [TransactionManifest(each, None, "Processed", None, 1, (), ()) for each in ids]
 
     def wanted(happening: Any, names: list[str]) -> list[str]:
-        server = client.config.credentials.base_url
-        return [str(TransactionEvent(happening, each, server, "").id) for each in names]
+        return [str(TransactionEvent(happening, each, SERVER, "").id) for each in names]
 
     forgetful.open.clear()
 
