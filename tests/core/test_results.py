@@ -227,7 +227,8 @@ def test_names_that_a_database_would_take_for_one_are_kept_apart(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe", "__")
-    declare = [{"name": each, "type": "Text"} for each in fields]
+    declare = [declared(each) for each in fields]
+    declare += [declared(each, repeatable=True) for each in ("é", "è", "明細")]
     skill = Skill.read({"id": "s1", "name": "請求", "type": "Document", "fields": declare})
     results = Results(tmp_path / "out", skill)
     lists = [has(each, f"{each} 1", f"{each} 2") for each in ("é", "è", "明細")]

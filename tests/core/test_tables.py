@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import replace
 from datetime import date
@@ -202,9 +203,46 @@ def test_fields_that_the_skill_does_not_name_are_kept_as_text(results: Results) 
     )
     first, second = results.rows("documents")
     assert first["Extra"] is None
-    assert (second["Extra"], second["Address.City"]) == ("2026-04-03", "Utrecht")
+    assert (second["Extra"], second["Notes"]) == ("2026-04-03", '["a", "b"]')
     assert "Empty" not in second
-    assert [row["value"] for row in results.rows("documents.Notes")] == ["a", "b"]
+    assert [row["City"] for row in results.rows("documents.Address")] == ["Utrecht"]
+    assert [row["value"] for row in results.rows("fields")][-2:] == ["a", "b"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("1234")))
+def test_rows_of_fields_without_a_declaration_do_not_depend_on_other_documents(
+    tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    def line(amount: str, *taxes: str) -> dict[str, Any]:
+        return group(has("Amount", amount), has("Tax", *(group(has("Rate", t)) for t in taxes)))
+
+    documents = {
+        "1": [has("Line", line("1", "19")), has("Note", "a")],
+        "2": [has("Line", line("2", "7", "19"), line("3")), has("Note", "b", "c")],
+        "3": [has("Line", "plain"), has("Note", group(has("Text", "d")))],
+        "4": [has("Number", "4")],
+    }
+    results = Results(tmp_path)
+    for each in order:
+        results.add(each, Json=json_of(*documents[each]))
+
+    def rows(table: str, *columns: str) -> list[tuple[Any, ...]]:
+        return sorted(
+            (row["transaction_id"], *(row[each] for each in columns)) for row in results.rows(table)
+        )
+
+    assert rows("documents.Line", "Amount") == [("1", "1"), ("2", "2"), ("2", "3")]
+    assert rows("documents.Line.Tax", "parent", "position", "Rate") == [
+        ("1", "1", 1, "19"), ("2", "1", 1, "7"), ("2", "1", 2, "19")
+    ]  # fmt: skip
+    assert rows("documents.Note", "Text") == [("3", "d")]
+    found = {row["transaction_id"]: (row["Line"], row["Note"]) for row in results.rows("documents")}
+    assert found == {
+        "1": (None, "a"),
+        "2": (None, '["b", "c"]'),
+        "3": ("plain", None),
+        "4": (None, None),
+    }
 
 
 @pytest.mark.parametrize(

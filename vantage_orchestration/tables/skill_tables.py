@@ -187,10 +187,15 @@ class SkillTables:
 
     # -- fields to columns
 
-    def unknown(self, group: Group, name: str, values: Sequence[Any]) -> Leaf | Group | Repeated:
-        """Add a field that the skill does not declare, judged by its values, which stay text."""
-        grouped = any(map(is_group, values))
-        return self._add_field(group, name, None if grouped else "text", repeated=len(values) > 1)
+    def unknown(self, group: Group, name: str, *, grouped: bool) -> Leaf | Group | Repeated:
+        """Return the place of values that the skill does not declare: a column of text, or a table
+        if they are ``grouped``.
+
+        It does not depend on their number: other documents, also of other jobs, may have more.
+        """
+        return group.others.get((name, grouped)) or self._add_field(
+            group, name, None if grouped else "text", repeated=grouped, declared=False
+        )
 
     def _declare(self, group: Group, fields: Iterable[SkillField]) -> None:
         for each in fields:
@@ -203,7 +208,13 @@ class SkillTables:
                 self._declare(item, each.children)
 
     def _add_field(
-        self, group: Group, name: str, kind: Kind | None, *, repeated: bool
+        self,
+        group: Group,
+        name: str,
+        kind: Kind | None,
+        *,
+        repeated: bool,
+        declared: bool = True,
     ) -> Leaf | Group | Repeated:
         """Add a field to a group. It is a group itself if it has no kind."""
         path = (*group.path, name)
@@ -218,7 +229,10 @@ class SkillTables:
             added = Group(group.rows, path)
         else:
             added = _leaf(group.rows, ".".join(path), kind, path)
-        group.members[name] = added
+        if declared:
+            group.members[name] = added
+        else:
+            group.others[name, kind is None] = added
         return added
 
 
@@ -249,8 +263,8 @@ class _Document:
             if node is None:
                 if not items:
                     continue
-                values = [item.get("Value") for item in items]
-                node = self.tables.unknown(group, name, values)
+                grouped = any(is_group(item.get("Value")) for item in items)
+                node = self.tables.unknown(group, name, grouped=grouped)
             self._put(node, items, row, at.below(name))
 
     def _put(
@@ -397,6 +411,8 @@ class Group:
     #: Names of the enclosing groups and of the group, starting at the row.
     path: tuple[str, ...] = ()
     members: dict[str, Leaf | Group | Repeated] = field(default_factory=dict)
+    #: Fields that the skill does not declare, by their name and whether they are groups.
+    others: dict[tuple[str, bool], Leaf | Group | Repeated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
