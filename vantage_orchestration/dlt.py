@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dlt
 import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.common.normalizers.naming.snake_case import NamingConvention
 from dlt.extract.resource import DltResource
 
@@ -67,19 +68,13 @@ def documents(
     # Every resource keeps the context: dlt reads them after this function has returned.
     context = opened_tables(opened, opened.opened_in, values)
     tables = context.__enter__()
-    if skill is not None:
-        tables_of_skill(tables, skill)
-    placed = {owner: _keys(those[DOCUMENTS].batches()) for owner, those in tables.items()}
-    everything = {
-        (each.transaction_id, index)
-        for each in opened.transactions
-        for index in range(1, len(each.documents) + 1)
-    }
-    left_out = everything.difference(*placed.values())
+    if skill is not None and tables:
+        tables = {skill: tables_of_skill(tables, skill)}
+    aside = opened.table_options.get("on_low_quality") == "quarantine"
+    left_out = {(each.transaction_id, each.document_index) for each in opened.findings if aside}
     owners: dict[str, str] = {}
     for owner, those in tables.items():
-        if skill not in (None, owner):
-            continue
+        known = left_out | _keys(those[DOCUMENTS].batches())
         full = [name if skill is not None else f"{owner} {name}" for name in those]
         for name, table in zip(_apart(map(_snake, full)), those.values(), strict=True):
             if (other := owners.setdefault(_normal(name), owner)) != owner:
@@ -88,7 +83,7 @@ def documents(
                     hint="Load one skill at a time, each into a dataset of its own: give skill",
                 )
             yield dlt.resource(
-                _pieces(name, table, placed[owner] | left_out, context),
+                _pieces(name, table, known, context),
                 name=name,
                 columns={_REMOVED: {"data_type": "bool", "hard_delete": True}},
                 write_disposition="merge",
@@ -100,7 +95,7 @@ def documents(
 def _pieces(name: str, table: OpenTable, known: Set[_Key], context: object) -> Iterator[pa.Table]:
     """Yield the rows of a table; its context stays open meanwhile. A known document without rows
     gets one that removes those of an earlier load."""
-    names = [_REMOVED, *_apart(_variants(name, table.schema))]
+    names = _apart((_REMOVED, *_variants(name, table.schema)))
     filled: set[_Key] = set()
     for batch in table.batches():
         filled |= _keys([batch])
@@ -117,10 +112,13 @@ def _pieces(name: str, table: OpenTable, known: Set[_Key], context: object) -> I
 def _variants(table: str, schema: pa.Schema) -> Iterator[str]:
     """Yield the names of columns. Where the skill has changed the type of a field since an earlier
     load, it is the name that dlt itself gives to values of another type."""
-    known = dlt.current.source_schema().tables.get(_normal(table), {}).get("columns", {})
+    schema_there = dlt.current.source_schema()
+    # The database may have shortened the names.
+    stored = schema_there.naming.normalize_identifier
+    known = schema_there.tables.get(stored(table), {}).get("columns", {})
     for name, field in zip(map(_ascii, schema.names), schema, strict=True):
         kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(field.type)), "text")
-        before = known.get(_normal(name), {}).get("data_type", kind)
+        before = known.get(stored(name), {}).get("data_type", kind)
         yield name if kind == before else f"{name}__v_{kind}"
 
 
@@ -131,7 +129,12 @@ def _keys(batches: Iterable[pa.RecordBatch]) -> set[_Key]:
 
 
 def _marked(batch: pa.RecordBatch, names: list[str], *, removed: bool) -> pa.Table:
-    table = pa.Table.from_batches([batch])
+    # PostgreSQL has no null character, and one value would block the whole load.
+    arrays = [
+        pc.replace_substring(each, "\0", "\ufffd") if pa.types.is_string(each.type) else each
+        for each in batch.columns
+    ]
+    table = pa.Table.from_arrays(arrays, schema=batch.schema)
     return table.add_column(0, _REMOVED, pa.repeat(removed, len(batch))).rename_columns(names)
 
 

@@ -49,6 +49,10 @@ def _text(data: Any) -> str | None:
     return one_line(str(data)) if isinstance(data, (str, int, float)) and data != "" else None
 
 
+def _exact(data: Any) -> str | None:
+    return None if data is None else str(data)
+
+
 def _flag(data: Any) -> bool:
     return str(data).lower() in ("true", "1")
 
@@ -219,7 +223,8 @@ class FileRef(_Reply):
 class SkillField(_Reply):
     """A field that a Document skill extracts (Field of the API), with its columns or members."""
 
-    name: _Text
+    #: As it is: result files have the same.
+    name: Annotated[str | None, _As(_exact)]
     type: _Text
     text_format: _Text
     is_repeatable: _Flag
@@ -395,7 +400,7 @@ class SkillParameter(_Reply):
 
     key: _Text
     #: As it is: it is compared with what was set.
-    value: Annotated[str | None, _As(lambda data: None if data is None else str(data))]
+    value: Annotated[str | None, _As(_exact)]
     type: _Text
 
 

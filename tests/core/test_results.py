@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from postgres import Postgres
-from result_files import FULL, INVOICE, Results, declared, has, json_of
+from result_files import FULL, INVOICE, Results, declared, group, has, json_of
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.models import Skill
@@ -179,6 +179,21 @@ def test_a_field_whose_type_has_changed_gets_another_column(
         assert load(pipeline, manifest_of(results), other) == expected
 
 
+def test_what_a_database_can_not_hold_does_not_stop_a_load(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """PostgreSQL shortens names to 63 characters, and has no null character in a text."""
+    name = "Amount of everything that was ever ordered, " * 2
+    for number, (text_format, text) in enumerate([("Amount", "1.5"), ("Text", "a\0b")]):
+        fields = [declared("Number"), declared(name, text_format)]
+        skill = Skill.read({"id": "s1", "name": "Invoice", "type": "Document", "fields": fields})
+        results = Results(tmp_path / str(number), skill)
+        results.add(f"t{number}", Json=json_of(has("Number", str(number)), has(name, text)))
+        rows = load(pipeline, manifest_of(results), "select * from invoice_documents order by 2")
+    assert Decimal("1.5") in rows[0]
+    assert "a\ufffdb" in rows[1]
+
+
 @pytest.mark.parametrize("written", [None, "parquet"])
 def test_loading_twice_changes_nothing(
     pipeline: Pipeline, results: Results, written: str | None
@@ -212,28 +227,37 @@ def test_a_document_with_fewer_rows_than_before_keeps_no_old_ones(
 def test_a_document_that_goes_to_quarantine_keeps_only_its_findings(
     pipeline: Pipeline, results: Results
 ) -> None:
+    results.add("t3", Json=json_of(has("Undeclared", group(has("Text", "a")))))
     sql = "select transaction_id from invoice_documents order by 1"
-    assert load(pipeline, manifest_of(results), sql) == [("t1",), ("t2",)]
-    found = (FindingEntry("t1", 1, "Total", "The confidence is 72, below 80"),)
+    assert load(pipeline, manifest_of(results), sql) == [("t1",), ("t2",), ("t3",)]
+    reason = "The confidence is 72, below 80"
+    found = tuple(FindingEntry(each, 1, "Total", reason) for each in ("t1", "t3"))
     options = {"on_low_quality": "quarantine"}
     path = manifest_of(results, findings=found, table_options=options)
     assert load(pipeline, path, sql) == [("t2",)]
-    for table, ids in (("documents_items", []), ("fields", ["t2"]), ("findings", ["t1"])):
-        sql = f"select distinct transaction_id from invoice_{table}"
+    tables = {
+        "documents_items": [],
+        "documents_undeclared": [],
+        "fields": ["t2"],
+        "findings": ["t1", "t3"],
+    }
+    for table, ids in tables.items():
+        sql = f"select distinct transaction_id from invoice_{table} order by 1"
         assert load(pipeline, path, sql) == [(each,) for each in ids]
 
 
 def test_names_that_a_database_would_take_for_one_are_kept_apart(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe", "__")
+    ours = "abbyy_vantage_removed"
+    fields = ("金額", "税額", "InvoiceNumber", "Invoice Number", "Größe", "__", ours)
     declare = [declared(each) for each in fields]
     declare += [declared(each, repeatable=True) for each in ("é", "è", "明細")]
     skill = Skill.read({"id": "s1", "name": "請求", "type": "Document", "fields": declare})
     results = Results(tmp_path / "out", skill)
     lists = [has(each, f"{each} 1", f"{each} 2") for each in ("é", "è", "明細")]
     results.add(Json=json_of(*[has(each, each) for each in fields], *lists))
-    columns = "u91d1_u984d, u7a0e_u984d, invoice_number, invoice_number_2, grosse, field"
+    columns = f"u91d1_u984d, u7a0e_u984d, invoice_number, invoice_number_2, grosse, field, {ours}_2"
     sql = f"select {columns} from u8acb_u6c42_documents"
     assert load(pipeline, manifest_of(results), sql) == [fields]
     for name, table in (("é", "e"), ("è", "e_2"), ("明細", "u660e_u7d30")):

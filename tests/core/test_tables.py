@@ -309,6 +309,24 @@ def test_names_of_any_kind_keep_their_values_apart(tmp_path: Path) -> None:
         assert len(path.name) < 140
 
 
+def test_a_name_with_blanks_around_it_is_that_of_the_skill(tmp_path: Path) -> None:
+    lines = declared("Lines\t", repeatable=True, children=[declared("Net  Amount ", "Amount")])
+    skill = Skill.read(
+        {
+            "id": "s1",
+            "name": "Invoice",
+            "type": "Document",
+            "fields": [declared(" Total\n", "Amount"), lines],
+        }
+    )
+    results = Results(tmp_path, Skill.read(skill.to_json()))
+    line = group(has("Net  Amount ", "2"))
+    results.add(Json=json_of(has(" Total\n", "1"), has("Lines\t", line)))
+    (row,) = results.rows("documents")
+    assert (row["Total"], row["conversions"]) == (Decimal(1), 0)
+    assert [row["Net  Amount"] for row in results.rows("documents.Lines")] == [Decimal(2)]
+
+
 def test_a_field_that_comes_twice_has_both_values(results: Results) -> None:
     results.add(Json=json_of(has("Orders", "1"), has("Orders", "2"), has("Number", "a")))
     assert [row["value"] for row in results.rows("documents.Orders")] == [1, 2]
@@ -442,7 +460,7 @@ def test_documents_of_a_process_skill_are_in_the_set_of_the_skill_that_was_appli
     )
     results = Results(tmp_path, process, INVOICE, receipt)
     results.add("t1", Json=FULL)
-    results.add("t2", Json=json_of(has("Sum", "1.5"), concept="Receipt"))
+    results.add("t2", Json=json_of(has("Sum", "1.5"), concept=" Receipt\n"))
     results.add("t3", FieldsJson={"Fields": {"Sum": "2.5"}}, entry={"class": {"name": "Receipt"}})
     results.add("t4", Json=json_of(has("X", "1"), concept="Letter"))
     with results.tables() as tables:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.tables.values import DECIMAL_DIGITS, DECIMAL_PLACES
+from vantage_orchestration.text import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,10 +83,11 @@ def columns_of(**types: str) -> tuple[Column, ...]:
 
 
 def free_name(name: str, taken: set[str]) -> str:
-    """Return a name, with a number if it is taken, and note it in ``taken``.
+    """Return a name in one line, with a number if it is taken, and note it in ``taken``.
 
     Names that some databases treat as the same count as one.
     """
+    name = one_line(name)
     candidate, number = name, 2
     while (key := _NOT_ALPHANUMERIC.sub("_", candidate.casefold()).strip("_")) in taken:
         candidate = f"{name}_{number}"

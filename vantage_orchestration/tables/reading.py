@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
+from vantage_orchestration.text import one_line
+
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
         DocumentEntry,
@@ -185,10 +187,10 @@ def content_of_json(content: Any, document_id: str) -> Content:
     document = (found or documents)[0]
     extracted = document.get("ExtractedData") or {}
     concept = (extracted.get("DocumentDefinition") or {}).get("RootConcept") or {}
-    pages = document.get("Pages")
+    name, pages = concept.get("Name"), document.get("Pages")
     return Content(
         members(extracted.get("RootObject") or {}),
-        concept.get("Name"),
+        one_line(name) if isinstance(name, str) else None,
         len(pages) if isinstance(pages, list) and pages else None,
         [
             (str(each.get("RuleName") or ""), each.get("ErrorMessage") or each.get("CustomMessage"))

@@ -117,25 +117,25 @@ class SkillTables:
         sources = sources_of(transaction, found.document)
         first = sources[0] if sources else None
         source = (first.name, first.path, first.sha256) if first is not None else (None,) * 3
-        if not left_out:
-            facts = (*source, len(sources) or None)
-            marks = {name: len(rows.pending) for name, rows in self.tables.items()}
-            try:
-                self._add(transaction, found, facts, len(findings))
-            except (
-                AttributeError,
-                KeyError,
-                TypeError,
-                ValueError,
-                OverflowError,
-                RecursionError,
-            ) as error:
-                # Its content has an unknown structure. The document must not be lost.
-                for name, rows in self.tables.items():
-                    del rows.pending[marks.get(name, 0) :]
-                problem = f"the fields can't be read ({type(error).__name__})"
-                bare = replace(found, content=None, problems=[*found.problems, problem])
-                self._add(transaction, bare, facts, len(findings))
+        facts = (*source, len(sources) or None)
+        marks = {name: len(rows.pending) for name, rows in self.tables.items()}
+        try:
+            self._add(transaction, found, facts, len(findings))
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            # Its content has an unknown structure. The document must not be lost.
+            self._take_back(marks)
+            problem = f"the fields can't be read ({type(error).__name__})"
+            bare = replace(found, content=None, problems=[*found.problems, problem])
+            self._add(transaction, bare, facts, len(findings))
+        if left_out:  # The tables themselves stay: a database may hold rows to be removed.
+            self._take_back(marks)
         for position, each in enumerate(findings, 1):
             key = (transaction.transaction_id, found.index, position)
             self._findings.pending.append((*key, source[0], each.field, each.reason))
@@ -144,6 +144,11 @@ class SkillTables:
             self._size = 0
         for rows in self.tables.values():
             rows.settle(now=large)
+
+    def _take_back(self, marks: Mapping[str, int]) -> None:
+        """Remove the pending rows that each table has got since."""
+        for name, rows in self.tables.items():
+            del rows.pending[marks.get(name, 0) :]
 
     def _add(
         self,
