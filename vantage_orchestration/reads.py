@@ -7,11 +7,12 @@ fetches its results need not know of each other.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from vantage_orchestration.forks import after_fork
 
 #: Seconds between the end of one read and the start of the next of the same transaction.
 LEAST_PAUSE = 1.0
@@ -28,6 +29,10 @@ class _Reads:
     """When each transaction was last read, for as long as that matters."""
 
     def __init__(self) -> None:
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Forget everything."""
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._swept = time.monotonic()
@@ -70,10 +75,4 @@ def reading_in_turn(server: str, transaction_id: str) -> Iterator[None]:
             entry.read_at = time.monotonic()
 
 
-def _after_fork() -> None:
-    global _reads
-    _reads = _Reads()  # A thread that is not here any more may hold a lock of the old one.
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_reads.start_afresh)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.state import FileStore
 from vantage_orchestration.text import read_json
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
@@ -146,7 +147,7 @@ class Throttle:
 
 
 _throttles: dict[tuple[str, str, int, float], Throttle] = {}
-_lock = threading.Lock()
+_lock = ModuleLock()
 
 
 def throttle_of(config: VantageConfig) -> Throttle | None:
@@ -167,12 +168,3 @@ def throttle_of(config: VantageConfig) -> Throttle | None:
 
 def _name(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()  # A thread that is not here any more may hold the old one.
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # The bare loop and the sandbox's process are those of the Airflow side.
 sys.path.insert(1, str(HERE.parent / "airflow"))
+sys.path.append(str(HERE.parents[1] / "tests"))
 
 import imports  # noqa: E402
 

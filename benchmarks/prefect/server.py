@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -51,17 +49,11 @@ def environment_of(home: str) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens, and that the system gives to nobody meanwhile."""
-    while True:
-        port = 16_000 + secrets.randbelow(16_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
 @contextlib.contextmanager
 def server(home: str) -> Iterator[Server]:
     """Run a server as ``prefect server start`` does."""
+    from processes import free_port  # Not where only the environment is wanted.
+
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     path = Path(home, "server.txt")

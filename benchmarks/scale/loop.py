@@ -20,6 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[1:1] = [str(HERE.parent / "airflow"), str(HERE.parent / "prefect")]
+sys.path.append(str(HERE.parents[1] / "tests"))
 
 import documents  # noqa: E402
 from place import SIZE, Account, Worker, airflow_environment, sandbox, table, write_pages  # noqa: E402

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from servers import answers, free_port, wait_until
+from processes import free_port
+from servers import answers, wait_until
 
 __all__ = ["Browser", "browser"]
 

@@ -19,9 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import requests
-from browser import Browser, browser
 from PIL import Image
-from servers import airflow, environment_of, prefect
 
 from vantage_orchestration.config import FIELDS
 from vantage_orchestration.sandbox import SandboxServer
@@ -29,7 +27,9 @@ from vantage_orchestration.sandbox import SandboxServer
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parents[1] / "tests"))
 
+from browser import Browser, browser  # noqa: E402
 from pdfs import make_invoice  # noqa: E402
+from servers import airflow, environment_of, prefect  # noqa: E402
 
 DOCUMENTS = HERE.parents[1] / "demo" / "documents"
 #: A document whose sum is wrong.

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -15,19 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import requests
+from processes import free_port
 
-__all__ = ["airflow", "answers", "environment_of", "free_port", "prefect", "wait_until"]
+__all__ = ["airflow", "answers", "environment_of", "prefect", "wait_until"]
 
 T = TypeVar("T")
 _PREFIXES = ("AIRFLOW", "_AIRFLOW", "PREFECT", "ABBYY_VANTAGE")
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens, and that the system gives to nobody."""
-    while True:
-        port = 16_000 + secrets.randbelow(16_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def wait_until(

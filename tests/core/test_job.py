@@ -194,6 +194,26 @@ def test_a_failure_that_nobody_was_told_of_is_told_before_anything_is_sent_again
     assert run(client, folder, output, skill, again(), ledger=ledger).counts["transactions"] == 3
 
 
+@pytest.mark.parametrize("send", [begin, submit_files])
+@pytest.mark.parametrize("resend", [True, False])
+def test_whether_failures_are_sent_again_decides_about_those_whose_file_went_away(
+    client, sandbox, skill, folder, output, tmp_path, send, resend
+):
+    """Nothing is left to send of them, so they are either reported or forgotten."""
+    ledger = notes(tmp_path / "ledger")
+    place = {"output": output, "token": TOKEN} if send is begin else {}
+    options = {"skill_id": skill, "options": Options(), **place}
+    options |= {"ledger": ledger, "origin": "o", "resend_failed": resend}
+    sandbox.control.set(outcome="Failed", processing_polls=0)
+    first = send(client, files_of(folder), key=TaskKey("task"), **options)
+    for each in getattr(first, "parts", first):
+        assert client.get_transaction(each.transaction_id).status.is_failure
+    (folder / "invoice 4.pdf").unlink()
+    found = send(client, files_of(folder), key=again(), **options)
+    parts = getattr(found, "parts", found)
+    assert [each.earlier for each in parts] == ([False] * 3 if resend else [True] * 4)
+
+
 def _is_gone(client, transaction_id) -> bool:
     for _ in range(5):
         try:

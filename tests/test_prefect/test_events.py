@@ -34,7 +34,7 @@ from vantage_orchestration.prefect.events import (
     TransactionEvent,
     deliver,
     emit,
-    events_of,
+    event_of,
 )
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
@@ -59,8 +59,8 @@ def submitted(*ids: str) -> list[TransactionEvent]:
 def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
     ids = ["11111111-aaaa-4aaa-8aaa-000000000001", "11111111-aaaa-4aaa-8aaa-000000000002"]
     document = DocumentEntry("d", None, ({"type": "x", "message": "wrong"},), ())
-    landed = TransactionManifest(ids[0], "skill", "Processed", None, 3, (), (document,))
-    manifest = Manifest("skill", None, (landed,), (), (UnfinishedEntry(ids[1], "Gone"),))
+    ended = TransactionManifest(ids[0], "skill", "Processed", None, 3, (), (document,))
+    gone = UnfinishedEntry(ids[1], "Gone")
 
     @task
     def work() -> None:
@@ -72,8 +72,8 @@ def test_events_of_a_run_are_told_once_and_name_the_run() -> None:
         from prefect.runtime import flow_run
 
         work()
-        emit(events_of(manifest, SERVER))
-        emit(events_of(manifest, SERVER))
+        for _ in range(2):
+            emit(event_of(each, SERVER, "skill") for each in (ended, gone))
         return str(flow_run.id)
 
     run_id = run()

@@ -253,6 +253,38 @@ def test_documents_with_other_values_load_or_name_the_field(account: dict[str, A
     assert VantageSkill.model_validate(loaded.model_dump(mode="json")).timeout == 60.0
 
 
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        ({"timeout": "90.5", "poke_interval": "PT1M30S"}, (90.5, 90.0)),
+        ({"parallel": "4", "review_timeout": "P2D"}, (4, 172_800.0)),
+        ({"delete_after": "false", "day_first": "true"}, (False, True)),
+        ({"min_confidence": "0.5", "tables": "csv"}, (0.5, "csv")),
+        ({"result_types": "Json, Pdf", "required_fields": "Total"}, (("Json", "Pdf"), ("Total",))),
+    ],
+)
+def test_options_may_be_texts(
+    account: dict[str, Any], texts: dict[str, str], values: tuple[Any, ...]
+) -> None:
+    """Variables and environments give nothing else; Python and stored documents take both."""
+    good = {"credentials": account, "skill": "Invoice", **texts}
+    for block in (VantageSkill.model_validate(good), VantageSkill(**good)):
+        assert tuple(getattr(block, name) for name in texts) == values
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"timeout": "a minute"}, {"timeout": "nan"}, {"parallel": "1.5"}, {"delete_after": "maybe"}],
+)
+def test_texts_that_are_no_value_are_refused(
+    account: dict[str, Any], wrong: dict[str, str]
+) -> None:
+    good = {"credentials": account, "skill": "Invoice", **wrong}
+    for make in (VantageSkill.model_validate, lambda values: VantageSkill(**values)):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            make(good)
+
+
 def test_mistakes_in_python_are_refused(account: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="no field time_out"):
         VantageSkill(credentials=VantageCredentials(**account), skill="Invoice", time_out=3)

@@ -19,6 +19,7 @@ from vantage_orchestration.airflow.compat import (
     mask_here,
     mask_secret,
 )
+from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.secret import Secret
 
 #: States in which somebody has ended a task. Airflow also calls ``on_kill`` for a task that is
@@ -27,7 +28,7 @@ KILLED: Final = frozenset({"failed", "removed", "skipped", "success", "upstream_
 _NAME: Final = "SUPERVISOR_COMMS"
 #: Names of the threads that may wait for the supervisor of ``dag.test()``: ours, and fsspec's.
 _ASKERS: Final = ("abbyy-vantage", "fsspec")
-_turn = threading.RLock()
+_turn = ModuleLock()
 
 
 def _loaded(module: str, name: str) -> Any:

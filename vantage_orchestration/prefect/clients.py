@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from vantage_orchestration.forks import ModuleLock, after_fork
 from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
 
@@ -35,7 +36,9 @@ class _Shared:
 
 
 shared: dict[Hashable, _Shared] = {}
-_lock = threading.Lock()
+_lock = ModuleLock()
+# A thread of the parent may be making one of these clients.
+after_fork(shared.clear)
 
 
 @contextmanager

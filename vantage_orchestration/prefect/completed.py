@@ -20,7 +20,7 @@ from vantage_orchestration.options import Completed, Options, takes
 from vantage_orchestration.prefect.artifacts import DocumentsTable
 from vantage_orchestration.prefect.context import in_run, run_logger, task_key
 from vantage_orchestration.prefect.credentials import VantageCredentials, load_credentials
-from vantage_orchestration.prefect.events import emit, events_of
+from vantage_orchestration.prefect.events import emit, event_of
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.processing.outcome import check_quality
 from vantage_orchestration.processing.routing import output_of
@@ -83,8 +83,11 @@ def fetch_completed(
         reader = consumer_of(client, state, skill, consumer or flow, chosen)
         fetched = fetch_due(client, reader, output, run=run, label=label, options=chosen)
         if fetched.place is not None and in_run():
-            server = client.config.credentials.base_url
-            emit(events_of(fetched.manifest, server, fetched.by_input))
+            server, manifest = client.config.credentials.base_url, fetched.manifest
+            emit(
+                event_of(each, server, manifest.skill_id, fetched.by_input)
+                for each in (*manifest.failed, *manifest.transactions)
+            )
             DocumentsTable().finish(fetched.manifest, output.folder.url)
     result = fetched.result
     run_logger().info(summary(fetched.manifest, output.folder.url))

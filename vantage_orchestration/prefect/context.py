@@ -10,7 +10,6 @@ another flow run with the next try of its parent.
 from __future__ import annotations
 
 import os
-import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.results import get_result_store
 
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.processing import TaskKey
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, TaskRun
 
 
-_walking = threading.RLock()
+_walking = ModuleLock()
 
 
 def task_key(label: str | os.PathLike[str] = "") -> TaskKey:

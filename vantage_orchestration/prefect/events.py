@@ -34,17 +34,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 import pendulum
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.filters import EventFilter, EventIDFilter
 
+from vantage_orchestration.forks import ModuleLock, after_fork
 from vantage_orchestration.prefect.context import running
-
-if TYPE_CHECKING:
-    from vantage_orchestration.processing.manifest import Manifest
+from vantage_orchestration.processing.manifest import TransactionManifest, UnfinishedEntry
 
 log = logging.getLogger(__name__)
 
@@ -109,30 +108,24 @@ class TransactionEvent:
         }
 
 
-def events_of(
-    manifest: Manifest, server: str, by_input: Collection[str] = ()
-) -> list[TransactionEvent]:
-    """Return the events of all ended transactions of a manifest.
+def event_of(
+    entry: TransactionManifest | UnfinishedEntry,
+    server: str,
+    skill_id: str | None,
+    by_input: Collection[str] = (),
+) -> TransactionEvent:
+    """Return the event of an ended transaction, as a manifest describes it.
 
-    ``by_input`` holds the ids, in lower case, of those that came by mail, scanner and the like.
+    ``skill_id`` is that of the job; ``by_input`` holds the ids, in lower case, of transactions that
+    came by mail, scanner and the like.
     """
-
-    def event(happening: Happening, entry: Any, **details: Any) -> TransactionEvent:
-        name, skill_id = entry.transaction_id, getattr(entry, "skill_id", None)
-        origin: Literal["api", "input"] = "input" if name.lower() in by_input else "api"
-        skill_id = skill_id or manifest.skill_id
-        return TransactionEvent(happening, name, server, entry.status, skill_id, origin, details)
-
-    return [event("failed", each) for each in manifest.failed] + [
-        event(
-            "processed",
-            each,
-            pages=each.pages,
-            documents=len(each.documents),
-            rule_errors=sum(len(document.rule_errors) for document in each.documents),
-        )
-        for each in manifest.transactions
-    ]
+    name, happening, details = entry.transaction_id, "failed", dict[str, Any]()
+    if isinstance(entry, TransactionManifest):
+        broken = sum(len(document.rule_errors) for document in entry.documents)
+        details = {"pages": entry.pages, "documents": len(entry.documents), "rule_errors": broken}
+        happening, skill_id = "processed", entry.skill_id or skill_id
+    origin: Literal["api", "input"] = "input" if name.lower() in by_input else "api"
+    return TransactionEvent(happening, name, server, entry.status, skill_id, origin, details)
 
 
 def emit(events: Iterable[TransactionEvent], *, new: bool = False) -> None:
@@ -222,7 +215,9 @@ class _Outbox:
 
 
 outboxes: WeakKeyDictionary[SyncPrefectClient, _Outbox] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = ModuleLock()
+# A thread of the parent may be sending by one of these.
+after_fork(outboxes.clear)
 
 
 def _send(client: SyncPrefectClient, reports: Sequence[_Report]) -> None:

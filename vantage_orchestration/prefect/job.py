@@ -7,9 +7,9 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -28,7 +28,7 @@ from vantage_orchestration.prefect.events import (
     TransactionEvent,
     emit,
     emitting_behind,
-    events_of,
+    event_of,
 )
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey, digest_of
@@ -308,17 +308,18 @@ class Reporter:
             if not self._active or len(self._landed) < self._told + TOGETHER:
                 return
             new, self._told = self._landed[self._told :], len(self._landed)
-        events = events_of(Manifest(self._skill_id, None, tuple(new)), self._server)
+        self._emit_ended(new)
+
+    def _emit_ended(self, entries: Iterable[TransactionManifest | UnfinishedEntry]) -> None:
+        events = [event_of(each, self._server, self._skill_id) for each in entries]
         self._emit(events, new=self._fresh)
 
     def finished(self, manifest: Manifest, output: Location) -> None:
         """Report the results of a job."""
         self._log("%s", summary(manifest, output.url))
         if self._active:
-            over = [each.transaction_id for each in manifest.transactions]
-            self._reviewed([*over, *(each.transaction_id for each in manifest.failed)])
+            ended = [*manifest.failed, *manifest.transactions]
+            self._reviewed([each.transaction_id for each in ended])
             told = {each.transaction_id for each in self._landed[: self._told]}
-            rest = [each for each in manifest.transactions if each.transaction_id not in told]
-            events = events_of(replace(manifest, transactions=tuple(rest)), self._server)
-            self._emit(events, new=self._fresh)
+            self._emit_ended(each for each in ended if each.transaction_id not in told)
             (self._table or DocumentsTable()).finish(manifest, output.url)

@@ -186,7 +186,7 @@ def _planned(
             for key, unit in known.items()
             if unit.missing
             and key not in there
-            and not _was_started(work.client, entries[key], also_failed=landed is not None)
+            and not _was_started(work.client, entries[key], also_failed=not work.resend_failed)
         ]
         if not lost:
             break

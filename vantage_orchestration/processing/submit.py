@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -32,6 +31,7 @@ from vantage_orchestration.errors import (
     NotFound,
     ProtocolError,
 )
+from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.parallel import in_parallel
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 #: Transactions that are created before the ledger is read again.
 _CHUNK = 100
 #: Held by the one task of the process that creates transactions and notes them.
-_making = threading.Lock()
+_making = ModuleLock()
 #: Keys of what this process has made lately: the ledger has news of them for a task that read it
 #: before.
 _made_here: dict[str, None] = {}
@@ -550,12 +550,3 @@ class _HashingReader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _after_fork() -> None:
-    global _making
-    _making = threading.Lock()  # A thread that is not here any more may hold the old one.
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

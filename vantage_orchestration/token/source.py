@@ -31,6 +31,7 @@ from vantage_orchestration.errors import (
     Throttled,
     VantageError,
 )
+from vantage_orchestration.forks import ModuleLock, after_fork
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
 from vantage_orchestration.state import FileStore, Store, StoreFactory
@@ -370,7 +371,7 @@ def _ended(outcome: AccessToken | VantageError) -> _Outcome:
 
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 registry: dict[bytes, TokenSource] = {}
-_registry_lock = threading.Lock()
+_registry_lock = ModuleLock()
 #: Without it, guesses of passwords could be checked against a key.
 _process_key = Secret(os.urandom(32).hex())
 
@@ -407,11 +408,8 @@ def _key(config: VantageConfig, orchestrator: str) -> bytes:
 
 
 def _after_fork() -> None:
-    global _registry_lock
-    _registry_lock = threading.Lock()
     for source in list(_sources):
         source.start_afresh()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_after_fork)

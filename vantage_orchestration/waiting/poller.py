@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Hashable
 from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import ConnectionFailed, VantageError
+from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting.machine import (
@@ -321,4 +322,4 @@ def _broken_off() -> VantageError:
 
 
 running: dict[tuple[asyncio.AbstractEventLoop, Hashable], SharedPoller] = {}
-_lock = threading.Lock()
+_lock = ModuleLock()
