@@ -41,7 +41,7 @@ from vantage_orchestration.sandbox.inbox import small_pdf
 from vantage_orchestration.storage import Location
 from vantage_orchestration.waiting.blocking import wait_here
 from vantage_orchestration.waiting.machine import Wait
-from vantage_orchestration.waiting.poller import SharedPoller
+from vantage_orchestration.waiting.poller import SharedPoller, Watch
 from vantage_orchestration.waiting.rules import WaitRules
 from vantage_orchestration.waiting.watcher import Watcher
 
@@ -264,7 +264,7 @@ def _all(
 
     with ExitStack() as stack:
         for each in ids:
-            stack.enter_context(poller.watch(Wait([each], rules, time.time()), skill_id=skill_id))
+            stack.enter_context(Watch(poller, Wait([each], rules, time.time(), skill_id=skill_id)))
         yield
 
 

@@ -23,7 +23,7 @@ from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.waiting import poller, watcher
 from vantage_orchestration.waiting.machine import Observation, Outcome, Wait
-from vantage_orchestration.waiting.poller import SharedPoller, wait_in_loop
+from vantage_orchestration.waiting.poller import SharedPoller, Watch, wait_in_loop
 from vantage_orchestration.waiting.rules import WaitRules
 
 LIST = r"/transactions/active$"
@@ -48,8 +48,8 @@ SLOW = QuickRules(timeout=None, review_timeout=None, poke_interval=3600)
 EACH_SECOND = WaitRules(poke_interval=1, max_poke_interval=1, jitter=0)
 
 
-def waiting_for(ids: list[str], rules: WaitRules = QUICK) -> Wait:
-    return Wait(ids, rules, time.time())
+def waiting_for(ids: list[str], rules: WaitRules = QUICK, skill_id: str | None = None) -> Wait:
+    return Wait(ids, rules, time.time(), skill_id=skill_id)
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ async def wait(
 ) -> list[Observation]:
     """Wait until all have ended, or until one is seen as asked for."""
     found: list[Observation] = []
-    wanted = waiting_for(ids, options.pop("rules", QUICK))
-    with place.poller().watch(wanted, **options) as watch:
+    wanted = waiting_for(ids, **options)
+    with Watch(place.poller(), wanted) as watch:
         while wanted.open:
             changes = await watch.changes(30)
             assert changes, "nothing has changed for 30 s"
@@ -290,7 +290,7 @@ def test_other_keys_and_other_loops_have_other_pollers(place: Place) -> None:
     async def other() -> list[Observation]:
         found = SharedPoller.of("other", place.connect)
         assert found is not place.poller()
-        with found.watch(waiting_for(ids[:1])) as watch:
+        with Watch(found, waiting_for(ids[:1])) as watch:
             assert SharedPoller.of("other", place.connect) is found
             return list(await watch.changes(30))
 
@@ -313,10 +313,10 @@ def test_time_is_over(place: Place) -> None:
     ids = place.running(1)
 
     async def main() -> None:
-        with place.poller().watch(waiting_for(ids, SLOW)) as watch:
+        with Watch(place.poller(), waiting_for(ids, SLOW)) as watch:
             assert await watch.changes(0.01) == []
             assert await watch.changes(0) == []
-        with place.poller().watch(waiting_for([], SLOW)) as watch:
+        with Watch(place.poller(), waiting_for([], SLOW)) as watch:
             assert await watch.changes(30) == [], "there is nothing to wait for"
 
     asyncio.run(main())
@@ -367,7 +367,7 @@ def test_a_poller_can_be_used_again(place: Place) -> None:
     async def main() -> None:
         kept = place.poller()
         for _ in range(2):
-            with kept.watch(waiting_for([name])) as watch:
+            with Watch(kept, waiting_for([name])) as watch:
                 assert await watch.changes(30)
                 assert place.poller() is kept
             await until(lambda: kept.task is None)
@@ -588,7 +588,7 @@ def test_changes_come_before_the_error(place: Place) -> None:
     ids = place.running(2)
 
     async def main() -> None:
-        with place.poller().watch(waiting_for(ids)) as watch:
+        with Watch(place.poller(), waiting_for(ids)) as watch:
             await until(lambda: len(watch.unread) == 2)
             assert place.control.add_fault(path_regex=LIST, status=404, times=0)
             place.control.add_fault(path_regex=SINGLE, status=403, times=0)
@@ -604,7 +604,7 @@ def test_changes_come_before_the_error(place: Place) -> None:
 def test_unknown_transaction(place: Place) -> None:
     async def main() -> list[Observation]:
         found = SharedPoller(place.connect, settle=3 * ROUND)
-        with found.watch(waiting_for([UNKNOWN])) as watch:
+        with Watch(found, waiting_for([UNKNOWN])) as watch:
             return list(await watch.changes(30))
 
     assert [each.status for each in asyncio.run(main())] == ["Gone"]
@@ -651,11 +651,11 @@ def test_the_vendors_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def main() -> int:
         begin = asyncio.get_running_loop().time()
-        with place.poller().watch(waiting_for(ids, EACH_SECOND)) as watch:
+        with Watch(place.poller(), waiting_for(ids, EACH_SECOND)) as watch:
             assert len(await watch.changes(30)) == 3
             # Others come, one after another; none of them causes a round of its own.
             for each in ids:
-                with place.poller().watch(waiting_for([each], EACH_SECOND)):
+                with Watch(place.poller(), waiting_for([each], EACH_SECOND)):
                     await watch.changes(0.2)
             await watch.changes(0.7)
         return int(asyncio.get_running_loop().time() - begin)

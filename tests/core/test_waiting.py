@@ -268,6 +268,7 @@ def test_state_is_json_and_holds_nothing_else() -> None:
         "left": None,
         "timed_out": None,
         "files": {},
+        "skill_id": None,
     }
     wait.files["a"] = "'a.pdf'"
     state = json.loads(json.dumps(wait.to_json()))

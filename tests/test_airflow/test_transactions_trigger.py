@@ -102,14 +102,13 @@ def outcome(event: dict[str, Any]) -> Outcome:
 
 
 def test_arguments_survive_being_stored(airflow: Airflow) -> None:
-    seen_wait = Wait([ID, "another"], WaitRules(), time.time())
+    seen_wait = Wait([ID, "another"], WaitRules(), time.time(), skill_id="s")
     seen = [Observation(ID, Status.PROCESSING, True), Observation("another", Status.GONE)]
     seen_wait.note(seen, time.time())
     minimal = {"wait": begun([ID]), "abbyy_vantage_conn_id": "c"}
     full = {
         "wait": seen_wait.to_json(),
         "abbyy_vantage_conn_id": "c",
-        "skill_id": "s",
         "delete_on_kill": True,
         "notes": ["/out", "name"],
     }

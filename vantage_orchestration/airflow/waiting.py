@@ -74,7 +74,8 @@ class WaitingMixin(ArgumentsMixin):
         self, context: Context, ids: Sequence[str], files: Mapping[str, str] | None = None
     ) -> Any:
         # The names of files are for the log.
-        return self._go_on(context, Wait(ids, self._rules(), time.time(), files=files))
+        skill_id, now = self.skill_if_known(), time.time()
+        return self._go_on(context, Wait(ids, self._rules(), now, files=files, skill_id=skill_id))
 
     def _go_on(self, context: Context, wait: Wait) -> Any:
         """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`."""
@@ -88,7 +89,6 @@ class WaitingMixin(ArgumentsMixin):
         outcome = wait_here(
             self.hook.client,
             wait,
-            skill_id=self.skill_if_known(),
             tell=lambda line: self.log.info("%s", line),
             on_people=lambda needed: self._needs_person(context, wait, needed),
             on_pause=self._ahead(context),
@@ -122,7 +122,6 @@ class WaitingMixin(ArgumentsMixin):
             trigger=VantageTransactionsTrigger(
                 wait=wait.to_json(),
                 abbyy_vantage_conn_id=self.hook.abbyy_vantage_conn_id,
-                skill_id=self.skill_if_known(),
                 delete_on_kill=self.delete_on_kill,
                 notes=self._notes(context) if self.delete_on_kill else None,
             ),

@@ -86,7 +86,7 @@ def fetch_completed(
             server, manifest = client.config.credentials.base_url, fetched.manifest
             emit(
                 event_of(each, server, manifest.skill_id, fetched.by_input)
-                for each in (*manifest.failed, *manifest.transactions)
+                for each in manifest.ended
             )
             DocumentsTable().finish(fetched.manifest, output.folder.url)
     result = fetched.result

@@ -119,7 +119,8 @@ def event_of(
     ``skill_id`` is that of the job; ``by_input`` holds the ids, in lower case, of transactions that
     came by mail, scanner and the like.
     """
-    name, happening, details = entry.transaction_id, "failed", dict[str, Any]()
+    happening: Happening = "failed"
+    name, details = entry.transaction_id, dict[str, Any]()
     if isinstance(entry, TransactionManifest):
         broken = sum(len(document.rule_errors) for document in entry.documents)
         details = {"pages": entry.pages, "documents": len(entry.documents), "rule_errors": broken}

@@ -224,24 +224,25 @@ class Reporter:
         """Wait for transactions and report changes. It blocks. See :func:`wait_here`."""
         return wait_here(
             self._client,
-            wait := Wait(ids, rules, time.time(), files=self._files),
-            skill_id=self._skill_id,
+            wait := self._wait_for(ids, rules),
             tell=lambda line: self._log("%s", line),
             on_change=self.changed,
             on_people=lambda needed: self.needs_person(wait, needed),
             on_pause=on_pause,
         )
 
+    def _wait_for(self, ids: Sequence[str], rules: WaitRules) -> Wait:
+        return Wait(ids, rules, time.time(), files=self._files, skill_id=self._skill_id)
+
     async def wait_in_loop(
         self, poller: SharedPoller, ids: Sequence[str], rules: WaitRules
     ) -> Outcome:
         """Wait as :meth:`wait` does, without blocking the event loop."""
-        wait = Wait(ids, rules, time.time(), files=self._files)
+        wait = self._wait_for(ids, rules)
         while True:
             answer = await wait_in_loop(
                 poller,
                 wait,
-                skill_id=self._skill_id,
                 tell=lambda line: self._log("%s", line),
                 on_change=self.changed,
             )
@@ -318,8 +319,7 @@ class Reporter:
         """Report the results of a job."""
         self._log("%s", summary(manifest, output.url))
         if self._active:
-            ended = [*manifest.failed, *manifest.transactions]
-            self._reviewed([each.transaction_id for each in ended])
+            self._reviewed([each.transaction_id for each in manifest.ended])
             told = {each.transaction_id for each in self._landed[: self._told]}
-            self._emit_ended(each for each in ended if each.transaction_id not in told)
+            self._emit_ended(each for each in manifest.ended if each.transaction_id not in told)
             (self._table or DocumentsTable()).finish(manifest, output.url)

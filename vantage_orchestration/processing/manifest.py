@@ -342,6 +342,11 @@ class Manifest(_Manifest):
         """The transactions that wait for a person."""
         return tuple(each for each in self.pending if each.in_review)
 
+    @property
+    def ended(self) -> tuple[UnfinishedEntry | TransactionManifest, ...]:
+        """The transactions that have ended: failed ones, then those with results."""
+        return (*self.failed, *self.transactions)
+
     def tables(
         self, skill: str | None = None, *, values: ValueFormat | None = None
     ) -> dict[str, pa.Table]:

@@ -25,7 +25,6 @@ def wait_here(
     client: VantageClient,
     wait: Wait,
     *,
-    skill_id: str | None = None,
     tell: Callable[[str], object] = lambda line: log.info("%s", line),
     on_change: Callable[[Observation], object] = lambda seen: None,
     on_people: Callable[[PeopleNeeded], object] = lambda needed: None,
@@ -36,10 +35,10 @@ def wait_here(
     """Wait until all transactions have ended, a limit is reached, or the rules end the wait.
 
     It polls at once, and waits out temporary failures of the service. A reached limit is not an
-    error here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``skill_id`` is
-    the skill of all transactions, if known: polling then takes fewer requests. ``tell`` gets lines
-    about the changes, including the first state. ``on_pause`` is called before each pause with what
-    was processed so far and the seconds of the pause, which is as much shorter as this takes.
+    error here, see :func:`vantage_orchestration.processing.outcome.check_outcome`. ``tell`` gets
+    lines about the changes, including the first state. ``on_pause`` is called before each pause
+    with what was processed so far and the seconds of the pause, which is as much shorter as this
+    takes.
 
     Raises:
         VantageError: An error that no retry can cure.
@@ -48,7 +47,7 @@ def wait_here(
     processed: dict[str, Transaction] = {}
     watcher = Watcher(client, clock=clock, on_processed=processed.__setitem__)
     while True:
-        seen = watcher.observe(wait.open, skill_id=skill_id)
+        seen = watcher.observe(wait.open, skill_id=wait.skill_id)
         changes = wait.note(seen.values(), now())
         for line in wait.lines(changes):
             tell(line)

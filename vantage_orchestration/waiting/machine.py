@@ -149,6 +149,7 @@ class Wait:
         rules: Limits and pace.
         now: When the wait begins or is resumed.
         files: Names of the files by transaction id, as far as known, for the log.
+        skill_id: Skill of all transactions, if known: polling then takes fewer requests.
         state: Result of :meth:`to_json`, to resume a wait with other rules or ids.
 
     Attributes:
@@ -162,9 +163,11 @@ class Wait:
         now: float,
         *,
         files: Mapping[str, str] | None = None,
+        skill_id: str | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.rules = rules
+        self.skill_id = skill_id
         self.files = {**(state or {}).get("files", {}), **(files or {})}
         old = state or {"statuses": {}, "reviews": {}, "left": None, "timed_out": None}
         self._statuses = {each: Status(old["statuses"].get(each, Status.UNKNOWN)) for each in ids}
@@ -192,6 +195,7 @@ class Wait:
             "left": self._left,
             "timed_out": self._timed_out,
             "files": self._short_files(),
+            "skill_id": self.skill_id,
         }
 
     def _short_files(self) -> dict[str, str]:
@@ -203,7 +207,8 @@ class Wait:
     def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
         """Resume a wait from the result of :meth:`to_json`."""
         try:
-            return cls(state["statuses"], WaitRules(**state["rules"]), now, state=state)
+            rules, skill_id = WaitRules(**state["rules"]), state["skill_id"]
+            return cls(state["statuses"], rules, now, skill_id=skill_id, state=state)
         except (AttributeError, KeyError, TypeError, ConfigurationError) as error:
             raise ValueError(f"This is not the state of a wait: {error!r}") from None
 

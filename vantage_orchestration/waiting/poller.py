@@ -50,14 +50,13 @@ _LONGEST_SLEEP: Final = 3600.0
 
 
 class Watch:
-    """The part of one wait in a poller's rounds; created by :meth:`SharedPoller.watch`.
+    """The part of one wait in a poller's rounds. It joins rounds of others that poll more often.
 
     It is a context manager. Leaving it ends the watch at once.
     """
 
-    def __init__(self, poller: SharedPoller, wait: Wait, skill_id: str | None) -> None:
+    def __init__(self, poller: SharedPoller, wait: Wait) -> None:
         self.wait = wait
-        self.skill_id = skill_id
         self.due = 0.0
         self._poller = poller
         self.unread: list[Observation] = []
@@ -159,11 +158,6 @@ class SharedPoller:
             found._key = full
         return found
 
-    def watch(self, wait: Wait, *, skill_id: str | None = None) -> Watch:
-        """Return a context manager that polls for a wait. It joins rounds of others that poll more
-        often. ``skill_id`` is the skill of all its transactions, if known."""
-        return Watch(self, wait, skill_id)
-
     # -- for watches
 
     def join(self, watch: Watch) -> None:
@@ -245,7 +239,7 @@ class SharedPoller:
         for watch in watches:
             # A watch that is due a moment later would only cause another round.
             (due if watch.due <= now + LEAST_PAUSE else also).update(watch.wait.open)
-        skills = {watch.skill_id for watch in watches}
+        skills = {watch.wait.skill_id for watch in watches}
         skill_id = skills.pop() if len(skills) == 1 else None
         try:
             result = await in_thread(
@@ -292,7 +286,6 @@ async def wait_in_loop(
     poller: SharedPoller,
     wait: Wait,
     *,
-    skill_id: str | None = None,
     tell: Callable[[str], object] = lambda line: log.info("%s", line),
     on_change: Callable[[Observation], object] = lambda seen: None,
 ) -> PeopleNeeded | Outcome:
@@ -301,7 +294,7 @@ async def wait_in_loop(
     It returns the first answer other than to poll again. After people were notified, call
     :meth:`Wait.notified` and this function again. The callbacks run on the event loop.
     """
-    with poller.watch(wait, skill_id=skill_id) as watch:
+    with Watch(poller, wait) as watch:
         while isinstance(answer := wait.next(time.time()), LookAgain):
             changes = await watch.changes(min(answer.at_most, _LONGEST_SLEEP))
             for line in wait.lines(changes):

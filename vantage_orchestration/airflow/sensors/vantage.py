@@ -135,7 +135,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue:
         """Poll once, in the modes ``poke`` and ``reschedule``."""
         wait = self._wait_of(context)
-        seen = self.watcher.observe(wait.open, skill_id=self.skill_if_known())
+        seen = self.watcher.observe(wait.open, skill_id=wait.skill_id)
         for line in wait.lines(wait.note(seen.values(), time.time())):
             self.log.info("%s", line)
         answer = self._next(context, wait)
@@ -160,7 +160,8 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         if self._wait_here is None:
             ids, now = self._argument("transaction_ids"), time.time()
             state = self._read(context, ids, now) if self.reschedule else None
-            self._wait_here = Wait(ids, self._rules(), now, state=state)
+            skill_id = self.skill_if_known()
+            self._wait_here = Wait(ids, self._rules(), now, skill_id=skill_id, state=state)
         return self._wait_here
 
     def _read(self, context: Context, ids: Sequence[str], now: float) -> dict[str, Any] | None:

@@ -47,7 +47,6 @@ class VantageTransactionsTrigger(BaseTrigger):
         wait: State of the wait: what :meth:`vantage_orchestration.waiting.machine.Wait.to_json`
             returned.
         abbyy_vantage_conn_id: Id of a connection of the type ``abbyy_vantage``.
-        skill_id: Skill of all transactions, if known: the list is shorter then.
         delete_on_kill: Delete the open transactions when somebody ends the task, that is, marks it
             as failed, success or skipped. A cleared task keeps them, since its new try continues
             with them. Deleting can't be undone, and charged pages stay charged.
@@ -67,14 +66,12 @@ class VantageTransactionsTrigger(BaseTrigger):
         *,
         wait: Mapping[str, Any],
         abbyy_vantage_conn_id: str,
-        skill_id: str | None = None,
         delete_on_kill: bool = False,
         notes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.wait = dict(wait)
         self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
-        self.skill_id = skill_id
         self.delete_on_kill = delete_on_kill
         self.notes = notes
         self._wait = Wait.from_json(wait, time.time())
@@ -86,7 +83,6 @@ class VantageTransactionsTrigger(BaseTrigger):
             {
                 "wait": self.wait,
                 "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
-                "skill_id": self.skill_id,
                 "delete_on_kill": self.delete_on_kill,
                 "notes": self.notes,
             },
@@ -101,10 +97,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self.connect)
         try:
             answer = await wait_in_loop(
-                poller,
-                self._wait,
-                skill_id=self.skill_id,
-                tell=lambda line: self.log.info("%s", line),
+                poller, self._wait, tell=lambda line: self.log.info("%s", line)
             )
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
