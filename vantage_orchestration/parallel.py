@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs blocking work in threads that can be abandoned.
+"""Runs blocking work in threads that can be abandoned, and limits its requests.
 
 The interpreter joins the threads of ``concurrent.futures`` when it exits: a stopped process would
 hang as long as a server does not answer. The threads here are daemons.
@@ -13,11 +13,37 @@ import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: Held during each request of the present work.
+_turn: contextvars.ContextVar[threading.Semaphore | None] = contextvars.ContextVar(
+    "abbyy-vantage-turn", default=None
+)
+
+
+def turn() -> AbstractContextManager[object]:
+    """Return a context for one request of the present work; it waits until the request may run."""
+    return _turn.get() or contextlib.nullcontext()
+
+
+def requesting(work: Callable[[T], R], items: Iterable[T], requests: int) -> list[R]:
+    """Call ``work`` as :func:`in_parallel` does, with so many requests at a time.
+
+    It has half as many threads more than that: while some compute, write files or wait for each
+    other, others use the connections. With one request at a time it has one thread.
+    """
+    if requests < 2:
+        return in_parallel(work, items, 1)
+    before = _turn.set(threading.Semaphore(requests))
+    try:
+        return in_parallel(work, items, requests + requests // 2)
+    finally:
+        _turn.reset(before)
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> list[R]:

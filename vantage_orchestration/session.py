@@ -29,6 +29,7 @@ from vantage_orchestration.http import (
     request_id_of,
 )
 from vantage_orchestration.models import Page, ResultFile
+from vantage_orchestration.parallel import turn
 from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.secret import Secret, refuse_pickling
@@ -316,6 +317,7 @@ class ApiSession:
         session = self.session
         try:
             with (
+                turn(),
                 session.slot(),
                 session.ask(
                     method,

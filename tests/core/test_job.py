@@ -911,7 +911,8 @@ def test_what_was_created_before_an_error_is_noted_in_its_order(
 
 def test_results_are_fetched_in_the_pauses_of_a_wait(client, sandbox, skill, folder, output):
     make_invoice(folder / "r.pdf", "INV-R", extra_lines=["Manual review required"])
-    options = Options(parallel=2)
+    # Of several at a time, chance decides how many begin before the first fails.
+    options = Options(parallel=1)
     job = begin(client, files_of(folder), output, TaskKey("task"), skill, options, token=TOKEN)
     pauses: list[float] = []
     ahead = fetch_ahead(client, Output(output), options, token=TOKEN)
@@ -960,6 +961,6 @@ def test_results_are_fetched_in_the_pauses_of_a_wait(client, sandbox, skill, fol
     there = digests(Path(output.path))
     files = {path: digest for path, digest in before.items() if not path.endswith("landed.json")}
     assert files.items() <= there.items()
-    assert len(files) == 4, "two were tried in vain, and only once"
+    assert len(files) == 6, "one was tried in vain, and only once"
     assert downloads() == landed + 10 - len(files)
     assert not [path for path in there if path.endswith("landed.json")]

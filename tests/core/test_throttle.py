@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 from core.conftest import ONCE, QUICK, config_of
+from requests.adapters import HTTPAdapter
 
 from vantage_orchestration import errors, throttle
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import HttpSettings
-from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.parallel import in_parallel, requesting, turn
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.state import FileStore
 from vantage_orchestration.throttle import Throttle, throttle_of
@@ -254,3 +255,29 @@ def test_a_read_that_fails_halfway_stops_nothing(
         patch.setattr(os, "fstat", stale)
         use_nothing(limits)
     assert "hold for each process by itself" in caplog.text
+
+
+def test_work_has_so_many_requests_at_a_time_and_threads_besides(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, there = threading.Barrier(2), threading.Barrier(3)
+    another: list[bool] = []
+    send = HTTPAdapter.send
+
+    def asked_for(self: HTTPAdapter, request: object, **options: object) -> object:
+        sent.wait(60)
+        # Two requests run. Neither this thread nor any other could send a third.
+        another.append(turn().acquire(blocking=False))  # type: ignore[attr-defined]
+        sent.wait(60)
+        return send(self, request, **options)  # type: ignore[arg-type]
+
+    with VantageClient(config_of(sandbox), retries=ONCE) as client:
+        client.get_token()
+        monkeypatch.setattr(HTTPAdapter, "send", asked_for)
+        assert len(requesting(lambda _: client.list_skills(), range(4), 2)) == 4
+    assert another == [False] * 4
+    # What is no request, such as writing a file, keeps nobody from sending.
+    assert len({*requesting(lambda _: there.wait(60), range(3), 2)}) == 3
+    # One at a time is one thread: a connection of SFTP can't be used by two.
+    mine = threading.get_ident()
+    assert requesting(lambda _: threading.get_ident(), range(3), 1) == [mine] * 3

@@ -30,7 +30,7 @@ from vantage_orchestration.errors import (
     WaitTimeout,
     translated,
 )
-from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.parallel import requesting
 from vantage_orchestration.processing.collect import collect, landed_in
 from vantage_orchestration.processing.files import check_quarantine
 from vantage_orchestration.processing.manifest import (
@@ -181,7 +181,7 @@ class _Work:
         # Shuffled, so that earlier failures do not always block the same other transactions.
         shuffled = list(entries.items())
         _random.shuffle(shuffled)
-        in_parallel(fetch, shuffled, parallel if self._output.folder.concurrent else 1)
+        requesting(fetch, shuffled, parallel if self._output.folder.concurrent else 1)
         final = self._final_failures()
         self._final = [failure for _, failure in final]
         self._unnoted += [entry for entry, _ in final]

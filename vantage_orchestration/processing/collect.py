@@ -23,7 +23,7 @@ from vantage_orchestration.errors import (
     translated,
 )
 from vantage_orchestration.models import same_id
-from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.parallel import requesting
 from vantage_orchestration.processing.manifest import (
     DocumentEntry,
     FileEntry,
@@ -344,7 +344,7 @@ class _Landed:
                     self._add(entry)
 
         try:
-            in_parallel(fetch, missing, parallel if self._target.concurrent else 1)
+            requesting(fetch, missing, parallel if self._target.concurrent else 1)
             for error in failed:
                 raise error
         except Exception:

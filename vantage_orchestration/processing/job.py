@@ -26,7 +26,7 @@ from vantage_orchestration.errors import (
     VantageError,
     translated,
 )
-from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.parallel import requesting
 from vantage_orchestration.processing.collect import collect, fetch, landed, landed_in
 from vantage_orchestration.processing.files import check_folders, check_output, check_quarantine
 from vantage_orchestration.processing.inputs import inspect_beside
@@ -319,7 +319,7 @@ def fetch_ahead(
             if job is not None and job.token == token:
                 wanted = processed.keys() - begun
                 parts = [part for part in job.parts if part.transaction_id in wanted]
-                in_parallel(download, parts, writers)
+                requesting(download, parts, writers)
         except Exception as error:
             log.debug("Results are downloaded later: %s", type(error).__name__)
 
@@ -449,7 +449,7 @@ def _collect(
     manifest.write(folder)
     if options.delete_after:
         # Only now, so that a try after a kill can still fetch everything.
-        in_parallel(delete, entries, writers)
+        requesting(delete, entries, writers)
     return manifest
 
 
@@ -460,7 +460,7 @@ def _in_turns(
     waiting: the order mixes both."""
     step = max(1, -(-len(parts) // threads))
     turns = [number for start in range(step) for number in range(start, len(parts), step)]
-    found = in_parallel(lambda number: gather(parts[number]), turns, threads)
+    found = requesting(lambda number: gather(parts[number]), turns, threads)
     return [entry for _, entry in sorted(zip(turns, found, strict=True), key=itemgetter(0))]
 
 
@@ -483,7 +483,7 @@ def _states(
         except NotFound:
             return None
 
-    found = in_parallel(look, parts, parallel)
+    found = requesting(look, parts, parallel)
     return {part.transaction_id: state for part, state in zip(parts, found, strict=True)}
 
 

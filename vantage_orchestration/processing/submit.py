@@ -32,7 +32,7 @@ from vantage_orchestration.errors import (
     ProtocolError,
 )
 from vantage_orchestration.forks import ModuleLock
-from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.parallel import requesting
 from vantage_orchestration.processing.keys import keyed, unit_key
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.processing.lookup import find_transactions
@@ -228,7 +228,7 @@ def _alive(work: Work, units: Mapping[str, Unit], entries: Mapping[str, LedgerEn
             return None
         return best
 
-    states = in_parallel(look, entries, work.options.parallel)
+    states = requesting(look, entries, work.options.parallel)
     return {
         key: (replace(entry, transaction_id=state.id), state)
         for (key, entry), state in zip(entries.items(), states, strict=True)
@@ -357,8 +357,7 @@ class Sending:
 
 
 class _Line:
-    """Sends units with as many threads as requests may run at a time, none of which waits for the
-    others: while some create the next transactions, others send files.
+    """Sends units: while some threads create the next transactions, others send files.
 
     Transactions are created in groups of that many, and noted group by group; none may be started
     before that. A kill in between leaves empty transactions that nobody finds again. They cost
@@ -398,9 +397,8 @@ class _Line:
     def run(self) -> None:
         """Send everything, or raise the first error after all calls have ended."""
         steps = len(self._steps) + sum(len(self._units[key].files) for key in self._missing)
-        threads = range(min(self._work.options.parallel, steps))
         try:
-            in_parallel(lambda _: self._drain(), threads, len(threads))
+            requesting(lambda _: self._drain(), range(steps), self._work.options.parallel)
         finally:
             self._end()  # After an interruption, nothing more begins.
 
