@@ -350,7 +350,8 @@ class DocumentMismatch(ProcessingError):
 
 
 class FileChanged(ProcessingError):
-    """A file changed while it was being sent. It was not processed; a retry sends it again."""
+    """A file changed, or vanished, while it was read or sent. It was not processed; the next try of
+    the task reads it anew."""
 
     retryable = True
 

@@ -75,8 +75,9 @@ _OF_TRANSACTION = re.compile(r"/transactions/(?!(?:active|completed|launch)$)([^
 
 
 def may_repeat(error: VantageError) -> bool:
-    # A failed login was already tried several times.
-    return error.retryable and not isinstance(error, errors.AuthError)
+    # A failed login was already tried several times. A file that has changed is no longer the one
+    # whose size and digest are known: the caller's next try reads it anew.
+    return error.retryable and not isinstance(error, (errors.AuthError, errors.FileChanged))
 
 
 def may_repeat_unsent(error: VantageError) -> bool:

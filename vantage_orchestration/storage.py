@@ -250,11 +250,15 @@ class Location:
         ``SCAN.PDF``. A name that is equal to the pattern matches, whatever characters it contains.
         As in a shell, a name with a leading dot matches only if the pattern has that dot, so
         unfinished files never match. Only files and folders match, not, for example, named pipes.
+        Object stores allow keys such as ``a//b.pdf``, which no listing by folders shows: ``**`` that
+        would pass over one is a ConfigurationError.
         """
         self.fs.invalidate_cache()
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts or ".." in parts or pattern.startswith("/"):
             raise ConfigurationError(f"{pattern!r} is not a relative pattern for files")
+        if "**" in parts and self.protocols & _FLAT:
+            _check_keys(self, parts)
         found = {location.path: location for location in _fitting(self, parts)}
         return [found[path] for path in sorted(found)]
 
@@ -445,6 +449,20 @@ def _fits(name: str, pattern: str, *, suffix: bool) -> bool:
         return False
     own, dot, its = name.rpartition(".")
     return bool(dot) and its.lower() == end.lower() and fnmatch.fnmatchcase(own, stem)
+
+
+def _check_keys(folder: Location, parts: tuple[str, ...]) -> None:
+    """Refuse to pass over a key with an empty part, which a pattern with ``**`` stands for."""
+    fixed = next(number for number, part in enumerate(parts) if _SIGNS & set(part))
+    start = folder.child(*parts[:fixed]) if fixed else folder
+    for path in start.sizes():
+        above, _, name = f"/{path}".rpartition("/")
+        if "//" in f"{above}/" and _fits(name, parts[-1], suffix=True):
+            raise ConfigurationError(
+                f"A pattern with ** can't find {start.url.rstrip('/')}/{path}: a folder in its key"
+                " has no name",
+                hint="Give the file another key, or name it in full instead of the pattern",
+            )
 
 
 def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:

@@ -23,7 +23,7 @@ from pdfs import make_invoice
 
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
-from vantage_orchestration.errors import ConfigurationError, FileNotReady
+from vantage_orchestration.errors import ConfigurationError, FileChanged, FileNotReady
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.upload import MOST_FILES, SourceFile, stored_name
 
@@ -211,6 +211,23 @@ def test_a_file_that_can_not_be_read_is_named_and_read_again(client, sandbox, wh
     assert client.add_files(transaction.id, [SourceFile("a.pdf", 8, opened)])
     (file,) = client.get_transaction(transaction.id).source_files
     assert file.name == "a.pdf"
+
+
+@pytest.mark.parametrize("size", [7, 9, None])
+def test_a_file_that_has_changed_is_left_to_the_next_try_at_once(client, sandbox, size):
+    tries = []
+
+    def opened() -> io.BytesIO:
+        tries.append(1)
+        if size is None:
+            raise FileNotFoundError
+        return io.BytesIO(b"%PDF-1.7")
+
+    transaction = client.create_transaction(sandbox.control.skill_id("Invoice"))
+    with pytest.raises(FileChanged, match="the next try|The next try") as caught:
+        client.add_files(transaction.id, [SourceFile("a.pdf", size or 8, opened)])
+    assert caught.value.retryable
+    assert len(tries) == 1
 
 
 def test_a_list_that_becomes_shorter_while_it_is_read_loses_nothing(client, monkeypatch):

@@ -279,6 +279,30 @@ def test_patterns(folder, pattern, expected):
     assert Location(folder.fs, folder.path + "/none").files(pattern) == []
 
 
+@pytest.mark.parametrize("key", ["x//a.pdf", "x/one//two/a.pdf", "x/one/two//.//A.PDF"])
+def test_a_key_that_a_pattern_can_not_find_is_named(key):
+    class Prefixes(BucketFileSystem):
+        """Lists what has no name as the folder itself, as S3 does."""
+
+        protocol = "s3"
+
+        def find(self, path, **kwargs):
+            start = f"{path.rstrip('/')}/"
+            found = {each: {"size": 1} for each in self.objects if each.startswith(start)}
+            return found if kwargs.get("detail") else list(found)
+
+    folder = Location(Prefixes(), "in/x")
+    for path in (f"in/{key}", "in/x/b.pdf", "in/x/other/c.pdf"):
+        BucketFileSystem.objects[path] = b"a"
+    for pattern in ("**/*.pdf", "**"):
+        with pytest.raises(ConfigurationError, match="can't find s3://in/x") as caught:
+            folder.files(pattern)
+        assert key in str(caught.value)
+    assert [file.name for file in folder.files("other/**")] == ["c.pdf"]
+    assert [file.name for file in folder.files("**/?.tif")] == []
+    assert Location.of(folder).files("*.pdf")[-1].name == "b.pdf"
+
+
 def test_patterns_that_lead_elsewhere_are_refused(folder):
     for pattern in ("", "/", "/etc/*", "../*", "a/../../*"):
         with pytest.raises(ConfigurationError, match="pattern"):
