@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, ConnectionFailed
 from vantage_orchestration.models import Transaction
-from vantage_orchestration.processing.collect import landed
+from vantage_orchestration.processing.collect import LandedNote, landed
 from vantage_orchestration.processing.manifest import SourceEntry, TransactionManifest
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.storage import Location
@@ -444,6 +445,27 @@ def test_few_small_files_are_not_noted_one_by_one(client, process, monkeypatch, 
     collect(client, process(documents), Location.of("bucket://out"), parallel=1)
     assert written.count("landed.json") == notes
     assert len(written) == 2 * documents + notes + 1
+
+
+def test_notes_of_many_documents_do_not_grow_faster_than_they(client, local, monkeypatch):
+    """10,000 documents took 40 minutes, since each file was noted together with all before it."""
+    documents = [
+        {"id": f"d{n}", "resultFiles": [{"fileId": f"{n}", "fileName": "a.txt", "type": "Text"}]}
+        for n in range(800)
+    ]
+    given = {"id": "t1", "status": "Processed", "documents": documents}
+    monkeypatch.setattr(client, "stream_result", lambda _, file, stream: stream.write(b"text"))
+    notes = []
+    write = LandedNote.write
+    monkeypatch.setattr(
+        LandedNote,
+        "write",
+        lambda self, folder: notes.append(len(self.files)) or write(self, folder),
+    )
+    manifest = collect(client, Transaction.read(given), local)
+    assert [len(each.files) for each in manifest.documents] == [1] * 800
+    assert 10 < len(notes) < 250
+    assert max(b - a for a, b in itertools.pairwise(sorted(notes))) < 60
 
 
 def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, process, target):

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,6 +63,8 @@ _LAST_DAYS = 2
 _MOST_FAILURES = 3
 #: Files and bytes that are not noted one by one.
 _FEW, _SMALL = 4, 1_000_000
+#: What landed files cost, in bytes: the request for one, and its line in each note.
+_REQUEST, _LINE = 50_000, 1000
 _CHUNK = 1024 * 1024
 _NUMBER = re.compile("[1-9][0-9]*")
 
@@ -122,6 +125,10 @@ def collect(
         landing.fetch(client, options.parallel)
     origins = _origins(client, transaction)
 
+    of_document: defaultdict[int, list[_Download]] = defaultdict(list)
+    for each in wanted:
+        of_document[each.number].append(each)
+
     def known(*found: Any) -> Any:
         return next((each for each in found if each not in (None, "")), None)
 
@@ -137,7 +144,7 @@ def collect(
                 document.id,
                 class_of(document.classification),
                 tuple(rule_error_of(error) for error in document.business_rule_errors),
-                tuple(landing.there[each.key] for each in wanted if each.number == number),
+                tuple(landing.there[each.key] for each in of_document[number]),
                 origins.get(document.id.lower(), ()),
                 _folder_of(document, output, part),
             )
@@ -355,12 +362,14 @@ class _Landed:
 
     def _add(self, file: FileEntry) -> None:
         """Note a landed file, together with those of other threads. Fetching a few small files
-        again takes no longer than noting each, and the last needs no note: a manifest follows."""
+        again takes no longer than noting them, and the last needs no note: a manifest follows."""
         self._files.append(file)
         with self._lock:
             new, expected = self._files[self._noted :], len(self._wanted)
-            many = expected > _FEW or sum(each.size for each in new) > _SMALL
-            if new and many and len(self._files) < expected:
+            size = sum(each.size for each in new)
+            many = expected > _FEW or size > _SMALL
+            worth = size + _REQUEST * len(new) > _LINE * len(self._files)
+            if new and many and worth and len(self._files) < expected:
                 self._write()
 
     def keep(self) -> None:
