@@ -250,8 +250,8 @@ class Location:
         ``SCAN.PDF``. A name that is equal to the pattern matches, whatever characters it contains.
         As in a shell, a name with a leading dot matches only if the pattern has that dot, so
         unfinished files never match. Only files and folders match, not, for example, named pipes.
-        Object stores allow keys such as ``a//b.pdf``, which no listing by folders shows: ``**`` that
-        would pass over one is a ConfigurationError.
+        Object stores allow keys such as ``a//b.pdf``, which no listing by folders shows. A pattern
+        with ``**`` that would pass over one is a ConfigurationError.
         """
         self.fs.invalidate_cache()
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))

@@ -224,7 +224,7 @@ def test_a_file_that_has_changed_is_left_to_the_next_try_at_once(client, sandbox
         return io.BytesIO(b"%PDF-1.7")
 
     transaction = client.create_transaction(sandbox.control.skill_id("Invoice"))
-    with pytest.raises(FileChanged, match="the next try|The next try") as caught:
+    with pytest.raises(FileChanged, match="he next try") as caught:
         client.add_files(transaction.id, [SourceFile("a.pdf", size or 8, opened)])
     assert caught.value.retryable
     assert len(tries) == 1

@@ -71,6 +71,15 @@ def test_a_confidence_of_any_type_counts_and_none_is_not_100(given: Any, reason:
     assert [reason in each.reason for each in found] == ([True] if reason else [])
 
 
+@pytest.mark.parametrize("given", ["high", "95%", True, -1, 101, {}])
+def test_a_confidence_that_can_not_be_read_is_not_good_enough(given: Any) -> None:
+    data = json.dumps(json_of(has("Total", value("5", confidence=given)))).encode()
+    content = read_content("Json", data, "d1")
+    (one,) = QualityRules(min_confidence=80).findings(content, [], [])
+    assert one == Finding("Total", "The confidence is unknown, not 80 or more")
+    assert QualityRules(min_confidence={"Other": 80}).findings(content, [], []) == []
+
+
 def test_values_without_confidences_do_not_pass() -> None:
     content = read_content("FieldsJson", b'{"Fields": {"Total": "5"}}', "d1")
     (one,) = QualityRules(min_confidence=50).findings(content, [], [])

@@ -118,6 +118,8 @@ def test_a_number_with_one_reading_is_read(text: str, value: str) -> None:
         ("(12.50)", "not a number"),
         ("12.50-", "not a number"),
         ("19 %", "not a number"),
+        ("1.5 MIO", "not a number"),
+        ("EUR 5 TSD", "not a number"),
         ("1e5", "not a number"),
         ("NaN", "not a number"),
         ("0.1234567891", "more than 9 digits after"),

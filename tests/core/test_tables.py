@@ -166,6 +166,7 @@ def test_what_is_ambiguous_stays_text_and_is_listed(results: Results) -> None:
     ("number", "text"),
     [
         *((each, "") for each in ("1.234", "1234.50", "12345678901234567.89", "1e3", "40")),
+        *((each, "") for each in ("1E-7", "1.2345678901234567890123e20", "-1.5e3", "0e5")),
         ("1.234", "\\ud83d"),  # Half a character.
     ],
 )
@@ -180,6 +181,15 @@ def test_a_number_of_json_has_the_same_value_whatever_sign_texts_have(
         (row,) = results.rows("documents", ValueFormat(decimal=sign))
         assert row["Total"] == Decimal(number)
         assert row["conversions"] == 0
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e-400", "1e999999999", "1e" + "9" * 30])
+def test_a_number_that_no_column_can_hold_is_kept_as_it_is(results: Results, number: str) -> None:
+    data = json.dumps(json_of(has("Total", value("@")), has("Number", value("@"))))
+    results.add(Json=data.replace('"@"', number).encode())
+    (row,) = results.rows("documents")
+    assert (row["Total"], row["Total_text"], row["Number"]) == (None, number, number)
+    assert [each["path"] for each in results.rows("conversions")] == ["Total"]
 
 
 def test_a_recognised_text_that_the_service_could_not_normalise_is_listed(

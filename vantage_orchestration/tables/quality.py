@@ -96,9 +96,12 @@ class QualityRules:
             if limit is None or item.get("isVerified") is True:
                 continue
             confidence = confidence_of(item)
+            stated = (item.get("Annotation") or {}).get("Confidence") is not None
             if confidence is not None and confidence < limit:
                 yield Finding(path, f"The confidence is {confidence}, below {limit:g}")
-            elif confidence is None and given is not limit and _has_value(item.get("Value")):
+            elif confidence is None and (
+                stated or (given is not limit and _has_value(item.get("Value")))
+            ):
                 yield Finding(path, f"The confidence is unknown, not {limit:g} or more")
 
 

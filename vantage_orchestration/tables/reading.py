@@ -7,11 +7,13 @@ The form is that of ``Json``: a list of ``{"Name": ..., "List": [{"Value": ...}]
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from vantage_orchestration.text import one_line
@@ -123,7 +125,12 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
 
 
 def _number(text: str) -> Number:
-    return Number(repr(float(text)) if "e" in text.lower() else text)
+    """Return a number without an exponent, unless it has more than a hundred digits then."""
+    with contextlib.suppress(ArithmeticError):
+        number = Decimal(text)
+        if abs(number.adjusted()) <= 100:
+            return Number(format(number, "f"))
+    return Number(text)
 
 
 def _check(entries: Sequence[Entry], depth: int = 0) -> None:

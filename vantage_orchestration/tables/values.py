@@ -53,6 +53,17 @@ _MONTHS: Final = {
     for form in (name, name[:3])
 } | {"sept": 9}
 
+#: Codes of ISO 4217. Other letters may change the number: 1.5 MIO is not 1.5.
+_CURRENCIES: Final = (
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP"
+    " BYN BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP"
+    " GBP GEL GHS GIP GMD GNF GTQ GYD HKD HNL HRK HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY"
+    " KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP"
+    " MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR"
+    " RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT"
+    " TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR"
+    " ZMW ZWG "
+)
 _CURRENCY_CODE: Final = re.compile(r"^[A-Z]{3}(?![A-Za-z])|(?<![A-Za-z])[A-Z]{3}$")
 _NUMBER: Final = re.compile(r"[+-]?(?:\d[\d.,]*|[.,]\d+)")
 # Not a line break or a tab: two numbers may be below or beside each other.
@@ -208,7 +219,10 @@ _READERS: Final[dict[str, Callable[[str, ValueFormat], Any]]] = {
 def _bare_number(text: str) -> str:
     """Return a number without its currency and without spaces between its groups."""
     text = "".join(each for each in text if unicodedata.category(each) != "Sc")
-    text = _CURRENCY_CODE.sub("", text.strip()).strip().replace("−", "-")
+    text = _CURRENCY_CODE.sub(
+        lambda found: "" if f"{found[0]} " in _CURRENCIES else found[0], text.strip()
+    )
+    text = text.strip().replace("−", "-")
     if text[:1] in "+-":
         text = text[:1] + text[1:].strip()
     return _BLANKS.sub("", text)
