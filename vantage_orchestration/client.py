@@ -14,7 +14,6 @@ import io
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, BinaryIO, TypeVar
@@ -51,7 +50,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_PASSES = 5
-_PLACE = re.compile(r"{(\w+)}")
 
 
 class VantageClient(ApiSession):
@@ -72,7 +70,7 @@ class VantageClient(ApiSession):
         Raises:
             NotFound: It is unknown or was never published.
         """
-        return self._read(_path("/skills/{skill_id}", skill_id), Skill.read)
+        return self._read(f"/skills/{_encoded('skill_id', skill_id)}", Skill.read)
 
     # -- transactions (3.2)
 
@@ -131,8 +129,7 @@ class VantageClient(ApiSession):
             ConfigurationError: A file is missing, empty, too large or has the name of another.
             Conflict: The transaction already had a file of that name.
         """
-        path = _path("/transactions/{transaction_id}/files", transaction_id)
-        return self._add_files(path, files, first_index)
+        return self._add_files(_transaction(transaction_id, "/files"), files, first_index)
 
     def start_transaction(self, transaction_id: str) -> None:
         """Start a transaction (``POST /transactions/{id}/start``). From here on pages are charged.
@@ -142,7 +139,7 @@ class VantageClient(ApiSession):
         Raises:
             BadRequest: It has no files, or was started before.
         """
-        path = _path("/transactions/{transaction_id}/start", transaction_id)
+        path = _transaction(transaction_id, "/start")
 
         unsure = False
 
@@ -194,7 +191,7 @@ class VantageClient(ApiSession):
 
         For callers that poll anyway. Errors are not translated.
         """
-        path = _path("/transactions/{transaction_id}", transaction_id)
+        path = _transaction(transaction_id)
 
         def read(data: Any) -> Transaction:
             found = Transaction.read(data)
@@ -210,8 +207,7 @@ class VantageClient(ApiSession):
 
         The service deletes it within minutes. Charged pages stay charged.
         """
-        path = _path("/transactions/{transaction_id}", transaction_id)
-        self._delete(path)
+        self._delete(_transaction(transaction_id))
 
     def launch_transaction(
         self,
@@ -318,12 +314,11 @@ class VantageClient(ApiSession):
     def get_registration_parameters(self, transaction_id: str) -> dict[str, str]:
         """Return the registration parameters
         (``GET /transactions/{id}/registrationParameters``)."""
-        path = _path("/transactions/{transaction_id}/registrationParameters", transaction_id)
-        return self._read(path, pairs)
+        return self._read(_transaction(transaction_id, "/registrationParameters"), pairs)
 
     def get_skill_parameters(self, transaction_id: str) -> tuple[SkillParameter, ...]:
         """Return the skill parameters in effect (``GET /transactions/{id}/skillParameters``)."""
-        path = _path("/transactions/{transaction_id}/skillParameters", transaction_id)
+        path = _transaction(transaction_id, "/skillParameters")
         return self._read(path, lambda data: array(data, SkillParameter.read))
 
     def create_mobile_input_link(self, transaction_id: str) -> Secret:
@@ -332,7 +327,7 @@ class VantageClient(ApiSession):
         Raises:
             BadRequest: The transaction is running or has ended.
         """
-        path = _path("/transactions/{transaction_id}/mobileInputLink", transaction_id)
+        path = _transaction(transaction_id, "/mobileInputLink")
 
         def read(data: Any) -> Secret:
             link = NewTransaction.read(data).mobile_input_link
@@ -354,7 +349,7 @@ class VantageClient(ApiSession):
         Returns:
             The document's id (``POST /transactions/{id}/documents``).
         """
-        path = _path("/transactions/{transaction_id}/documents", transaction_id)
+        path = _transaction(transaction_id, "/documents")
         return self._read(
             path,
             lambda data: id_of(data, "documentId"),
@@ -365,22 +360,16 @@ class VantageClient(ApiSession):
 
     def list_documents(self, transaction_id: str) -> tuple[TransactionDocument, ...]:
         """Return the documents with their source files (``GET /transactions/{id}/documents``)."""
-        path = _path("/transactions/{transaction_id}/documents", transaction_id)
+        path = _transaction(transaction_id, "/documents")
         return self._read(path, lambda data: array(data, TransactionDocument.read))
 
     def get_document(self, transaction_id: str, document_id: str) -> TransactionDocument:
         """Return one document (``GET /transactions/{id}/documents/{documentId}``)."""
-        path = _path(
-            "/transactions/{transaction_id}/documents/{document_id}", transaction_id, document_id
-        )
-        return self._read(path, TransactionDocument.read)
+        return self._read(_document(transaction_id, document_id), TransactionDocument.read)
 
     def delete_document(self, transaction_id: str, document_id: str) -> None:
         """Remove a document before the start; a missing one counts as removed."""
-        path = _path(
-            "/transactions/{transaction_id}/documents/{document_id}", transaction_id, document_id
-        )
-        self._delete(path)
+        self._delete(_document(transaction_id, document_id))
 
     def add_document_files(
         self,
@@ -394,17 +383,13 @@ class VantageClient(ApiSession):
 
         Arguments and errors as :meth:`add_files` (``POST .../documents/{id}/sourceFiles``).
         """
-        path = _path(
-            "/transactions/{transaction_id}/documents/{document_id}/sourceFiles",
-            transaction_id,
-            document_id,
-        )
         sources = [SourceFile.of(file) for file in files]
         if any(each.auto_crop or each.auto_orientation for each in sources):
             raise ConfigurationError(
                 "Image processing can't be set for a file of a document",
                 hint="Leave auto_crop and auto_orientation out",
             )
+        path = _document(transaction_id, document_id, "/sourceFiles")
         self._add_files(path, sources, first_index)
 
     # -- downloads
@@ -568,36 +553,37 @@ class VantageClient(ApiSession):
         )
 
 
-def _source(transaction_id: str, document_id: str, file_id: str) -> str:
-    return _path(
-        "/transactions/{transaction_id}/documents/{document_id}/sourceFiles/{file_id}/download",
-        transaction_id,
-        document_id,
-        file_id,
-    )
-
-
 def _id(name: str, value: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(f"The {name} is empty")
     return value
 
 
-def _path(template: str, *ids: str) -> str:
-    """Fill a path with percent-encoded ids in their order; a file id may begin with a dot."""
-    encoded = {}
-    for name, value in zip(_PLACE.findall(template), ids, strict=True):
-        encoded[name] = quote(_id(name, value), safe="")
-        if value in (".", ".."):
-            raise ConfigurationError(f"{value!r} is not a valid {name}")
-    return template.format(**encoded)
+def _encoded(name: str, value: str) -> str:
+    """Return an id as part of a path; that of a file may begin with a dot."""
+    if value in (".", ".."):
+        raise ConfigurationError(f"{value!r} is not a valid {name}")
+    return quote(_id(name, value), safe="")
+
+
+def _transaction(transaction_id: str, rest: str = "") -> str:
+    return f"/transactions/{_encoded('transaction_id', transaction_id)}{rest}"
+
+
+def _document(transaction_id: str, document_id: str, rest: str = "") -> str:
+    return _transaction(transaction_id, f"/documents/{_encoded('document_id', document_id)}{rest}")
+
+
+def _source(transaction_id: str, document_id: str, file_id: str) -> str:
+    rest = f"/sourceFiles/{_encoded('file_id', file_id)}/download"
+    return _document(transaction_id, document_id, rest)
 
 
 def _result(transaction_id: str, file: ResultFile | str) -> tuple[str, ResultFile | None]:
     """Return the path of a result file, and the file itself if more than its id was given."""
     file_id, expected = (file, None) if isinstance(file, str) else (file.id, file)
-    path = _path("/transactions/{transaction_id}/files/{file_id}/download", transaction_id, file_id)
-    return path, expected
+    rest = f"/files/{_encoded('file_id', file_id)}/download"
+    return _transaction(transaction_id, rest), expected
 
 
 def _parameter_members(

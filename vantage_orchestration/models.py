@@ -27,6 +27,7 @@ from typing import (
 
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import Status
+from vantage_orchestration.stored import plain
 from vantage_orchestration.text import clean, identifier, named, one_line
 
 if TYPE_CHECKING:
@@ -130,11 +131,12 @@ def _if_text(read: Callable[[str], T]) -> Callable[[Any], T | None]:
 
 
 class _As(NamedTuple):
-    """How the value of a member is read."""
+    """How the value of a member is read, and written again."""
 
     read: Callable[[Any], Any]
     #: Whether a reply without a text in it is refused.
     needed: bool = False
+    write: Callable[[Any], Any] = plain
 
 
 _Text = Annotated[str | None, _As(_text)]
@@ -160,10 +162,17 @@ class _Reply:
         """
         return _read(cls, _object(data))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in the form that :meth:`read` takes."""
+        return {
+            names[0]: how.write(getattr(self, attribute))
+            for attribute, how, names in _members(cast(Any, type(self)))
+        }
+
 
 def _read(kind: type[R], data: Json) -> R:
     values = []
-    for (read, needed), names in _members(cast(Any, kind)):
+    for _, (read, needed, _), names in _members(cast(Any, kind)):
         for name in names:
             value = data.get(name)
             if needed and not (isinstance(value, str) and value):
@@ -181,8 +190,8 @@ def _read(kind: type[R], data: Json) -> R:
 
 
 @functools.cache
-def _members(kind: type) -> list[tuple[_As, tuple[str, ...]]]:
-    """Return how each attribute of a class is read, and the names of its member."""
+def _members(kind: type) -> list[tuple[str, _As, tuple[str, ...]]]:
+    """Return each attribute of a class, how it is read, and the names of its member."""
     found = []
     # pendulum is loaded only when it is needed.
     hints = get_type_hints(kind, localns={"DateTime": Any}, include_extras=True)
@@ -192,7 +201,8 @@ def _members(kind: type) -> list[tuple[_As, tuple[str, ...]]]:
         first, *rest = name.split("_")
         names = tuple(each for each in given if isinstance(each, str))
         names = names or (first + "".join(map(str.capitalize, rest)),)
-        found.append((hows[0] if hows else _nested(hint.__origin__ if given else hint), names))
+        how = hows[0] if hows else _nested(hint.__origin__ if given else hint)
+        found.append((name, how, names))
     return found
 
 
@@ -230,24 +240,20 @@ class SkillField(_Reply):
     is_repeatable: _Flag
     children: tuple[SkillField, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form that :meth:`read` takes."""
-        return {
-            "name": self.name,
-            "type": self.type,
-            "textFormat": self.text_format,
-            "isRepeatable": self.is_repeatable,
-            "children": [child.to_json() for child in self.children],
-        }
-
 
 def _class(data: Any) -> tuple[str | None, str | None]:
     return _text(_object(data).get("id")), _text(data.get("name"))
 
 
-def _skills(data: Any) -> tuple[str, ...]:
-    """Return the ids of the skills in a Process skill; the contract lets one be null."""
-    return tuple(filter(None, items(data, lambda each: _text(_object(each).get("id")))))
+_Classes = _As(
+    lambda data: items(data, _class),
+    write=lambda classes: [{"id": key, "name": name} for key, name in classes],
+)
+#: The skills in a Process skill; the contract lets an id be null.
+_Skills = _As(
+    lambda data: tuple(filter(None, items(data, lambda each: _text(_object(each).get("id"))))),
+    write=lambda ids: [{"id": each} for each in ids],
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,21 +274,8 @@ class Skill(_Reply):
     name: Annotated[str, _As(_text), "name", "id"]
     type: _Text
     fields: tuple[SkillField, ...] = ()
-    classes: Annotated[
-        tuple[tuple[str | None, str | None], ...], _As(lambda data: items(data, _class))
-    ] = ()
-    skills: Annotated[tuple[str, ...], _As(_skills)] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form that :meth:`read` takes."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "type": self.type,
-            "fields": [each.to_json() for each in self.fields],
-            "classes": [{"id": key, "name": name} for key, name in self.classes],
-            "skills": [{"id": each} for each in self.skills],
-        }
+    classes: Annotated[tuple[tuple[str | None, str | None], ...], _Classes] = ()
+    skills: Annotated[tuple[str, ...], _Skills] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,12 +36,10 @@ class Output(NamedTuple):
     by_class: str | None = None
 
 
-def output_of(
-    value: Any, locate: Callable[[Any], Location] = Location.of, name: str = "output_path"
-) -> Output:
+def output_of(value: Any, locate: Callable[[Any], Location] = Location.of) -> Output:
     """Read an output path, which may contain ``{class}`` after the folder of the job: notes and
-    manifests need one. ``name`` is that of the argument, for messages."""
-    given = arguments.output(name, value)
+    manifests need one."""
+    given = arguments.output("output_path", value)
     # Seen here: a location has no parts that lead up again.
     leads_up = ".." in str(given).partition(_CLASS)[2].split("/")
     output = locate(given)
@@ -52,7 +50,7 @@ def output_of(
     if leads_up or not any(parts[:first]) or {"", ".", ".."} & set(parts[first:]):
         shown = str(given) if output.is_local else output.url
         raise ConfigurationError(
-            f"The {name} {shown!r} has no folder before {_CLASS}, or leads out of it",
+            f"The output_path {shown!r} has no folder before {_CLASS}, or leads out of it",
             hint=f"Nothing was sent. Write OUTPUT/{_CLASS}: OUTPUT keeps the manifest, and the"
             " notes of what was sent",
         )

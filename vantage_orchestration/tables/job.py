@@ -71,7 +71,7 @@ def complete(
         for each in manifest.transactions:
             for document in contents_of(each, output.child(each.folder)):
                 found = [
-                    FindingEntry(each.transaction_id, document.index, one.field, one.reason)
+                    FindingEntry(each.transaction_id, document.index, *one)
                     for one in rules.findings(
                         document.content, document.problems, _broken(document)
                     )

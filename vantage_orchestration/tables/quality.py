@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.tables.reading import (
@@ -21,8 +21,7 @@ from vantage_orchestration.tables.reading import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something wrong with a document."""
 
     #: Path of the field, such as ``Items[2].Amount``; empty for the whole document.
