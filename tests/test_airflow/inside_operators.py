@@ -19,7 +19,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import inside
 from airflow import settings
@@ -332,13 +332,14 @@ def killed(
     import pendulum
 
     from vantage_orchestration.airflow.operators import vantage
+    from vantage_orchestration.processing import submit
 
     # No supervisor runs here.
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     module: Any = vantage
     module.record_transactions = lambda *_: None
     module.state_of_task = lambda task: "failed"
-    open_ledger = module.open_ledger
+    open_ledger = submit.open_ledger
     opened: list[Any] = []
     triggers: list[Any] = []
 
@@ -350,7 +351,7 @@ def killed(
         triggers.append(trigger)
         raise InterruptedError
 
-    module.open_ledger = opening
+    cast(Any, submit).open_ledger = opening
 
     def deferred(task: Any, *args: Any) -> list[str]:
         opened.clear()

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -31,8 +31,7 @@ from vantage_orchestration.prefect.events import (
     event_of,
 )
 from vantage_orchestration.processing.files import files_of
-from vantage_orchestration.processing.keys import TaskKey, digest_of
-from vantage_orchestration.processing.ledger import open_ledger
+from vantage_orchestration.processing.keys import TaskKey
 from vantage_orchestration.processing.manifest import (
     Manifest,
     TransactionManifest,
@@ -96,29 +95,21 @@ class Caller:
         parameters are part of the identity: a document sent with others is another order. If
         ``numbered``, the number of the call may identify the inputs, if these change.
         """
-        from vantage_orchestration.processing.submit import Work
+        from vantage_orchestration.processing.submit import open_work
 
-        skill_id = skill_id_of(client, skill)
-        origin = digest_of([str(each) for each in arguments.items("inputs", inputs)])
+        skill_id, given = skill_id_of(client, skill), arguments.items("inputs", inputs)
         if not in_run():
             key = TaskKey(f"prefect/{uuid.uuid4()}")
-            return cls(Work(client, skill_id, key, options, origin=origin[:8]))
+            return cls(open_work(client, skill_id, key, options, given, noted=False))
         key = task_key(json.dumps(dict(options.registration_parameters), sort_keys=True))
         _, task_run = running()
         number = task_run.dynamic_key if task_run is not None else ""
         number = number if number.isdecimal() else ""
-        ledger = open_ledger(
-            key,
-            client,
-            skill_id,
-            options.skill_parameters,
-            inputs=origin,
-            position=number if numbered else "",
-            output=output,
-        )
+        position = number if numbered else ""
+        work = open_work(client, skill_id, key, options, given, position=position, output=output)
         # Failed documents may be sent, and charged, again unless Prefect retries automatically.
         resend = key.since is None or not retried_by_itself()
-        return cls(Work(client, skill_id, key, options, ledger, origin[:8], resend), number)
+        return cls(replace(work, resend_failed=resend), number)
 
     def files(
         self, inputs: Any, on_empty: OnEmpty = "fail", output: Location | None = None

@@ -33,8 +33,8 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.parallel import requesting
-from vantage_orchestration.processing.keys import keyed, unit_key
-from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
+from vantage_orchestration.processing.keys import digest_of, keyed, unit_key
+from vantage_orchestration.processing.ledger import Ledger, LedgerEntry, open_ledger
 from vantage_orchestration.processing.lookup import find_transactions
 from vantage_orchestration.processing.manifest import SourceEntry
 from vantage_orchestration.processing.names import folded
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from vantage_orchestration.processing.inputs import PlannedFile
     from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.plan import Unit
+    from vantage_orchestration.storage import Location
 
     #: Transactions to continue with, by their keys, with their states.
     _Known = dict[str, tuple[LedgerEntry, Transaction]]
@@ -130,6 +131,27 @@ class Work:
         """Return what the ledger records of a transaction."""
         files = tuple(file.short for file in unit.files)
         return LedgerEntry(transaction_id, time.time(), files, self.origin)
+
+
+def open_work(
+    client: VantageClient,
+    skill_id: str,
+    key: TaskKey,
+    options: Options,
+    inputs: Iterable[Any],
+    *,
+    position: str = "",
+    output: Location | None = None,
+    noted: bool = True,
+) -> Work:
+    """Return the work of a task with its ledger, see :func:`.ledger.open_ledger`; unless ``noted``,
+    nothing is recorded. ``inputs`` are those of the task as given."""
+    given = digest_of([str(each) for each in inputs])
+    settings = (key, client, skill_id, options.skill_parameters)
+    ledger = Ledger()
+    if noted:
+        ledger = open_ledger(*settings, inputs=given, position=position, output=output)
+    return Work(client, skill_id, key, options, ledger, given[:8])
 
 
 def keyed_units(work: Work, units: Iterable[Unit], scope: str | None = None) -> dict[str, Unit]:

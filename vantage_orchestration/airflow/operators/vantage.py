@@ -34,8 +34,6 @@ from vantage_orchestration.options import (
     takes,
     template_fields_of,
 )
-from vantage_orchestration.processing.keys import digest_of
-from vantage_orchestration.processing.ledger import Ledger, open_ledger
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
 from vantage_orchestration.processing.summary import (
     files_by_id,
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from typing_extensions import Unpack
 
-    from vantage_orchestration.processing.keys import TaskKey
     from vantage_orchestration.processing.manifest import Manifest
     from vantage_orchestration.processing.submit import Work
     from vantage_orchestration.storage import Location
@@ -89,6 +86,20 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         record_transactions(context, record_of_job(manifest, output.url))
         self.log.info("%s", summary(manifest, output.url))
 
+    def _land(
+        self,
+        context: Context,
+        manifest: Manifest,
+        output: Location,
+        on_review: str,
+        timed_out: str | None = None,
+    ) -> dict[str, Any]:
+        """Report the results of the task's own transactions, check and return them."""
+        self._report(context, manifest, output)
+        outcome, on_failed = outcome_of(manifest, timed_out), self.options.on_failed
+        check_outcome(outcome, on_review=on_review, on_failed=on_failed)
+        return self._conclude(context, manifest, output, result_of(manifest, output))
+
     def _conclude(
         self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]
     ) -> dict[str, Any]:
@@ -108,34 +119,35 @@ class _SendingOperator(_VantageOperator):
 
     durable: bool
 
-    def _key(self, context: Context, state_path: Any = None) -> TaskKey:
-        """Return the key of the task: the same in each try, different for other registration
-        parameters."""
+    def _work(
+        self, context: Context, output: Location | None = None, state_path: Any = None
+    ) -> Work:
+        """Return the work of the task: the same in each try, different for other registration
+        parameters. A durable task without a place for notes is refused."""
+        from vantage_orchestration.processing.submit import open_work
+
         # Without the map index: if a file is added to those that a task is mapped over and the run
         # is cleared, the indexes of all following files change. Each transaction's key contains
         # names and contents of its files instead.
         part = json.dumps(dict(self.options.registration_parameters), sort_keys=True)
         key = key_of(context, part, state_path)
-        return key if self.durable else replace(key, since=None, stores=())
-
-    def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
-        """Return the ledger of the task; a durable task without a place for notes is refused."""
         if not self.durable:
-            return Ledger()
-        if output is None:
+            key = replace(key, since=None, stores=())
+        elif output is None:
             check_stores(key.stores)
-        return open_ledger(
-            key,
+        return open_work(
             self.hook.client,
             self._skill_id(),
-            self.options.skill_parameters,
-            inputs=self._digest(),
+            key,
+            self.options,
+            self._argument("inputs"),
             position=str(context["ti"].map_index),
             output=output,
+            noted=self.durable,
         )
 
     def _inputs(
-        self, context: Context, ledger: Ledger, output: Location | None = None
+        self, context: Context, work: Work, output: Location | None = None
     ) -> list[Location]:
         """Return the files; those that an earlier try has sent may be missing. If there are none,
         and nothing was sent before, the task is skipped."""
@@ -143,7 +155,7 @@ class _SendingOperator(_VantageOperator):
 
         inputs, on_empty = self._argument("inputs"), self.options.on_empty
         with translating(translate):
-            sent = bool(ledger.load())
+            sent = bool(work.ledger.load())
             files = files_of(
                 inputs, location_of, sent_before=sent, on_empty=on_empty, output=output
             )
@@ -154,20 +166,6 @@ class _SendingOperator(_VantageOperator):
     def _check_work(self, parts: Sequence[Any]) -> None:
         if not parts:  # All files disappeared before they were sent.
             raise translate(ConfigurationError("All inputs have disappeared"))
-
-    def _digest(self) -> str:
-        """Return a digest of the inputs as given."""
-        return digest_of([str(each) for each in self._argument("inputs")])
-
-    @property
-    def _origin(self) -> str:
-        return self._digest()[:8]
-
-    def _work(self, key: TaskKey, ledger: Ledger) -> Work:
-        from vantage_orchestration.processing.submit import Work
-
-        skill_id = self._skill_id()
-        return Work(self.hook.client, skill_id, key, self.options, ledger, self._origin)
 
 
 class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
@@ -208,7 +206,7 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     option_group = Processing
     template_fields = ("inputs", "output_path", "skill", *_templated(Processing))
     #: What ``on_kill`` needs of the running try.
-    _running: tuple[Any, Ledger] | None = None
+    _running: tuple[Any, Work] | None = None
 
     if TYPE_CHECKING:  # See ArgumentsMixin.
 
@@ -257,11 +255,9 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         output, _ = output_of(self._argument("output_path"))
         with translating(translate):
             check_output(output)
-        key = self._key(context)
-        ledger = self._ledger(context, key, output)
-        inputs = self._inputs(context, ledger, output)
         # Failed transactions are reported at the end, and only then sent again by a retry.
-        work = replace(self._work(key, ledger), resend_failed=False)
+        work = replace(self._work(context, output), resend_failed=False)
+        inputs = self._inputs(context, work, output)
         job = begin(work, inputs, output, token=self._token(context))
         self._check_work(job.parts)
         record_transactions(context, job.transaction_ids)
@@ -269,10 +265,12 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         result: dict[str, Any] = self._wait(context, job.transaction_ids, files)
         return result
 
-    def _ledger(self, context: Context, key: TaskKey, output: Location | None = None) -> Ledger:
-        ledger = super()._ledger(context, key, output)
-        self._running = context["ti"], ledger
-        return ledger
+    def _work(
+        self, context: Context, output: Location | None = None, state_path: Any = None
+    ) -> Work:
+        work = super()._work(context, output, state_path)
+        self._running = context["ti"], work
+        return work
 
     def _ahead(self, context: Context) -> Callable[..., object]:
         from vantage_orchestration.processing.job import fetch_ahead
@@ -283,31 +281,25 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
     def _ended(self, context: Context, outcome: Outcome) -> dict[str, Any]:
         from vantage_orchestration.processing.job import finish
 
-        output, key = output_of(self._argument("output_path")), self._key(context)
-        work = self._work(key, self._ledger(context, key, output.folder))
+        output = output_of(self._argument("output_path"))
+        work = self._work(context, output.folder)
         manifest = finish(work, output, token=self._token(context), outcome=outcome)
-        self._report(context, manifest, output.folder)
-        options = self.options
-        check_outcome(
-            outcome_of(manifest, outcome.timed_out),
-            on_review=options.on_review,
-            on_failed=options.on_failed,
-        )
-        result = result_of(manifest, output.folder)
-        return self._conclude(context, manifest, output.folder, result)
+        on_review, limit = self.options.on_review, outcome.timed_out
+        return self._land(context, manifest, output.folder, on_review, limit)
 
     def _notes(self, context: Context) -> tuple[str, str] | None:
-        path = self._argument("output_path")
-        task, ledger = self._running or (None, Ledger())
-        if task is not context["ti"]:  # It waits again after its trigger has fired.
-            ledger = self._ledger(context, self._key(context), output_of(path).folder)
-        return None if ledger.name is None else (str(path), ledger.name)
+        path, running = self._argument("output_path"), self._running
+        if running is not None and running[0] is context["ti"]:
+            work = running[1]
+        else:  # It waits again after its trigger has fired.
+            work = self._work(context, output_of(path).folder)
+        return None if work.ledger.name is None else (str(path), work.ledger.name)
 
     def on_kill(self) -> None:
         """Delete the transactions, if ``delete_on_kill`` is set and somebody ended the task."""
         if not self.delete_on_kill or self._running is None:
             return
-        task, ledger = self._running
+        task, work = self._running
         failures: list[Exception] = []
 
         def delete() -> None:
@@ -315,9 +307,10 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
                 if state_of_task(task) in KILLED:
                     from vantage_orchestration.processing.deleting import undo_transactions
 
-                    own = [e for e in ledger.load().values() if e.origin == self._origin]
+                    noted = work.ledger.load().values()
+                    own = [entry for entry in noted if entry.origin == work.origin]
                     ids = {each for entry in own for each in entry.transaction_ids}
-                    kept = undo_transactions(self.hook.client, ids, [ledger])
+                    kept = undo_transactions(self.hook.client, ids, [work.ledger])
                     failures.extend(kept.values())
             except Exception as error:
                 failures.append(error)
@@ -394,10 +387,8 @@ class VantageSubmitOperator(_SendingOperator):
         """Start the transactions."""
         from vantage_orchestration.processing.job import submit_files
 
-        key = self._key(context, self.state_path)
-        ledger = self._ledger(context, key)
-        inputs = self._inputs(context, ledger)
-        submitted = submit_files(self._work(key, ledger), inputs)
+        work = self._work(context, state_path=self.state_path)
+        submitted = submit_files(work, self._inputs(context, work))
         self._check_work(submitted)
         ids = [part.transaction_id for part in submitted]
         record_transactions(context, ids)
@@ -457,10 +448,7 @@ class VantageDownloadResultsOperator(_VantageOperator):
             self._skip(context, "There are no transactions, so there is nothing to fetch")
         record_transactions(context, ids)
         manifest = download(self.hook.client, ids, output, options)
-        self._report(context, manifest, output.folder)
-        check_outcome(outcome_of(manifest), on_review="fail", on_failed=options.on_failed)
-        result = result_of(manifest, output.folder)
-        return self._conclude(context, manifest, output.folder, result)
+        return self._land(context, manifest, output.folder, "fail")
 
 
 class VantageFetchCompletedOperator(_VantageOperator):
