@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import textwrap
+import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -414,6 +415,33 @@ def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder,
     assert sandbox.control.count("POST", "/start$") == 4
     # Another run may replace what is there.
     run(client, folder, output, skill, TaskKey("next run"), token=job_token("next run", "0"))
+
+
+def test_of_mapped_instances_that_begin_at_the_same_moment_one_sends_at_most(
+    client, sandbox, skill, folder, output, monkeypatch
+):
+    files, load = files_of(folder), Manifest.load
+    barrier = threading.Barrier(len(files))
+
+    def load_together(place):
+        found = load(place)
+        barrier.wait(60)  # None has written anything when another has looked.
+        return found
+
+    monkeypatch.setattr(Manifest, "load", load_together)
+
+    def instance(number):
+        try:
+            token = job_token("task", str(number))
+            begin(client, [files[number]], output, TaskKey("task"), skill, Options(), token=token)
+        except errors.ConfigurationError as error:
+            return str(error)
+        return None
+
+    refused = [each for each in in_parallel(instance, range(len(files)), len(files)) if each]
+    assert len(refused) >= len(files) - 1
+    assert all("map index" in each for each in refused)
+    assert len(accepted_starts(sandbox.control)) == len(files) - len(refused)
 
 
 def test_a_job_whose_folder_was_taken_says_so(client, sandbox, skill, folder, output):

@@ -18,6 +18,7 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import Options
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.keys import TaskKey
+from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.manifest import DocumentEntry, Manifest
 from vantage_orchestration.processing.names import LANDED
 from vantage_orchestration.processing.routing import class_folder, fixed_part, output_of
@@ -83,7 +84,7 @@ def test_documents_of_a_class_land_in_its_folder(
     }
     assert {path.partition("/")[0] for path in place.sizes()} == {
         *("Invoice", "Receipt", "Other", "manifest.json", "tables"),
-        *(entry.folder,),
+        *(entry.folder, FOLDER),
     }
     assert set(place.child(entry.folder).sizes()) == {"manifest.json"}
     assert Manifest.open(output) == manifest
@@ -172,6 +173,7 @@ def test_other_folders_of_an_earlier_try_are_emptied(
         return {each.partition("/")[0] for each in place.sizes()} - {
             "manifest.json",
             entries[0].folder,
+            FOLDER,
         }
 
     assert folders(f"{output}/{{class}}") == {"Invoice", "Receipt", "Other"}

@@ -30,7 +30,7 @@ from vantage_orchestration.parallel import requesting
 from vantage_orchestration.processing.collect import collect, fetch, landed, landed_in
 from vantage_orchestration.processing.files import check_folders, check_output, check_quarantine
 from vantage_orchestration.processing.inputs import inspect_beside
-from vantage_orchestration.processing.ledger import LedgerEntry
+from vantage_orchestration.processing.ledger import FOLDER, LedgerEntry
 from vantage_orchestration.processing.manifest import (
     Manifest,
     TransactionManifest,
@@ -44,6 +44,7 @@ from vantage_orchestration.processing.routing import Output
 from vantage_orchestration.processing.skills import names_of_skills, skill_of
 from vantage_orchestration.processing.submit import Part, Work, keyed_units, submit
 from vantage_orchestration.retrying import LOOKS
+from vantage_orchestration.state import FolderStore, read_value, write_value
 from vantage_orchestration.status import Status
 from vantage_orchestration.stored import Member, StoredFile
 from vantage_orchestration.tables.job import complete
@@ -129,7 +130,7 @@ def begin(work: Work, inputs: Iterable[Location], output: Location, *, token: st
     manifest, earlier = Manifest.load(output), Job.load(output)
     before = _Earlier(output, manifest)
     units, skill = _planned(work, files, before)
-    _check_owner(output, token, units.keys(), manifest, earlier)
+    _claim(output, token, units.keys())
     check_folders(output, (unit.name for unit in units.values()))
     # Find an unwritable output before pages are charged. An existing file stays: an earlier try may
     # still be collecting, and must not find an empty job.
@@ -231,29 +232,32 @@ def _was_started(client: VantageClient, entry: LedgerEntry, *, also_failed: bool
     return started
 
 
-def _check_owner(
-    output: Location,
-    token: str,
-    keys: Collection[str],
-    manifest: Manifest | None,
-    earlier: Job | None,
-) -> None:
-    """Refuse a folder into which another instance of the same task writes."""
+def _claim(output: Location, token: str, keys: Collection[str]) -> None:
+    """Claim a folder for a job, or refuse it if another instance of the same task writes into it.
+
+    Each instance writes its claim before it reads those of others. So of instances that begin at
+    the same moment at most one continues, and none sends what would not land.
+    """
     task, _, piece = token.rpartition(".")
-    owners: list[tuple[str | None, Sequence[TransactionManifest | Part]]] = []
-    if manifest is not None:
-        owners.append((manifest.job, manifest.transactions))
-    if earlier is not None:
-        owners.append((earlier.token, earlier.parts))
-    for owner, entries in owners:
-        its_task, _, its_piece = (owner or "").rpartition(".")
-        theirs = {entry.key for entry in entries}
-        # An instance with the same work is this one, before other files were added to the run.
-        if its_task == task and its_piece != piece and not (theirs and theirs <= set(keys)):
-            raise ConfigurationError(
-                f"Two mapped instances of the task write into the same folder {output}",
-                hint="Put the map index into the output, such as {{ ti.map_index }} in Airflow",
-            )
+    claims, folder = FolderStore(output.child(FOLDER)), f"job-{task}"
+
+    def claimed(name: str) -> set[str]:
+        return read_value(claims, name, set) or set()
+
+    before = claimed(own := f"{folder}/{piece}.json")
+    if before and before == set(keys):
+        return
+    write_value(claims, own, sorted(keys))
+    others = [name for name in claims.names(folder) if name != own]
+    # An instance with the same work is this one, before other files were added to the run.
+    same = all(claimed(name) <= set(keys) for name in others)
+    for name in others if same else [] if before else [own]:
+        claims.delete(name)
+    if not same:
+        raise ConfigurationError(
+            f"Two mapped instances of the task write into the same folder {output}",
+            hint="Put the map index into the output, such as {{ ti.map_index }} in Airflow",
+        )
 
 
 class _Earlier:
