@@ -73,9 +73,10 @@ def _check_documents(transaction: Transaction) -> None:
         for number, document in enumerate(documents, 1)
         if not document.result_files and document.classification is None
     ]
-    if documents and not without:
+    twice = len({document.id for document in documents}) < len(documents)
+    if documents and not without and not twice:
         return
-    what = "it has no documents"
+    what = "a document is listed twice" if twice else "it has no documents"
     if without:
         what = f"document {without[0]} of {len(documents)} has no result"
     raise ProtocolError(

@@ -334,8 +334,10 @@ class ApiSession:
                     "status": response.status_code,
                     "request_id": request_id_of(response, self._auth),
                 }
-                # A part (206) was not requested: a cache on the way has only that.
-                if 200 <= response.status_code < 300 and response.status_code != 206:
+                # A part (206) was not requested: a cache on the way has only that. To a GET, some
+                # others say that the content is not there, or not yet.
+                unfit = (202, 204, 205, 206) if method == "GET" else (206,)
+                if 200 <= response.status_code < 300 and response.status_code not in unfit:
                     return take(Reply(response, self.config.http.read_timeout, told))
                 failure = self._error_of(response, told, always_there)
         except requests.RequestException as error:

@@ -206,9 +206,11 @@ def test_nothing_that_is_no_result_lands_or_lets_anything_be_deleted(
     assert sandbox.control.count("DELETE") == 1
 
 
-@pytest.mark.parametrize(
-    "documents", [None, [], [{"id": "9a8b7c6d-5e4f-4a3b-8c2d-1e0f9a8b7c6d", "resultFiles": []}]]
-)
+DOCUMENT = {"id": "9a8b7c6d-5e4f-4a3b-8c2d-1e0f9a8b7c6d", "resultFiles": []}
+TWICE = {**DOCUMENT, "resultFiles": [{"fileId": "f", "fileName": "a.txt", "type": "Text"}]}
+
+
+@pytest.mark.parametrize("documents", [None, [], [DOCUMENT], [TWICE, TWICE]])
 def test_a_processed_transaction_without_results_is_read_again_and_never_deleted(
     client, sandbox, skill, invoice, output, documents
 ):
@@ -322,11 +324,12 @@ def test_a_gateway_that_knows_no_address_makes_nothing_count_as_deleted(
     assert len(sandbox.control.transactions()) == 1
 
 
-def test_a_part_of_a_file_is_not_the_file(client, sandbox, skill, tmp_path):
+@pytest.mark.parametrize(("status", "body"), [(206, "the first bytes"), (202, "later"), (204, "")])
+def test_a_part_of_a_file_is_not_the_file(client, sandbox, skill, tmp_path, status, body):
     identifier = "11111111-1111-4111-8111-111111111111"
-    part = {"operation": DOWNLOAD, "status": 206, "body": "the first bytes"}
+    part = {"operation": DOWNLOAD, "status": status, "body": body}
     sandbox.control.add_fault(times=0, **part)
-    with pytest.raises(errors.ProtocolError, match="206") as caught:
+    with pytest.raises(errors.ProtocolError, match=str(status)) as caught:
         client.download_result(identifier, "f", tmp_path / "text.csv")
     assert caught.value.retryable
     assert not (tmp_path / "text.csv").exists()
