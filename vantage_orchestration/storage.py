@@ -99,7 +99,10 @@ class Location:
                 if not text.strip() or "\0" in text:
                     wrong = "contains a null character" if text.strip() else "is empty"
                     raise ConfigurationError(f"A path or URL {wrong}")
-                found = cls(*url_to_fs(text, **storage_options))
+                # Unless it is a chain of stores, the name of a file has these colons.
+                head = text if _is_chain(text) else text.partition("::")[0]
+                fs, path = url_to_fs(head, **storage_options)
+                found = cls(fs, path if head == text else strip_protocol(text))
             if found.is_local and ".." in found.path.split("/"):
                 up, _, _ = found.path.rpartition("..")
                 if _SIGNS & set(up) and not os.path.isdir(up):
@@ -109,7 +112,8 @@ class Location:
                 real = os.path.realpath(found.path if name == ".." else folder)
                 return replace(found, path=real if name == ".." else os.path.join(real, name))
             if found.is_local:  # One path for one file: it may be given twice.
-                return replace(found, path=posixpath.normpath(found.path))
+                path = posixpath.normpath(found.path)
+                return replace(found, path=path[1:] if path.startswith("//") else path)
         except ConfigurationError:
             raise
         except (ImportError, TypeError, ValueError) as error:
@@ -348,6 +352,17 @@ class Location:
 
 #: Everything that identifies a file or folder.
 AnyPath = str | os.PathLike[str] | _HasPath | Location
+
+
+def _is_chain(text: str) -> bool:
+    """Return whether a text names several stores, such as ``zip://a.pdf::s3://bucket/a.zip``."""
+    from fsspec import available_protocols
+
+    *outer, last = text.split("::")
+    known = available_protocols() if outer else ()
+    return all("://" in each or each in known for each in outer) and (
+        "://" in last or last.startswith("/")
+    )
 
 
 def is_part(name: str) -> bool:

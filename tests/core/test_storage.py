@@ -379,13 +379,26 @@ def test_places(tmp_path, monkeypatch):
         assert (location.path, location.url, str(location)) == (path, path, path)
         assert Location.of(location) is location
         assert location.concurrent
-    for url in ("bucket://in/x/a.txt", "memory:///in/a.txt", "renaming://in/a"):
+    assert Location.of(f"/{path}") == Location.of(path)
+    for url in ("bucket://in/x/a.txt", "memory:///in/a.txt", "renaming://in/a", "bucket://in/a::b"):
         assert Location.of(url).url == url
         assert Location.of(Location.of(url).url) == Location.of(url)
     assert Location.of("memory://in/a.txt").path == "/in/a.txt"
     assert Location.of("memory://in").concurrent
     assert not Location.of("bucket://in").concurrent
     assert repr(Location.of("bucket://in/a")) == "Location('bucket://in/a')"
+
+
+def test_colons_in_a_name_do_not_lead_to_another_file(tmp_path, monkeypatch):
+    (tmp_path / "Scan 10").write_bytes(b"another")
+    path = str(tmp_path / "Scan 10::15.pdf")
+    Path(path).write_bytes(b"this")
+    monkeypatch.chdir(tmp_path)
+    for place in (path, Path(path), f"file://{path}", "Scan 10::15.pdf"):
+        assert Location.of(place).path == path
+        assert Location.of(place).read_bytes() == b"this"
+    chain = Location.of(f"simplecache::file://{path.partition('::')[0]}")
+    assert chain.read_bytes() == b"another"
 
 
 def test_path_objects_keep_their_store(tmp_path):
