@@ -33,6 +33,13 @@ from vantage_orchestration.text import clean, identifier, named, one_line
 if TYPE_CHECKING:
     from pendulum import DateTime
 
+#: Types of result files (contract, section 7.1).
+RESULT_TYPES = (
+    *("Json", "Pdf", "Text", "Docx", "Xlsx", "OcrJson", "FieldsJson", "FieldPicture"),
+    *("Xml", "Tiff", "Jpeg", "Csv", "Html", "Pptx", "Alto", "Png"),
+)
+_TYPES = {each.lower(): each for each in RESULT_TYPES}
+
 T = TypeVar("T")
 R = TypeVar("R", bound="_Reply")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -52,6 +59,11 @@ def _text(data: Any) -> str | None:
 
 def _exact(data: Any) -> str | None:
     return None if data is None else str(data)
+
+
+def _type(text: str) -> str:
+    """Return a type of result files as the contract spells it, an unknown one as it is."""
+    return _TYPES.get(text.strip().lower(), one_line(text))
 
 
 def _flag(data: Any) -> bool:
@@ -293,7 +305,7 @@ class ResultFile(_Reply):
 
     id: Annotated[_Id, "fileId"]
     name: Annotated[_Needed, "fileName"]
-    type: Annotated[str, _As(one_line, needed=True)]
+    type: Annotated[str, _As(_type, needed=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from typing import (
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
+from vantage_orchestration.models import RESULT_TYPES
 from vantage_orchestration.status import ENDED, Status
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.values import ValueFormat, require_pyarrow
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Types of result files (contract, section 7.1).
-RESULT_TYPES: Final = (
-    *("Json", "Pdf", "Text", "Docx", "Xlsx", "OcrJson", "FieldsJson", "FieldPicture"),
-    *("Xml", "Tiff", "Jpeg", "Csv", "Html", "Pptx", "Alto", "Png"),
-)
 #: Prefix for a type that this version does not know; the name is then used as it is.
 OTHER: Final = "other:"
 

@@ -80,6 +80,17 @@ def test_a_confidence_that_can_not_be_read_is_not_good_enough(given: Any) -> Non
     assert QualityRules(min_confidence={"Other": 80}).findings(content, [], []) == []
 
 
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_json_that_says_nothing_of_confidences_does_not_pass(verified: bool) -> None:
+    """Its annotations may be missing, or have another name."""
+    item = {"Value": "5", "annotation": {"confidence": 10}, "isVerified": verified}
+    data = json.dumps(json_of(has("Total", item), has("Empty"))).encode()
+    content = read_content("Json", data, "d1")
+    found = QualityRules(min_confidence=50).findings(content, [], [])
+    expected = [] if verified else [Finding("", "No Json says how certain the fields are")]
+    assert found == expected
+
+
 def test_values_without_confidences_do_not_pass() -> None:
     content = read_content("FieldsJson", b'{"Fields": {"Total": "5"}}', "d1")
     (one,) = QualityRules(min_confidence=50).findings(content, [], [])

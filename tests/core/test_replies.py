@@ -22,7 +22,7 @@ from core.conftest import ONCE
 from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.config import VantageConfig
-from vantage_orchestration.models import ListedTransaction, Skill, Transaction
+from vantage_orchestration.models import ListedTransaction, ResultFile, Skill, Transaction
 from vantage_orchestration.processing.job import Job
 from vantage_orchestration.processing.manifest import TransactionManifest
 from vantage_orchestration.reply import LONGEST_IN_MEMORY, LONGEST_JSON
@@ -297,6 +297,15 @@ def test_a_download_is_bounded(
     with pytest.raises(kind, match=says):
         client.read_result(TRANSACTION, "f")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [("fieldsJson", "FieldsJson"), ("JSON ", "Json"), ("ocrjson", "OcrJson"), (" New\n", "New")],
+)
+def test_a_type_of_results_in_another_case_is_the_same(sent: str, read: str) -> None:
+    """Tables and fields are read from files of two types: in a third there would be none."""
+    assert ResultFile.read({"fileId": "f", "fileName": "a", "type": sent}).type == read
 
 
 def test_the_limit_of_results_is_a_setting(hostile: Hostile, tmp_path: Path) -> None:

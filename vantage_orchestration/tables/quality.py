@@ -80,9 +80,11 @@ class QualityRules:
             found += [Finding("", f"A business rule is broken: {rule}") for rule in rules]
         entries = content.entries if content is not None else ()
         if self.min_confidence is not None:
-            if content is not None and not content.has_confidences:
+            uncertain = list(self._uncertain(entries))
+            known = bool(uncertain) or isinstance(self.min_confidence, Mapping) or _known(entries)
+            if content is not None and not (content.has_confidences and known):
                 found.append(Finding("", "No Json says how certain the fields are"))
-            found += self._uncertain(entries)
+            found += uncertain
         for name in self.required_fields:
             missing = _missing(entries, name.split("."), "")
             found += [Finding(path, "The field has no value") for path in missing]
@@ -102,6 +104,14 @@ class QualityRules:
                 stated or (given is not limit and _has_value(item.get("Value")))
             ):
                 yield Finding(path, f"The confidence is unknown, not {limit:g} or more")
+
+
+def _known(entries: Sequence[Entry]) -> bool:
+    """Return whether any value has a confidence or was verified, if there are values."""
+    items = [item for _, _, item in _values(entries, "", "") if _has_value(item.get("Value"))]
+    return not items or any(
+        confidence_of(each) is not None or each.get("isVerified") is True for each in items
+    )
 
 
 def field_names(entries: Sequence[Entry], field: str = "") -> set[str]:
