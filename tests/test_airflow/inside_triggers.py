@@ -122,7 +122,7 @@ class Triggerer:
         ti = None
         if task is not None:
             ti = TaskInstanceDTO.model_validate(task, from_attributes=True)
-        encrypted = Trigger.encrypt_kwargs(VantageTransactionsTrigger(**kwargs).serialize()[1])
+        encrypted = Trigger.encrypt_kwargs(kwargs)
         self.supervisor.creating_triggers.append(
             RunTrigger(id=number, classpath=CLASSPATH, encrypted_kwargs=encrypted, ti=ti)
         )

@@ -305,6 +305,28 @@ def test_in_the_triggerer(airflow: Airflow, sandbox: SandboxServer, connect: Con
 
 
 @pytest.mark.slow
+def test_a_trigger_of_another_version_leaves_the_triggerer_and_its_other_triggers_alone(
+    airflow: Airflow, sandbox: SandboxServer, connect: Connect
+) -> None:
+    (ours,) = sandbox.control.receive_many(1, "Invoice")
+    newer = begun([ours])
+    newer["rules"] = {**newer["rules"], "a rule of another version": 1}
+    found = airflow(
+        "inside_triggers.run_in_triggerer",
+        kwargs=[
+            {"wait": wait, "abbyy_vantage_conn_id": connect(sandbox)}
+            for wait in ({}, "no mapping", newer, begun([ours]))
+        ],
+    )
+    assert found["failures"] == []
+    events = [found["events"][number] for number in sorted(found["events"])]
+    assert [(each["status"], each["retryable"]) for each in events] == [
+        *[("error", True)] * 3,
+        ("over", False),
+    ]
+
+
+@pytest.mark.slow
 def test_rotated_connection_in_the_triggerer(
     airflow: Airflow, waiting: SandboxServer, connect: Connect
 ) -> None:

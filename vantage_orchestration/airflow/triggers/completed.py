@@ -24,7 +24,7 @@ from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.airflow.supervisor import let_threads_of_triggerer_ask
 from vantage_orchestration.completed.waking import NOBODY, WakeSchedule
-from vantage_orchestration.errors import VantageError
+from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.options import checked
 from vantage_orchestration.retrying import RetryPolicy
 
@@ -41,6 +41,11 @@ _REFUSED_PAUSE: Final = 60.0
 #: A page is retried soon, everything else with the next poll.
 _RETRIES: Final = RetryPolicy(attempts=3, first_wait=1.0, max_wait=4.0, budget=15.0)
 _random = random.SystemRandom()
+
+
+class _Refused(ValueError, TypeError):
+    """An argument is wrong. Airflow's triggerer dies if the constructor of a stored trigger raises
+    anything but a TypeError."""
 
 
 class VantageTransactionCompletedTrigger(BaseEventTrigger):
@@ -78,12 +83,18 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if not abbyy_vantage_conn_id or not str(state_path).strip():
-            raise ValueError("abbyy_vantage_conn_id or state_path is empty")
+            raise _Refused("abbyy_vantage_conn_id or state_path is empty")
         self.state_path = str(state_path)
         self.skill = skill
         self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
-        self.poke_interval: float = checked("poke_interval", poke_interval)
-        self.overlap: float = checked("overlap", overlap)
+        try:
+            self.poke_interval: float = checked("poke_interval", poke_interval)
+            self.overlap: float = checked("overlap", overlap)
+        except ConfigurationError as error:
+            text = str(error)
+        else:
+            return
+        raise _Refused(text)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments; they are stored in plain text and contain no secret."""

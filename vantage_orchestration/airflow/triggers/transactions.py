@@ -70,11 +70,13 @@ class VantageTransactionsTrigger(BaseTrigger):
         notes: Sequence[str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.wait = dict(wait)
+        # Read in run(). Another version of this package may have stored it, and of an error in a
+        # trigger's constructor, unless it is a TypeError, Airflow's whole triggerer dies.
+        self.wait = wait
         self.abbyy_vantage_conn_id = abbyy_vantage_conn_id
         self.delete_on_kill = delete_on_kill
         self.notes = notes
-        self._wait = Wait.from_json(wait, time.time())
+        self._wait: Wait | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class, and arguments for an equal trigger."""
@@ -93,12 +95,10 @@ class VantageTransactionsTrigger(BaseTrigger):
         let_threads_of_triggerer_ask()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        self._wait = Wait.from_json(self.wait, time.time())
         poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self.connect)
         try:
-            answer = await wait_in_loop(
-                poller, self._wait, tell=lambda line: self.log.info("%s", line)
-            )
+            wait = self._wait = Wait.from_json(self.wait, time.time())
+            answer = await wait_in_loop(poller, wait, tell=lambda line: self.log.info("%s", line))
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
             event = self._failed(error)
@@ -114,7 +114,7 @@ class VantageTransactionsTrigger(BaseTrigger):
         So the state of the task is read, and unless it is certain that somebody ended the task,
         nothing is deleted.
         """
-        left = self._wait.open
+        left = self._wait.open if self._wait is not None else []
         if not self.delete_on_kill or not left:
             return
         state = await self._state_of_task()
@@ -140,7 +140,7 @@ class VantageTransactionsTrigger(BaseTrigger):
     ) -> dict[str, Any]:
         return {
             "status": status,
-            "wait": self._wait.to_json(),
+            "wait": self.wait if self._wait is None else self._wait.to_json(),
             "message": message,
             "retryable": retryable,
         }
@@ -154,6 +154,9 @@ class VantageTransactionsTrigger(BaseTrigger):
             # Airflow reports the same if its API server gives no answer.
             name = self.abbyy_vantage_conn_id
             message = f"Airflow has no connection {name!r}, or can't read it at present"
+        elif self._wait is None:
+            what = "The state of the wait can't be read"
+            message = f"{what}: worker and triggerer may have different versions of this package"
         else:
             message = f"Waiting failed with {type(error).__name__}"
         self.log.error("Waiting for transactions failed: %s", message)
