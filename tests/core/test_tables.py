@@ -545,6 +545,19 @@ def test_every_form_can_be_read_with_all_values(results: Results, form: Any, rea
     assert "left" in str(regions)
 
 
+def test_tables_of_an_earlier_try_go_and_no_other_files(results: Results) -> None:
+    results.add(Json=FULL)
+    with results.tables() as tables:
+        deeper = write_tables(tables, results.output, "parquet", "tables/run-1")
+        write_tables(tables, results.output, "csv")
+        part = ".documents.csv.0123456789abcdef.part"
+        for name in ("Invoice/notes.txt", "Receipt/documents.csv", f"Invoice/{part}"):
+            results.output.child("tables", name).write_text("x")
+        written = write_tables(tables, results.output, "jsonl")
+    expected = {entry.path.removeprefix("tables/") for entry in (*deeper, *written)}
+    assert results.output.child("tables").sizes().keys() == {*expected, "Invoice/notes.txt"}
+
+
 def test_an_unknown_form_is_refused(results: Results) -> None:
     from vantage_orchestration.errors import ConfigurationError
 

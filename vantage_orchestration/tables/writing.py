@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.manifest import TableEntry
 from vantage_orchestration.processing.names import TABLES, UniqueNames, safe_name
+from vantage_orchestration.storage import is_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,10 +57,15 @@ def write_tables(
 
 
 def _remove_others(output: Location, folder: str, written: Collection[str]) -> None:
-    """Remove files that an earlier try wrote and this one did not."""
+    """Remove tables that an earlier try wrote and this one did not.
+
+    Those of runs that share the output are one folder deeper, and other files are not ours.
+    """
     place = output.child(folder)
     for path in place.sizes() if place.exists() else ():
-        if f"{folder}/{path}" not in written:
+        name = path.rpartition("/")[2]
+        ours = path.count("/") == 1 and (name.rpartition(".")[2] in _WRITERS or is_part(name))
+        if ours and f"{folder}/{path}" not in written:
             place.child(path).remove()
 
 
