@@ -476,6 +476,21 @@ def test_a_time_of_creation_that_can_not_be_read_hides_nothing(local: Case, made
     assert local.got("2", wanted={"since": "2020-01-01"}) == []
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_time_of_creation_that_comes_or_goes_makes_nothing_due_again(
+    local: Case, first: bool
+) -> None:
+    ids = local.receive(2)
+    items = local.client.session.get("/transactions/completed?Limit=9").json()["items"]
+    without = {"items": [{**each, "createTimeUtc": None} for each in items]}
+    fault = {"path_regex": "/transactions/completed$", "merge_json": without, "times": 0}
+    for run in ("1", "2", "3"):
+        if first is (run == "1"):
+            local.control.add_fault(**fault)
+        assert sorted(local.got(run)) == (sorted(ids) if run == "1" else [])
+        local.control.clear_faults()
+
+
 @pytest.mark.parametrize("operation", ["getTransaction", "downloadResultFile"])
 def test_a_gateway_that_knows_no_address_takes_nothing_away(local: Case, operation: str) -> None:
     ids = local.receive(2)

@@ -20,6 +20,7 @@ import random
 import threading
 import time
 import uuid
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,10 +82,16 @@ class Notes:
                 self.write(f"noted/{hour}", {**names, **before})
 
     def _by(self, entries: Iterable[Entry]) -> dict[str, str | None]:
-        """Return which run has done each item."""
+        """Return which run has done each item.
+
+        Another list may have given an item a time, or none: those without are in hour 0.
+        """
         wanted = {name.lower(): hour for name, hour in entries}
-        noted = {hour: self.read(f"noted/{hour}") or {} for hour in set(wanted.values())}
-        return {name: noted[hour].get(name) for name, hour in wanted.items()}
+        files = {f"noted/{hour}" for hour in (0, *wanted.values())}
+        if 0 in wanted.values():
+            files.update(each.removesuffix(".json") for each in self.store.names("noted"))
+        noted = ChainMap(*(self.read(each) or {} for each in sorted(files)))
+        return {name: noted.get(name) for name in wanted}
 
     def prune(self) -> None:
         """Remove notes that are older than anything the service can list."""
