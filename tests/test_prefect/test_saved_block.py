@@ -20,9 +20,8 @@ from prefect.exceptions import ObjectNotFound
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.prefect import VantageCredentials, clients
-from vantage_orchestration.prefect.clients import client_of
-from vantage_orchestration.prefect.credentials import load_credentials
+from vantage_orchestration.prefect import VantageCredentials, credentials
+from vantage_orchestration.prefect.credentials import client_of, load_credentials
 from vantage_orchestration.sandbox import SandboxServer
 
 SLUG = "abbyy-vantage-credentials"
@@ -385,14 +384,14 @@ def test_tasks_of_a_run_that_overlap_share_a_client(
     def running() -> None:
         work()
         work()
-        monkeypatch.setattr(clients, "_KEPT", -1.0)  # As a minute later.
+        monkeypatch.setattr(credentials, "_KEPT", -1.0)  # As a minute later.
         work()
 
     running()
     assert [one is other for one, other in found] == [True, True, False]
     # Nothing of an earlier task or run is left.
     assert len({id(one) for pair in found for one in pair}) == 4
-    assert clients.shared == {}
+    assert credentials.shared == {}
 
 
 def test_missing_block_is_prefects_own_error() -> None:

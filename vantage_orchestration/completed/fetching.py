@@ -39,7 +39,7 @@ from vantage_orchestration.processing.manifest import (
     UnfinishedEntry,
 )
 from vantage_orchestration.processing.names import TABLES, safe_name
-from vantage_orchestration.processing.outcome import numbers_of
+from vantage_orchestration.processing.outcome import result_of
 from vantage_orchestration.processing.skills import names_of_skills
 from vantage_orchestration.processing.submit import Part
 from vantage_orchestration.retrying import LOOKS
@@ -73,9 +73,8 @@ class Fetched:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The manifest's URL as ``manifest``, and the counts."""
-        url = None if self.place is None else self.place.url
-        return {"manifest": url, **numbers_of(self.manifest)}
+        """The result of the task."""
+        return result_of(self.manifest, self.place)
 
 
 @translated

@@ -6,8 +6,12 @@ from __future__ import annotations
 import contextvars
 import json
 import logging
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 import httpx
 from prefect.blocks.abstract import CredentialsBlock
@@ -28,6 +32,8 @@ from typing_extensions import Self
 
 from vantage_orchestration.config import FIELDS, VantageConfig
 from vantage_orchestration.errors import ConfigurationError, discreet, frameless
+from vantage_orchestration.forks import ModuleLock, after_fork
+from vantage_orchestration.prefect.context import run_ids
 from vantage_orchestration.secret import MASK, Secret
 
 if TYPE_CHECKING:
@@ -41,6 +47,8 @@ log = logging.getLogger(__name__)
 _reading: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "abbyy-vantage-reading-block", default=False
 )
+#: Seconds after which new tasks of a run read the block again, which somebody may have edited.
+_KEPT: Final = 60.0
 #: What Prefect itself adds to the fields of a block.
 _OF_PREFECT = frozenset(
     {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
@@ -336,6 +344,55 @@ def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
         f"The block {name!r} could not be read from Prefect ({trouble})",
         hint="Look at the block's name and at PREFECT_API_URL",
     )
+
+
+@dataclass
+class _Shared:
+    """A client and the number of tasks that use it."""
+
+    since: float
+    users: int = 0
+    client: VantageClient | None = None
+    making: threading.Lock = field(default_factory=threading.Lock)
+
+
+#: Clients of tasks of a flow run that overlap. Mapped tasks would otherwise each read the block
+#: from Prefect and open connections of their own.
+shared: dict[Hashable, _Shared] = {}
+_lock = ModuleLock()
+# A thread of the parent may be making one of these clients.
+after_fork(shared.clear)
+
+
+@contextmanager
+def client_of(credentials: VantageCredentials | str) -> Iterator[VantageClient]:
+    """Yield a client; it is closed when the last of the tasks that share it has ended."""
+    run, _ = run_ids()
+    if run is None:
+        with load_credentials(credentials).get_client() as client:
+            yield client
+        return
+    named = isinstance(credentials, str)
+    key = (run, credentials if named else load_credentials(credentials).poller_key())
+    now = time.monotonic()
+    with _lock:
+        found = shared.get(key)
+        if found is None or now - found.since > _KEPT:
+            found = shared[key] = _Shared(now)
+        found.users += 1
+    try:
+        with found.making:
+            if found.client is None:
+                found.client = load_credentials(credentials).get_client()
+        yield found.client
+    finally:
+        with _lock:
+            found.users -= 1
+            last = not found.users
+            if last and shared.get(key) is found:
+                del shared[key]
+        if last and found.client is not None:
+            found.client.close()
 
 
 @discreet

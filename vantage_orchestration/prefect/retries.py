@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides for Prefect which errors a retry can cure."""
+"""Decides for Prefect which errors a retry can cure. It is light: the package imports it."""
 
 from __future__ import annotations
 

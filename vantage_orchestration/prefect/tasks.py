@@ -30,9 +30,8 @@ from vantage_orchestration.options import (
     takes,
 )
 from vantage_orchestration.prefect.caching import OncePerRun
-from vantage_orchestration.prefect.clients import client_of
 from vantage_orchestration.prefect.context import run_logger
-from vantage_orchestration.prefect.credentials import VantageCredentials
+from vantage_orchestration.prefect.credentials import VantageCredentials, client_of
 from vantage_orchestration.prefect.job import Caller, Reporter
 from vantage_orchestration.prefect.retries import RETRIES
 from vantage_orchestration.prefect.undo import note_for_rollback

@@ -16,6 +16,7 @@ from vantage_orchestration.errors import (
     VantageError,
     WaitTimeout,
 )
+from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.status import Status
 from vantage_orchestration.text import clean, counted, named, shortened
 from vantage_orchestration.waiting.machine import Outcome
@@ -141,21 +142,15 @@ def final_result(
     """Return the result of a task that has landed results, or raise what is wrong with them."""
     outcome = outcome_of(manifest, timed_out)
     check_outcome(outcome, on_review=on_review, on_failed=options.on_failed)
-    result = result_of(manifest, output)
+    result = result_of(manifest, output.child(MANIFEST))
     check_quality(manifest, result["manifest"], options)
     return result
 
 
-def result_of(manifest: Manifest, output: Location) -> dict[str, Any]:
-    """Return the result of a task: ``manifest`` (its URL) and the counts."""
-    from vantage_orchestration.processing.names import MANIFEST
-
-    return {"manifest": output.child(MANIFEST).url, **numbers_of(manifest)}
-
-
-def numbers_of(manifest: Manifest) -> dict[str, Any]:
-    """Return all counts of a manifest."""
+def result_of(manifest: Manifest, place: Location | None) -> dict[str, Any]:
+    """Return the result of a task: ``manifest`` (its URL, None if there is none) and the counts."""
     return {
+        "manifest": None if place is None else place.url,
         **manifest.counts,
         "by_class": manifest.by_class,
         "pages_by_class": manifest.pages_by_class,

@@ -34,6 +34,7 @@ from vantage_orchestration.options import (
     takes,
     template_fields_of,
 )
+from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
 from vantage_orchestration.processing.summary import (
     files_by_id,
@@ -98,7 +99,8 @@ class _VantageOperator(ArgumentsMixin, BaseOperator):
         self._report(context, manifest, output)
         outcome, on_failed = outcome_of(manifest, timed_out), self.options.on_failed
         check_outcome(outcome, on_review=on_review, on_failed=on_failed)
-        return self._conclude(context, manifest, output, result_of(manifest, output))
+        result = result_of(manifest, output.child(MANIFEST))
+        return self._conclude(context, manifest, output, result)
 
     def _conclude(
         self, context: Context, manifest: Manifest, output: Location, result: dict[str, Any]

@@ -23,6 +23,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from vantage_orchestration.airflow.compat import AirflowNotFoundException
 from vantage_orchestration.airflow.connection import DEFAULT_CONN_ID
 from vantage_orchestration.airflow.supervisor import let_threads_of_triggerer_ask
+from vantage_orchestration.airflow.triggers import serialized
 from vantage_orchestration.completed.waking import NOBODY, WakeSchedule
 from vantage_orchestration.errors import ConfigurationError, VantageError
 from vantage_orchestration.options import checked
@@ -98,16 +99,8 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments; they are stored in plain text and contain no secret."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "state_path": self.state_path,
-                "skill": self.skill,
-                "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
-                "poke_interval": self.poke_interval,
-                "overlap": self.overlap,
-            },
-        )
+        names = ("state_path", "skill", "abbyy_vantage_conn_id", "poke_interval", "overlap")
+        return serialized(self, *names)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll, and yield an event when something is due."""

@@ -18,6 +18,7 @@ from vantage_orchestration.airflow.supervisor import (
     let_threads_of_triggerer_ask,
     state_of_task,
 )
+from vantage_orchestration.airflow.triggers import serialized
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.parallel import in_thread
 from vantage_orchestration.waiting.machine import PeopleNeeded, Wait
@@ -80,15 +81,8 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class, and arguments for an equal trigger."""
-        return (
-            f"{type(self).__module__}.{type(self).__qualname__}",
-            {
-                "wait": self.wait,
-                "abbyy_vantage_conn_id": self.abbyy_vantage_conn_id,
-                "delete_on_kill": self.delete_on_kill,
-                "notes": self.notes,
-            },
-        )
+        names = ("wait", "abbyy_vantage_conn_id", "delete_on_kill", "notes")
+        return serialized(self, *names)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event."""
