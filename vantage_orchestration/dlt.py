@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import dlt
 import pyarrow as pa
 import pyarrow.compute as pc
+from dlt.common.configuration.container import Container
+from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.normalizers.naming.snake_case import NamingConvention
 from dlt.extract.resource import DltResource
 
@@ -60,8 +62,8 @@ def documents(
         values: Format of dates and numbers; see :meth:`.Manifest.tables`.
 
     Raises:
-        ConfigurationError: There is no manifest or no such skill, or two skills would have the same
-            table names.
+        ConfigurationError: There is no manifest or no such skill, two skills would have the same
+            table names, or (in the load) the destination can't replace rows, as ``filesystem``.
         OSError: A file can't be read at present.
     """
     opened = manifest if isinstance(manifest, Manifest) else Manifest.open(manifest)
@@ -95,6 +97,7 @@ def documents(
 def _pieces(name: str, table: OpenTable, known: Set[_Key], context: object) -> Iterator[pa.Table]:
     """Yield the rows of a table; its context stays open meanwhile. A known document without rows
     gets one that removes those of an earlier load."""
+    _check_destination()
     names = _apart((_REMOVED, *_variants(name, table.schema)))
     filled: set[_Key] = set()
     for batch in table.batches():
@@ -107,6 +110,16 @@ def _pieces(name: str, table: OpenTable, known: Set[_Key], context: object) -> I
         gone = pa.RecordBatch.from_pylist(rows, table.schema)
         yield _marked(flattened(gone), names, removed=True)
     del context
+
+
+def _check_destination() -> None:
+    """Refuse a destination that can't replace rows: dlt would append to them instead."""
+    found = Container().get(DestinationCapabilitiesContext)
+    if found is not None and "delete-insert" not in (found.supported_merge_strategies or ()):
+        raise ConfigurationError(
+            "The destination can't replace rows, so a second load would double them",
+            hint="Load into a database. Files are written by the task itself: set tables='parquet'",
+        )
 
 
 def _variants(table: str, schema: pa.Schema) -> Iterator[str]:

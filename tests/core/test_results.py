@@ -265,6 +265,22 @@ def test_names_that_a_database_would_take_for_one_are_kept_apart(
         assert load(pipeline, manifest_of(results), sql) == [(f"{name} 1",), (f"{name} 2",)]
 
 
+def test_a_destination_that_would_double_rows_is_refused(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dlt
+    from dlt.pipeline.exceptions import PipelineStepFailed
+
+    from vantage_orchestration.dlt import documents
+
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    lake = dlt.destinations.filesystem(str(tmp_path / "lake"))
+    with pytest.raises(PipelineStepFailed, match="second load would double them"):
+        dlt.pipeline("lake", destination=lake).run(documents(manifest_of(results)))
+    assert list((tmp_path / "lake").glob("**/*.parquet")) == []
+
+
 def test_skills_of_one_name_for_dlt_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     results = Results(tmp_path, PROCESS, INVOICE)
     results.add(Json=json_of(has("X", "1"), concept="Delivery note"))
