@@ -7,6 +7,7 @@ fetches its results need not know of each other.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -18,61 +19,50 @@ from vantage_orchestration.forks import after_fork
 LEAST_PAUSE = 1.0
 
 
-class _Entry:
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.read_at = float("-inf")
-
-
 class _Reads:
-    """When each transaction was last read, for as long as that matters."""
+    """Which transactions are being read, and when others were, for as long as that matters."""
 
     def __init__(self) -> None:
         self.start_afresh()
 
     def start_afresh(self) -> None:
         """Forget everything."""
-        self._lock = threading.Lock()
-        self._entries: dict[tuple[str, str], _Entry] = {}
-        self._swept = time.monotonic()
+        self.changed = threading.Condition()
+        self.busy: set[tuple[str, str]] = set()
+        self.ends: dict[tuple[str, str], float] = {}
+        self.swept = time.monotonic()
 
-    @contextmanager
-    def entry(self, key: tuple[str, str]) -> Iterator[_Entry]:
-        """Yield the entry of a transaction to one thread at a time."""
-        with self._lock:
-            self._sweep(time.monotonic() - LEAST_PAUSE)
-            entry = self._entries.setdefault(key, _Entry())
-            entry.users += 1
-        try:
-            with entry.lock:
-                yield entry
-        finally:
-            with self._lock:
-                entry.users -= 1
+    def begin(self, key: tuple[str, str]) -> float:
+        """Wait for the turn; return the seconds that are left of the pause."""
+        with self.changed:
+            self.changed.wait_for(lambda: key not in self.busy)
+            self.busy.add(key)
+            now = time.monotonic()
+            if now - self.swept > LEAST_PAUSE:
+                self.swept = now
+                self.ends = {each: at for each, at in self.ends.items() if at > now - LEAST_PAUSE}
+            return self.ends.get(key, -math.inf) + LEAST_PAUSE - now
 
-    def _sweep(self, before: float) -> None:
-        if self._swept < before:
-            self._swept = time.monotonic()
-            for key, entry in list(self._entries.items()):
-                if not entry.users and entry.read_at < before:
-                    del self._entries[key]
+    def end(self, key: tuple[str, str]) -> None:
+        """Let the next thread read it after the pause."""
+        with self.changed:
+            self.busy.discard(key)
+            self.ends[key] = time.monotonic()
+            self.changed.notify_all()
 
 
 _reads = _Reads()
+after_fork(_reads.start_afresh)
 
 
 @contextmanager
 def reading_in_turn(server: str, transaction_id: str) -> Iterator[None]:
     """Wait until a transaction may be read, and keep other threads from reading it meanwhile."""
-    with _reads.entry((server, transaction_id.lower())) as entry:
-        left = entry.read_at + LEAST_PAUSE - time.monotonic()
+    key = (server, transaction_id.lower())
+    left = _reads.begin(key)
+    try:
         if left > 0:
             time.sleep(left)
-        try:
-            yield
-        finally:
-            entry.read_at = time.monotonic()
-
-
-after_fork(_reads.start_afresh)
+        yield
+    finally:
+        _reads.end(key)

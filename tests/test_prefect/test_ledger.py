@@ -12,7 +12,7 @@ from prefect.results import ResultStore
 
 from vantage_orchestration.errors import ConfigurationError, StateDamaged, StateUnavailable
 from vantage_orchestration.prefect import task_key
-from vantage_orchestration.prefect.ledger import RunStore, ledgers_of
+from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.processing import TaskKey
 from vantage_orchestration.processing.ledger import Ledger, LedgerEntry
 from vantage_orchestration.storage import Location
@@ -89,9 +89,9 @@ def test_a_run_knows_its_ledgers_and_what_was_undone(results: ResultStore) -> No
     ledger(results, "x", "y", run="run-1").add({"a": A})
     ledger(results, "z", run="run-1", attempt=2).add({"b": B})
     ledger(results, "w", run="run-2").add({"c": C})
-    found = ledgers_of(results, "run-1", 2)
+    found = RunStore(results, "run-1", 2).used()
     assert [each.load() for each in found] == [{"a": A}, {"a": A}, {"b": B}]
-    assert ledgers_of(results, "run-3", 2) == []
+    assert RunStore(results, "run-3", 2).used() == []
     key = TaskKey("scope")
     for each in found:
         each.undo({"id-1"})

@@ -13,7 +13,7 @@ from prefect.results import get_result_store
 
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.prefect.context import root_of, running, task_key
-from vantage_orchestration.prefect.ledger import times_undone
+from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.processing.files import files_of
 from vantage_orchestration.processing.inputs import PlannedFile, inspect_inputs
 from vantage_orchestration.processing.keys import digest_of
@@ -52,7 +52,8 @@ class OncePerRun(CachePolicy):
             try:
                 if flow_run is not None:
                     # Transactions that a cancellation deleted are no longer results.
-                    kept["undone"] = times_undone(get_result_store(), *root_of(flow_run))
+                    root = RunStore(get_result_store(), *root_of(flow_run))
+                    kept["undone"] = root.times_undone()
                 kept[self.contents] = [
                     [str(each.entry.path), str(each.entry.sha256)]
                     for each in inspect_inputs(files_of(kept[self.contents]))

@@ -35,7 +35,7 @@ _PREFIX: Final = "abbyy-vantage-"
 class RunStore:
     """The :class:`vantage_orchestration.processing.ledger.LedgerStore` of a task run or flow run.
 
-    It also records which ledgers the run has written to, see :func:`ledgers_of`. ``attempt`` is how
+    It also records which ledgers the run has written to, see :meth:`used`. ``attempt`` is how
     often the root flow run has begun.
     """
 
@@ -65,30 +65,26 @@ class RunStore:
             self._listed.update(new)
         self._ledgers.append(name, change)
 
+    def used(self) -> list[Ledger]:
+        """Return the ledgers that the run itself has written to, in all of its tries.
+
+        Tasks and subflows that it called are runs of their own.
+        """
+        changes = self._ledgers.changes(self._run)
+        names = dict.fromkeys(name for change in changes for name in change.ledgers)
+        return [Ledger((self._ledgers, name)) for name in names]
+
+    def note_undone(self) -> None:
+        """Note that the transactions of the run and of all runs it called were deleted."""
+        self._ledgers.append(self._run, Change(undone=True))
+
+    def times_undone(self) -> int:
+        """Return how often that was noted."""
+        return sum(each.undone for each in self._ledgers.changes(self._run))
+
     @cached_property
     def _ledgers(self) -> LedgerStore:
         return _store_in(self._results, self._attempt)
-
-
-def ledgers_of(results: ResultStore, run_id: str, attempt: int) -> list[Ledger]:
-    """Return the ledgers that a task run or flow run itself has written to.
-
-    Tasks and subflows that it called are runs of their own.
-    """
-    store = _store_in(results, attempt)
-    changes = store.changes(f"run-{run_id}")
-    names = dict.fromkeys(name for change in changes for name in change.ledgers)
-    return [Ledger((store, name)) for name in names]
-
-
-def note_undone(results: ResultStore, run_id: str, attempt: int) -> None:
-    """Note that the transactions of a run and of all runs it called were deleted."""
-    _store_in(results, attempt).append(f"run-{run_id}", Change(undone=True))
-
-
-def times_undone(results: ResultStore, run_id: str, attempt: int) -> int:
-    """Return how often that was noted of a run."""
-    return sum(each.undone for each in _store_in(results, attempt).changes(f"run-{run_id}"))
 
 
 def _store_in(results: ResultStore, attempt: int) -> LedgerStore:

@@ -32,7 +32,7 @@ from prefect.transactions import get_transaction
 
 from vantage_orchestration.prefect.context import root_of
 from vantage_orchestration.prefect.credentials import load_credentials
-from vantage_orchestration.prefect.ledger import ledgers_of, note_undone
+from vantage_orchestration.prefect.ledger import RunStore
 from vantage_orchestration.prefect.paging import listed_of
 from vantage_orchestration.processing.deleting import undo_transactions
 
@@ -105,9 +105,12 @@ def delete_on_cancellation(
             ResultStore().update_for_flow(flow, _sync=True),  # type: ignore[call-arg]
         )
         root, attempt = root_of(flow_run)
-        note_undone(store, root, attempt)  # First, so that no later try takes ids from the cache.
+        # First, so that no later try takes ids from the cache.
+        RunStore(store, root, attempt).note_undone()
         ledgers = [
-            each for run in runs_of(flow_run.id) for each in ledgers_of(store, str(run), attempt)
+            each
+            for run in runs_of(flow_run.id)
+            for each in RunStore(store, str(run), attempt).used()
         ]
         _delete(
             credentials,
