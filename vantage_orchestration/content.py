@@ -7,6 +7,7 @@ page must neither count as a reply nor be kept as a result.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -15,7 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import BinaryIO, Final
 
-#: Bytes at the start that must show an HTML page or the PDF signature.
+#: Bytes at the start that must show an HTML page or the sign of a PDF; as many show its end.
 _HEAD: Final = 1024
 _CHUNK: Final = 1024 * 1024
 #: Up to this size in bytes JSON is parsed. Of larger files only the structure is checked, since a
@@ -65,8 +66,13 @@ def check_content(
     stream.seek(begin)
     if known in _JSON:
         _check_json(stream)
-    elif known == "pdf" and b"%PDF-" not in head:
-        raise ValueError("it does not begin like a PDF")
+    elif known == "pdf":
+        if b"%PDF-" not in head:
+            raise ValueError("it does not begin like a PDF")
+        # Where the server announces no length, one that was cut looks complete.
+        stream.seek(max(begin, stream.seek(0, io.SEEK_END) - _HEAD))
+        if b"%%EOF" not in stream.read():
+            raise ValueError("it does not end like a PDF")
     elif known in _ZIPPED and not (head.startswith(b"PK") and zipfile.is_zipfile(stream)):
         raise ValueError("it is not a complete Office document")
     elif known in _XML and not is_markup(head):

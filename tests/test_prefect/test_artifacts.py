@@ -54,6 +54,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
     skill = sandbox.control.skill_id("Document type")
     settings = (skill, Options())
     waiting: list[str] = []
+    others = len(artifacts(module.PROGRESS_KEY))  # Of tests that used this server before.
 
     def collect() -> Manifest:
         return finish(client, output, *settings, token="t.", in_review=waiting)
@@ -68,7 +69,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
             review_began(waiting, server=server, skill_id=skill)
         DocumentsTable(key="Documents of ACME & Co.").finish(collect())
         progress.update(1)
-        assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [0.0]
+        assert [each.data for each in artifacts(module.PROGRESS_KEY)[others:]] == [0.0]
         assert len(artifacts("abbyy-vantage-review-%")) == 1
 
         (link,) = artifacts(f"abbyy-vantage-review-{waiting[0]}")
@@ -85,7 +86,7 @@ def test_a_batch_with_a_review_is_shown_while_it_runs(
         assert artifacts("abbyy-vantage-review-%") == []
         DocumentsTable(key="Documents of ACME & Co.").finish(collect())
         progress.update(2)
-        assert [each.data for each in artifacts(module.PROGRESS_KEY)] == [100.0]
+        assert [each.data for each in artifacts(module.PROGRESS_KEY)[others:]] == [100.0]
 
     @flow
     def run() -> None:
