@@ -261,7 +261,7 @@ class Location:
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts or ".." in parts or pattern.startswith("/"):
             raise ConfigurationError(f"{pattern!r} is not a relative pattern for files")
-        if "**" in parts and self.protocols & _FLAT:
+        if "**" in parts and self.is_flat:
             _check_keys(self, parts)
         found = {location.path: location for location in _fitting(self, parts)}
         return [found[path] for path in sorted(found)]
@@ -344,6 +344,11 @@ class Location:
         return isinstance(self.fs, LocalFileSystem)
 
     @property
+    def is_flat(self) -> bool:
+        """Whether it is in a store of objects, whose keys need not be names of folders."""
+        return not _FLAT.isdisjoint(self.protocols)
+
+    @property
     def protocols(self) -> frozenset[str]:
         """Names of the kind of its store, such as ``s3`` and ``s3a``."""
         protocol = self.fs.protocol
@@ -375,7 +380,7 @@ def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
         result = fill(cast(BinaryIO, spool))
         spool.seek(0)
-        if _FLAT.isdisjoint(part.protocols):
+        if not part.is_flat:
             part.fs.makedirs(part.parent.path, exist_ok=True)
         with part.fs.open(part.path, "wb") as remote:
             shutil.copyfileobj(spool, remote, _CHUNK)

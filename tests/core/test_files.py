@@ -163,6 +163,13 @@ def test_a_pattern_that_fits_nothing(root: str) -> None:
     assert files_of(f"{root}/*.pdf", on_empty="skip") == []
 
 
+@pytest.mark.parametrize("place", ["memory://out//x", "memory://out/x//y/z"])
+def test_an_output_in_a_folder_without_a_name_is_refused(place):
+    with pytest.raises(ConfigurationError, match="has a folder without a name"):
+        check_output(Location.of(place))
+    check_output(Location.of("memory://out/x/"))
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("file", "is a file"), ("file/out", "can't be created"), ("file/a/b", "created")],

@@ -82,9 +82,15 @@ def check_folders(output: Location, names: Iterable[str]) -> None:
 
 
 def check_output(folder: Location, what: str = "output folder") -> None:
-    """Refuse an unusable folder for results before anything is sent. Only local ones can be
-    checked."""
+    """Refuse an unusable folder for results before anything is sent. Only the address of one that
+    is not local can be checked."""
     if not folder.is_local:
+        if folder.is_flat and "//" in folder.path:
+            raise ConfigurationError(
+                f"The {what} {folder.url!r} has a folder without a name",
+                hint="Nothing was sent. Write one slash where there are two: not every store finds"
+                " again what is written there",
+            )
         return
     place = folder.path
     while not os.path.lexists(place) and os.path.dirname(place) != place:
