@@ -21,14 +21,14 @@ from vantage_orchestration.config import ENVIRONMENT_PREFIX, VantageConfig
 from vantage_orchestration.errors import ConfigurationError, VantageError
 
 if TYPE_CHECKING:
-    from vantage_orchestration.state import StoreFactory
+    from vantage_orchestration.state import Store
 
 GROUP = "vantage_orchestration.commands"
 #: Entry points that load a credential of an orchestrator by name: ``load(name)`` returns the
-#: configuration and a factory for the orchestrator's own store.
+#: configuration and the orchestrator's own store.
 _CREDENTIALS = "vantage_orchestration.credentials"
 
-Loader = Callable[[str], "tuple[VantageConfig, StoreFactory]"]
+Loader = Callable[[str], "tuple[VantageConfig, Store]"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,9 +93,9 @@ def add_credential_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_credential(name: str) -> tuple[VantageConfig, StoreFactory | None]:
-    """Return the credential that ``--of`` names, and a factory for its orchestrator's own token
-    store. Without a name it is the environment's."""
+def load_credential(name: str) -> tuple[VantageConfig, Store | None]:
+    """Return the credential that ``--of`` names, and its orchestrator's own token store. Without a
+    name it is the environment's."""
     if not name:
         return VantageConfig.from_env(), None
     orchestrator, _, credential = name.partition(":")

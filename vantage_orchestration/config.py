@@ -25,7 +25,7 @@ from vantage_orchestration.credentials import (
 )
 from vantage_orchestration.errors import ConfigurationError, discreet
 from vantage_orchestration.secret import Secret
-from vantage_orchestration.state import FileStore, Store, StoreFactory
+from vantage_orchestration.state import FileStore, Store
 
 log = logging.getLogger(__name__)
 
@@ -258,17 +258,17 @@ class VantageConfig:
                 hint=f"Choose one of {', '.join(_STORES)}",
             )
 
-    def open_store(self, orchestrator: StoreFactory | None = None) -> Store | None:
+    def open_store(self, orchestrator: Store | None = None) -> Store | None:
         """Return the store of tokens; None if they stay in the process's memory.
 
         Args:
-            orchestrator: Creates the orchestrator's own store, if there is an orchestrator.
+            orchestrator: The orchestrator's own store, if there is an orchestrator.
         """
         if self.store == "file":
             return FileStore(self.store_path)
         if self.store == "orchestrator":
             if orchestrator is not None:
-                return orchestrator()
+                return orchestrator
             log.warning(
                 "The token of ABBYY Vantage is kept in this process alone: there is no orchestrator"
                 " whose store could be used"

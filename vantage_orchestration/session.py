@@ -33,7 +33,7 @@ from vantage_orchestration.parallel import turn
 from vantage_orchestration.reply import PAGE_HINT, Reply, drain, page_error, read_start
 from vantage_orchestration.retrying import API_RETRIES, LOOKS, RetryPolicy, call, parse_retry_after
 from vantage_orchestration.secret import Secret, refuse_pickling
-from vantage_orchestration.state import StoreFactory
+from vantage_orchestration.state import Store
 from vantage_orchestration.text import clean, message_of
 from vantage_orchestration.throttle import throttle_of
 from vantage_orchestration.token.access import AccessToken
@@ -95,7 +95,7 @@ class ApiSession:
             those that no retry can cure.
         retries: Tries and waits after temporary failures, for calls that are safe to repeat.
         pool_size: Connections kept open at the same time.
-        orchestrator_store: Creates the orchestrator's own token store, for credentials that use it.
+        orchestrator_store: The orchestrator's own token store, for credentials that use it.
         patience: Longest wait for a login in seconds, for interactive callers; by default as long
             as all tries can take.
 
@@ -116,7 +116,7 @@ class ApiSession:
         translate: Callable[[VantageError], Exception] | None = None,
         retries: RetryPolicy = API_RETRIES,
         pool_size: int = 10,
-        orchestrator_store: StoreFactory | None = None,
+        orchestrator_store: Store | None = None,
         patience: float | None = None,
     ) -> None:
         load = (lambda: config) if isinstance(config, VantageConfig) else config
@@ -420,7 +420,7 @@ class VantageAuth(AuthBase):
         *,
         on_token: Callable[[str], object] | None = None,
         translate: Callable[[VantageError], Exception] | None = None,
-        orchestrator_store: StoreFactory | None = None,
+        orchestrator_store: Store | None = None,
         patience: float | None = None,
     ) -> None:
         self._load = load

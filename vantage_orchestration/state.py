@@ -53,7 +53,7 @@ class Values(Protocol):
 
 
 class Store(Values, Protocol):
-    """Values that several processes or hosts share."""
+    """Values that several processes or hosts share. Stores with the same ``repr`` are the same."""
 
     def create(self, name: str, value: bytes) -> bool:
         """Write a value if there is none; return whether this call wrote it.
@@ -63,10 +63,6 @@ class Store(Values, Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a value; a missing one counts as removed."""
-
-
-#: Creates the store of an orchestrator.
-StoreFactory = Callable[[], Store]
 
 
 class FolderStore:

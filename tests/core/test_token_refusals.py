@@ -484,7 +484,7 @@ def test_processes_that_meet_an_api_that_rejects_every_token_share_two_logins(
     sandbox.control.add_fault(path_regex="/publicapi/", status=401, times=0)
     for _ in range(5):
         config = configure(store="orchestrator")
-        client = VantageClient(config, orchestrator_store=lambda: store)
+        client = VantageClient(config, orchestrator_store=store)
         with client, pytest.raises(errors.Unauthorized):
             client.list_skills()
         source.registry.clear()  # As another process.

@@ -36,7 +36,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.prefect import VantageCredentials, variables
 from vantage_orchestration.prefect.credentials import load_config
-from vantage_orchestration.prefect.variables import PrefectVariables, VariablesOf
+from vantage_orchestration.prefect.variables import PrefectVariables
 from vantage_orchestration.sandbox import SandboxServer
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.state import FileStore
@@ -89,7 +89,7 @@ def sandbox() -> Iterator[SandboxServer]:
 @pytest.fixture
 def store() -> PrefectVariables:
     """The store of the real server."""
-    return VariablesOf.here()()
+    return PrefectVariables.here()
 
 
 def logins(sandbox: SandboxServer) -> int:
@@ -224,7 +224,7 @@ def test_two_that_create_it_at_once_both_succeed(
     def update(client: Any, name: str, text: str) -> bool:
         if not calls:  # The other one comes between the look and the creation.
             calls.append(1)
-            VariablesOf.here()().write(NAME, b"the other's")
+            PrefectVariables.here().write(NAME, b"the other's")
             return False
         return real(client, name, text)
 
@@ -238,7 +238,7 @@ def test_one_of_several_hosts_creates_a_value(store: PrefectVariables) -> None:
 
     def create(number: int) -> bool:
         begin.wait(30)
-        return VariablesOf.here()().create(NAME, f"host {number}".encode())
+        return PrefectVariables.here().create(NAME, f"host {number}".encode())
 
     with ThreadPoolExecutor(4) as pool:
         context = contextvars.copy_context
@@ -254,15 +254,14 @@ def test_one_of_several_hosts_creates_a_value(store: PrefectVariables) -> None:
 
 
 def test_stores_of_one_server_are_equal_and_show_no_user() -> None:
-    assert repr(VariablesOf.here()) == repr(VariablesOf.here())
-    assert VariablesOf.here() == VariablesOf.here()
-    here = VariablesOf.here()
+    assert repr(PrefectVariables.here()) == repr(PrefectVariables.here())
+    here = PrefectVariables.here()
     changes = {
         settings.PREFECT_API_URL: "http://someone:made-up-password@127.0.0.1:9/api",
         settings.PREFECT_API_KEY: "made-up-api-key",
     }
     with settings.temporary_settings(changes):
-        other = VariablesOf.here()
+        other = PrefectVariables.here()
     assert repr(other) != repr(here)
     assert "127.0.0.1:9/api" in repr(other)
     assert find_leaks(["made-up-password", "made-up-api-key"], {"repr": repr(other)}) == []
@@ -354,14 +353,15 @@ def test_hosts_that_start_at_the_same_moment_make_one_request(
 
     def host(number: int) -> None:
         locks = FileStore(tmp_path / str(number))
-        tokens = source.TokenSource(config, store=stores(), locks=locks)
+        tokens = source.TokenSource(config, store=stores[number], locks=locks)
         together.wait()
         try:
             found.append(tokens.get().reveal())
         except CredentialsRejected as error:
             found.append(type(error).__name__)
 
-    stores = VariablesOf.here()
+    # Made here: a plain thread does not know which server is meant.
+    stores = [PrefectVariables.here() for _ in range(8)]
     threads = [threading.Thread(target=host, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
@@ -554,11 +554,11 @@ def test_entry_point_reads_the_block_and_its_store(
 ) -> None:
     name = save_block(store="orchestrator")
     VantageCredentials.load(name).get_token()
-    config, make = load_config(name)
+    config, store = load_config(name)
     assert config.credentials.username == account["username"]
     assert config.store == "orchestrator"
     ((variable, _),) = stored().items()
-    assert make().read(variable.removeprefix(variables.PREFIX))
+    assert store.read(variable.removeprefix(variables.PREFIX))
 
 
 def test_command_shows_and_clears_the_variable(
@@ -588,7 +588,7 @@ def test_command_says_if_it_could_clear_nothing(
     url = f"http://127.0.0.1:{troubled(403).server_port}/api"
     with settings.temporary_settings({settings.PREFECT_API_URL: url}):
         refusing = PrefectVariables(get_settings_context())
-    monkeypatch.setattr(command, "load_credential", lambda _: (config, lambda: refusing))
+    monkeypatch.setattr(command, "load_credential", lambda _: (config, refusing))
     with pytest.raises(StateUnavailable, match="Prefect Variable store of tokens did not remove"):
         command.run(argparse.Namespace(action="forget", of=f"prefect:{name}"))
     assert len(stored()) == 1

@@ -42,6 +42,9 @@ class AirflowVariables:
     def __init__(self) -> None:
         self._pause_until = 0.0
 
+    def __repr__(self) -> str:
+        return "AirflowVariables()"
+
     def read(self, name: str) -> bytes | None:
         """See :class:`.Store`."""
         text = self._ask(_get, name)

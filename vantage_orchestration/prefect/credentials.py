@@ -38,7 +38,7 @@ from vantage_orchestration.secret import MASK, Secret
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
-    from vantage_orchestration.state import StoreFactory
+    from vantage_orchestration.state import Store
     from vantage_orchestration.token import AccessToken
 
 log = logging.getLogger(__name__)
@@ -213,15 +213,15 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
         name = self._block_document_name
         return "" if name is None or self._is_anonymous else name
 
-    def sources(self) -> tuple[Callable[[], VantageConfig], StoreFactory]:
-        """Return what reads the credential afresh, and what makes the store of its Prefect server.
+    def sources(self) -> tuple[Callable[[], VantageConfig], Store]:
+        """Return what reads the credential afresh, and the store of its Prefect server.
 
         Raises:
             ConfigurationError: The block can't be used as it is.
         """
-        from vantage_orchestration.prefect.variables import VariablesOf
+        from vantage_orchestration.prefect.variables import PrefectVariables
 
-        return self._loader(), VariablesOf.here()
+        return self._loader(), PrefectVariables.here()
 
     def _values(self) -> dict[str, Any]:
         values = {name: getattr(self, name, None) for name in _SPECS}
@@ -328,8 +328,8 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
     raise failure
 
 
-def load_config(name: str) -> tuple[VantageConfig, StoreFactory]:
-    """Return the credential of a saved block, and what makes the token store of its server.
+def load_config(name: str) -> tuple[VantageConfig, Store]:
+    """Return the credential of a saved block, and the token store of its server.
 
     Commands call it by an entry point, for ``--of prefect:NAME``. A block that can't be read or
     used is a ConfigurationError.

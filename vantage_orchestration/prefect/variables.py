@@ -7,7 +7,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
@@ -52,17 +52,34 @@ class PrefectVariables:
 
     They are stored in base64. Prefect's limit allows tokens of up to about 3500 characters; a
     longer one stays in the memory of its process. ``settings`` identifies the Prefect server, since
-    a login runs in a separate thread without the run's settings.
+    a login runs in a separate thread without the run's settings; ``server`` is the address of its
+    API, without a user's name.
     """
 
     label = "Prefect Variable"
 
-    def __init__(self, settings: SettingsContext, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        # Copies, since a context of Prefect can be entered only once.
-        with settings.model_copy(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            self._settings = get_settings_context().model_copy()
+    def __init__(
+        self, settings: SettingsContext, *, server: str = "", clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._given = settings
+        self._server = server
         self._now = clock.steady
         self._silent_until = float("-inf")
+
+    @classmethod
+    def here(cls) -> PrefectVariables:
+        """Return the store of the Prefect server of the calling code."""
+        # Only the settings: the store outlives the run and must not keep its context in memory.
+        return cls(get_settings_context(), server=_public(PREFECT_API_URL.value() or ""))
+
+    def __repr__(self) -> str:
+        return f"PrefectVariables({self._server!r})"
+
+    @cached_property
+    def _settings(self) -> SettingsContext:
+        # Copies, since a context of Prefect can be entered only once.
+        with self._given.model_copy(), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            return get_settings_context().model_copy()
 
     def read(self, name: str) -> bytes | None:
         """Return a value; see :class:`vantage_orchestration.state.Store`."""
@@ -136,28 +153,6 @@ class PrefectVariables:
         else:
             return
         raise StateUnavailable(trouble)
-
-
-@dataclass(frozen=True)
-class VariablesOf:
-    """Creates the store of one Prefect server.
-
-    Equal servers give equal objects with equal ``repr``, so that all blocks of a process share one
-    token source. ``server`` is the address of the Prefect API, without a user's name.
-    """
-
-    server: str
-    settings: SettingsContext = field(repr=False, compare=False)
-
-    @classmethod
-    def here(cls) -> VariablesOf:
-        """Return the object for the Prefect server of the calling code."""
-        # Only the settings: the store outlives the run and must not keep its context in memory.
-        return cls(_public(PREFECT_API_URL.value() or ""), get_settings_context())
-
-    def __call__(self) -> PrefectVariables:
-        """Return the store."""
-        return PrefectVariables(self.settings)
 
 
 def _encoded(value: bytes) -> str:

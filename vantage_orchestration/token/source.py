@@ -34,7 +34,7 @@ from vantage_orchestration.errors import (
 from vantage_orchestration.forks import ModuleLock, after_fork
 from vantage_orchestration.retrying import TOKEN_RETRIES, RetryPolicy, call
 from vantage_orchestration.secret import Secret, refuse_pickling
-from vantage_orchestration.state import FileStore, Store, StoreFactory
+from vantage_orchestration.state import FileStore, Store
 from vantage_orchestration.token.access import SYSTEM_CLOCK, AccessToken, Clock, Refusal
 from vantage_orchestration.token.cache import LOCK_PATIENCE, LONGEST_HOLD, TokenCache, packed
 from vantage_orchestration.token.request import (
@@ -376,12 +376,12 @@ _registry_lock = ModuleLock()
 _process_key = Secret(os.urandom(32).hex())
 
 
-def token_source(config: VantageConfig, orchestrator: StoreFactory | None = None) -> TokenSource:
+def token_source(config: VantageConfig, orchestrator: Store | None = None) -> TokenSource:
     """Return the process's shared source for this credential.
 
     Equal configurations share a source, so that all hooks, triggers, blocks and sessions of the
-    process share its token and its login. ``orchestrator`` creates the orchestrator's own store,
-    for configurations that use it.
+    process share its token and its login. ``orchestrator`` is the orchestrator's own store, for
+    configurations that use it.
     """
     key = _key(config, "" if orchestrator is None else repr(orchestrator))
     with _registry_lock:

@@ -160,7 +160,7 @@ class VantageHook(BaseHook):
             self._load_config,
             on_token=lambda token: mask(Secret(token)),
             translate=translate,
-            orchestrator_store=AirflowVariables,
+            orchestrator_store=AirflowVariables(),
             **options,
         )
 
