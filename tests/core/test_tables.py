@@ -350,6 +350,8 @@ BAD = {
     "empty": b"",
     "list": [],
     "no documents": {"Documents": []},
+    "no root": {"Documents": [{"ExtractedData": {"rootObject": {"Fields": []}}}]},
+    "no fields": {"Documents": [{"ExtractedData": {"RootObject": {"fields": []}}}]},
     "text for fields": json_of() | {"Documents": [{"ExtractedData": "x"}]},
     "deep": b'{"Documents":' + b"[" * 100_000,
 }
@@ -372,6 +374,7 @@ def test_a_file_that_cannot_be_read_is_listed_and_values_are_taken_from_the_othe
         [5],
         ["x"],
         [{"List": []}],
+        [{"Name": "Number", "list": [{"Value": "1"}]}],
         [{"Name": "Number", "List": [7]}],
         [has("Number", "kept"), {"Name": "Items", "List": [{"Value": {"Fields": [3]}}]}],
     ],

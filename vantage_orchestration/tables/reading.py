@@ -139,7 +139,9 @@ def _check(entries: Sequence[Entry], depth: int = 0) -> None:
         raise ValueError("it is nested too deeply")
     for entry in entries:
         items = entry.get("List") or ()
-        if "Name" not in entry or not isinstance(items, Sequence):
+        # Nothing may be read from a member of another name as if there were no values.
+        unknown = "List" not in entry and len(entry) > 1
+        if "Name" not in entry or unknown or not isinstance(items, Sequence):
             raise ValueError("it has a field without a name or a list of values")
         for item in items:
             value = item.get("Value")
@@ -192,11 +194,13 @@ def content_of_json(content: Any, document_id: str) -> Content:
     if not found and len(documents) != 1:
         raise ValueError("it does not contain the document")
     document = (found or documents)[0]
-    extracted = document.get("ExtractedData") or {}
+    extracted = document.get("ExtractedData") or {"RootObject": {}}
     concept = (extracted.get("DocumentDefinition") or {}).get("RootConcept") or {}
     name, pages = concept.get("Name"), document.get("Pages")
+    if not is_group(root := extracted["RootObject"] or {}):
+        raise ValueError("its root has no fields")
     return Content(
-        members(extracted.get("RootObject") or {}),
+        members(root),
         one_line(name) if isinstance(name, str) else None,
         len(pages) if isinstance(pages, list) and pages else None,
         [
