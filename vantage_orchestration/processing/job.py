@@ -255,8 +255,9 @@ def _claim(output: Location, token: str, keys: Collection[str]) -> None:
         claims.delete(name)
     if not same:
         raise ConfigurationError(
-            f"Two mapped instances of the task write into the same folder {output}",
-            hint="Put the map index into the output, such as {{ ti.map_index }} in Airflow",
+            f"Two instances of the task write into the same folder {output}",
+            hint="Give each a folder of its own: mapped ones can put their map index into its name,"
+            " such as {{ ti.map_index }} in Airflow",
         )
 
 
