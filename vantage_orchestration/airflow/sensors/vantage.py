@@ -53,9 +53,10 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             :func:`vantage_orchestration.airflow.waiting.deferrable_by_default`.
         review_notifiers: Called with the context when a person is needed.
         kwargs: Arguments of every sensor: ``timeout``, ``mode``, ``soft_fail``, ... The ``timeout``
-            stops while all open transactions wait for people. In the mode ``reschedule`` below
-            Airflow 3.3 both limits count from the first poll, because no state is kept between
-            polls.
+            stops while all open transactions wait for people. In the mode ``reschedule`` let the
+            ``poke_interval`` be 10 seconds or more: a busy scheduler may fail a task that it has
+            to start again earlier. Below Airflow 3.3 both limits count from the first poll in
+            that mode, because no state is kept between polls.
 
     Returns:
         Transaction id to status: ``Processed``, or ``Processing`` with ``on_review="return"``.
