@@ -54,6 +54,8 @@ SLOWEST = 1024
 _INEXACT = 0.05
 #: Bytes of a body that are sent at once; sending them may take the whole timeout.
 _PIECE = 65536
+#: Connections to a server that are kept for further requests; a task may have many at a time.
+_MOST_CONNECTIONS = 100
 #: ``requests`` itself repeats nothing: the caller decides what is safe to repeat.
 _NO_RETRIES = 0
 
@@ -229,7 +231,6 @@ class HttpSession(requests.Session):
         settings: Certificates, proxy, timeouts. They win over the environment.
         base_url: Address below which relative paths are taken; ``session.get("/skills")`` works.
         auth: Authorises each request; by default none is authorised.
-        pool_size: Connections kept open at the same time.
         throttle: Limits of requests; by default there are none.
 
     Redirects are never followed and cookies never kept. Requests without a timeout use the one in
@@ -243,7 +244,6 @@ class HttpSession(requests.Session):
         *,
         base_url: str,
         auth: AuthBase | None = None,
-        pool_size: int = 10,
         throttle: Throttle | None = None,
     ) -> None:
         super().__init__()
@@ -262,7 +262,6 @@ class HttpSession(requests.Session):
         # settings.
         self.trust_env = False
         self.verify = self.trust.verify
-        self._pool_size = pool_size
         self._open_pool()
         self._root = ""
 
@@ -270,7 +269,7 @@ class HttpSession(requests.Session):
         self._pid = os.getpid()
         adapter = _Adapter(
             pool_connections=4,
-            pool_maxsize=self._pool_size,
+            pool_maxsize=_MOST_CONNECTIONS,
             max_retries=_NO_RETRIES,
             pool_block=False,
         )

@@ -94,7 +94,6 @@ class ApiSession:
         translate: Returns the exception to raise for an error, so that an orchestrator can mark
             those that no retry can cure.
         retries: Tries and waits after temporary failures, for calls that are safe to repeat.
-        pool_size: Connections kept open at the same time.
         orchestrator_store: The orchestrator's own token store, for credentials that use it.
         patience: Longest wait for a login in seconds, for interactive callers; by default as long
             as all tries can take.
@@ -115,7 +114,6 @@ class ApiSession:
         on_token: Callable[[str], object] | None = None,
         translate: Callable[[VantageError], Exception] | None = None,
         retries: RetryPolicy = API_RETRIES,
-        pool_size: int = 10,
         orchestrator_store: Store | None = None,
         patience: float | None = None,
     ) -> None:
@@ -134,7 +132,6 @@ class ApiSession:
                 self.config.http,
                 base_url=self.config.credentials.api_url,
                 auth=self._auth,
-                pool_size=pool_size,
                 throttle=throttle_of(self.config),
             )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from core.conftest import ONCE, QUICK, config_of
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
 from vantage_orchestration import errors, throttle
 from vantage_orchestration.client import VantageClient
@@ -281,3 +282,30 @@ def test_work_has_so_many_requests_at_a_time_and_threads_besides(
     # One at a time is one thread: a connection of SFTP can't be used by two.
     mine = threading.get_ident()
     assert requesting(lambda _: threading.get_ident(), range(3), 1) == [mine] * 3
+
+
+def test_each_of_many_connections_is_used_again(
+    sandbox: SandboxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(16)
+    send = HTTPAdapter.send
+
+    def sent(self: HTTPAdapter, request: object, **options: object) -> object:
+        reply = send(self, request, **options)  # type: ignore[arg-type]
+        together.wait(60)  # Its body is not read, so its connection is in use.
+        return reply
+
+    made: list[object] = []
+    connect = HTTPConnection.connect
+
+    def connected(self: HTTPConnection) -> None:
+        made.append(self)
+        connect(self)
+
+    with VantageClient(config_of(sandbox), retries=ONCE) as client:
+        client.get_token()
+        monkeypatch.setattr(HTTPAdapter, "send", sent)
+        monkeypatch.setattr(HTTPConnection, "connect", connected)
+        for _ in range(2):
+            requesting(lambda _: client.list_skills(), range(16), 16)
+    assert len(made) == 16

@@ -327,7 +327,6 @@ def client_of(connection: ConnectionKey) -> VantageClient:
         replace(config, http=http),
         orchestrator_store=store,
         retries=_RETRIES,
-        pool_size=AT_ONCE,
         patience=_PATIENCE,
     )
 
