@@ -125,6 +125,8 @@ class StoredFile(Stored):
 
 def plain(value: Any) -> Any:
     """Return a value as JSON data."""
+    if value is None or type(value) in (str, int, float, bool):  # Nearly always.
+        return value
     if hasattr(value, "to_json"):
         return value.to_json()
     if isinstance(value, (list, tuple)):

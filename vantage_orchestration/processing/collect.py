@@ -446,15 +446,15 @@ def _clear(target: Location, sizes: Mapping[str, int], named: Collection[str]) -
 
 
 def _warn_if_late(manifest: TransactionManifest) -> None:
-    if manifest.expires_at is None:
+    if (expires := manifest.expires_at) is None:
         return
     import pendulum
 
-    left = manifest.expires_at - pendulum.now("UTC")
+    left = expires - pendulum.now("UTC")
     if left.total_seconds() < _LAST_DAYS * 86400:
         log.warning(
             "The results of transaction %s were collected shortly before ABBYY Vantage deletes"
             " them (%s)",
             manifest.transaction_id,
-            manifest.expires_at.in_timezone("UTC").to_iso8601_string(),
+            expires.in_timezone("UTC").to_iso8601_string(),
         )
