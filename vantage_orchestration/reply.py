@@ -19,7 +19,7 @@ from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from vantage_orchestration.content import is_markup
 from vantage_orchestration.errors import ConnectionFailed, ProtocolError
 from vantage_orchestration.retrying import parse_retry_after
-from vantage_orchestration.text import clean, read_json
+from vantage_orchestration.text import MISFIT, clean, read_json
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ class Reply:
         try:
             # Judged by content: the reply may be labelled as text (contract, section 3).
             return read(read_json(body))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except MISFIT as error:
             # Messages of json quote no content; of other errors only the class is named.
             reason = str(error) if type(error) is ValueError else type(error).__name__
         raise ProtocolError(

@@ -17,7 +17,7 @@ from vantage_orchestration.tables.reading import (
     members,
     values_by_name,
 )
-from vantage_orchestration.text import read_json
+from vantage_orchestration.text import MISFIT, read_json
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -143,7 +143,7 @@ def _fields_of(
                 continue
             try:
                 return read(read_json(client.read_result(transaction_id, file)))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            except MISFIT as error:
                 reason = type(error).__name__
             raise ProtocolError(
                 f"The result file {file.name!r} can't be read as {kind} ({reason})",

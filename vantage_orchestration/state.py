@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vantage_orchestration import local
 from vantage_orchestration.errors import StateDamaged, StateUnavailable, VantageError
-from vantage_orchestration.text import clean
+from vantage_orchestration.text import MISFIT, clean
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
 
 T = TypeVar("T")
 
-_MALFORMED = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 #: Bytes. The notes of a host about its transactions of 14 days take 220 for each.
 _LONGEST_ENTRY = 32 * 1024**2
 #: Name of the private folder in a shared one; the user's number follows.
@@ -311,7 +310,7 @@ def _read(read: Callable[[], bytes | None], place: object, parse: Callable[[Any]
         return None
     try:
         return parse(json.loads(data))
-    except _MALFORMED as error:
+    except MISFIT as error:
         failure = StateDamaged(
             f"{place} was not written by this version of the package, or is damaged:"
             f" {clean(str(error)) or type(error).__name__}",

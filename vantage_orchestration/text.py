@@ -61,6 +61,10 @@ class _Named(Protocol):
     def name(self) -> str: ...
 
 
+#: What code raises that reads data of another structure than it expects.
+MISFIT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def one_line(text: str) -> str:
     """Return ``text`` without terminal escapes, line ends and changes of the writing direction."""
     return (text if text.isprintable() else _UNSEEN.sub(" ", text)).strip()

@@ -25,6 +25,7 @@ from vantage_orchestration.tables.reading import (
     values_by_name,
 )
 from vantage_orchestration.tables.values import ValueFormat
+from vantage_orchestration.text import MISFIT
 
 if TYPE_CHECKING:
     from vantage_orchestration.models import SkillField
@@ -121,14 +122,7 @@ class SkillTables:
         marks = {name: len(rows.pending) for name, rows in self.tables.items()}
         try:
             self._add(transaction, found, facts, len(findings))
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+        except MISFIT as error:
             # Its content has an unknown structure. The document must not be lost.
             self._take_back(marks)
             problem = f"the fields can't be read ({type(error).__name__})"

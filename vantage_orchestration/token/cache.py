@@ -31,7 +31,7 @@ from vantage_orchestration.errors import (
 )
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.state import FileStore, Store
-from vantage_orchestration.text import read_json
+from vantage_orchestration.text import MISFIT, read_json
 from vantage_orchestration.token.access import AccessToken, Clock, Refusal
 from vantage_orchestration.token.request import LONGEST_LIFETIME, REFUSALS, renewal_margin
 
@@ -283,7 +283,7 @@ def read_entry(data: bytes, clock: Clock, jitter: float) -> AccessToken | Refusa
         hold = min(float(members["hold"]), LONGEST_HOLD)
         error = _KINDS[members["refused"]](str(members["what"]), **members["details"])
         return Refusal(error, begun + hold, hold, stored=True)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except MISFIT:
         return None
 
 
