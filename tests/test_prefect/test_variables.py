@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from leaks import database_bytes, find_leaks
 from prefect import flow, settings, task
@@ -494,7 +495,8 @@ ACTS: dict[str, Callable[[PrefectVariables], Any]] = {
         (503, {"Prefect_Maintenance": "true"}, 4),
         (429, {"Retry_After": "3600"}, 1),
         (401, {}, 1),
-        (500, {}, 1),
+        (501, {}, 1),
+        (500, {}, 4),
     ],
 )
 def test_server_that_refuses_is_asked_a_few_times(
@@ -526,6 +528,25 @@ def test_server_whose_database_is_locked_is_asked_again(
     assert store.read(NAME) is None
     assert len(server.asked) == 3
     assert waits == [1.0, 1.0]
+
+
+def test_server_has_as_long_as_its_database_may_take(
+    troubled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = troubled(404)
+    given: list[float] = []
+    send = httpx.Client.send
+
+    def sent(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        given.append(request.extensions["timeout"]["read"])
+        return send(self, request, **options)
+
+    monkeypatch.setattr(httpx.Client, "send", sent)
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        assert PrefectVariables(get_settings_context()).read(NAME) is None
+    # The driver of SQLite waits for 60 seconds. A host that does not would log in as well.
+    assert [each > 60 for each in given] == [True]
 
 
 def test_silent_server_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,15 +32,16 @@ PREFIX = "abbyy_vantage_token_"
 #: Longest value of a Variable in characters, counted as JSON.
 LONGEST_VALUE = 5000
 #: Seconds to wait for the Prefect API, and for a connection to it, which Prefect's client tries
-#: four times. A login takes less than Prefect's default of 60.
-_PATIENCE, _CONNECT = 10.0, 2.0
+#: four times. A server on SQLite waits up to 60 seconds for its database; a process that gives up
+#: earlier logs in a second time.
+_PATIENCE, _CONNECT = 65.0, 2.0
 #: Seconds for which an API that did not answer is not called again.
 _PAUSE = 30.0
-#: Statuses after which Prefect's client would wait and retry, even without end. A server on SQLite
-#: gives 503 while its database is locked.
-_PASSING = frozenset({408, 429, 502, 503})
-#: For such statuses. A login waits meanwhile, so it is short.
-RETRIES = retrying.RetryPolicy(attempts=4, first_wait=0.5, max_wait=2.0, budget=5.0)
+#: Statuses that pass; after some of them Prefect's client would retry without end. A server on
+#: SQLite gives 503 while its database is locked, and 500 when it has run out of connections to it.
+_PASSING = frozenset({408, 429, 500, 502, 503})
+#: For such statuses, also after a request that took as long as it may. A login waits meanwhile.
+RETRIES = retrying.RetryPolicy(attempts=4, first_wait=0.5, max_wait=2.0, budget=_PATIENCE + 5.0)
 
 
 class _ServerBusy(StateUnavailable):
