@@ -81,7 +81,7 @@ def _flows() -> dict[str, Callable[[list[str], str, str], object]]:
 
     from vantage_orchestration.prefect import tasks
 
-    runner = ThreadPoolTaskRunner(max_workers=PARALLEL)
+    runner: Any = ThreadPoolTaskRunner(max_workers=PARALLEL)
 
     @task(cache_policy=NO_CACHE)
     def nothing(credentials: str, document: object, skill: str) -> list[object]:

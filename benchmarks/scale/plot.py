@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 #: Text stays text, and the same numbers make the same file.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "scale", "font.size": 8}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "scale", "font.size": 8}
 
 
 def draw(growth: Mapping[str, Sequence[tuple[int, Mapping[str, float]]]], path: Path) -> None:

@@ -226,8 +226,9 @@ def _documents(case: Case) -> tuple[int, int, float]:
         before = case.server.control.count(path_regex="/api/")
         work = Work(client, case.skill, TaskKey("run"), options)
         job = begin(work, files, output, token=TOKEN)
-        wait = Wait(job.transaction_ids, WaitRules(poke_interval=1.0), time.time())
-        outcome = wait_here(client, wait, skill_id=case.skill)
+        rules = WaitRules(poke_interval=1.0)
+        wait = Wait(job.transaction_ids, rules, time.time(), skill_id=case.skill)
+        outcome = wait_here(client, wait)
         listed = r"/transactions/completed$"
         lists = case.server.control.count("GET", listed)
         manifest = finish(work, Output(output), token=TOKEN, outcome=outcome)
