@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of the service (contract, section 5)."""
+"""Limits of the service (contract, section 5), and its types of result files (section 7.1)."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ LONGEST_VALUE = 256
 LONGEST_PAGE = 1000
 #: Days after which a transaction is deleted, whatever its status.
 RETENTION_DAYS = 14
+#: Types of result files.
+RESULT_TYPES = (
+    *("Json", "Pdf", "Text", "Docx", "Xlsx", "OcrJson", "FieldsJson", "FieldPicture"),
+    *("Xml", "Tiff", "Jpeg", "Csv", "Html", "Pptx", "Alto", "Png"),
+)

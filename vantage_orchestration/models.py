@@ -25,6 +25,7 @@ from typing import (
     get_type_hints,
 )
 
+from vantage_orchestration.limits import RESULT_TYPES
 from vantage_orchestration.secret import Secret
 from vantage_orchestration.status import Status
 from vantage_orchestration.stored import plain
@@ -33,11 +34,6 @@ from vantage_orchestration.text import clean, identifier, named, one_line
 if TYPE_CHECKING:
     from pendulum import DateTime
 
-#: Types of result files (contract, section 7.1).
-RESULT_TYPES = (
-    *("Json", "Pdf", "Text", "Docx", "Xlsx", "OcrJson", "FieldsJson", "FieldPicture"),
-    *("Xml", "Tiff", "Jpeg", "Csv", "Html", "Pptx", "Alto", "Png"),
-)
 _TYPES = {each.lower(): each for each in RESULT_TYPES}
 
 T = TypeVar("T")

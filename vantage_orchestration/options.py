@@ -30,7 +30,7 @@ from typing import (
 
 from vantage_orchestration import arguments
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.models import RESULT_TYPES
+from vantage_orchestration.limits import RESULT_TYPES
 from vantage_orchestration.status import ENDED, Status
 from vantage_orchestration.tables.quality import QualityRules
 from vantage_orchestration.tables.values import ValueFormat, require_pyarrow
