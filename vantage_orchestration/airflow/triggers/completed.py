@@ -92,10 +92,7 @@ class VantageTransactionCompletedTrigger(BaseEventTrigger):
             self.poke_interval: float = checked("poke_interval", poke_interval)
             self.overlap: float = checked("overlap", overlap)
         except ConfigurationError as error:
-            text = str(error)
-        else:
-            return
-        raise _Refused(text)
+            raise _Refused(str(error)) from None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the arguments; they are stored in plain text and contain no secret."""
