@@ -85,6 +85,12 @@ class Postgres:
             return False
         return True
 
+    def rows(self) -> bytes:
+        """Return its content as text, row by row."""
+        command = [self._programs / "pg_dump", "--data-only", "--inserts", f"postgresql:{self.url}"]
+        dumped = subprocess.run(command, check=True, capture_output=True, cwd=self._folder)
+        return dumped.stdout
+
     def break_off(self) -> None:
         """End it at once, as a crash does; what was committed is kept."""
         if self._process is not None:

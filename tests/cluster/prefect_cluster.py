@@ -43,14 +43,12 @@ class PrefectCluster(Running):
     """
 
     def __init__(self, home: Path) -> None:
-        super().__init__(home)
         self.engine = Postgres()
+        super().__init__(home, self.engine.url)
         self.bucket = Bucket()
         self.scheduler_port = free_port()
         self._deployments: dict[str, str] = {}
         server = self.components["server"]
-        database = f"postgresql+asyncpg:{self.engine.url}"
-        at = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
         worker = next(each for name, each in self.components.items() if name != "server")
         dask = [sys.executable, "-m", "dask"]
         scheduler = f"tcp://127.0.0.1:{self.scheduler_port}"
@@ -66,7 +64,7 @@ class PrefectCluster(Running):
         quiet = ["--dashboard-address", "127.0.0.1:0"]
         self.components = {
             "bucket": self.bucket.component,
-            "server": Component(server.command, {**server.environment, **at}),
+            "server": server,
             "scheduler": Component([*dask, "scheduler", *listening, *quiet], self._on("center")),
         }
         prefect = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]

@@ -37,9 +37,12 @@ class Running(Processes):
 
     Args:
         home: Empty folder for everything it writes.
+        postgres: Address of its database, without the driver; else it has a file of its own. A
+            SQLite file lets one process write at a time: a machine with two cores that runs many
+            flows at once makes it wait for minutes.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, postgres: str | None = None) -> None:
         home = home.resolve()
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
@@ -71,6 +74,8 @@ class Running(Processes):
             # Many processes write at the same time; each waits for its turn.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         }
+        if postgres is not None:
+            server["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg:{postgres}"
         worker = {
             **common,
             "DASK_TEMPORARY_DIRECTORY": str(home / "dask"),
@@ -98,13 +103,9 @@ class Running(Processes):
         super().__init__(home, components)
         #: Processes that start at the same time keep two cores and the database busy enough.
         self._starting = threading.BoundedSemaphore(4)
-        self._reading = threading.Lock()
+        self._connecting, self._reading = threading.Lock(), threading.Lock()
         self._runs: dict[str, dict[str, Any]] = {}
         self._taken = 0.0
-
-    @property
-    def database(self) -> Path:
-        return self.home / "server" / "prefect.db"
 
     def machine(self, name: str) -> Path:
         """Return the folder that only that machine has."""
@@ -194,14 +195,16 @@ class Running(Processes):
             "client_secret": account["client_secret"],
             **changes,
         }
-        self.api(
-            "POST",
-            "block_documents/",
-            name=name,
-            data=data,
-            block_type_id=kind,
-            block_schema_id=schema["id"],
-        )
+        # A server that has no block yet makes its key for encryption, and refuses a second one.
+        with self._connecting:
+            self.api(
+                "POST",
+                "block_documents/",
+                name=name,
+                data=data,
+                block_type_id=kind,
+                block_schema_id=schema["id"],
+            )
 
     def deploy(self, name: str, entrypoint: str, pool: str, **more: Any) -> str:
         """Make a deployment of a flow, and return its id.
