@@ -169,7 +169,16 @@ def pairs(name: str, value: Any) -> dict[str, str]:
     return {_plain(name, key, key): _plain(name, key, item) for key, item in found.items()}
 
 
+def plain(value: Any) -> Any:
+    """Return a single number, or true or false, of numpy or pandas as Python's own; anything else,
+    and a duration, as it is."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    is_single = kind in ("b", "i", "u", "f") and getattr(value, "shape", None) == ()
+    return value.item() if is_single else value
+
+
 def _plain(name: str, key: Any, value: Any) -> str:
+    value = plain(value)
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

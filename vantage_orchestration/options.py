@@ -455,8 +455,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = each.metadata["check"](each.name, getattr(self, each.name))
-            object.__setattr__(self, each.name, value)
+            object.__setattr__(self, each.name, checked(each.name, getattr(self, each.name)))
         wanted = self.result_types
         if wanted and self.min_confidence is not None and "Json" not in wanted:
             raise ConfigurationError(
@@ -498,7 +497,7 @@ def template_fields_of(group: type) -> tuple[str, ...]:
 
 def checked(name: str, value: Any) -> Any:
     """Return the value of one option in its final form."""
-    return _fields()[name].metadata["check"](name, value)
+    return _fields()[name].metadata["check"](name, arguments.plain(value))
 
 
 def words_of(name: str) -> str:

@@ -147,6 +147,25 @@ def test_parameters_become_text() -> None:
     assert arguments.pairs("skill_parameters", None) == {}
 
 
+def test_numbers_of_numpy_are_read_as_those_of_python() -> None:
+    import numpy as np
+
+    given = {"n": np.int64(4711), "x": np.float32(0.5), "b": np.bool_(True)}
+    found = Options.of(
+        registration_parameters=given,
+        min_confidence={"Total": np.float32(90)},
+        parallel=np.int64(3),
+        timeout=np.float32(1.5),
+        delete_after=np.bool_(False),
+    )
+    assert found.registration_parameters == {"n": "4711", "x": "0.5", "b": "Yes"}
+    assert (found.parallel, found.timeout, found.delete_after) == (3, 1.5, False)
+    # It holds nanoseconds or years, which the number alone would not say.
+    for wrong in (np.timedelta64(1, "ns"), np.array([1.5])):
+        with pytest.raises(ConfigurationError, match="timeout"):
+            Options.of(timeout=wrong)
+
+
 @pytest.mark.parametrize("value", [{"a": None}, {"a": [1]}, {"a": float("nan")}, "a", ["a"], 5])
 def test_other_parameters_are_refused(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="skill_parameters"):

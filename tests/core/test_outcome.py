@@ -47,6 +47,22 @@ def test_failures_come_first(statuses: dict[str, str], kind: type[Exception]) ->
     assert str(caught.value).count("transaction ") == 1, "each is named once"
 
 
+def test_a_missing_transaction_may_be_at_another_server() -> None:
+    for words, said in (
+        ({"a": "Gone"}, "do not exist"),
+        ({"a": "Gone", "b": "Failed"}, "failed or"),
+    ):
+        outcome = Outcome({name: Status(word) for name, word in words.items()})
+        with pytest.raises(
+            TransactionFailed, match=f"transactions {said}.*another server"
+        ) as caught:
+            check_outcome(outcome)
+        assert "transaction a does not exist" in str(caught.value)
+    with pytest.raises(TransactionFailed) as caught:
+        check_outcome(Outcome({"b": Status.FAILED}))
+    assert "exist" not in str(caught.value)
+
+
 def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:
     uuid = sandbox.control.skill_id("Invoice")
     with VantageClient(config_of(sandbox)) as client:

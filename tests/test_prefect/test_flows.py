@@ -225,6 +225,29 @@ def test_nothing_secret_is_left(
     assert find_leaks(secrets, places) == []
 
 
+def test_paths_and_a_saved_block_become_text(case: Case) -> None:
+    arguments = case.arguments(output_path=case.output, quarantine_path=case.output.parent / "bad")
+    block = VantageCredentials.load(case.block)
+    result = process_folder(case.folder, **{**arguments, "credentials": block})
+    assert result["documents"] == 3
+    files = sorted(case.folder.glob("*.pdf"))
+    given = {"inputs": files, "output_path": case.output, "skill": "Invoice"}
+    for inputs in (files, tuple(files), [files[:1], files[1:]]):
+        found = process_documents.validate_parameters({**given, "inputs": inputs})
+        assert found["inputs"] == [str(each) for each in files]
+    assert found["output_path"] == str(case.output)
+    unsaved = VantageCredentials.model_validate(block.model_dump(exclude={"block_type_slug"}))
+    for wrong, words in (
+        # Prefect has read it by then, so a run would find nothing to process, and succeed.
+        ({"inputs": case.folder.glob("*.pdf")}, "can be read only once"),
+        ({"inputs": {"a": "b"}}, "a list is expected"),
+        ({"credentials": unsaved}, "is not saved"),
+    ):
+        with pytest.raises(ParameterTypeError, match=words):
+            process_documents(**case.arguments(**{**given, **wrong}))
+    assert case.sandbox.control.count("POST", "/start$") == 3
+
+
 def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
     given = {"inputs": "a", "output_path": "b", "skill": "c"}
     found = process_documents.validate_parameters(

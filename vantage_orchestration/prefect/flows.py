@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prefect flows, ready to deploy: files in, a folder with results and a manifest out.
 
-Their arguments are plain data: Prefect stores them with the run, so the credentials block is given
-by name. A run that is retried, by Prefect or by hand, continues with its transactions.
+Their arguments are plain data, which Prefect stores with the run. A path object counts as its text,
+and a saved block as its name. A run that is retried, by Prefect or by hand, continues with its
+transactions.
 
 Anyone who may run a deployment chooses these arguments. The environment of the worker limits which
 blocks and folders they can name; see :mod:`vantage_orchestration.prefect.reach`.
@@ -17,7 +18,7 @@ from prefect import flow
 from vantage_orchestration.options import Flow, OnReview, Options, one_of, takes
 from vantage_orchestration.prefect import tasks
 from vantage_orchestration.prefect.assets import materializing
-from vantage_orchestration.prefect.forms import form
+from vantage_orchestration.prefect.forms import Text, Texts, form
 from vantage_orchestration.prefect.reach import Reach
 from vantage_orchestration.prefect.reviews import check_can_suspend, suspend_for_review
 from vantage_orchestration.processing.files import Folder
@@ -32,10 +33,10 @@ InFlows = Literal["wait", "return", "suspend", "fail"]
 @flow(name="abbyy-vantage-process-documents")
 @takes(Flow, form=form)
 def process_documents(
-    inputs: str | list[str],
-    output_path: str,
+    inputs: Texts,
+    output_path: Text,
     skill: str,
-    credentials: str = "abbyy-vantage",
+    credentials: Text = "abbyy-vantage",
     on_review: InFlows = "wait",
     **options: Unpack[Flow],
 ) -> dict[str, Any]:
@@ -64,10 +65,10 @@ def process_documents(
 @flow(name="abbyy-vantage-process-folder")
 @takes(Flow, form=form, on_empty="skip")
 def process_folder(
-    folder: str,
-    output_path: str,
+    folder: Text,
+    output_path: Text,
     skill: str,
-    credentials: str = "abbyy-vantage",
+    credentials: Text = "abbyy-vantage",
     pattern: str = "*.pdf",
     on_review: InFlows = "wait",
     **options: Unpack[Flow],

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options as fields of Prefect's forms, checked when a flow is called or a block is made."""
+"""Arguments as fields of Prefect's forms, checked when a flow is called or a block is made."""
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -10,7 +11,34 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from vantage_orchestration import arguments
+from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.options import checked, default_of, words_of
+from vantage_orchestration.prefect.credentials import VantageCredentials
+
+
+def _text_of(value: Any) -> Any:
+    """Return a path object or a saved block as text: Prefect stores a flow's arguments as JSON."""
+    if isinstance(value, VantageCredentials):
+        if value.saved_name:
+            return value.saved_name
+        raise ConfigurationError(
+            "The credentials block is not saved",
+            hint="Save it and give its name: Prefect stores the arguments of flows",
+        )
+    return str(value) if isinstance(value, os.PathLike) or hasattr(value, "fs") else value
+
+
+def _texts_of(value: Any) -> Any:
+    # Refuses an iterator, of which Prefect has stored the items by now: none are left to process.
+    given = arguments.items("inputs", value)
+    return value if isinstance(value, str) else [_text_of(each) for each in given]
+
+
+#: A path or URL, and the name of a block, as arguments of flows.
+Text = Annotated[str, BeforeValidator(_text_of)]
+#: One or several paths, globs or URLs.
+Texts = Annotated[str | list[str], BeforeValidator(_texts_of)]
 
 
 def form(name: str, kind: Any) -> Any:

@@ -64,15 +64,20 @@ def check_outcome(
     canceled = outcome.with_status(Status.CANCELED)
     count = len(outcome.statuses)
     if on_failed == "fail" and (ids := outcome.with_status(Status.FAILED, Status.GONE)):
-        kind, what = TransactionFailed, f"{len(ids)} of {count} transactions failed"
-        if gone := outcome.with_status(Status.GONE):
-            what += " or were deleted" if len(gone) < len(ids) else ", being deleted"
+        gone = outcome.with_status(Status.GONE)
+        verbs = ["failed"] * (len(gone) < len(ids)) + ["do not exist"] * bool(gone)
+        kind, what = TransactionFailed, f"{len(ids)} of {count} transactions {' or '.join(verbs)}"
         if canceled:
             what += f" (and {counted(len(canceled), 'was', 'were')} cancelled)"
         hint = (
             "Their pages may have been charged, so they are not sent again automatically. Check"
             " files and skill, then clear or run the task again; only these are sent again"
         )
+        if gone:
+            hint += (
+                ". What does not exist was deleted, or was sent to another server or tenant than"
+                " this credential's"
+            )
     elif on_failed == "fail" and (ids := canceled):
         kind = TransactionCanceled
         what = f"{len(ids)} of {count} transactions were cancelled in ABBYY Vantage"
@@ -123,7 +128,7 @@ def _told(
         names = named(entry.sources) if entry is not None else ""
         text = f"{names} (transaction {each})" if names else f"transaction {each}"
         if statuses.get(each) is Status.GONE:
-            text += " was deleted"
+            text += " does not exist"
         if entry is not None and entry.error is not None and len(ids) > 1:
             text += f' failed with "{entry.error}"'
         return text

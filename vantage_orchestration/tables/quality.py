@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vantage_orchestration.arguments import plain
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.tables.reading import (
     Content,
@@ -51,7 +52,7 @@ class QualityRules:
 
     def __post_init__(self) -> None:
         given = self.min_confidence
-        for limit in given.values() if isinstance(given, Mapping) else (given,):
+        for limit in map(plain, given.values() if isinstance(given, Mapping) else (given,)):
             if limit is not None and (
                 isinstance(limit, bool)
                 or not isinstance(limit, (int, float))
