@@ -43,7 +43,7 @@ lint: install
 types: install
 	$(BIN)/mypy
 # No test runs these programs, so nobody would notice a name that has gone.
-	@for each in benchmarks/*/run.py demo/run.py docs/images/make.py; do \
+	@for each in benchmarks/*/run.py demo/run.py docs/images/make.py tests/cluster/*_scenarios.py; do \
 	  MYPYPATH=tests:benchmarks/airflow:benchmarks/prefect:$${each%/*} $(BIN)/mypy $$each || exit 1; \
 	done
 

@@ -15,7 +15,7 @@ PATIENCE = float(os.environ.get("TEST_PATIENCE", "300"))
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     what: str | Callable[[], str],
     patience: float = PATIENCE,
     pause: float = 0.4,

@@ -50,8 +50,14 @@ class Postgres:
             self._programs = copy / "pginstall" / "bin"
             self._options = _as_nobody(self._folder)
         data = self._folder / "data"
-        command = [self._programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "-N"]
-        subprocess.run(command, check=True, capture_output=True, cwd=self._folder, **self._options)
+        initdb = [str(self._programs / "initdb"), "-D", str(data), "-U", "postgres"]
+        subprocess.run(
+            [*initdb, "--auth=trust", "-N"],
+            check=True,
+            capture_output=True,
+            cwd=self._folder,
+            **self._options,
+        )
         self.go_on()
 
     def go_on(self) -> None:
@@ -87,9 +93,9 @@ class Postgres:
 
     def rows(self) -> bytes:
         """Return its content as text, row by row."""
-        command = [self._programs / "pg_dump", "--data-only", "--inserts", f"postgresql:{self.url}"]
-        dumped = subprocess.run(command, check=True, capture_output=True, cwd=self._folder)
-        return dumped.stdout
+        dump = [str(self._programs / "pg_dump"), "--data-only", "--inserts"]
+        dump.append(f"postgresql:{self.url}")
+        return subprocess.run(dump, check=True, capture_output=True, cwd=self._folder).stdout
 
     def break_off(self) -> None:
         """End it at once, as a crash does; what was committed is kept."""

@@ -84,7 +84,7 @@ class Processes:
 
     def __init__(self, home: Path, components: Mapping[str, Component]) -> None:
         self.home = home.resolve()
-        self.components = components
+        self.components = dict(components)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         #: Each component is the leader of a session, to which all it starts belong for ever.
         self._sessions: set[int] = set()

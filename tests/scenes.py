@@ -228,7 +228,8 @@ class Scene(ABC):
 
     def manifest(self) -> dict[str, Any]:
         """Return the job's manifest."""
-        return json.loads((self.output / "manifest.json").read_text())
+        found: dict[str, Any] = json.loads((self.output / "manifest.json").read_text())
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Return all files in the output folder by their paths."""

@@ -52,8 +52,8 @@ class AirflowCluster(Running):
         self.broker_port = free_port()
         #: Components that have ended by themselves and were started again, as a supervisor does.
         self.restarted: list[str] = []
-        account = {"conn_type": "aws", "login": KEY, "password": KEY}
-        account["extra"] = {"endpoint_url": self.bucket.url, "region_name": "us-east-1"}
+        extra = {"endpoint_url": self.bucket.url, "region_name": "us-east-1"}
+        account = {"conn_type": "aws", "login": KEY, "password": KEY, "extra": extra}
         settings = {
             "CELERY__BROKER_URL": f"redis://127.0.0.1:{self.broker_port}/0",
             "CELERY__RESULT_BACKEND": f"db+postgresql:{self.engine.url}",
@@ -181,7 +181,8 @@ class MappedRun:
     def tasks(self) -> list[dict[str, Any]]:
         """Return all task instances."""
         path = f"dags/{self._dag}/dagRuns/{self.run_id}/taskInstances"
-        return self.airflow.api("GET", path, limit=100)["task_instances"]
+        found: list[dict[str, Any]] = self.airflow.api("GET", path, limit=100)["task_instances"]
+        return found
 
     def on(self, host: str) -> set[str]:
         """Return the map indexes of the tasks that a worker runs."""

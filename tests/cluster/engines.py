@@ -8,7 +8,9 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from patience import wait_until
 from processes import Component, Processes, free_port
@@ -55,7 +57,7 @@ class Bucket:
         }
 
     @property
-    def store(self):
+    def store(self) -> Any:
         """The store, as fsspec knows it; it asks anew each time."""
         import s3fs
 
@@ -73,7 +75,8 @@ class Bucket:
 
     def read(self, key: str) -> bytes:
         """Return a file of the bucket."""
-        return self.store.cat_file(f"{BUCKET}/{key}")
+        content: bytes = self.store.cat_file(f"{BUCKET}/{key}")
+        return content
 
 
 def own(folder: Path, name: str) -> dict[str, str]:
@@ -108,7 +111,7 @@ def begin_engines(processes: Processes, ports: Mapping[str, int]) -> None:
     """Start the components that others need; returns when they listen."""
     for name, port in ports.items():
         processes.begin(name)
-        wait_until(lambda port=port: listens(port), lambda name=name: processes.told(name), 60)
+        wait_until(partial(listens, port), partial(processes.told, name), 60)
 
 
 def wipe(folder: Path, name: str) -> None:

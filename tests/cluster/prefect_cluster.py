@@ -124,7 +124,7 @@ class PrefectCluster(Running):
                 continue  # It has ended meanwhile.
         return found - {""}
 
-    def end(self, runs: list[Run], *, retry: bool = False) -> int:
+    def end_all(self, runs: list[Run], *, retry: bool = False) -> int:
         """Wait until all runs have ended well.
 
         Args:

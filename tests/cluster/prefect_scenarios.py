@@ -42,7 +42,7 @@ def host_killed(prefect: PrefectCluster, each: int = 8) -> str:
         prefect.begin(WORKERS[0])
         order.wait(lambda: order.started() == order.count, "all to be started")
         order.release()
-        prefect.end(runs)
+        prefect.end_all(runs)
         seen = order.check()
         return f"{seen}; killed with {cut} files not started; {done} had been started"
 
@@ -57,7 +57,7 @@ def dask_killed(prefect: PrefectCluster) -> str:
         order.control.clear_faults()
         prefect.begin(DASK[0])
         order.release()
-        retried = prefect.end(runs, retry=True)
+        retried = prefect.end_all(runs, retry=True)
         return f"{order.check()}; the flow was retried {retried} times"
 
 
@@ -72,7 +72,7 @@ def engines_gone(prefect: PrefectCluster) -> str:
         prefect.engine.go_on()
         order.control.clear_faults()
         order.release()
-        retried = prefect.end(runs, retry=True)
+        retried = prefect.end_all(runs, retry=True)
         return f"{order.check()}; runs were retried {retried} times"
 
 
@@ -95,7 +95,7 @@ def revoked(prefect: PrefectCluster) -> str:
         before = order.logins()
         order.control.revoke_tokens()
         order.release()
-        prefect.end(runs)
+        prefect.end_all(runs)
         after = order.logins() - before
         assert before <= len(WORKERS), f"{before} logins"
         assert after <= len(WORKERS), f"{after} logins more"
@@ -108,7 +108,7 @@ def revoked(prefect: PrefectCluster) -> str:
             run.set_state("SCHEDULED", "AwaitingRetry")
         for run in runs:
             run.goes_on(1)
-        prefect.end(runs)
+        prefect.end_all(runs)
         assert len(order.journal("addFiles")) == sent
         assert len(order.journal("downloadResultFile")) == fetched
         seen = f"{order.check()}: {before} before, {after} after the revocation"

@@ -159,7 +159,9 @@ class Airflow:
             # A task's process ends at once; what it has started, such as a listener's, does not.
             kill_session(self._process.pid)
 
-    def __call__(self, function: str, environment: dict[str, str] | None = None, **arguments: Any):
+    def __call__(
+        self, function: str, environment: dict[str, str] | None = None, **arguments: Any
+    ) -> Any:
         """Call a function of ``inside`` and return its result."""
         answer = next(self._answers)
         call = {

@@ -212,7 +212,8 @@ class Running(Processes):
                 f"http://127.0.0.1:{self.ports['api-server']}/api/v2/{path}",
                 headers=self._headers,
                 timeout=60,
-                **({"json": body} if method != "GET" else {"params": body}),
+                json=body if method != "GET" else None,
+                params=body if method == "GET" else None,
             )
         if not reply.ok:
             raise RuntimeError(f"{method} {path}: {reply.status_code} {reply.text}")
@@ -265,11 +266,11 @@ class Running(Processes):
                 self._taken = taken
             return self._tasks
 
-    def connect(self, conn_id: str, sandbox: SandboxServer, **changes: Any) -> str:
+    def connect(self, name: str, sandbox: SandboxServer, **changes: Any) -> str:
         """Store a connection to a sandbox and return its id."""
         columns = columns_of(sandbox, **changes)
-        self.api("POST", "connections", connection_id=conn_id, **columns)
-        return conn_id
+        self.api("POST", "connections", connection_id=name, **columns)
+        return name
 
     def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any]) -> Run:
         """Make a run, as *Trigger* does."""
@@ -301,7 +302,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        return self.airflow.api("GET", self._path)["state"]
+        return str(self.airflow.api("GET", self._path)["state"])
 
     def task(self, since: float) -> dict[str, Any]:
         """Return the task instance as the API shows it, see :meth:`Running.tasks`."""

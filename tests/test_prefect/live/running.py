@@ -152,8 +152,8 @@ class Running(Processes):
         self.check()
         with requests.Session() as session:
             session.trust_env = False
-            json = {"json": body} if method != "GET" else {}
-            reply = session.request(method, f"{self.url}/{path}", timeout=120, **json)
+            json = body if method != "GET" else None
+            reply = session.request(method, f"{self.url}/{path}", timeout=120, json=json)
         return [] if reply.status_code in (500, 503) else [reply]
 
     def all(self, path: str, **filters: Any) -> list[Any]:
