@@ -255,9 +255,7 @@ class HttpSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = f"vantage-orchestration/{__version__}"
         self.headers["Accept"] = "application/json"
-        # Only these two: other installed decoders may unpack to far more than a thousand times the
-        # size.
-        self.headers["Accept-Encoding"] = "gzip, deflate"
+        self.headers["Accept-Encoding"] = "gzip"
         # `trust` already holds what the environment adds; requests would let it override the
         # settings.
         self.trust_env = False

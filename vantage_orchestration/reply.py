@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import requests
-from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from vantage_orchestration.content import is_markup
 from vantage_orchestration.errors import ConnectionFailed, ProtocolError
@@ -32,9 +33,15 @@ PAGE_HINT = (
     " the base URL and the proxy of the connection"
 )
 _LONGEST_ERROR = 64 * 1024
-#: Bytes to read at once. Packed bodies are read in smaller pieces: older releases of urllib3 unpack
-#: a piece as a whole, to a thousand times its size.
-_CHUNK, _PACKED_CHUNK = 256 * 1024, 16 * 1024
+#: Bytes to read, or to unpack, at once.
+_CHUNK = 256 * 1024
+#: Values of ``Content-Encoding`` that can be unpacked, and those that say nothing of compression.
+_UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
+_PLAIN = frozenset({"", "identity", "none", "binary", "utf-8"})
+#: Lets zlib recognise both of its formats.
+_ANY_FORMAT = 32 + zlib.MAX_WBITS
+#: Begins each part of a body that was compressed in parts.
+_NEXT_PART = b"\x1f"
 
 
 class Broken(Exception):
@@ -43,6 +50,10 @@ class Broken(Exception):
 
 class Damaged(Broken):
     """The compressed body can't be unpacked."""
+
+
+class Packed(Broken):
+    """The body is compressed in a way, given as text, that was not requested."""
 
 
 class TooSlow(Broken):
@@ -64,26 +75,52 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
             raise TooLong
         yield response.content
         return
-    size = _PACKED_CHUNK if response.headers.get("Content-Encoding") else _CHUNK
-    received, end = 0, time.monotonic() + seconds
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    received, chunks = 0, _read(response, time.monotonic() + seconds)
+    for chunk in chunks if encoding in _PLAIN else _unpacked(chunks, encoding):
+        received += len(chunk)
+        if received > most:
+            raise TooLong
+        yield chunk
+
+
+def _read(response: requests.Response, end: float) -> Iterator[bytes]:
+    """Yield a body as it arrives, until a moment of the steady clock."""
     while True:
         try:
-            chunk = response.raw.read1(size, decode_content=True)
+            chunk = response.raw.read1(_CHUNK, decode_content=False)
         except ReadTimeoutError:
             raise TooSlow from None
-        except DecodeError:
-            raise Damaged from None
         except (HTTPError, OSError, ValueError):
             raise Broken from None
         if not chunk:
             return
-        received += len(chunk)
-        if received > most:
-            raise TooLong
         # Each read waits for the next bytes only.
         if time.monotonic() > end:
             raise TooSlow
         yield chunk
+
+
+def _unpacked(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield a compressed body, unpacked. One that ends too early is Broken: without its length,
+    nothing else shows that it was cut."""
+    unpacker = None
+    try:
+        for chunk in chunks:
+            if encoding not in _UNPACKED:
+                raise Packed(encoding)
+            rest = chunk
+            while rest:
+                if unpacker is None or unpacker.eof:
+                    if unpacker and not rest.startswith(_NEXT_PART):
+                        break  # Padding.
+                    unpacker = zlib.decompressobj(_ANY_FORMAT)
+                yield unpacker.decompress(rest, _CHUNK)
+                rest = unpacker.unused_data or unpacker.unconsumed_tail
+    except zlib.error:
+        raise Damaged from None
+    if unpacker and not unpacker.eof:
+        raise Broken
 
 
 def read_start(response: requests.Response, seconds: float) -> bytes:
@@ -129,9 +166,16 @@ class Reply:
     def nothing(self) -> None:
         """Read a body that should be empty. A page, or truncated JSON, shows that a proxy
         answered."""
-        body = read_start(self._response, self._seconds)
-        if is_markup(body) or body.lstrip().startswith((b"{", b"[")):
-            self._parse(body, lambda data: None)
+        body = bytearray()
+        try:
+            for chunk in read_chunks(self._response, _LONGEST_ERROR, self._seconds):
+                body += chunk
+        except Packed as error:
+            raise self._packed(error) from None
+        except (Broken, TooLong):
+            pass  # Its start shows what it is.
+        if is_markup(bytes(body)) or body.lstrip().startswith((b"{", b"[")):
+            self._parse(bytes(body), lambda data: None)
 
     def json(self, read: Callable[[Any], T]) -> T:
         """Return the result of ``read`` for the JSON body; what does not fit the contract is a
@@ -152,6 +196,14 @@ class Reply:
         raise ProtocolError(
             f"The reply does not fit the contract: {clean(reason)}",
             hint="A proxy or login page may have answered; if not, report this with the path",
+            doubtful=self._where["method"] == "POST",
+            **self._where,
+        )
+
+    def _packed(self, error: Packed) -> ProtocolError:
+        return ProtocolError(
+            f"The reply is compressed with {clean(str(error))}, which was not requested",
+            hint=PAGE_HINT,
             doubtful=self._where["method"] == "POST",
             **self._where,
         )
@@ -184,6 +236,8 @@ class Reply:
             )
             what = f"The reply has more than {most} bytes"
             raise ProtocolError(what, hint=hint, doubtful=doubtful, **self._where) from None
+        except Packed as error:
+            raise self._packed(error) from None
         except TooSlow:
             what = f"The reply came too slowly: {received} bytes so far"
             raise ConnectionFailed(what, doubtful=doubtful, **self._where) from None

@@ -21,6 +21,7 @@ from typing import (
 )
 
 from vantage_orchestration.state import checked, read_json
+from vantage_orchestration.text import MISFIT
 
 if TYPE_CHECKING:
     from vantage_orchestration.storage import Location
@@ -103,7 +104,7 @@ class StoredFile(Stored):
         """See :meth:`Stored.read`."""
         try:
             return super().read(data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except MISFIT as error:
             raise ValueError(f"this is not a {cls.file}: {error}") from error
 
     def write(self, folder: Location, name: str = "") -> Location:

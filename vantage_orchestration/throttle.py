@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.forks import ModuleLock
 from vantage_orchestration.state import FileStore
-from vantage_orchestration.text import read_json
+from vantage_orchestration.text import MISFIT, read_json
 from vantage_orchestration.token.access import SYSTEM_CLOCK, Clock
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class Throttle:
         try:
             kept = read_json(self._place.read(name) or b"")
             age = self._clock.age(kept["at"])
-            return 0.0 if age is None else max(0.0, float(kept["wait"]) - age)
-        except (KeyError, TypeError, ValueError):
+            return 0.0 if age is None else max(0.0, min(float(kept["wait"]), _LONGEST) - age)
+        except MISFIT:
             return 0.0
 
     def _warn(self, error: StateUnavailable) -> None:

@@ -320,6 +320,84 @@ def test_the_limit_of_results_is_a_setting(hostile: Hostile, tmp_path: Path) -> 
     assert LONGEST_IN_MEMORY < 8192 * 1024**2  # By default memory has a limit of its own.
 
 
+TEXT = ResultFile.read({"fileId": "f", "fileName": "a.txt", "type": "Text"})
+LINES = b"".join(b"line %d\n" % number for number in range(60_000))
+
+
+def unannounced(body: bytes, encoding: str, status: str = "200 OK") -> Answer:
+    """Send a body whose length is not announced: the end of the connection is its end."""
+
+    def answer(connection: Connection) -> None:
+        connection.head(f"Content-Encoding: {encoding}", status=status)
+        connection.send(body)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (gzip.compress(LINES), "gzip"),
+        (gzip.compress(LINES), " X-GZip "),
+        (gzip.compress(LINES) + bytes(700), "gzip"),
+        (gzip.compress(LINES[:7]) + gzip.compress(LINES[7:]), "gzip"),
+        (zlib.compress(LINES), "deflate"),
+        (LINES, "identity"),
+        (LINES, "UTF-8"),
+    ],
+    ids=["gzip", "spelling", "padding", "parts", "deflate", "identity", "charset"],
+)
+def test_a_compressed_result_lands_as_it_was(
+    hostile: Hostile, client: VantageClient, body: bytes, encoding: str
+) -> None:
+    hostile.answer = unannounced(body, encoding)
+    assert client.read_result(TRANSACTION, TEXT) == LINES
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "kind", "says"),
+    [
+        (gzip.compress(LINES)[:-2000], "gzip", errors.ConnectionFailed, "broke off"),
+        (gzip.compress(LINES)[:-1], "gzip", errors.ConnectionFailed, "broke off"),
+        (gzip.compress(LINES) + gzip.compress(LINES)[:99], "gzip", errors.ConnectionFailed, "off"),
+        (zlib.compress(LINES)[:-1], "deflate", errors.ConnectionFailed, "broke off"),
+        (b"\x1b\x00\xf8 made up", "br", errors.ProtocolError, "compressed with br, .*not request"),
+        (b"(\xb5/\xfd made up", "zstd", errors.ProtocolError, "compressed with zstd"),
+        (gzip.compress(gzip.compress(LINES)), "gzip, gzip", errors.ProtocolError, "gzip, gzip"),
+    ],
+    ids=["cut", "without its last byte", "second part cut", "deflate", "br", "zstd", "twice"],
+)
+def test_a_compressed_result_that_is_not_whole_or_can_not_be_unpacked_does_not_land(
+    hostile: Hostile,
+    client: VantageClient,
+    tmp_path: Path,
+    body: bytes,
+    encoding: str,
+    kind: Any,
+    says: str,
+) -> None:
+    """Nothing but the compression shows that it was cut, since its length was not announced."""
+    hostile.answer = unannounced(body, encoding)
+    with pytest.raises(kind, match=says) as caught:
+        client.download_result(TRANSACTION, TEXT, tmp_path / "a.txt")
+    assert caught.value.retryable
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_in_a_compression_that_was_not_requested_is_no_reply(
+    hostile: Hostile, client: VantageClient
+) -> None:
+    hostile.answer = unannounced(b"\x1b\x00\xf8 made up", "br")
+    for call in (client.list_skills, lambda: client.delete_transaction(TRANSACTION)):
+        with pytest.raises(errors.ProtocolError, match="compressed with br"):
+            call()
+    hostile.answer = unannounced(b"", "br")  # Some gateways label what is empty.
+    client.delete_transaction(TRANSACTION)
+    hostile.answer = unannounced(b"\x1b\x00\xf8 made up", "br", "401 No")
+    with pytest.raises(errors.Unauthorized):
+        client.list_skills()
+
+
 def test_a_download_that_makes_progress_may_take_long(
     hostile: Hostile, hasty: VantageClient, tmp_path: Path
 ) -> None:

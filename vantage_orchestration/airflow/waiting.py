@@ -19,6 +19,7 @@ from vantage_orchestration.errors import (
     translating,
 )
 from vantage_orchestration.processing import outcome as core
+from vantage_orchestration.text import MISFIT
 from vantage_orchestration.waiting.machine import Outcome, PeopleNeeded, Wait
 from vantage_orchestration.waiting.rules import WaitRules
 
@@ -141,7 +142,7 @@ class WaitingMixin(ArgumentsMixin):
         with translating(translate):
             try:
                 wait = Wait.from_json(event["wait"], time.time())
-            except (KeyError, TypeError, ValueError):
+            except MISFIT:
                 raise StateUnavailable(
                     "The event of the trigger can't be read",
                     hint="Worker and triggerer may have different versions of this package. The"

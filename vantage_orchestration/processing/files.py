@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.processing.ledger import FOLDER
 from vantage_orchestration.processing.names import MANIFEST, SUBMITTED
 from vantage_orchestration.storage import Location
-from vantage_orchestration.text import named
+from vantage_orchestration.text import named, read_json
 
 if TYPE_CHECKING:
     from vantage_orchestration.options import OnEmpty
@@ -232,7 +231,7 @@ def _has_results(folder: Location) -> bool:
     for name in (MANIFEST, SUBMITTED):
         if name in names:
             with contextlib.suppress(ValueError, OSError):
-                data = json.loads(folder.child(name).read_bytes())
+                data = read_json(folder.child(name).read_bytes())
                 ours = ("transactions", "transaction_id")
                 if (
                     isinstance(data, dict)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from vantage_orchestration.errors import StateUnavailable
 from vantage_orchestration.state import FileStore
+from vantage_orchestration.text import MISFIT
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -52,7 +53,7 @@ class HostNote:
                 found = _memory.get(self._key) if here else self._stored()
                 if found and 0 <= time.time() - found[0] < _KEPT:
                     return parse(found[1])
-            except (StateUnavailable, AttributeError, KeyError, TypeError, ValueError):
+            except (StateUnavailable, *MISFIT):
                 continue
         return None
 

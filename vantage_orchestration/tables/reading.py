@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from vantage_orchestration.text import one_line
+from vantage_orchestration.text import MISFIT, one_line
 
 if TYPE_CHECKING:
     from vantage_orchestration.processing.manifest import (
@@ -119,7 +119,9 @@ def read_content(kind: str, data: bytes, document_id: str) -> Content:
         else:
             content = content_of_json(parsed, document_id)
         _check(content.entries)
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+    except ValueError:
+        raise  # It says itself what is wrong.
+    except MISFIT as error:
         raise ValueError(f"it has another structure ({type(error).__name__})") from None
     return content
 

@@ -39,9 +39,6 @@ LONGEST_LIFETIME = 31 * 86400.0
 #: Largest token reply in bytes.
 LONGEST_REPLY = 1024 * 1024
 
-#: Values of ``Content-Encoding`` that can be unpacked with limits.
-_UNPACKED = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
-
 #: Seconds for which a refused login is not sent again; doubles with each further refusal.
 REFUSAL_HOLD = 900.0
 #: The same for a login blocked by a firewall, which may open again, and shortest time for which a
@@ -130,7 +127,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
     from urllib3.exceptions import HTTPError
 
     from vantage_orchestration.http import network_error
-    from vantage_orchestration.reply import Broken, Damaged, TooLong, TooSlow
+    from vantage_orchestration.reply import Broken, Damaged, Packed, TooLong, TooSlow
 
     where: dict[str, Any] = {
         "method": "POST",
@@ -146,6 +143,10 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
     except TooLong:
         what = f"The token endpoint's reply has more than {LONGEST_REPLY} bytes"
         return AuthProtocolError(what, hint="Check the base URL", **where)
+    except Packed as error:
+        what = f"The token endpoint's reply is compressed with {clean(str(error))}"
+        hint = "That was not requested. Check the base URL, and a gateway in front of it"
+        return AuthProtocolError(what, hint=hint, **where)
     except Damaged:
         hint = "A proxy or gateway may have damaged it"
         return AuthProtocolError("The token endpoint's reply can't be unpacked", hint=hint, **where)
@@ -177,14 +178,6 @@ def _sent(config: VantageConfig, where: dict[str, Any]) -> Grant | VantageError:
         where["status"] = response.status_code
         if response.status_code == 407:
             return proxy_wants_login(session.trust, where)
-        packed = response.headers.get("Content-Encoding", "").strip().lower()
-        if packed not in _UNPACKED:
-            return AuthProtocolError(
-                f"The token endpoint's reply is compressed with {clean(packed)}",
-                hint="It was requested without compression. Check the base URL, and a gateway in"
-                " front of it",
-                **where,
-            )
         chunks = read_chunks(response, LONGEST_REPLY, config.http.read_timeout)
         return read_reply(
             response.status_code,

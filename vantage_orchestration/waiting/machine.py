@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.status import Status
-from vantage_orchestration.text import counted, shortened
+from vantage_orchestration.text import MISFIT, counted, shortened
 from vantage_orchestration.waiting.rules import WaitRules
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ class Wait:
         try:
             rules, skill_id = WaitRules(**state["rules"]), state["skill_id"]
             return cls(state["statuses"], rules, now, skill_id=skill_id, state=state)
-        except (AttributeError, KeyError, TypeError, ConfigurationError) as error:
+        except MISFIT as error:
             raise ValueError(f"This is not the state of a wait: {error!r}") from None
 
     @property
