@@ -458,7 +458,8 @@ class Page:
 
 
 def instant(data: Any) -> DateTime | None:
-    """Return the date-time that a text stands for, in UTC if it names no zone; None for none."""
+    """Return the date-time that a text stands for, in UTC if it names no zone; None for none, which
+    servers on .NET may write as their first or last moment."""
     if not isinstance(data, str):
         return None
     import pendulum
@@ -468,4 +469,4 @@ def instant(data: Any) -> DateTime | None:
         found = pendulum.parse(data, tz="UTC")
     except (ParserError, ValueError):
         return None
-    return found if isinstance(found, pendulum.DateTime) else None
+    return found if isinstance(found, pendulum.DateTime) and 1 < found.year < 9999 else None

@@ -439,6 +439,15 @@ class VantageAuth(AuthBase):
             self._masked = config, used, (*config.secrets, *tokens)
         return self._masked[2]
 
+    @functools.cached_property
+    def _home(self) -> tuple[str, str]:
+        """Scheme and host that the token may reach, as requests writes them: for example, it
+        encodes a host with letters that are not ASCII."""
+        request = requests.PreparedRequest()
+        request.prepare_url(self.config.credentials.base_url, None)
+        home = urlsplit(request.url)
+        return str(home.scheme), str(home.netloc).lower()
+
     @property
     def source(self) -> TokenSource:
         """The process's token source for the credential."""
@@ -513,9 +522,8 @@ class VantageAuth(AuthBase):
         return request
 
     def _check_address(self, url: str) -> None:
-        base = urlsplit(self.config.credentials.base_url)
         asked = urlsplit(url)
-        if (asked.scheme, asked.netloc.lower()) != (base.scheme, base.netloc.lower()):
+        if (asked.scheme, asked.netloc.lower()) != self._home:
             raise ConfigurationError(
                 "This session is authorised for ABBYY Vantage only, and the request goes to"
                 " another server",

@@ -20,7 +20,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -261,9 +261,8 @@ class Location:
         parts = tuple(part for part in pattern.split("/") if part not in ("", "."))
         if not parts or ".." in parts or pattern.startswith("/"):
             raise ConfigurationError(f"{pattern!r} is not a relative pattern for files")
-        if "**" in parts and self.is_flat:
-            _check_keys(self, parts)
-        found = {location.path: location for location in _fitting(self, parts)}
+        fitting = _fitting_keys if "**" in parts and self.is_flat else _fitting
+        found = {location.path: location for location in fitting(self, parts)}
         return [found[path] for path in sorted(found)]
 
     # -- content
@@ -471,18 +470,34 @@ def _fits(name: str, pattern: str, *, suffix: bool) -> bool:
     return bool(dot) and its.lower() == end.lower() and fnmatch.fnmatchcase(own, stem)
 
 
-def _check_keys(folder: Location, parts: tuple[str, ...]) -> None:
-    """Refuse to pass over a key with an empty part, which a pattern with ``**`` stands for."""
+def _fitting_keys(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
+    """Yield the files of an object store, which needs one listing for all depths, as
+    :func:`_fitting` does by folders. It refuses to pass over a key with an empty part."""
     fixed = next(number for number, part in enumerate(parts) if _SIGNS & set(part))
     start = folder.child(*parts[:fixed]) if fixed else folder
     for path in start.sizes():
-        above, _, name = f"/{path}".rpartition("/")
-        if "//" in f"{above}/" and _fits(name, parts[-1], suffix=True):
+        *above, name = path.split("/")
+        if "" in above and _fits(name, parts[-1], suffix=True):
             raise ConfigurationError(
                 f"A pattern with ** can't find {start.url.rstrip('/')}/{path}: a folder in its key"
                 " has no name",
                 hint="Give the file another key, or name it in full instead of the pattern",
             )
+        if _match([*above, name], parts[fixed:]):
+            yield Location(folder.fs, f"{start.path.rstrip('/')}/{path}", folder.root or folder.path)
+
+
+def _match(names: Sequence[str], parts: tuple[str, ...]) -> bool:
+    """Return whether a relative path fits a pattern, by the rules of :meth:`Location.files`."""
+    head, rest = parts[0], parts[1:]
+    if head == "**" and _match(names, rest or ("*",)):
+        return True
+    if names[0].startswith(".") and not head.startswith("."):
+        return False
+    if head == "**":
+        return len(names) > 1 and _match(names[1:], parts)
+    fits = bool(rest) == (len(names) > 1) and _fits(names[0], head, suffix=not rest)
+    return fits and (not rest or _match(names[1:], rest))
 
 
 def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:

@@ -25,6 +25,9 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError, FileChanged, FileNotReady
 from vantage_orchestration.retrying import RetryPolicy
+from vantage_orchestration.secret import Secret
+from vantage_orchestration.token import source
+from vantage_orchestration.token.request import Grant
 from vantage_orchestration.upload import MOST_FILES, SourceFile, stored_name
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -485,6 +488,31 @@ def test_the_session_is_authorised_for_its_server_only(client, sandbox):
     for address in ("http://127.0.0.1:9/skills", "https://vantage.example.com/x"):
         with pytest.raises(ConfigurationError, match="goes to another server"):
             client.session.get(address)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://bücher.example",
+        "https://xn--bcher-kva.example/prefix",
+        "https://STRASSE.example.:8443",
+        "https://vantage%2eexample.com",
+        "https://vantage.example.com:0",
+        "https://[::1]:8443",
+    ],
+)
+def test_the_session_is_authorised_for_its_server_however_it_is_written(
+    configure, monkeypatch, base_url
+):
+    grant = Grant(Secret("made-up-token-" + "x" * 20), 3600.0)
+    monkeypatch.setattr(source, "network_log_in", lambda config: grant)
+    with VantageClient(configure(base_url=base_url)) as client:
+        request = requests.Request("GET", f"{client.config.credentials.api_url}/skills").prepare()
+        assert client.session.auth(request).headers["Authorization"].startswith("Bearer made-up")
+        for other in ("https://vantage.example.org/x", "http://bücher.example/x"):
+            request = requests.Request("GET", other).prepare()
+            with pytest.raises(ConfigurationError, match="goes to another server"):
+                client.session.auth(request)
 
 
 def test_the_session_follows_no_redirect_and_keeps_no_cookie(client, sandbox):

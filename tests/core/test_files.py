@@ -86,10 +86,12 @@ def test_the_output_below_the_inputs_is_left_out(root: str) -> None:
 def test_results_of_other_jobs_are_left_out(root: str) -> None:
     put(root, "a.pdf", "old/a.pdf/1/a.pdf", "notes/b.pdf", "plain/c.pdf", "foreign/d.pdf")
     put(root, "old/manifest.json", "running/submitted.json", content=MANIFEST)
+    put(root, "deep/manifest.json", content=b"[" * 100_000)
+    put(root, "deep/e.pdf")
     put(root, "foreign/manifest.json", content=b'{"of": "another program"}')
     put(root, "running/x.pdf", "notes/.abbyy-vantage/n.json")
-    assert found(root, "**/*.pdf") == ["a.pdf", "foreign/d.pdf", "plain/c.pdf"]
-    assert found(root, "*/*.pdf") == ["foreign/d.pdf", "plain/c.pdf"]
+    assert found(root, "**/*.pdf") == ["a.pdf", "deep/e.pdf", "foreign/d.pdf", "plain/c.pdf"]
+    assert found(root, "*/*.pdf") == ["deep/e.pdf", "foreign/d.pdf", "plain/c.pdf"]
     # Who asks for the results of a job by the name of its folder gets them.
     assert found(root, "old/**/*.pdf") == ["old/a.pdf/1/a.pdf"]
 

@@ -84,6 +84,22 @@ def test_skills_by_id_and_by_exact_name(sandbox: SandboxServer) -> None:
                 skill_id_of(client, wrong)
 
 
+@pytest.mark.parametrize(
+    "damaged", [b"[" * 100_000, b'{"at": 1%s, "data": 0}' % (b"0" * 400), b"[]", b"{}", b"\xff"]
+)
+def test_a_note_of_a_host_that_is_damaged_is_no_note(
+    sandbox: SandboxServer, tmp_path: Path, damaged: bytes
+) -> None:
+    store = str(tmp_path / "notes")
+    with VantageClient(config_of(sandbox, store_path=store)) as client:
+        uuid = skill_id_of(client, "Invoice")
+        (note,) = Path(store).glob("*.entry")
+        note.write_bytes(damaged)
+        forget_all()
+        assert skill_id_of(client, "Invoice") == uuid
+        assert note.read_bytes() != damaged
+
+
 def test_the_processes_of_a_host_ask_once_for_a_skill(
     sandbox: SandboxServer, tmp_path: Path
 ) -> None:

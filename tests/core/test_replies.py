@@ -524,6 +524,15 @@ def test_pages_are_counted_however_they_are_written() -> None:
     assert ListedTransaction.read({**item, "pageCount": "many"}).page_count is None
 
 
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00", "0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59.9999999Z"]
+)
+def test_the_first_and_last_moments_of_dotnet_are_no_time(moment: str) -> None:
+    """Nothing could be computed from them, such as when results expire."""
+    listed = {"transactionId": "a", "createTimeUtc": moment}
+    assert ListedTransaction.read(listed).created_at is None
+
+
 def test_skills_without_an_id_are_left_out_of_a_process_skill() -> None:
     inside = [{"id": None}, {"id": "s1"}, {}]
     assert Skill.read({"id": "p", "name": "All", "skills": inside}).skills == ("s1",)

@@ -279,18 +279,37 @@ def test_patterns(folder, pattern, expected):
     assert Location(folder.fs, folder.path + "/none").files(pattern) == []
 
 
+class Prefixes(BucketFileSystem):
+    """Lists keys of all depths at once. Lists what has no name as the folder itself, as S3 does."""
+
+    protocol = "s3"
+
+    def find(self, path, **kwargs):
+        self.trouble("find", path)
+        start = f"{path.rstrip('/')}/"
+        found = {each: {"size": 1} for each in self.objects if each.startswith(start)}
+        return found if kwargs.get("detail") else list(found)
+
+
+@pytest.mark.parametrize("pattern", ["**", "**/a.pdf", "**/two/**/*.pdf", "one/**", "o*/**/[ab]*"])
+def test_an_object_store_lists_once_what_fits_at_any_depth(monkeypatch, pattern):
+    """By folders it would take a request for each."""
+    of_folders = Location.of("bucket://in/x")
+    for path in [*TREE, *(f"one/{number}/a.pdf" for number in range(5)), "[a]/two/a.pdf"]:
+        BucketFileSystem.objects[f"in/x/{path}"] = b"a"
+    expected = [file.path for file in of_folders.files(pattern)]
+    asked: list[str] = []
+    monkeypatch.setattr(Prefixes, "trouble", lambda self, what, path: asked.append(what))
+    folder = Location(Prefixes(), "in/x")
+    found = folder.files(pattern)
+    assert [file.path for file in found] == expected
+    assert expected
+    assert {file.root for file in found} == {folder.path}
+    assert asked == ["find"]
+
+
 @pytest.mark.parametrize("key", ["x//a.pdf", "x/one//two/a.pdf", "x/one/two//.//A.PDF"])
 def test_a_key_that_a_pattern_can_not_find_is_named(key):
-    class Prefixes(BucketFileSystem):
-        """Lists what has no name as the folder itself, as S3 does."""
-
-        protocol = "s3"
-
-        def find(self, path, **kwargs):
-            start = f"{path.rstrip('/')}/"
-            found = {each: {"size": 1} for each in self.objects if each.startswith(start)}
-            return found if kwargs.get("detail") else list(found)
-
     folder = Location(Prefixes(), "in/x")
     for path in (f"in/{key}", "in/x/b.pdf", "in/x/other/c.pdf"):
         BucketFileSystem.objects[path] = b"a"

@@ -168,7 +168,8 @@ def test_all_pause_when_one_is_told_to(
         other.back_off(seconds)
         use_nothing(one)
         assert sum(slept) == pytest.approx(30.0 + number * 5.0)
-    for damaged in (b"99999999999", b"{}", b""):
+    endless = b'{"at": {"wall": 1, "steady": 1, "boot": ""}, "wait": 1%s}' % (b"0" * 400)
+    for damaged in (b"99999999999", b"{}", b"", endless, b"[" * 100_000):
         FileStore(tmp_path).write(one.pause_name, damaged)
         use_nothing(one)
         assert sum(slept) == pytest.approx(40.0)
