@@ -88,6 +88,17 @@ def part_of(name: str) -> str:
     return f".{short}.{secrets.token_hex(8)}.part"
 
 
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let an error of the system name the file that is written: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and not os.path.isabs(str(error.filename or "")):
+            error.filename = path
+        raise
+
+
 def write_whole(
     path: str,
     root: str | None,
@@ -105,7 +116,7 @@ def write_whole(
     """
     name = os.path.basename(path)
     part = part_of(name)
-    with _folder_of(path, root, make=True) as (at, prefix):
+    with naming(path), _folder_of(path, root, make=True) as (at, prefix):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _SAFE
         handle = os.open(prefix + part, flags, 0o600 if private else 0o666, dir_fd=at)
         left = True

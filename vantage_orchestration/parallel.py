@@ -50,8 +50,9 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
     """Call ``work`` for each item, several at a time, and return the results in their order.
 
     It runs in a copy of the caller's context, so that its log lines reach the right run; one item,
-    or one thread, in the caller's thread. After its first error, which is raised, calls that had
-    not begun are dropped, and all others have ended.
+    or one thread, in the caller's thread. If the system allows fewer threads, it uses those. After
+    its first error, which is raised, calls that had not begun are dropped, and all others have
+    ended.
     """
     queue = deque(enumerate(items))
     results: dict[int, R] = {}
@@ -78,18 +79,27 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], threads: int) -> lis
         )
         for _ in range(min(threads, len(queue)) if min(threads, len(queue)) > 1 else 0)
     ]
+    begun: list[threading.Thread] = []
     try:
-        for worker in workers:
-            worker.start()
-        if not workers:
+        begun.extend(filter(starts, workers))
+        if not begun:
             drain()
-        for worker in workers:
+        for worker in begun:
             worker.join()
     finally:
         queue.clear()  # After an interruption, nothing more begins.
     if failures:
         raise failures[0]
     return [results[number] for number in sorted(results)]
+
+
+def starts(thread: threading.Thread) -> bool:
+    """Start a thread; return False if the system allows no further one, as in a small container."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:

@@ -377,7 +377,8 @@ def is_part(name: str) -> bool:
 def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
     """Fill a file of a remote store through a temporary file."""
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
-        result = fill(cast(BinaryIO, spool))
+        with local.naming(tempfile.gettempdir()):
+            result = fill(cast(BinaryIO, spool))
         spool.seek(0)
         if not part.is_flat:
             part.fs.makedirs(part.parent.path, exist_ok=True)
@@ -484,7 +485,9 @@ def _fitting_keys(folder: Location, parts: tuple[str, ...]) -> Iterator[Location
                 hint="Give the file another key, or name it in full instead of the pattern",
             )
         if _match([*above, name], parts[fixed:]):
-            yield Location(folder.fs, f"{start.path.rstrip('/')}/{path}", folder.root or folder.path)
+            yield Location(
+                folder.fs, f"{start.path.rstrip('/')}/{path}", folder.root or folder.path
+            )
 
 
 def _match(names: Sequence[str], parts: tuple[str, ...]) -> bool:

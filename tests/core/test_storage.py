@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
+import resource
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,7 @@ from stores import BucketFileSystem, RenamingFileSystem, WebFileSystem
 
 from vantage_orchestration.errors import ConfigurationError
 from vantage_orchestration.storage import Location, is_part
+from vantage_orchestration.tables.columns import Rows, columns_of
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +158,46 @@ def test_large_files_do_not_pass_through_memory(monkeypatch):
     Location.of("bucket://in/a").write(fill)
     assert spooled == [True]
     assert BucketFileSystem.objects == {"in/a": b"x" * 1001}
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file of this process become longer than 1000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_error_of_a_full_disk_names_what_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("vantage_orchestration.storage._SPOOLED", 1000)
+    long = Rows("long", columns_of(text="text"), tmp_path)
+    long.pending = [["x" * 100_000]]
+    writes = {
+        "local": (lambda: write(Location.of(tmp_path / "a" / "b.bin"), bytes(100_000)), "a/b.bin"),
+        "spool": (lambda: write(Location.of("bucket://in/x"), bytes(9999)), ""),
+        "table": (lambda: long.settle(now=True), ".arrow"),
+    }
+    for name, (call, place) in writes.items():
+        with full_disk(), pytest.raises(OSError, match="File too large") as caught:
+            call()
+        assert str(caught.value.filename).startswith(str(tmp_path)), name
+        assert place in str(caught.value.filename), name
+
+
+def test_an_error_within_an_open_folder_names_the_whole_path(tmp_path, monkeypatch):
+    """Files are opened by their name in a folder that is held open."""
+
+    def refuse(name, *args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files", name)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="many open files") as caught:
+        write(Location.of(tmp_path / "b.bin"))
+    assert caught.value.filename == str(tmp_path / "b.bin")
 
 
 @pytest.mark.parametrize("silent", [False, True])

@@ -696,6 +696,24 @@ def test_parallel_work_returns_results_in_order_and_knows_its_run(threads: int) 
     assert found == [(number * number, "mine") for number in range(50)]
 
 
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_parallel_work_makes_do_with_the_threads_that_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch, allowed: int
+) -> None:
+    """A small container has a limit of them."""
+    start, left = threading.Thread.start, list(range(allowed))
+
+    def limited(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert in_parallel(lambda number: number * number, range(50), 4) == [n * n for n in range(50)]
+    assert not left
+
+
 def test_a_round_costs_the_same_whatever_others_have(world: World) -> None:
     """Only what was made since the oldest of ours is listed, in the first round too."""
     world.control.add_others(4000, "Invoice", ended=False, seconds=6 * 3600.0)

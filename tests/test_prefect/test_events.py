@@ -330,6 +330,22 @@ def test_server_is_asked_only_for_what_may_have_been_told(
     assert forgetful.asked == asked
 
 
+def test_a_job_sends_events_itself_where_the_system_allows_no_further_thread(
+    forgetful: Any, reporter: job.Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == module.PREFIX:
+            raise RuntimeError("can't start new thread")
+        start(thread)  # The server of this test.
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with reporter.behind():
+        reporter.started([Part("t", "t", "t", time.time(), ())])
+        assert forgetful.taken == [str(TransactionEvent("submitted", "t", SERVER, "").id)]
+
+
 def test_a_job_sends_events_while_it_goes_on_and_ends_after_the_last(
     forgetful: Any, reporter: job.Reporter
 ) -> None:

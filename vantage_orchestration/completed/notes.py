@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vantage_orchestration.completed.listing import HOUR, KEPT_DAYS
 from vantage_orchestration.errors import Overtaken, VantageError
+from vantage_orchestration.parallel import starts
 from vantage_orchestration.state import FolderStore, checked, read_value, write_value
 
 if TYPE_CHECKING:
@@ -197,13 +198,12 @@ class Lease:
 
         thread = threading.Thread(target=beat, name="abbyy-vantage-lease", daemon=True)
         # Connections of some stores can be used in one thread only.
-        if self._notes.folder.concurrent:
-            thread.start()
+        beats = self._notes.folder.concurrent and starts(thread)
         try:
             yield
         finally:
             over.set()
-            if thread.is_alive():
+            if beats:
                 thread.join()
 
     def others(self) -> bool:

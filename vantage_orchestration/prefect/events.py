@@ -42,6 +42,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.filters import EventFilter, EventIDFilter
 
 from vantage_orchestration.forks import ModuleLock, after_fork
+from vantage_orchestration.parallel import starts
 from vantage_orchestration.prefect.context import running
 from vantage_orchestration.processing.manifest import TransactionManifest, UnfinishedEntry
 
@@ -156,7 +157,9 @@ def emitting_behind() -> Iterator[Callable[..., None]]:
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(work,), name=PREFIX, daemon=True)
-    thread.start()
+    if not starts(thread):
+        yield emit
+        return
     try:
         yield lambda events, *, new=False: queue.put(partial(emit, events, new=new))
     finally:

@@ -16,6 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from vantage_orchestration.local import naming
 from vantage_orchestration.tables.values import DECIMAL_DIGITS, DECIMAL_PLACES
 from vantage_orchestration.text import one_line
 
@@ -127,7 +128,11 @@ class Rows:
         cells += [(None,) * len(self.pending)] * (len(self.columns) - len(cells))
         arrays = [_array(*each) for each in zip(cells, self.schema.types, strict=True)]
         path = self._spill / f"{id(self)}-{len(self._batches)}.arrow"
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self.schema) as writer:
+        with (
+            naming(str(path)),
+            pa.OSFile(str(path), "wb") as sink,
+            pa.ipc.new_file(sink, self.schema) as writer,
+        ):
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
         self.count += len(self.pending)
         self.pending = []
