@@ -130,7 +130,13 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
+        """Read the headers of the reply, and pass over interim ones (RFC 9110, section 15.2), which
+        gateways send. http.client passes over 100 alone: after another one, the next request on
+        this connection would get the reply of this one."""
         super().begin()
+        while 101 < self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
         self._reader.end_headers()
 
 

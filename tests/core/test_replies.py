@@ -29,6 +29,7 @@ from vantage_orchestration.reply import LONGEST_IN_MEMORY, LONGEST_JSON
 from vantage_orchestration.results import fetch_fields
 from vantage_orchestration.storage import Location
 from vantage_orchestration.token import TokenSource
+from vantage_orchestration.upload import SourceFile
 
 #: Seconds after which a dripping reply is given up here, and between two of its drops.
 PATIENCE, DROP = 0.5, 0.02
@@ -396,6 +397,39 @@ def test_a_page_in_a_compression_that_was_not_requested_is_no_reply(
     hostile.answer = unannounced(b"\x1b\x00\xf8 made up", "br", "401 No")
     with pytest.raises(errors.Unauthorized):
         client.list_skills()
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_interim_replies_are_passed_over(
+    hostile: Hostile, client: VantageClient, status: str
+) -> None:
+    interim = f"HTTP/1.1 {status}\r\nLink: </style.css>\r\nContent-Length: 5\r\n\r\n".encode()
+
+    def after(answer: Answer) -> Answer:
+        def both(connection: Connection) -> None:
+            connection.send(interim * 3)
+            answer(connection)
+
+        return both
+
+    hostile.token = after(plain(TOKEN))
+    hostile.answer = after(plain(b'[{"id": "s", "name": "S", "type": "Ocr"}]'))
+    assert [skill.id for skill in client.list_skills()] == ["s"]
+    hostile.answer = after(plain(LINES))
+    assert client.read_result(TRANSACTION, TEXT) == LINES
+    hostile.answer = after(plain(b""))
+    client.start_transaction(TRANSACTION)
+    files = [SourceFile.of(b"made up" * 50_000, name="a.pdf")]
+    assert client.add_files(TRANSACTION, files)
+    hostile.answer = after(plain(b"{}", status="403 No"))
+    with pytest.raises(errors.Forbidden):
+        client.list_skills()
+
+
+def test_interim_replies_without_end_are_given_up(hostile: Hostile, hasty: VantageClient) -> None:
+    hostile.answer = lambda connection: connection.for_ever(b"HTTP/1.1 103 Hints\r\n\r\n", DROP)
+    with pytest.raises(errors.ConnectionFailed, match="in time"):
+        hasty.list_skills()
 
 
 def test_a_download_that_makes_progress_may_take_long(
