@@ -28,6 +28,8 @@ _PAGE = re.compile(
 )
 # Also one that is cut, perhaps after a backslash: a search from each quote in it would take hours.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|(\\?)\Z)', re.DOTALL)
+#: Byte order marks of UTF-8 and UTF-16, the other half of characters in UTF-16, and white space.
+_BEFORE_MARKUP: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\v\f"
 _BEGINNINGS: Final = {
     "jpeg": (b"\xff\xd8\xff",),
     "png": (b"\x89PNG\r\n\x1a\n",),
@@ -41,7 +43,7 @@ _TEXTS: Final = frozenset({"csv", "html", "text", *_XML})
 
 def is_markup(head: bytes) -> bool:
     """Return whether a reply that should be JSON or empty begins as a web page."""
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+    return head.lstrip(_BEFORE_MARKUP).startswith(b"<")
 
 
 def check_content(

@@ -134,6 +134,8 @@ GOOD: list[tuple[str | None, bytes]] = [
     ("Tiff", b"MM\0*...."),
     ("Xml", b"<?xml version='1.0'?><a/>"),
     ("Xml", b"<?xml version='1.0'?>" + b"<!-- a -->" * 90 + b"<a/>"),
+    ("Xml", "<?xml version='1.0' encoding='UTF-16'?><a/>".encode("utf-16")),
+    ("Alto", "\ufeff<alto/>".encode("utf-16-be")),
     ("Html", b"<!DOCTYPE html><html></html>"),
     ("Text", b"less < more"),
     ("Csv", b"\xef\xbb\xbfa,b\n"),
