@@ -36,6 +36,8 @@ _PAUSE: Final = 5.0
 _LONG: Final = 20.0
 #: Longest pause in seconds, whatever the server asks.
 _LONGEST: Final = 3600.0
+#: Seconds that no request waits: a longer time is damaged.
+_NEVER: Final = 1e7
 #: Seconds between two tries to take a slot, shortest and longest.
 _LOOKS: Final = (0.01, 0.05)
 #: Seconds to wait for the lock of the next time, which is never held for long.
@@ -133,7 +135,8 @@ class Throttle:
         try:
             kept = read_json(self._place.read(name) or b"")
             age = self._clock.age(kept["at"])
-            return 0.0 if age is None else max(0.0, min(float(kept["wait"]), _LONGEST) - age)
+            wait = float(kept["wait"])
+            return 0.0 if age is None or wait > _NEVER else max(0.0, wait - age)
         except MISFIT:
             return 0.0
 

@@ -168,8 +168,10 @@ def test_all_pause_when_one_is_told_to(
         other.back_off(seconds)
         use_nothing(one)
         assert sum(slept) == pytest.approx(30.0 + number * 5.0)
-    endless = b'{"at": {"wall": 1, "steady": 1, "boot": ""}, "wait": 1%s}' % (b"0" * 400)
-    for damaged in (b"99999999999", b"{}", b"", endless, b"[" * 100_000):
+    own = FileStore(tmp_path).read(one.pause_name)
+    endless = [own.replace(b'"wait": 5.0', b'"wait": ' + each) for each in (b"1e999", b"9" * 400)]
+    assert own not in endless
+    for damaged in (b"99999999999", b"{}", b"", b"[" * 100_000, *endless):
         FileStore(tmp_path).write(one.pause_name, damaged)
         use_nothing(one)
         assert sum(slept) == pytest.approx(40.0)
