@@ -18,7 +18,7 @@ from leaks import find_leaks
 from pdfs import make_invoice
 from prefect import flow, unmapped
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ParameterTypeError, Pause
+from prefect.exceptions import ParameterTypeError, Pause, PrefectHTTPStatusError
 from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
@@ -248,6 +248,33 @@ def test_paths_and_a_saved_block_become_text(case: Case) -> None:
     assert case.sandbox.control.count("POST", "/start$") == 3
 
 
+def test_server_takes_for_a_deployment_what_its_form_says(case: Case) -> None:
+    arguments = case.arguments(folder=case.folder, quarantine_path=case.output.parent / "bad")
+    pairs = {"batch": 4711, "urgent": True, "note": "x"}
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(process_folder)
+
+        def run(name: str, enforce: bool, **changes: Any) -> Any:
+            deployment = client.create_deployment(
+                flow_id,
+                name,
+                parameter_openapi_schema=process_folder.parameters.model_dump_for_openapi(),
+                enforce_parameter_schema=enforce,
+            )
+            given = {**arguments, "registration_parameters": pairs, **changes}
+            stored = client.create_flow_run_from_deployment(deployment, parameters=given)
+            return process_folder.validate_parameters(stored.parameters)
+
+        found = run("strict", True, max_files=5, result_types=["FieldsJson"])
+        assert found["registration_parameters"] == {"batch": "4711", "urgent": "Yes", "note": "x"}
+        assert found["quarantine_path"] == str(arguments["quarantine_path"])
+        for text in ({"timeout": "90"}, {"delete_after": "true"}, {"result_types": "Json"}):
+            with pytest.raises(PrefectHTTPStatusError, match="Validation failed for field"):
+                run("strict", True, **text)
+            name = next(iter(text))
+            assert run("lax", False, **text)[name] in (90.0, True, ("Json",), ["Json"])
+
+
 def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
     given = {"inputs": "a", "output_path": "b", "skill": "c"}
     found = process_documents.validate_parameters(
@@ -259,7 +286,7 @@ def test_options_of_a_flow_are_checked_when_it_is_called() -> None:
         ({"parallel": "4", "max_files": "1000"}, (4, 1000)),
         ({"delete_after": "false", "day_first": "true"}, (False, True)),
         ({"min_confidence": "0.5", "tables": "csv"}, (0.5, "csv")),
-    ):  # As templates of automations and of prefect.yaml give them.
+    ):  # As environments, and deployments whose server does not check types, give them.
         found = process_documents.validate_parameters({**given, **texts})
         assert tuple(found[name] for name in texts) == values
     in_an_hour = json.loads(TypeAdapter(dict).dump_json({"timeout": timedelta(hours=1)}))

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -41,19 +42,24 @@ Text = Annotated[str, BeforeValidator(_text_of)]
 Texts = Annotated[str | list[str], BeforeValidator(_texts_of)]
 
 
+#: Types that a form shows in place of others.
+_SHOWN: Final = {Any: str | None, Mapping[str, str]: Mapping[str, Any]}
+
+
 def form(name: str, kind: Any) -> Any:
     """Return the annotation of an option of that type: its form field and how it is parsed."""
-    asked = kind | None if default_of(name) is None else kind
+    shown = _SHOWN.get(kind, kind)
+    asked = shown | None if default_of(name) is None else shown
     return Annotated[asked, BeforeValidator(partial(_read, name, kind))]
 
 
 def _read(name: str, kind: Any, value: Any) -> Any:
     """Check a value. Texts become numbers, durations and the like, as for all flows of Prefect:
-    templates, Variables and environments give nothing else, and JSON has no durations."""
+    Variables and environments give nothing else, and JSON has no durations."""
     if isinstance(value, str):
         with suppress(ValidationError):
             value = TypeAdapter(kind | timedelta if kind is float else kind).validate_python(value)
-    return checked(name, value)
+    return _text_of(checked(name, value))
 
 
 def block_field(name: str, kind: Any) -> tuple[Any, Any]:
@@ -65,4 +71,5 @@ def block_field(name: str, kind: Any) -> tuple[Any, Any]:
     default = checked(name, default_of(name))
     words = words_of(name).replace("``", "")
     title = name.replace("_", " ").capitalize()
-    return Annotated[kind, BeforeValidator(read)], Field(default, title=title, description=words)
+    field = Field(default, title=title, description=words)
+    return Annotated[_SHOWN.get(kind, kind), BeforeValidator(read)], field
