@@ -93,6 +93,31 @@ def test_import_loads_no_http_library() -> None:
     assert shown.stdout.strip() == "['vantage_orchestration']"
 
 
+def _assigned() -> VantageCredentials:
+    block = VantageCredentials(**{**GOOD, "password": "another", "client_secret": "another"})
+    block.password, block.client_secret, block.proxy = PASSWORD, SECRET, PROXY  # type: ignore[assignment]
+    return block
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _assigned,
+        lambda: VantageCredentials(**GOOD).model_copy(update={"proxy": PROXY}),
+        lambda: VantageCredentials(**GOOD).model_copy(update={"password": PASSWORD}, deep=True),
+    ],
+)
+def test_secrets_that_are_set_later_are_not_shown(make: typing.Callable[[], Any]) -> None:
+    block = make()
+    assert block.password.get_secret_value() == PASSWORD
+    places = {
+        "repr": repr(block),
+        "values": repr(block.model_dump()),
+        "json": block.model_dump_json(),
+    }
+    assert find_leaks([PASSWORD, SECRET, "proxy-word"], places) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
@@ -68,7 +68,8 @@ def _field(name: str) -> Any:
 
 class StoredBlock(BaseModel):
     """A block that is checked when code creates it. A stored one must load, so that it can be
-    corrected, also in another version of this package. No error quotes a value."""
+    corrected, also in another version of this package. No error quotes a value, except an unknown
+    region."""
 
     # Without this a ValidationError would print the password.
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -164,6 +165,18 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
         if isinstance(region, str) and region.strip():
             return {**values, "region": region.strip().lower()}
         return {**values, "region": "custom"} if values.get("base_url") else values
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Pydantic takes what is assigned or updated as it is, and would show a text.
+        is_bare = name in _SECRETS and isinstance(value, str)
+        super().__setattr__(name, SecretStr(value) if is_bare else value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values in some fields; see pydantic."""
+        copied = super().model_copy(deep=deep)
+        for name, value in (update or {}).items():
+            setattr(copied, name, value)
+        return copied
 
     @frameless
     def get_client(self) -> VantageClient:
