@@ -327,7 +327,9 @@ def test_a_gateway_that_knows_no_address_makes_nothing_count_as_deleted(
     assert len(sandbox.control.transactions()) == 1
 
 
-@pytest.mark.parametrize(("status", "body"), [(206, "the first bytes"), (202, "later"), (204, "")])
+@pytest.mark.parametrize(
+    ("status", "body"), [(206, "the first bytes"), (202, "later"), (204, ""), (205, "")]
+)
 def test_a_part_of_a_file_is_not_the_file(client, sandbox, skill, tmp_path, status, body):
     identifier = "11111111-1111-4111-8111-111111111111"
     part = {"operation": DOWNLOAD, "status": status, "body": body}
@@ -335,6 +337,7 @@ def test_a_part_of_a_file_is_not_the_file(client, sandbox, skill, tmp_path, stat
     with pytest.raises(errors.ProtocolError, match=str(status)) as caught:
         client.download_result(identifier, "f", tmp_path / "text.csv")
     assert caught.value.retryable
+    assert "in place of the service" in str(caught.value)
     assert not (tmp_path / "text.csv").exists()
 
 
@@ -350,9 +353,23 @@ def test_a_gateway_that_knows_no_address_makes_no_skill_count_as_unknown(
     assert run(client, [invoice], output, skill).counts["files"] == 2
 
 
-def test_a_start_is_repeated_only_after_a_look(client, sandbox, skill, invoice, output):
+@pytest.mark.parametrize("status", [202, 204])
+def test_an_order_may_be_confirmed_without_content(client, sandbox, skill, invoice, status):
+    orders = ["startTransaction", "deleteTransaction"]
+    for order in orders:
+        sandbox.control.add_fault(operation=order, when="after", status=status, body="")
+    transaction = client.create_transaction(skill)
+    client.add_files(transaction.id, [invoice])
+    client.start_transaction(transaction.id)
+    client.delete_transaction(transaction.id)
+    asked = [each["operation"] for each in sandbox.control.journal(path_regex=transaction.id)]
+    assert asked[-2:] == orders
+
+
+@pytest.mark.parametrize("reply", [PAGE, {"status": 206, "body": "{}"}], ids=["page", "part"])
+def test_a_start_is_repeated_only_after_a_look(client, sandbox, skill, invoice, output, reply):
     for when in ("after", "before"):
-        sandbox.control.add_fault(operation="startTransaction", when=when, **PAGE)
+        sandbox.control.add_fault(operation="startTransaction", when=when, **reply)
         transaction = client.create_transaction(skill)
         client.add_files(transaction.id, [invoice])
         client.start_transaction(transaction.id)

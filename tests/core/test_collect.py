@@ -468,6 +468,26 @@ def test_notes_of_many_documents_do_not_grow_faster_than_they(client, local, mon
     assert max(b - a for a, b in itertools.pairwise(sorted(notes))) < 60
 
 
+@pytest.mark.parametrize(("files", "large"), [(200, {"150", "198"}), (3, {"0", "1"})])
+def test_a_large_file_is_noted_at_once(client, local, monkeypatch, files, large):
+    documents = [
+        {"id": f"d{n}", "resultFiles": [{"fileId": f"{n}", "fileName": "a.txt", "type": "Text"}]}
+        for n in range(files)
+    ]
+    given = {"id": "t1", "status": "Processed", "documents": documents}
+    data = b"text" * 300_000
+
+    def stream_result(_, file, stream):
+        if file.id == str(files - 1):  # If this try is killed now, the next fetches none again.
+            noted = json.loads(local.child("landed.json").read_text())["files"]
+            assert [each["size"] for each in noted].count(len(data)) == 2
+        return stream.write(data if file.id in large else b"text")
+
+    monkeypatch.setattr(client, "stream_result", stream_result)
+    manifest = collect(client, Transaction.read(given), local, parallel=1)
+    assert len(manifest.documents) == files
+
+
 def test_a_download_that_stays_broken_leaves_no_manifest(client, sandbox, process, target):
     transaction = process(2)
     sandbox.control.add_fault(operation=DOWNLOAD, truncate=100, times=0, after=2)

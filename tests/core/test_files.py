@@ -11,6 +11,7 @@ import stores
 from core.conftest import config_of
 from jobs import begin, download, finish, plan, submit_files
 from pdfs import make_invoice
+from stores import RenamingFileSystem
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
@@ -170,6 +171,8 @@ def test_an_output_in_a_folder_without_a_name_is_refused(place):
     with pytest.raises(ConfigurationError, match="has a folder without a name"):
         check_output(Location.of(place))
     check_output(Location.of("memory://out/x/"))
+    # Where folders are folders, two slashes are as good as one.
+    check_output(Location(RenamingFileSystem(), "out//x"))
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,39 @@ def test_work_has_so_many_requests_at_a_time_and_threads_besides(
     # One at a time is one thread: a connection of SFTP can't be used by two.
     mine = threading.get_ident()
     assert requesting(lambda _: threading.get_ident(), range(3), 1) == [mine] * 3
+    # Work within work takes the same turns, and after it there are none.
+    turns = requesting(lambda _: requesting(lambda _: turn(), range(1), 1)[0], range(4), 2)
+    assert len(set(map(id, turns))) == 1
+    assert isinstance(turns[0], threading.Semaphore)
+    assert isinstance(turn(), contextlib.nullcontext)
+
+
+def test_nothing_begins_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    workers: list[threading.Thread] = []
+    together, over = threading.Barrier(3), threading.Event()
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number < 2:
+            workers.append(threading.current_thread())
+            together.wait(60)
+        over.wait(60)
+
+    def interrupted(self: threading.Thread) -> None:
+        together.wait(60)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            in_parallel(work, range(10), 2)
+    over.set()
+    for worker in workers:
+        worker.join(60)
+    assert sorted(begun) == [0, 1]
+    # Python does not wait for them at its end, such as for a server that does not answer.
+    assert [worker.daemon for worker in workers] == [True, True]
 
 
 def test_each_of_many_connections_is_used_again(
