@@ -151,6 +151,7 @@ BAD: list[tuple[str | None, bytes, str]] = [
     ("OcrJson", _LARGE.encode()[:-12], "not complete JSON"),
     ("Pdf", b" " * 2000 + b"%PDF-1.7", "PDF"),
     ("Pdf", b"%PDF-1.7 %%EOF" + b" " * 5000, "end like a PDF"),
+    ("Pdf", b"%PDF-1.7", "end like a PDF"),
     ("Xlsx", _zip()[:-8], "Office"),
     ("Pptx", b"x" + _zip(), "Office"),
     ("Png", b"\xff\xd8\xff", "image"),
@@ -170,8 +171,11 @@ def test_what_a_type_says(monkeypatch, kind: str | None, data: bytes) -> None:
 @pytest.mark.parametrize(("kind", "data", "says"), BAD)
 def test_what_a_type_does_not_say(monkeypatch, kind: str | None, data: bytes, says: str) -> None:
     monkeypatch.setattr(content, "_PARSED", 100_000)
+    before = b"%%EOF"
+    stream = io.BytesIO(before + data)
+    stream.seek(len(before))
     with pytest.raises(ValueError, match=says):
-        content.check_content(io.BytesIO(data), kind)
+        content.check_content(stream, kind)
 
 
 def test_an_announced_empty_file_of_an_unknown_type_is_one() -> None:

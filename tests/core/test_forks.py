@@ -13,6 +13,8 @@ import pytest
 
 import vantage_orchestration
 from vantage_orchestration.forks import ModuleLock
+from vantage_orchestration.state import FileStore
+from vantage_orchestration.throttle import Throttle
 
 PACKAGE = Path(vantage_orchestration.__file__).parent
 KINDS = {"Condition", "Lock", "RLock", "Semaphore"}
@@ -53,6 +55,34 @@ def test_who_forks_with_a_lock_in_hand_gives_it_back_in_both_processes() -> None
         child = os.fork()
     if child == 0:
         os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_while_a_request_runs_sends_its_own(tmp_path: Path) -> None:
+    limits = Throttle(FileStore(tmp_path), "account", 1, 0)
+    sent, over = threading.Event(), threading.Event()
+
+    def send() -> None:
+        with limits.slot():
+            sent.set()
+            over.wait()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    sent.wait()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(20)
+            with limits.slot():
+                os._exit(7)
+        finally:
+            os._exit(1)
+    over.set()
+    sender.join()
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 7
 

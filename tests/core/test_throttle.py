@@ -292,6 +292,19 @@ def test_work_has_so_many_requests_at_a_time_and_threads_besides(
     assert isinstance(turn(), contextlib.nullcontext)
 
 
+def test_results_have_the_order_of_the_items() -> None:
+    third = threading.Event()
+
+    def work(number: int) -> int:
+        if number == 0:
+            third.wait(60)
+        elif number == 2:
+            third.set()
+        return number
+
+    assert in_parallel(work, range(3), 2) == [0, 1, 2]
+
+
 def test_nothing_begins_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     workers: list[threading.Thread] = []
