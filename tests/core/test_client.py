@@ -629,6 +629,8 @@ def test_a_doubtful_start_is_looked_at_even_if_looking_fails_at_first(
         ({"drop": True}, 1),
         ({"drop": True, "when": "after"}, 1),
         ({"status": 500, "when": "after"}, 1),
+        ({"status": 206, "when": "after", "body": "{}"}, 1),
+        ({"status": 408, "when": "after"}, 1),
     ],
 )
 def test_a_launch_is_repeated_only_where_it_can_not_have_arrived(

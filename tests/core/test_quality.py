@@ -91,9 +91,17 @@ def test_a_json_that_says_nothing_of_confidences_does_not_pass(verified: bool) -
     assert found == expected
 
 
-def test_values_without_confidences_do_not_pass() -> None:
+@pytest.mark.parametrize("limit", [50, {"Total": 50}])
+def test_what_has_no_value_needs_no_confidence(limit: Any) -> None:
+    data = json.dumps(json_of(has("Total", {"Value": ""}), has("Empty"))).encode()
+    content = read_content("Json", data, "d1")
+    assert QualityRules(min_confidence=limit).findings(content, [], []) == []
+
+
+@pytest.mark.parametrize("limit", [50, {"Other": 50}])
+def test_values_without_confidences_do_not_pass(limit: Any) -> None:
     content = read_content("FieldsJson", b'{"Fields": {"Total": "5"}}', "d1")
-    (one,) = QualityRules(min_confidence=50).findings(content, [], [])
+    (one,) = QualityRules(min_confidence=limit).findings(content, [], [])
     assert (one.field, one.reason) == ("", "No Json says how certain the fields are")
 
 
