@@ -7,12 +7,14 @@ import ast
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import vantage_orchestration
 from vantage_orchestration.forks import ModuleLock
+from vantage_orchestration.reads import reading_in_turn
 from vantage_orchestration.state import FileStore
 from vantage_orchestration.throttle import Throttle
 
@@ -61,12 +63,16 @@ def test_who_forks_with_a_lock_in_hand_gives_it_back_in_both_processes() -> None
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_that_is_forked_while_a_request_runs_sends_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["limits", "reads"])
+def test_a_child_that_is_forked_while_a_request_runs_sends_its_own(
+    tmp_path: Path, way: str
+) -> None:
     limits = Throttle(FileStore(tmp_path), "account", 1, 0)
+    turn = limits.slot if way == "limits" else partial(reading_in_turn, "server", "transaction")
     sent, over = threading.Event(), threading.Event()
 
     def send() -> None:
-        with limits.slot():
+        with turn():
             sent.set()
             over.wait()
 
@@ -77,7 +83,7 @@ def test_a_child_that_is_forked_while_a_request_runs_sends_its_own(tmp_path: Pat
     if child == 0:
         try:
             signal.alarm(20)
-            with limits.slot():
+            with turn():
                 os._exit(7)
         finally:
             os._exit(1)

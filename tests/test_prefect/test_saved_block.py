@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.errors import ConfigurationError
-from vantage_orchestration.prefect import VantageCredentials, credentials
+from vantage_orchestration.prefect import VantageCredentials, credentials, events
 from vantage_orchestration.prefect.credentials import client_of, load_credentials
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -392,6 +393,28 @@ def test_tasks_of_a_run_that_overlap_share_a_client(
     # Nothing of an earlier task or run is left.
     assert len({id(one) for pair in found for one in pair}) == 4
     assert credentials.shared == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_waits_for_no_client_and_no_report_of_its_parent(
+    save_block: Callable[..., str],
+) -> None:
+    """A thread may be making the one or sending the other, and would never end in the child."""
+    name = save_block()
+
+    @flow
+    def running() -> int:
+        with client_of(name):
+            events.deliver([events.TransactionEvent("submitted", "t", "https://a", "Processing")])
+            assert credentials.shared
+            assert events.outboxes
+            child = os.fork()
+            if child == 0:
+                os._exit(1 if credentials.shared else 2 if events.outboxes else 7)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert running() == 7
 
 
 def test_missing_block_is_prefects_own_error() -> None:
