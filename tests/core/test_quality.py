@@ -91,6 +91,15 @@ def test_a_json_that_says_nothing_of_confidences_does_not_pass(verified: bool) -
     assert found == expected
 
 
+@pytest.mark.parametrize("said", ["false", "true", 1, None])
+def test_only_true_says_that_a_person_has_verified_a_value(said: Any) -> None:
+    item = {"Value": "5", "isVerified": said, "Annotation": {"Confidence": 10}}
+    (one,) = QualityRules(min_confidence=50).findings(
+        read_content("Json", json.dumps(json_of(has("Total", item))).encode(), "d1"), [], []
+    )
+    assert one == Finding("Total", "The confidence is 10, below 50")
+
+
 @pytest.mark.parametrize("limit", [50, {"Total": 50}])
 def test_what_has_no_value_needs_no_confidence(limit: Any) -> None:
     data = json.dumps(json_of(has("Total", {"Value": ""}), has("Empty"))).encode()

@@ -344,6 +344,20 @@ def test_a_field_that_comes_twice_has_both_values(results: Results) -> None:
     assert fields_of_json(data) == {"Orders": ["1", "2"], "Number": "a"}
 
 
+def test_a_value_beside_groups_of_an_undeclared_field_is_not_lost(results: Results) -> None:
+    results.add(Json=json_of(has("Number", "a"), has("More", group(has("Net", "1")), "2")))
+    assert [row["Net"] for row in results.rows("documents.More")] == ["1", None]
+    (problem,) = results.rows("conversions")
+    assert (problem["path"], problem["text"]) == ("More[2]", "2")
+
+
+@pytest.mark.parametrize("document", [{}, {"ExtractedData": None}, {"ExtractedData": {}}])
+def test_a_document_without_fields_is_no_problem(results: Results, document: Any) -> None:
+    results.add(Json={"Documents": [document]})
+    (row,) = results.rows("documents")
+    assert (row["Number"], row["conversions"]) == (None, 0)
+
+
 BAD = {
     "half": b'{"Documents": [',
     "page": b"<html>",

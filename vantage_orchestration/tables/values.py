@@ -62,7 +62,7 @@ _CURRENCIES: Final = (
     " MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR"
     " RMB RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT"
     " TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR"
-    " ZMW ZWG "
+    " ZMW ZWG"
 )
 _CURRENCY_CODE: Final = re.compile(r"^[A-Z]{3}(?![A-Za-z])|(?<![A-Za-z])[A-Z]{3}$")
 _NUMBER: Final = re.compile(r"[+-]?(?:\d[\d.,]*|[.,]\d+)")
@@ -220,7 +220,7 @@ def _bare_number(text: str) -> str:
     """Return a number without its currency and without spaces between its groups."""
     text = "".join(each for each in text if unicodedata.category(each) != "Sc")
     text = _CURRENCY_CODE.sub(
-        lambda found: "" if f"{found[0]} " in _CURRENCIES else found[0], text.strip()
+        lambda found: "" if found[0] in _CURRENCIES else found[0], text.strip()
     )
     text = text.strip().replace("−", "-")
     if text[:1] in "+-":
