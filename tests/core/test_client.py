@@ -363,6 +363,16 @@ def test_a_server_that_rejects_every_token_is_asked_twice(sandbox, configure):
     assert logins(sandbox) == 2
 
 
+def test_a_login_that_failed_is_not_tried_again_by_each_request(sandbox, configure):
+    policy = RetryPolicy(attempts=4, first_wait=1, max_wait=1, budget=3600, sleep=lambda _: None)
+    # That is longer than a login waits for its next try, but not longer than a request does.
+    sandbox.control.add_fault(operation="requestToken", status=503, retry_after=100, times=0)
+    client = VantageClient(configure(), retries=policy)
+    with client, pytest.raises(errors.AuthUnavailable):
+        client.list_skills()
+    assert logins(sandbox) == 1
+
+
 def test_a_403_renews_nothing(client, sandbox):
     sandbox.control.add_fault(operation="listSkills", status=403)
     with pytest.raises(errors.Forbidden, match="roles"):

@@ -111,6 +111,23 @@ def test_each_once_and_each_consumer_all(case: Case) -> None:
     assert [each.name for each in case.inbox.consumers()] == ["dag.fetch", "other.fetch"]
 
 
+def test_notes_of_what_has_no_time_stay(local: Case) -> None:
+    notes, hour = local.consumer().notes, int(local.now()) // 3600
+    entries = [("timeless", 0), ("old", hour - 400), ("new", hour)]
+    notes.add("run", entries)
+    notes.prune()
+    assert notes.unknown(entries) == ["old"]
+
+
+def test_what_a_run_has_done_stays_with_it(local: Case) -> None:
+    notes, hour = local.consumer().notes, int(local.now()) // 3600
+    first, second = ("first", hour), ("second", hour)
+    notes.take("one", [first])
+    notes.add("one", [first])
+    notes.add("other", [first, second])
+    assert notes.taken("one") == [first]
+
+
 def test_what_a_run_returns(local: Case) -> None:
     ids = local.receive(2)
     fetched = local.fetch("run-1")

@@ -27,10 +27,11 @@ from vantage_orchestration import errors
 from vantage_orchestration.client import VantageClient
 from vantage_orchestration.options import Options
 from vantage_orchestration.parallel import in_parallel
+from vantage_orchestration.processing import job
 from vantage_orchestration.processing.document import process_document
 from vantage_orchestration.processing.job import SUBMITTED, fetch_ahead, job_token
 from vantage_orchestration.processing.keys import KEY_PARAMETER, TaskKey
-from vantage_orchestration.processing.ledger import FolderLedgers, Ledger
+from vantage_orchestration.processing.ledger import FOLDER, FolderLedgers, Ledger
 from vantage_orchestration.processing.manifest import Manifest
 from vantage_orchestration.processing.outcome import check_outcome, outcome_of
 from vantage_orchestration.processing.routing import Output
@@ -420,15 +421,14 @@ def test_mapped_instances_may_not_share_a_folder(client, sandbox, skill, folder,
 def test_of_mapped_instances_that_begin_at_the_same_moment_one_sends_at_most(
     client, sandbox, skill, folder, output, monkeypatch
 ):
-    files, load = files_of(folder), Manifest.load
+    files, write = files_of(folder), job.write_value
     barrier = threading.Barrier(len(files))
 
-    def load_together(place):
-        found = load(place)
-        barrier.wait(60)  # None has written anything when another has looked.
-        return found
+    def write_together(*claim):
+        barrier.wait(60)  # None has written anything when another has begun.
+        write(*claim)
 
-    monkeypatch.setattr(Manifest, "load", load_together)
+    monkeypatch.setattr(job, "write_value", write_together)
 
     def instance(number):
         try:
@@ -442,6 +442,40 @@ def test_of_mapped_instances_that_begin_at_the_same_moment_one_sends_at_most(
     assert len(refused) >= len(files) - 1
     assert all("map index" in each for each in refused)
     assert len(accepted_starts(sandbox.control)) == len(files) - len(refused)
+
+
+def test_the_instance_that_has_the_folder_keeps_it(client, sandbox, skill, folder, output):
+    files = files_of(folder)
+    claims = output.child(FOLDER, f"job-{job_token('task').partition('.')[0]}")
+
+    def instance(number, *which):
+        token, inputs = job_token("task", str(number)), [files[each] for each in which]
+        begin(client, inputs, output, TaskKey("task"), skill, Options(), token=token)
+
+    def refuses(number, *which):
+        before = sandbox.control.count("POST", "/transactions")
+        with pytest.raises(errors.ConfigurationError, match="map index"):
+            instance(number, *which)
+        assert sandbox.control.count("POST", "/transactions") == before
+
+    def killed_when_it_has_claimed(number, text):
+        claims.child(f"{number}.json").write_text(text)
+
+    instance(0, 0, 1)
+    refuses(1, 3)
+    refuses(1)  # It sends nothing, but its manifest would replace that of the other.
+    instance(0, 0, 1, 2)  # A file has joined.
+    refuses(1, 0, 1)
+    killed_when_it_has_claimed(1, '["of another file"]')
+    instance(0, 0, 1, 2)
+    refuses(0, 0, 1, 2, 3)
+    claims.child("1.json").remove()
+    refuses(1, 0, 1)
+    instance(0, 0, 1, 2, 3)
+    # The same work has got another index: now that one has the folder.
+    instance(1, 0, 1, 2, 3)
+    instance(1, 0, 1, 2)
+    refuses(0, 0, 1, 3)
 
 
 def test_a_job_whose_folder_was_taken_says_so(client, sandbox, skill, folder, output):

@@ -359,6 +359,42 @@ def test_64_late_rejections_of_one_token_make_one_login(source, server):
     assert source.invalidate("token-number-2") is True
 
 
+def test_a_token_that_is_rejected_like_the_one_before_is_kept_for_a_minute(source, server, time):
+    first = source.get()
+    assert source.invalidate(first)
+    second = source.get()
+    source.keep(first)  # A late reply to the first says nothing of the second.
+    assert source.invalidate(second)
+    third = source.get()
+    source.keep(third)
+    assert not source.invalidate(third)
+    assert source.get().is_same(third)
+    time.pass_(60)
+    assert source.invalidate(third)
+    assert source.get().reveal() == "token-number-4"
+
+
+def test_a_renewal_that_is_refused_is_told_once(source, server, time, caplog):
+    old = source.get()
+    time.pass_(3400)
+    server.answers = [refused()]
+    for _ in range(2):
+        assert source.get() is old
+        time.pass_(40)
+    assert caplog.text.count("was not renewed") == 1
+    assert server.logins == 2
+
+
+def test_a_token_that_ends_while_renewals_pause_is_not_used(source, server, time):
+    old = source.get()
+    time.pass_(3590)
+    server.answers = [unavailable()] * 3
+    assert source.get() is old
+    time.pass_(20)
+    assert source.get().reveal() == "token-number-5"
+    assert asyncio.run(source.aget()).reveal() == "token-number-5"
+
+
 def test_the_unexpected_reaches_all_waiters_as_an_error_without_its_text(source, server):
     server.answers = [RuntimeError("a password of length")]
     with pytest.raises(errors.AuthUnavailable, match="RuntimeError") as caught:

@@ -351,6 +351,44 @@ def test_a_refusal_is_told_to_all_processes_and_a_corrected_password_works_at_on
     assert process(folder, time, logins, password="corrected password").get()
 
 
+def test_a_refusal_that_somebody_clears_is_forgotten_by_a_process_that_knows_it(folder, time):
+    logins = Logins(*[errors.CredentialsRejected("The login was refused", status=400)] * 2)
+    one = process(folder, time, logins)
+    for count in (1, 2):
+        with pytest.raises(errors.CredentialsRejected):
+            one.get()
+        assert logins.count == count
+        if count == 1:
+            process(folder, time, logins).forget()
+    time.pass_(901)  # Not longer than after the first one.
+    assert one.get().reveal() == "token-number-3"
+
+
+def test_a_refusal_is_held_while_its_store_can_not_be_read(folder, time, monkeypatch):
+    logins = Logins(errors.CredentialsRejected("The login was refused", status=400))
+    one = process(folder, time, logins)
+
+    def fails(self, name):
+        raise errors.StateUnavailable("the disk does not answer")
+
+    for _ in range(2):
+        with pytest.raises(errors.CredentialsRejected):
+            one.get()
+        monkeypatch.setattr(FileStore, "read", fails)
+    assert logins.count == 1
+
+
+def test_a_token_that_is_kept_although_it_is_rejected_is_kept_by_all(folder, time):
+    logins = Logins()
+    one = process(folder, time, logins)
+    assert one.invalidate(one.get())
+    one.keep(second := one.get())
+    other = process(folder, time, logins)
+    assert not other.invalidate(other.get())
+    assert other.get().is_same(second)
+    assert logins.count == 2
+
+
 def test_the_time_of_a_refusal_grows_over_processes(folder, time):
     logins = Logins(*[errors.CredentialsRejected("refused")] * 1000)
     held = 900.0

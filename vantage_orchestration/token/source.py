@@ -232,8 +232,7 @@ class TokenSource:
             if isinstance(outcome, Refusal):
                 self._refusal = outcome
                 self._pause_until = max(self._pause_until, outcome.until)
-            if self._flight is flight:
-                self._flight = None
+            self._flight = None
         flight.set_result(result)
 
     def _fetch(self) -> AccessToken | Refusal:
