@@ -610,6 +610,72 @@ def run_trigger(conn_id: str, blocking: bool = False, patience: float = 10.0) ->
         triggerer.kill(escalation_delay=2.0, force=True)
 
 
+class _Api(_InProcess):
+    """Answers as the supervisor of ``dag.test()`` does, by the real API server."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+
+    def _handle_request(self, msg: Any, log: Any, req_id: int) -> None:
+        from airflow.sdk.execution_time import comms, request_handlers
+
+        # As a supervisor sends a task what its client has raised.
+        found: Any = None
+        for kind in ("GetConnection", "GetVariable", "GetVariableKeys", "PutVariable"):
+            if isinstance(msg, getattr(comms, kind)):
+                name = "".join(f"_{each.lower()}" if each.isupper() else each for each in kind)
+                found, _ = getattr(request_handlers, f"handle{name}")(self._client, msg)
+        self.line.messages.append(found)
+
+
+def refused_twice(conn_id: str, trouble: str) -> list[str]:
+    """Log in with a wrong password, and again while Airflow's Variables can't be read.
+
+    Args:
+        conn_id: Connection.
+        trouble: What can't be read: ``api``, whose server answers 503, or ``table``.
+    """
+    from sqlalchemy import text
+
+    from vantage_orchestration.airflow.hooks.vantage import VantageHook
+    from vantage_orchestration.errors import CredentialsRejected
+
+    def log_in() -> str:
+        try:
+            return repr(VantageHook(conn_id).get_token())
+        except CredentialsRejected as error:
+            return str(error)
+
+    def rename(old: str, new: str) -> None:
+        session = settings.Session()
+        session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        session.commit()
+
+    foreign(Client.request, "retry").wait = wait_none()
+    client = execution_client()
+    with supervisor.set_supervisor_comms(_Api(client).line):  # type: ignore[arg-type]
+        told = [log_in()]
+    if trouble == "api":
+        client = execution_client(refused=1_000)
+    else:
+        rename("variable", "variable_away")
+    try:
+        with supervisor.set_supervisor_comms(_Api(client).line):  # type: ignore[arg-type]
+            return [*told, log_in()]
+    finally:
+        if trouble != "api":
+            rename("variable_away", "variable")
+
+
+def longest_request() -> float:
+    """Return the seconds that a supervisor may take for a request, by Airflow's own settings."""
+    from airflow.sdk.api import client
+
+    waits = [min(client.API_RETRY_WAIT_MAX, 2.0**each) for each in range(client.API_RETRIES - 1)]
+    return client.API_RETRIES * client.API_TIMEOUT + sum(waits)
+
+
 @contextlib.contextmanager
 def keeping_variables() -> Iterator[None]:
     """Let the database refuse to delete Variables."""

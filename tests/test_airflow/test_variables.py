@@ -229,6 +229,22 @@ def test_credential_by_name(airflow: Airflow, sandbox: SandboxServer, connect: C
     assert missing["context"] == "None"
 
 
+@pytest.mark.parametrize("trouble", ["api", "table"])
+def test_a_refusal_is_remembered_while_airflow_can_not_read_it(
+    airflow: Airflow, sandbox: SandboxServer, connect: Connect, trouble: str
+) -> None:
+    """Each login with a wrong password brings the account nearer to its lock."""
+    conn_id = connect(sandbox, store="orchestrator", password=f"wrong by {trouble}")
+    first, second = airflow("refused_twice", conn_id=conn_id, trouble=trouble)
+    assert "remembered" not in first
+    assert "remembered from an earlier try" in second
+    assert logins(sandbox) == 1
+
+
+def test_patience_is_longer_than_a_supervisor_tries(airflow: Airflow) -> None:
+    assert airflow("longest_request") <= variables.PATIENCE
+
+
 def test_airflow_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = threading.Event()
     asked: list[str] = []

@@ -20,7 +20,6 @@ __all__ = [
     "AirflowSkipException",
     "BaseHook",
     "BaseXCom",
-    "SecretCache",
     "change_method",
     "conf",
     "dag_details",
@@ -64,12 +63,11 @@ else:  # May go with 3.2.
     from airflow.sdk.bases.xcom import BaseXCom
 
 if TYPE_CHECKING or AIRFLOW >= (3, 1):
-    from airflow.sdk import BaseHook, SecretCache
+    from airflow.sdk import BaseHook
     from airflow.sdk.log import mask_secret
 else:  # May go with 3.1.
     from airflow.hooks.base import BaseHook
     from airflow.sdk.execution_time.secrets_masker import mask_secret
-    from airflow.secrets.cache import SecretCache
 
 if TYPE_CHECKING or AIRFLOW >= (3, 1):
     from airflow.sdk._shared.secrets_masker import mask_secret as mask_here

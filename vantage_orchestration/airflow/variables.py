@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from vantage_orchestration.airflow.compat import AIRFLOW
 from vantage_orchestration.airflow.supervisor import supervisor
 from vantage_orchestration.errors import StateUnavailable
 
@@ -21,10 +22,12 @@ _DESCRIPTION: Final = (
     "ABBYY Vantage: an encrypted access token, or the time of a refused login. Created by"
     " vantage-orchestration, which creates a new one if this is deleted."
 )
-#: Seconds to wait for Airflow's answer.
-PATIENCE: Final = 10.0
-#: Seconds in which a host sets a Variable that it has just found missing.
+#: Seconds to wait for Airflow's answer. By default a supervisor asks the API server five times, for
+#: 5 seconds each, with pauses of up to 15 seconds; a host that gives up earlier logs in by itself.
+PATIENCE: Final = 45.0
+#: Seconds in which a host sets a Variable that it has just found missing: usually, and at most.
 _SETTLED: Final = 1.0
+_LONGEST: Final = 30.0
 #: Seconds for which Airflow is not called again after it gave no answer.
 _PAUSE: Final = 300.0
 
@@ -72,7 +75,7 @@ class AirflowVariables:
         if self.read(name) is not None:
             return False
         self.write(name, value)
-        time.sleep(max(_SETTLED, 3 * (time.monotonic() - begun)))
+        time.sleep(min(max(_SETTLED, 3 * (time.monotonic() - begun)), _LONGEST))
         return self.read(name) == value
 
     def delete(self, name: str) -> None:
@@ -80,7 +83,7 @@ class AirflowVariables:
         self._ask(lambda key: _variable().delete(key), name)
 
     def _ask(self, function: Callable[[str], T], name: str) -> T:
-        """Query Airflow with the key of a Variable, and wait for the answer for a limited time.
+        """Query Airflow with the key of a Variable, and wait up to PATIENCE seconds.
 
         Requests of a task or trigger may need the event loop. A coroutine that blocks it to get a
         token would otherwise wait for ever.
@@ -101,17 +104,41 @@ class AirflowVariables:
         if not answer.done():
             self._pause_until = time.monotonic() + _PAUSE
             raise StateUnavailable(f"Airflow gave no answer within {PATIENCE:.0f} s")
-        return answer.result()
+        from airflow.sdk.exceptions import AirflowRuntimeError
+
+        try:
+            return answer.result()
+        except AirflowRuntimeError as error:  # Its text may contain anything.
+            trouble = error.error.error.value
+        raise StateUnavailable(f"Airflow answered {trouble}")
 
 
 def _get(key: str) -> str | None:
-    from vantage_orchestration.airflow.compat import SecretCache
+    """Return a Variable; None only if there is none.
 
-    # Dag processors cache Variables. Another process may have changed this one meanwhile.
-    SecretCache.invalidate_variable(key)
-    missing = "default" if supervisor() is not None else "default_var"
-    value: str | None = _variable().get(key, **{missing: None})
-    return value
+    Airflow's own ``Variable.get`` also takes each failure for a missing Variable. It asks every
+    secrets backend first, and none of these has a value that was written by this class.
+    """
+    comms = supervisor()
+    if comms is None:
+        from airflow.secrets.metastore import MetastoreBackend
+
+        value: str | None = MetastoreBackend().get_variable(key)
+        return value
+    from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+    from airflow.sdk.execution_time.comms import GetVariable, VariableResult
+
+    found = comms.send(GetVariable(key=key))
+    if isinstance(found, VariableResult):
+        return found.value
+    if found.error != ErrorType.VARIABLE_NOT_FOUND:
+        raise AirflowRuntimeError(found)
+    if AIRFLOW >= (3, 3):
+        # The API server says the same if it can't read its database. Then this fails.
+        from airflow.sdk.execution_time.comms import GetVariableKeys
+
+        comms.send(GetVariableKeys(prefix=key, limit=1))
+    return None
 
 
 def _variable() -> Any:
