@@ -12,6 +12,7 @@ import difflib
 import inspect
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeVar, final
 from urllib.parse import quote, urlsplit
@@ -238,14 +239,33 @@ class Credentials(Confidential):
         return urlsplit(self.base_url).netloc
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Server and tenant id, which may be empty. A transaction belongs to one of these."""
+        return (self.api_url, self.tenant_id)
+
+    @property
     def account(self) -> tuple[str, str, str, str]:
         """Account and server. What is remembered of the service belongs to one of these."""
-        return (self.api_url, self.tenant_id, self.username, self.client_id)
+        return (*self.place, self.username, self.client_id)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """The values to mask."""
         return (self.password, self.client_secret)
+
+    def check_place(self, place: Sequence[str]) -> None:
+        """Refuse another server or tenant than the one where work has begun: its transactions would
+        look deleted here, and be sent and charged again."""
+        url, tenant = place
+        moved = tenant and self.tenant_id and tenant.lower() != self.tenant_id.lower()
+        if moved or url != self.api_url:
+            raise ConfigurationError(
+                "The ABBYY Vantage credential was changed to another"
+                f" {'tenant' if moved else 'server'} while it was in use",
+                hint="Running work can't continue there. Set it back and retry, or start new work."
+                " Use a separate connection or block for each server and tenant",
+                host=urlsplit(url).netloc,
+            )
 
     def identity(self) -> tuple[str, ...]:
         """Return all values that determine the token, including the secrets.

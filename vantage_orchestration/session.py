@@ -485,22 +485,9 @@ class VantageAuth(AuthBase):
         return token
 
     def _reload(self) -> bool:
-        """Load the stored credential again; return whether it changed.
-
-        A client does not move to another server or tenant: its transactions would look deleted
-        there, and be sent and charged again.
-        """
+        """Load the stored credential again; return whether it changed."""
         old, new = self.config, self._load()
-        was, now = old.credentials, new.credentials
-        moved = was.tenant_id and now.tenant_id and was.tenant_id.lower() != now.tenant_id.lower()
-        if moved or was.api_url != now.api_url:
-            raise ConfigurationError(
-                "The ABBYY Vantage credential was changed to another"
-                f" {'tenant' if moved else 'server'} while it was in use",
-                hint="Running work can't continue there. Set it back and retry, or start new work."
-                " Use a separate connection or block for each server and tenant",
-                host=was.host,
-            )
+        new.credentials.check_place(old.credentials.place)
         self.config = new
         return new != old
 

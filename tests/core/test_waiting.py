@@ -269,7 +269,9 @@ def test_state_is_json_and_holds_nothing_else() -> None:
         "timed_out": None,
         "files": {},
         "skill_id": None,
+        "place": None,
     }
+    wait.place = ("https://vantage.example.com/api", "tenant")
     wait.files["a"] = "'a.pdf'"
     state = json.loads(json.dumps(wait.to_json()))
     assert state["files"] == {"a": "'a.pdf'"}

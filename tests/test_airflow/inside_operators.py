@@ -223,6 +223,7 @@ def construct() -> dict[str, Any]:
         {"skill": 4.5},
         {"delete_on_kill": "false"},
         {"deferrable": "{{ params.wait }}"},
+        {"poke_interval": "{{ params.pause }}"},
     ]
     wrong: list[dict[str, Any]] = [
         *shared,
@@ -252,6 +253,23 @@ def construct() -> dict[str, Any]:
         {"delete_on_kill": True, "deferrable": False},
     ]
     refused = []
+    completed = operators.VantageFetchCompletedOperator
+    for each in (
+        {"skill": "{{ params.skill }}"},
+        {"consumer": "{{ dag.dag_id }}"},
+        {"consumer": ""},
+    ):
+        for make in (completed, completed.partial):
+            try:
+                make(task_id="f", **{"output_path": "/nowhere", **each})
+            except ValueError as error:
+                refused.append(["completed", repr(each), str(error)])
+            else:
+                refused.append(["completed", repr(each), None])
+    try:
+        type("Started", (operators.VantageSubmitOperator,), {"start_from_trigger": True})
+    except ValueError as error:
+        refused.append(["subclass", "start_from_trigger", str(error)])
     process_kind, sensor_kind = operators.VantageProcessDocumentsOperator, VantageTransactionsSensor
     for kind, arguments, cases in (
         (process_kind, process, wrong),
@@ -391,6 +409,44 @@ def killed(
     first.on_kill()
     second, context = made(2)
     return [ids, deferred(second.execute, context)]
+
+
+def moved(conn_id: str, place: list[str]) -> list[list[Any]]:
+    """Go on with waits that began at another server; return the errors.
+
+    Args:
+        conn_id: Connection.
+        place: Where they began.
+    """
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from vantage_orchestration.airflow.operators import vantage as operators
+    from vantage_orchestration.airflow.sensors.vantage import VantageTransactionsSensor
+
+    name = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
+    wait = Wait([name], WaitRules(), time.time(), place=(place[0], place[1]))
+    sensing = {"task_id": "a", "transaction_ids": [name], "abbyy_vantage_conn_id": conn_id}
+    sensor = VantageTransactionsSensor(**sensing, deferrable=False, mode="reschedule")
+    stored = {**wait.to_json(), "try": 1}
+    context: Any = {
+        "ti": SimpleNamespace(try_number=1),
+        "task_state_store": SimpleNamespace(get=lambda key: stored),
+    }
+    process = operators.VantageProcessDocumentsOperator(
+        task_id="b", inputs="a", output_path="o", skill="s", abbyy_vantage_conn_id=conn_id
+    )
+    event = {"status": "over", "wait": wait.to_json()}
+    goes: list[Any] = [
+        lambda: sensor.poke(context),
+        lambda: process.execute_complete({}, event),  # type: ignore[typeddict-item]
+    ]
+    found = []
+    for go in goes:
+        try:
+            go()
+        except Exception as error:
+            found.append([isinstance(error, AirflowFailException), str(error)])
+    return found
 
 
 def refused_below(version: list[int]) -> list[str]:

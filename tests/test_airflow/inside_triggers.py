@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,31 @@ def run_in_loop(kwargs: list[dict[str, Any]], quiet: bool = False) -> dict[str, 
         "threads": {name: len(found) for name, found in threads.items()},
         "by_loop": [name for name, found in threads.items() if threading.get_ident() in found],
     }
+
+
+def run_moved(conn_id: str, waits: list[dict[str, Any]], then: str) -> list[dict[str, Any]]:
+    """Run a trigger for each wait, the second one after the connection was changed.
+
+    Args:
+        conn_id: Connection.
+        waits: Waits, the first of which begins before the change.
+        then: The connection after that, as a variable of the environment.
+    """
+    from vantage_orchestration.waiting import poller
+
+    async def one(wait: dict[str, Any]) -> dict[str, Any]:
+        trigger = VantageTransactionsTrigger(abbyy_vantage_conn_id=conn_id, wait=wait)
+        (event,) = [event.payload async for event in trigger.run()]
+        return event
+
+    async def main() -> list[dict[str, Any]]:
+        first = asyncio.create_task(one(waits[0]))
+        while not any(each.client is not None for each in poller.running.values()):
+            await asyncio.sleep(0.01)
+        os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = then
+        return [*await asyncio.gather(*map(one, waits[1:])), await first]
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 class Triggerer:

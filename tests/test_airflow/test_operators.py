@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from leaks import find_leaks
 from pdfs import make_invoice
-from test_airflow.installation import Airflow, columns_of
+from test_airflow.installation import SERVER, Airflow, columns_of
 
 from vantage_orchestration.sandbox import SandboxServer
 
@@ -200,6 +200,18 @@ def counts(**changes: int) -> dict[str, Any]:
     }
 
 
+def test_a_task_does_not_go_on_at_another_server(
+    airflow: Airflow, sandbox: SandboxServer, connect: Callable[..., str]
+) -> None:
+    """Its transactions would look deleted there."""
+    conn_id = connect(sandbox)
+    place = ["https://vantage.example.com/api", ""]
+    found = airflow("inside_operators.moved", SERVER, conn_id=conn_id, place=place)
+    assert [final for final, _ in found] == [True, True]
+    assert all("was changed to another server while it was in use" in text for _, text in found)
+    assert sandbox.control.count() == 0
+
+
 def test_constructors(airflow: Airflow) -> None:
     found = airflow("inside_operators.construct")
     assert found["touched"] == []
@@ -208,6 +220,9 @@ def test_constructors(airflow: Airflow) -> None:
     assert "Did you mean 'FieldsJson'?" in words["{'result_types': ['FieldJson']}"]
     assert "it must be one of skip, send, fail" in words["{'duplicates': 'Skip'}"]
     assert "a number of seconds" in words["{'timeout': '3600'}"]
+    for each in ("{'poke_interval': '{{ params.pause }}'}", "{'consumer': '{{ dag.dag_id }}'}"):
+        assert "is a template, but it can't be one" in words[each]
+    assert "must start in a worker" in words["start_from_trigger"]
     assert found["taken"] == {
         "inputs": ["a", "b"],
         "timeout": 300.0,

@@ -262,6 +262,37 @@ def test_wrong_connections(airflow: Airflow, waiting: SandboxServer) -> None:
     assert "client_id" in event["message"]
 
 
+def test_a_connection_that_leads_elsewhere_by_now(
+    airflow: Airflow, sandbox_factory: Callable[..., SandboxServer]
+) -> None:
+    """Transactions of one server would look deleted at the other."""
+    old, new = sandbox_factory(seed=1), sandbox_factory(seed=2)
+    here = [config_of(each).credentials.place for each in (old, new)]
+    ids = [each.control.receive_many(1, "Invoice") for each in (old, new)]
+    old.control.set(processing_polls=3)
+    first, second = ({**begun(each), "place": place} for each, place in zip(ids, here, strict=True))
+    before, after = environment(old, "moved"), environment(new, "moved")
+    found = airflow(
+        "inside_triggers.run_moved",
+        before,
+        conn_id="moved",
+        waits=[first, second, first],
+        then=after["AIRFLOW_CONN_MOVED"],
+    )
+    assert [each["status"] for each in found] == ["over"] * 3
+    assert [list(statuses(each).values()) for each in found] == [["Processed"]] * 3
+    event = only(
+        airflow(
+            "inside_triggers.run_in_loop",
+            after,
+            kwargs=[{"abbyy_vantage_conn_id": "moved", "wait": first}],
+        )
+    )
+    assert (event["status"], event["retryable"]) == ("error", False)
+    assert "was changed to another server while it was in use" in event["message"]
+    assert not new.control.count("GET", ids[0][0])
+
+
 @pytest.mark.slow
 def test_missing_connection(airflow: Airflow) -> None:
     found = airflow(

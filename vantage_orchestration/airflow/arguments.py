@@ -15,7 +15,7 @@ from vantage_orchestration import arguments
 from vantage_orchestration.airflow.connection import CONN_NAME_ATTR
 from vantage_orchestration.airflow.errors import translate
 from vantage_orchestration.airflow.hooks.vantage import VantageHook
-from vantage_orchestration.errors import translating
+from vantage_orchestration.errors import ConfigurationError, translating
 from vantage_orchestration.options import Options, checked, default_of, documented, flag, names_of
 
 _SIGNS: Final = ("{{", "{%", "{#")
@@ -24,6 +24,7 @@ _READERS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
     "inputs": arguments.items,
     "output_path": arguments.output,
     "skill": arguments.text,
+    "consumer": lambda name, value: value is None or arguments.text(name, value),
     "transaction_ids": lambda _, value: arguments.transaction_ids(value),
     CONN_NAME_ATTR: arguments.text,
     "durable": flag,
@@ -50,6 +51,11 @@ class ArgumentsMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if getattr(cls, "start_from_trigger", False):
+            raise ValueError(
+                f"{cls.__name__} has start_from_trigger, but it must start in a worker: what it"
+                " waits for is known only then"
+            )
         if cls.option_group is not None and "__init__" in vars(cls):
             cls.__doc__ = documented(cls.__doc__, cls.option_group)
 
@@ -110,8 +116,14 @@ def _checked(cls: type[ArgumentsMixin], given: Mapping[str, Any]) -> dict[str, A
     options = _options_of(cls)
     with translating(translate):
         for name, value in given.items():
-            if name in rendered and is_template(value):
-                continue
+            if is_template(value):
+                if name in rendered:
+                    continue
+                if isinstance(value, str) and (name in options or name in _READERS):
+                    raise ConfigurationError(
+                        f"The argument {name} is a template, but it can't be one: Airflow would not"
+                        " render it"
+                    )
             if name in options:
                 found[name] = checked(name, value)
             elif isinstance(value, Iterator):  # It could be read once only.

@@ -75,8 +75,10 @@ class WaitingMixin(ArgumentsMixin):
         self, context: Context, ids: Sequence[str], files: Mapping[str, str] | None = None
     ) -> Any:
         # The names of files are for the log.
-        skill_id, now = self.skill_if_known(), time.time()
-        return self._go_on(context, Wait(ids, self._rules(), now, files=files, skill_id=skill_id))
+        skill_id, place = self.skill_if_known(), self.hook.client.config.credentials.place
+        now, rules = time.time(), self._rules()
+        wait = Wait(ids, rules, now, files=files, skill_id=skill_id, place=place)
+        return self._go_on(context, wait)
 
     def _go_on(self, context: Context, wait: Wait) -> Any:
         """Wait until the transactions have ended or a limit is reached, then :meth:`_ended`."""
@@ -145,12 +147,15 @@ class WaitingMixin(ArgumentsMixin):
             except MISFIT:
                 raise StateUnavailable(
                     "The event of the trigger can't be read",
-                    hint="Worker and triggerer may have different versions of this package. The"
-                    " next try continues with the same transactions",
+                    hint="Worker and triggerer may have different versions of this package, or the"
+                    " task has start_from_trigger, which it can't have. The next try continues with"
+                    " the same transactions",
                 ) from None
             if event.get("status") == "error":
                 kind = ServiceUnavailable if event.get("retryable") else ProcessingError
                 raise kind(str(event.get("message") or "The trigger could not query ABBYY Vantage"))
+            if wait.place is not None:
+                self.hook.client.config.credentials.check_place(wait.place)
         return self._go_on(context, wait)
 
     def _needs_person(self, context: Context, wait: Wait, needed: PeopleNeeded) -> None:

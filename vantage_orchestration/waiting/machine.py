@@ -149,6 +149,7 @@ class Wait:
         now: When the wait begins or is resumed.
         files: Names of the files by transaction id, as far as known, for the log.
         skill_id: Skill of all transactions, if known: polling then takes fewer requests.
+        place: Server and tenant id of all transactions, if known.
         state: Result of :meth:`to_json`, to resume a wait with other rules or ids.
 
     Attributes:
@@ -163,10 +164,12 @@ class Wait:
         *,
         files: Mapping[str, str] | None = None,
         skill_id: str | None = None,
+        place: tuple[str, str] | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.rules = rules
         self.skill_id = skill_id
+        self.place = place
         self.files = {**(state or {}).get("files", {}), **(files or {})}
         old = state or {"statuses": {}, "reviews": {}, "left": None, "timed_out": None}
         self._statuses = {each: Status(old["statuses"].get(each, Status.UNKNOWN)) for each in ids}
@@ -195,6 +198,7 @@ class Wait:
             "timed_out": self._timed_out,
             "files": self._short_files(),
             "skill_id": self.skill_id,
+            "place": None if self.place is None else [*self.place],
         }
 
     def _short_files(self) -> dict[str, str]:
@@ -206,8 +210,9 @@ class Wait:
     def from_json(cls, state: Mapping[str, Any], now: float) -> Wait:
         """Resume a wait from the result of :meth:`to_json`."""
         try:
-            rules, skill_id = WaitRules(**state["rules"]), state["skill_id"]
-            return cls(state["statuses"], rules, now, skill_id=skill_id, state=state)
+            rules, skill_id, place = WaitRules(**state["rules"]), state["skill_id"], state["place"]
+            place = None if place is None else (str(place[0]), str(place[1]))
+            return cls(state["statuses"], rules, now, skill_id=skill_id, place=place, state=state)
         except MISFIT as error:
             raise ValueError(f"This is not the state of a wait: {error!r}") from None
 

@@ -486,6 +486,7 @@ class VantageFetchCompletedOperator(_VantageOperator):
     """
 
     skill: str | None
+    consumer: str | None
     option_group = Completed
     template_fields = ("output_path", "state_path", *_templated(Completed))
 
@@ -502,9 +503,8 @@ class VantageFetchCompletedOperator(_VantageOperator):
         super().__init__(**kwargs)
         if state_path is None and is_template(output_path):
             raise ValueError("output_path is a template; give a state_path that is not")
-        self._keep(output_path=output_path, skill=skill)
+        self._keep(output_path=output_path, skill=skill, consumer=consumer)
         self.state_path = output_path if state_path is None else state_path
-        self.consumer = consumer
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Fetch what is due."""

@@ -22,7 +22,7 @@ from vantage_orchestration.airflow.links import (
     record_transactions,
 )
 from vantage_orchestration.airflow.waiting import WaitingMixin, check_outcome
-from vantage_orchestration.errors import ConfigurationError, WaitTimeout
+from vantage_orchestration.errors import ConfigurationError, WaitTimeout, translating
 from vantage_orchestration.options import Sensing, takes
 from vantage_orchestration.processing.summary import summary_of_wait
 from vantage_orchestration.waiting.machine import Outcome, Wait
@@ -161,8 +161,14 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         if self._wait_here is None:
             ids, now = self._argument("transaction_ids"), time.time()
             state = self._read(context, ids, now) if self.reschedule else None
-            skill_id = self.skill_if_known()
-            self._wait_here = Wait(ids, self._rules(), now, skill_id=skill_id, state=state)
+            credentials = self.hook.client.config.credentials
+            if state is not None and state.get("place") is not None:
+                with translating(translate):
+                    credentials.check_place(state["place"])
+            skill_id, place = self.skill_if_known(), credentials.place
+            self._wait_here = Wait(
+                ids, self._rules(), now, skill_id=skill_id, place=place, state=state
+            )
         return self._wait_here
 
     def _read(self, context: Context, ids: Sequence[str], now: float) -> dict[str, Any] | None:
@@ -198,7 +204,7 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
         if not self.reschedule or store is None:
             return
         state = wait.to_json()
-        kept = {each: state[each] for each in ("reviews", "deadline", "left", "timed_out")}
+        kept = {each: state[each] for each in ("reviews", "deadline", "left", "timed_out", "place")}
         kept["try"] = context["ti"].try_number
         if kept != self._stored:
             TaskState(store).write(_STATE, json.dumps(kept).encode())

@@ -38,7 +38,7 @@ QUIET_SECONDS = 10.0
 class VantageTransactionsTrigger(BaseTrigger):
     """Waits until transactions have ended, need a person, or reach a limit.
 
-    All triggers of a triggerer with the same connection share one client and poll their
+    All triggers of a triggerer with the same connection and server share one client and poll their
     transactions together, see :class:`vantage_orchestration.waiting.poller.SharedPoller`. No
     request is made on the event loop.
 
@@ -89,9 +89,11 @@ class VantageTransactionsTrigger(BaseTrigger):
         let_threads_of_triggerer_ask()
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        poller = SharedPoller.of(("airflow", self.abbyy_vantage_conn_id), self.connect)
         try:
             wait = self._wait = Wait.from_json(self.wait, time.time())
+            # Triggers of an earlier server still use its client if the connection was changed.
+            key = ("airflow", self.abbyy_vantage_conn_id, wait.place)
+            poller = SharedPoller.of(key, self.connect)
             answer = await wait_in_loop(poller, wait, tell=lambda line: self.log.info("%s", line))
             event = self._event("review" if isinstance(answer, PeopleNeeded) else "over")
         except Exception as error:
@@ -127,7 +129,10 @@ class VantageTransactionsTrigger(BaseTrigger):
 
     def connect(self) -> VantageClient:
         # In a thread: loading the connection calls Airflow and blocks.
-        return VantageHook(self.abbyy_vantage_conn_id).client
+        client = VantageHook(self.abbyy_vantage_conn_id).client
+        if self._wait is not None and self._wait.place is not None:
+            client.config.credentials.check_place(self._wait.place)
+        return client
 
     def _event(
         self, status: str, message: str | None = None, *, retryable: bool = False
@@ -149,8 +154,10 @@ class VantageTransactionsTrigger(BaseTrigger):
             name = self.abbyy_vantage_conn_id
             message = f"Airflow has no connection {name!r}, or can't read it at present"
         elif self._wait is None:
-            what = "The state of the wait can't be read"
-            message = f"{what}: worker and triggerer may have different versions of this package"
+            message = (
+                "The state of the wait can't be read: worker and triggerer may have different"
+                " versions of this package, or the task has start_from_trigger, which it can't have"
+            )
         else:
             message = f"Waiting failed with {type(error).__name__}"
         self.log.error("Waiting for transactions failed: %s", message)
