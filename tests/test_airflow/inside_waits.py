@@ -179,6 +179,9 @@ def scripts(way: str, seeds: list[int]) -> list[Any]:
         client = SimpleNamespace(close=lambda: None)
         transactions.VantageTransactionsTrigger.connect = lambda self, client=client: client
         Sensor.skill_if_known = lambda self: None
+        anywhere = SimpleNamespace(place=("https://vantage.example.com", ""), check_place=str)
+        config = SimpleNamespace(config=SimpleNamespace(credentials=anywhere))
+        Sensor.hook = SimpleNamespace(client=config, abbyy_vantage_conn_id="c")
         run = Run(
             way,
             clock,
