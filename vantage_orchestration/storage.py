@@ -377,7 +377,8 @@ def is_part(name: str) -> bool:
 def _fill(part: Location, fill: Callable[[BinaryIO], T]) -> T:
     """Fill a file of a remote store through a temporary file."""
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as spool:
-        with local.naming(tempfile.gettempdir()):
+        # Not gettempdir(), which fails where there is none, even if none is needed.
+        with local.naming(tempfile.tempdir or "temporary file"):
             result = fill(cast(BinaryIO, spool))
         spool.seek(0)
         if not part.is_flat:

@@ -188,6 +188,16 @@ def test_an_error_of_a_full_disk_names_what_is_full(tmp_path, monkeypatch):
         assert place in str(caught.value.filename), name
 
 
+def test_small_files_go_to_remote_stores_without_a_temporary_folder(monkeypatch):
+    """A container may have a read-only file system."""
+
+    def refuse():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    assert write(Location.of("bucket://in/x"), b"x").read_bytes() == b"x"
+
+
 def test_an_error_within_an_open_folder_names_the_whole_path(tmp_path, monkeypatch):
     """Files are opened by their name in a folder that is held open."""
 
