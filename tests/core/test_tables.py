@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import tempfile
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -627,6 +628,17 @@ def test_rows_that_go_to_temporary_files_come_back_as_they_were(
     assert not folder.exists()
     assert one.column("Number").to_pylist() == [str(number) for number in range(20)]
     assert one.column("Extra 15").to_pylist() == [None] * 15 + ["15"] + [None] * 4
+
+
+def test_without_rows_no_temporary_folder_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may have a read-only file system, and a job may judge documents alone."""
+
+    def refuse(**options: Any) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with ResultTables() as tables:
+        assert tables.sets == {}
 
 
 def test_pandas_and_polars_take_the_tables(results: Results) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,14 +57,19 @@ class ResultTables:
         unknown = {each.lower() for each in skill_ids} - self._skills.keys()
         self._several_unknown = len(unknown) > 1
         self._values = values or ValueFormat()
-        self.folder = tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
         self.sets: dict[str, SkillTables] = {}
+
+    @cached_property
+    def folder(self) -> tempfile.TemporaryDirectory[str]:
+        """The folder of temporary files, which is created when the first row needs it."""
+        return tempfile.TemporaryDirectory(prefix="abbyy-vantage-")
 
     def __enter__(self) -> ResultTables:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.folder.cleanup()
+        if "folder" in vars(self):
+            self.folder.cleanup()
 
     def add(
         self,
