@@ -49,6 +49,7 @@ class Endpoint(http.server.ThreadingHTTPServer):
         logins: Requests by user name.
         seen: Headers and form of each request.
         behave: Called with the connection of each other request, if set.
+        early: Answers files, if set, before it has read them, and closes.
     """
 
     daemon_threads = True
@@ -63,6 +64,7 @@ class Endpoint(http.server.ThreadingHTTPServer):
         self.logins: Counter[str] = Counter()
         self.seen: list[tuple[dict[str, str], dict[str, list[str]]]] = []
         self.behave: Callable[[socket.socket], None] | None = None
+        self.early: Answer | None = None
         self._context = context
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -84,6 +86,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_POST(self) -> None:
+        if self.server.early is not None and self.path.endswith("/files"):
+            self.close_connection = True
+            self._answer(self.server.early)
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         form = parse_qs(body.decode(), keep_blank_values=True)
         name = form.get("username", [""])[0]

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import os
@@ -162,6 +163,14 @@ class _QuietTLSConnection(HTTPSConnection):
         except (ssl.SSLError, ConnectionError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
             raise _HandshakeError(self, str(reason)) from None
+
+    def send(self, data: Any) -> None:
+        """Send data. If the server has closed the connection, urllib3 reads its reply all the same,
+        as without TLS: front ends refuse a large body, or its token, before they have read it."""
+        try:
+            super().send(data)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
 
 class _QuietPool(HTTPConnectionPool):

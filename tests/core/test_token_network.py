@@ -4,6 +4,7 @@ and each fault is named as what it is."""
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from vantage_orchestration.config import VantageConfig
 from vantage_orchestration.errors import VantageError
 from vantage_orchestration.retrying import RetryPolicy
 from vantage_orchestration.token import TokenSource, token_source
+from vantage_orchestration.upload import SourceFile
 
 QUICK = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002, budget=30)
 FIELDS = {
@@ -401,6 +403,28 @@ def test_headers_that_drip_are_given_up(data):
         url = f"http://127.0.0.1:{port.server_address[1]}"
         with pytest.raises(errors.AuthUnavailable, match="in time"):
             TokenSource(config_for(url, read_timeout=0.3), retries=ONCE).get()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(413, errors.PayloadTooLarge), (401, errors.Unauthorized), (429, errors.RateLimited)],
+)
+@pytest.mark.parametrize("error", [ssl.SSLEOFError, ssl.SSLZeroReturnError, BrokenPipeError])
+def test_the_reply_of_a_server_that_reads_no_body_is_read(ours, monkeypatch, status, kind, error):
+    """It closes the connection, so that sending the rest fails. TLS has errors of its own."""
+    send = http.client.HTTPConnection.send
+
+    def broken(self, data):
+        if isinstance(data, bytes) and b"made up" in data:
+            raise error(8, "EOF occurred in violation of protocol")
+        send(self, data)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "send", broken)
+    with serving(Endpoint(context=ours.context)) as endpoint:
+        endpoint.early = Answer(status, b"")
+        config = config_for(endpoint.url, ca_bundle=str(ours.bundle))
+        with VantageClient(config, retries=ONCE) as client, pytest.raises(kind):
+            client.add_files("t", [SourceFile.of(b"made up", name="a.pdf")])
 
 
 def test_headers_of_the_api_that_drip_are_given_up():
