@@ -418,11 +418,13 @@ def _find_passes_over_errors(fs: AbstractFileSystem) -> bool:
 
 def _files_below(folder: Location) -> Iterator[Mapping[str, Any]]:
     """Yield the store's information on each file below, at any depth; links are not followed."""
-    for info in _listed(folder):
-        if info["type"] == "directory":
-            yield from _files_below(Location(folder.fs, info["name"].rstrip("/")))
-        else:
-            yield info
+    folders = [folder]  # No recursion: others may nest folders more deeply than Python's stack.
+    while folders:
+        for info in _listed(folders.pop()):
+            if info["type"] == "directory":
+                folders.append(Location(folder.fs, info["name"].rstrip("/")))
+            else:
+                yield info
 
 
 def _shown(url: str) -> str:
@@ -493,29 +495,40 @@ def _fitting_keys(folder: Location, parts: tuple[str, ...]) -> Iterator[Location
 
 def _match(names: Sequence[str], parts: tuple[str, ...]) -> bool:
     """Return whether a relative path fits a pattern, by the rules of :meth:`Location.files`."""
-    head, rest = parts[0], parts[1:]
-    if head == "**" and _match(names, rest or ("*",)):
-        return True
-    if names[0].startswith(".") and not head.startswith("."):
-        return False
-    if head == "**":
-        return len(names) > 1 and _match(names[1:], parts)
-    fits = bool(rest) == (len(names) > 1) and _fits(names[0], head, suffix=not rest)
-    return fits and (not rest or _match(names[1:], rest))
+    parts = (*parts, "*") if parts[-1] == "**" else parts
+    places = {0}  # Positions in the pattern that the next name may fit.
+    for number, name in enumerate(names, 1):
+        for place in tuple(places):
+            while parts[place] == "**":  # It may stand for no folder.
+                place += 1
+                places.add(place)
+        last, here, places = number == len(names), places, set()
+        for place in here:
+            head = parts[place]
+            if name.startswith(".") and not head.startswith("."):
+                continue
+            if head == "**":
+                places |= set() if last else {place}
+            elif last == (place == len(parts) - 1) and _fits(name, head, suffix=last):
+                places.add(place + 1)
+    return bool(places)
 
 
 def _fitting(folder: Location, parts: tuple[str, ...]) -> Iterator[Location]:
-    head, rest = parts[0], parts[1:]
-    if head == "**":
-        yield from _fitting(folder, rest or ("*",))
-    for entry, kind in list(_entries(folder)):
-        if entry.name.startswith(".") and not head.startswith("."):
-            continue
+    places = [(folder, parts)]
+    while places:
+        place, parts = places.pop()
+        head, rest = parts[0], parts[1:]
         if head == "**":
-            if kind == "directory":  # Links are not followed here: they may lead in circles.
-                yield from _fitting(entry, parts)
-        elif _fits(entry.name, head, suffix=not rest):
-            if rest and kind != "file":
-                yield from _fitting(entry, rest)
-            elif not rest and kind == "file":
-                yield entry
+            places.append((place, rest or ("*",)))
+        for entry, kind in list(_entries(place)):
+            if entry.name.startswith(".") and not head.startswith("."):
+                continue
+            if head == "**":
+                if kind == "directory":  # Links are not followed here: they may lead in circles.
+                    places.append((entry, parts))
+            elif _fits(entry.name, head, suffix=not rest):
+                if rest and kind != "file":
+                    places.append((entry, rest))
+                elif not rest and kind == "file":
+                    yield entry

@@ -378,6 +378,36 @@ def test_a_key_that_a_pattern_can_not_find_is_named(key):
     assert Location.of(folder).files("*.pdf")[-1].name == "b.pdf"
 
 
+def test_folders_may_be_nested_more_deeply_than_pythons_stack(tmp_path):
+    """Others may have made them in a folder of inputs."""
+    deep, depth = "a/" * 1200, 1200
+    handle = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=handle)
+        above, handle = handle, os.open("a", os.O_RDONLY, dir_fd=handle)
+        os.close(above)
+    os.close(os.open("x.pdf", os.O_CREAT, dir_fd=handle))
+    BucketFileSystem.objects[f"in/x/{deep}x.pdf"] = b"a"
+    try:
+        for folder in (
+            Location.of(tmp_path),
+            Location.of("bucket://in/x"),
+            Location(Prefixes(), "in/x"),
+        ):
+            (found,) = folder.files("**/*.pdf")
+            assert found.path == f"{folder.path}/{deep}x.pdf"
+            assert folder.files("**/b/**") == []
+            assert list(folder.sizes()) == [f"{deep}x.pdf"]
+    finally:  # pytest removes folders by recursion.
+        os.unlink("x.pdf", dir_fd=handle)
+        for _ in range(depth):
+            above = os.open("..", os.O_RDONLY, dir_fd=handle)
+            os.close(handle)
+            handle = above
+            os.rmdir("a", dir_fd=handle)
+        os.close(handle)
+
+
 def test_patterns_that_lead_elsewhere_are_refused(folder):
     for pattern in ("", "/", "/etc/*", "../*", "a/../../*"):
         with pytest.raises(ConfigurationError, match="pattern"):
