@@ -322,7 +322,8 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
         # Anything else would be retried. It may hold secrets, so only its type is shown.
         raise ConfigurationError(
             f"The credentials are an object of the type {type(credentials).__name__}",
-            hint="Give an ABBYY Vantage Credentials block, or the name of a saved one",
+            hint="Give an ABBYY Vantage Credentials block, or the name of a saved one; .map() takes"
+            " a block as unmapped(block)",
         )
     try:
         # Without _sync it would return a coroutine in a thread where an event loop runs.
@@ -334,7 +335,8 @@ def load_credentials(credentials: VantageCredentials | str) -> VantageCredential
     except ValueError as error:
         failure = ConfigurationError(
             f"The block {credentials!r} could not be read from Prefect ({type(error).__name__})",
-            hint="Save an ABBYY Vantage Credentials block under this name",
+            hint="Look at PREFECT_API_URL and at the name, under which an ABBYY Vantage Credentials"
+            " block must be saved there",
         )
     else:
         return cast(VantageCredentials, block)
