@@ -75,7 +75,10 @@ def read_chunks(response: requests.Response, most: int, seconds: float) -> Itera
             raise TooLong
         yield response.content
         return
+    transfer = response.headers.get("Transfer-Encoding", "").strip().lower()
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if transfer not in ("", "chunked", "identity"):
+        encoding = f"transfer coding {transfer}"
     received, chunks = 0, _read(response, time.monotonic() + seconds)
     for chunk in chunks if encoding in _PLAIN else _unpacked(chunks, encoding):
         received += len(chunk)

@@ -365,8 +365,14 @@ def test_a_compressed_result_lands_as_it_was(
         (b"\x1b\x00\xf8 made up", "br", errors.ProtocolError, "compressed with br, .*not request"),
         (b"(\xb5/\xfd made up", "zstd", errors.ProtocolError, "compressed with zstd"),
         (gzip.compress(gzip.compress(LINES)), "gzip, gzip", errors.ProtocolError, "gzip, gzip"),
+        (
+            gzip.compress(LINES),
+            "identity\r\nTransfer-Encoding: gzip",
+            errors.ProtocolError,
+            "compressed with transfer coding gzip",
+        ),
     ],
-    ids=["cut", "without its last byte", "second part cut", "deflate", "br", "zstd", "twice"],
+    ids=["cut", "its last byte", "second part", "deflate", "br", "zstd", "twice", "transfer"],
 )
 def test_a_compressed_result_that_is_not_whole_or_can_not_be_unpacked_does_not_land(
     hostile: Hostile,
