@@ -462,8 +462,8 @@ def test_the_instance_that_has_the_folder_keeps_it(client, sandbox, skill, folde
         claims.child(f"{number}.json").write_text(text)
 
     instance(0, 0, 1)
-    refuses(1, 3)
     refuses(1)  # It sends nothing, but its manifest would replace that of the other.
+    refuses(1, 3)
     instance(0, 0, 1, 2)  # A file has joined.
     refuses(1, 0, 1)
     killed_when_it_has_claimed(1, '["of another file"]')

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import gc
 import os
 import pickle
@@ -385,6 +386,26 @@ def test_a_renewal_that_is_refused_is_told_once(source, server, time, caplog):
     assert server.logins == 2
 
 
+def test_no_token_is_used_after_its_end(source, server, time):
+    source.get()
+    time.pass_(3600)
+    server.answers = [unavailable()] * 6
+    with pytest.raises(errors.AuthUnavailable):
+        source.get()
+    with pytest.raises(errors.AuthUnavailable):
+        asyncio.run(source.aget())
+
+
+def test_a_firewall_is_asked_again_in_a_quarter_of_an_hour_at_most(source, server, time):
+    server.answers = [errors.AuthUnavailable("blocked", status=403)] * 100
+    for count, hold in enumerate((60, 120, 240, 480, 900, 900, 900), 1):
+        for _ in range(2):
+            with pytest.raises(errors.AuthUnavailable):
+                source.get()
+        assert server.logins == count
+        time.pass_(hold + 1)
+
+
 def test_a_token_that_ends_while_renewals_pause_is_not_used(source, server, time):
     old = source.get()
     time.pass_(3590)
@@ -487,6 +508,28 @@ def test_equal_credentials_share_one_source_and_others_do_not():
         assert token_source(config(**{"password": "shared password", **change})) is not one
 
 
+def test_another_way_to_the_server_is_another_source(monkeypatch):
+    first = token_source(config())
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    assert token_source(config()) is not first
+
+
+def test_another_store_of_an_orchestrator_is_another_source():
+    class Kept:
+        def __init__(self, server):
+            self.server = server
+
+        def __repr__(self):
+            return f"Kept({self.server!r})"
+
+    own, shared = (dataclasses.replace(config(), store=each) for each in ("file", "orchestrator"))
+    sources = [[token_source(each, Kept(server)) for server in "aab"] for each in (own, shared)]
+    assert [[each is those[0] for each in those] for those in sources] == [
+        [True, True, True],
+        [True, True, False],
+    ]
+
+
 def test_parts_of_a_credential_can_not_be_shifted_into_each_other():
     one = config(username="ab", client_id="c")
     other = config(username="a", client_id="bc")
@@ -506,7 +549,7 @@ def test_tokens_show_their_end_and_nothing_else(source, time):
     }
     assert find_leaks([token.reveal(), "a password of length"], places) == []
     for value in (token, source):
-        with pytest.raises(TypeError, match="can't be pickled"):
+        with pytest.raises(TypeError, match=f"{type(value).__name__} contains a secret"):
             pickle.dumps(value)
     assert copy.deepcopy(token) is token
     with pytest.raises(AttributeError):

@@ -364,6 +364,36 @@ def test_a_refusal_that_somebody_clears_is_forgotten_by_a_process_that_knows_it(
     assert one.get().reveal() == "token-number-3"
 
 
+def test_a_token_that_another_process_keeps_is_used_again(folder, time):
+    logins = Logins()
+    one, other = (process(folder, time, logins) for _ in range(2))
+    first = one.get()
+    assert other.get().is_same(first)
+    assert one.invalidate(first)
+    assert other.invalidate(first)
+    second = one.get()
+    assert other.get().is_same(second)
+    assert other.invalidate(second)
+    one.keep(second)
+    assert other.get().is_same(second)
+    assert logins.count == 2
+
+
+def test_the_time_of_a_refusal_grows_although_nothing_can_be_stored(folder, time, monkeypatch):
+    logins = Logins(*[errors.CredentialsRejected("The login was refused", status=400)] * 9)
+    one = process(folder, time, logins)
+
+    def fails(self, name, value):
+        raise errors.StateUnavailable("the disk is full")
+
+    monkeypatch.setattr(FileStore, "write", fails)
+    for count in (1, 2, 2, 3):
+        with pytest.raises(errors.CredentialsRejected):
+            one.get()
+        assert logins.count == count
+        time.pass_(901)
+
+
 def test_a_refusal_is_held_while_its_store_can_not_be_read(folder, time, monkeypatch):
     logins = Logins(errors.CredentialsRejected("The login was refused", status=400))
     one = process(folder, time, logins)
