@@ -275,10 +275,20 @@ def test_a_destination_that_would_double_rows_is_refused(
 
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    written: list[Any] = []
     lake = dlt.destinations.filesystem(str(tmp_path / "lake"))
-    with pytest.raises(PipelineStepFailed, match="second load would double them"):
-        dlt.pipeline("lake", destination=lake).run(documents(manifest_of(results)))
-    assert list((tmp_path / "lake").glob("**/*.parquet")) == []
+    function = dlt.destination(lambda items, table: written.append(items), name="function")
+    for place in (lake, function):
+        with pytest.raises(PipelineStepFailed, match="second load would double them"):
+            dlt.pipeline("lake", destination=place).run(documents(manifest_of(results)))
+    assert list((tmp_path / "lake").glob("**/*.parquet")) == written == []
+
+
+def test_rows_can_be_looked_at_without_a_load(results: Results) -> None:
+    from vantage_orchestration.dlt import documents
+
+    (first, *_) = documents(manifest_of(results)).resources.values()
+    assert [row["document_index"] for table in first for row in table.to_pylist()] == [1, 1]
 
 
 def test_skills_of_one_name_for_dlt_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -394,6 +394,16 @@ def test_the_time_of_a_refusal_grows_although_nothing_can_be_stored(folder, time
         time.pass_(901)
 
 
+def test_what_an_unexpected_error_of_a_store_says_is_not_logged(folder, time, caplog, monkeypatch):
+    def fails(self, name):
+        raise RuntimeError("a made-up text with a secret")
+
+    monkeypatch.setattr(FileStore, "read", fails)
+    assert process(folder, time, Logins()).get().reveal() == "token-number-1"
+    assert "can't be used: RuntimeError" in caplog.text
+    assert "made-up" not in caplog.text
+
+
 def test_a_refusal_is_held_while_its_store_can_not_be_read(folder, time, monkeypatch):
     logins = Logins(errors.CredentialsRejected("The login was refused", status=400))
     one = process(folder, time, logins)

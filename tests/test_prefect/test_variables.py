@@ -439,8 +439,12 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         statuses = self.server.statuses
-        self.send_response(statuses[min(len(self.server.asked), len(statuses) - 1)])
+        status = statuses[min(len(self.server.asked), len(statuses) - 1)]
         self.server.asked.append(self.path)
+        if not status:  # The connection breaks instead.
+            self.close_connection = True
+            return
+        self.send_response(status)
         for header, text in self.server.headers.items():
             self.send_header(header, text)
         self.send_header("Content-Length", "0")
@@ -497,6 +501,8 @@ ACTS: dict[str, Callable[[PrefectVariables], Any]] = {
         (401, {}, 1),
         (501, {}, 1),
         (500, {}, 4),
+        (502, {}, 4),
+        (408, {}, 4),
     ],
 )
 def test_server_that_refuses_is_asked_a_few_times(
@@ -516,6 +522,18 @@ def test_server_that_refuses_is_asked_a_few_times(
     assert len(server.asked) == requests
     assert len(waits) == requests - 1
     assert sum(waits) < 5
+
+
+def test_connection_that_breaks_is_not_opened_again_by_prefects_client(
+    troubled: Callable[..., Any],
+) -> None:
+    server = troubled(0)
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with settings.temporary_settings({settings.PREFECT_API_URL: url}):
+        store = PrefectVariables(get_settings_context())
+    with pytest.raises(StateUnavailable, match="did not answer"):
+        store.read(NAME)
+    assert len(server.asked) == 1
 
 
 def test_server_whose_database_is_locked_is_asked_again(
