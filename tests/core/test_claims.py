@@ -165,3 +165,10 @@ def test_who_has_waited_long_enough_logs_in(
     begin(0.05)
     assert held[1] == {place: b"of another host"}
     assert shared.values == {place: b"of another host"}, "the claim of another is not removed"
+
+
+def test_a_claim_that_another_host_has_taken_over_is_left_to_it(shared: Shared) -> None:
+    with cache.claimed(shared, "name", 5.0, lambda: False):
+        (place,) = shared.values
+        shared.values[place] = b"another host"
+    assert shared.values == {place: b"another host"}

@@ -222,6 +222,10 @@ def test_another_hosts_entry_from_the_future_is_not_believed(time):
     assert read_entry(entry, time.clock, jitter=0) is None
 
 
+def test_a_moment_that_has_not_come_yet_is_not_believed(time):
+    assert time.clock.age(time.clock.stamp(time.steady + 1000)) is None
+
+
 def test_a_suspended_machine_comes_back_to_a_stale_token(time):
     # The steady clock counts while the machine sleeps; so does the wall clock.
     entry = token_entry(time)
