@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import httpx
 import pytest
 from leaks import find_leaks, find_leaks_in_frames
@@ -210,6 +211,31 @@ def test_running_client_uses_a_changed_block(
         use(client)
         assert client.config.credentials.client_id == "service-client"
     assert sandbox.control.count("POST", "connect/token") == 2
+
+
+@pytest.mark.parametrize("how", ["assigned", "copied"])
+def test_block_that_code_has_changed_is_not_replaced_by_the_stored_one(
+    how: str, save_block: Callable[..., str], account: dict[str, Any], sandbox: SandboxServer
+) -> None:
+    name = save_block(**_SERVICE)
+    own = {each: account[each] for each in ("client_id", "username", "password")}
+    own["grant_type"] = "password"
+    block = VantageCredentials.load(name)
+    if how == "copied":
+        block = block.model_copy(update=own)
+    else:
+        for field, value in own.items():
+            setattr(block, field, value)
+    assert block.saved_name == cloudpickle.loads(cloudpickle.dumps(block)).saved_name == ""
+    with block.get_client() as client:
+        client.list_skills()
+        sandbox.control.revoke_tokens()
+        client.list_skills()
+        # The stored one would be another user, who sees other transactions.
+        assert client.config.credentials.client_id == account["client_id"]
+    block.save(overwrite=True)
+    assert block.saved_name == name
+    assert VantageCredentials.load(name).client_id == account["client_id"]
 
 
 def test_client_that_outlives_its_run_reads_the_block_again_too(

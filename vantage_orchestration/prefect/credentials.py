@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     HttpUrl,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -156,6 +157,8 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
     store: Literal["file", "orchestrator", "memory"] = _field("store")
     store_path: str = _field("store_path")
 
+    _differs: bool = PrivateAttr(False)
+
     @model_validator(mode="before")
     @classmethod
     def _complete_region(cls, values: Any) -> Any:
@@ -170,6 +173,9 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
         # Pydantic takes what is assigned or updated as it is, and would show a text.
         is_bare = name in _SECRETS and isinstance(value, str)
         super().__setattr__(name, SecretStr(value) if is_bare else value)
+        if name in _SPECS or name == "_block_document_name":
+            # The values differ from the stored ones, until Prefect has saved them.
+            self._differs = name in _SPECS
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values in some fields; see pydantic."""
@@ -222,9 +228,9 @@ class VantageCredentials(StoredBlock, CredentialsBlock):
 
     @property
     def saved_name(self) -> str:
-        """Name of a saved block; empty for one that is not saved."""
+        """Name of a saved block; empty for one that is not saved, or was changed since."""
         name = self._block_document_name
-        return "" if name is None or self._is_anonymous else name
+        return "" if name is None or self._is_anonymous or self._differs else name
 
     def sources(self) -> tuple[Callable[[], VantageConfig], Store]:
         """Return what reads the credential afresh, and the store of its Prefect server.

@@ -24,7 +24,7 @@ def _text_of(value: Any) -> Any:
         if value.saved_name:
             return value.saved_name
         raise ConfigurationError(
-            "The credentials block is not saved",
+            "The credentials block is not saved, or was changed since",
             hint="Save it and give its name: Prefect stores the arguments of flows",
         )
     return str(value) if isinstance(value, os.PathLike) or hasattr(value, "fs") else value
