@@ -97,6 +97,8 @@ def test_secrets_to_mask() -> None:
     [
         ({}, {"conn_type": "http"}, "has the type 'http'"),
         ({}, {"conn_type": None}, "has the type None"),
+        # What Airflow reads of a URI that begins with abbyy_vantage://.
+        ({}, {"conn_type": ""}, "A URI begins with abbyy-vantage://"),
         ({}, {}, "no region"),
         ("not json " + SECRET, {}, "not a JSON object"),
         (json.dumps([SECRET]), {}, "not a JSON object"),

@@ -64,7 +64,8 @@ def config_of(connection: ConnectionLike) -> VantageConfig:
     if kind != CONN_TYPE:
         raise ConfigurationError(
             f"The connection {connection.conn_id!r} has the type {connection.conn_type!r}",
-            hint=f"Use a connection of the type {CONN_TYPE!r} ({HOOK_NAME})",
+            hint=f"Use a connection of the type {CONN_TYPE!r} ({HOOK_NAME}). A URI begins with"
+            " abbyy-vantage://, since it can't contain an underscore there",
         )
     values = _extra(connection)
     values["base_url"] = _address(connection)
