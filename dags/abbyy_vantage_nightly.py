@@ -10,6 +10,8 @@ with a file that says why. Reviewers get a mail when ABBYY Vantage needs a perso
 * Tables are typed as the skill declares its fields; `docs/results.md` describes them.
 * dlt loads them. Choose another `destination` and set its credentials as dlt describes it. Loading
   the same night twice changes nothing.
+* Each run sends all files of the folder, and ABBYY Vantage charges their pages. Move them away
+  before the next night, or let each night have a folder of its own: `INPUTS + "/{{ ds }}/*.pdf"`.
 * A night without documents is skipped.
 """
 

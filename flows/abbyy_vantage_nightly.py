@@ -12,6 +12,9 @@ notify the reviewers. Run it now, or serve it every night, with
 Anyone who may run a deployment of it chooses these folders, below those of the worker's
 environment: ABBYY_VANTAGE_FLOWS_INPUTS, and ABBYY_VANTAGE_FLOWS_OUTPUTS for OUTPUT and ASIDE.
 
+Each night sends all files of FOLDER, and ABBYY Vantage charges their pages. Move them away before
+the next night, or read a folder of the night, such as f"{folder}/{night}/*.pdf".
+
 Choose another `destination` and set its credentials as dlt describes it. Loading the same night
 twice changes nothing. It needs a saved block of the type "ABBYY Vantage Credentials" with the name
 abbyy-vantage.
