@@ -224,6 +224,8 @@ def test_events_that_come_together_are_each_taken_once(airflow: Airflow, tmp_pat
 
     add(*range(50))
     assert taken("take_1") == extras(*range(50))
+    references = airflow("xcom", dag_id=TAKER, run_id="take_1", task_id="take_by_reference")
+    assert references == [50, 50, 0]
     assert taken("take_2") == []
     add(50)
     airflow("clear", dag_id=TAKER, run_id="take_1")

@@ -18,7 +18,8 @@ from vantage_orchestration.urls import StorageUrl
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
-    from airflow.sdk import Asset, Context
+    from airflow.sdk import Asset, AssetAlias, Context
+    from airflow.sdk.definitions.asset import AssetRef
 
 #: Seconds by which events may become visible after their timestamp.
 _LATE: Final = 3600.0
@@ -44,7 +45,7 @@ def emit(context: Context, output: str, extra: Mapping[str, Any]) -> None:
 
 
 def take_events(
-    asset: Asset, *, state_path: Any, consumer: str | None = None
+    asset: Asset | AssetAlias | AssetRef, *, state_path: Any, consumer: str | None = None
 ) -> list[dict[str, Any]]:
     """Return the events of an asset that no earlier run of the running task has taken.
 
@@ -57,7 +58,7 @@ def take_events(
     while a Dag is paused start no run: schedule the Dag by time as well (``AssetOrTimeSchedule``).
 
     Args:
-        asset: Asset.
+        asset: Asset, as in the task's inlets: also ``Asset.ref(name="...")`` or an ``AssetAlias``.
         state_path: Folder for the record of taken events, a path or URL; the same in each run.
         consumer: Name under which events are recorded, by default Dag and task. Each name gets all
             events of the last 14 days.
@@ -81,7 +82,8 @@ def take_events(
     task = context["ti"]
     name = consumer or f"{task.dag_id}.{task.task_id}"
     run = scope_of(task)
-    digest = hashlib.sha256(json.dumps([asset.name, asset.uri, name]).encode()).hexdigest()[:8]
+    names = [getattr(asset, each, None) for each in ("name", "uri")]  # References have one.
+    digest = hashlib.sha256(json.dumps([*names, name]).encode()).hexdigest()[:8]
     notes = Notes(location_of(state_path).child(STATE, "events", f"{safe_name(name)}-{digest}"))
     with notes.lease(run) as lease:
         if lease is None:
@@ -102,7 +104,7 @@ def take_events(
     return [dict(event.extra or {}) for key, event in events.items() if key in mine]
 
 
-def _events_after(context: Context, asset: Asset, begin: float) -> Any:
+def _events_after(context: Context, asset: Asset | AssetAlias | AssetRef, begin: float) -> Any:
     import pendulum
 
     events = context["inlet_events"][asset]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pendulum
-from airflow.sdk import Asset, dag, task
+from airflow.sdk import Asset, AssetAlias, dag, task
 
 from vantage_orchestration.airflow.operators.vantage import VantageFetchCompletedOperator
 
@@ -36,15 +36,25 @@ def fetch_completed() -> None:
 
 @dag(dag_id="take_events", **COMMON)
 def take_events() -> None:
-    @task(inlets=[EVENTS])
-    def take() -> list[dict[str, Any]]:
+    def taken(asset: Any) -> list[dict[str, Any]]:
         from airflow.sdk import Variable
 
         from vantage_orchestration.airflow.assets import take_events
 
-        return take_events(EVENTS, state_path=Variable.get("take_events_state"))
+        return take_events(asset, state_path=Variable.get("take_events_state"))
+
+    @task(inlets=[EVENTS])
+    def take() -> list[dict[str, Any]]:
+        return taken(EVENTS)
+
+    by_name, by_uri = Asset.ref(name=EVENTS.name), Asset.ref(uri=EVENTS.uri)
+
+    @task(inlets=[by_name, by_uri, AssetAlias("taken_alias")])
+    def take_by_reference() -> list[int]:
+        return [len(taken(each)) for each in (by_name, by_uri, AssetAlias("taken_alias"))]
 
     take()
+    take_by_reference()
 
 
 fetch_completed()
