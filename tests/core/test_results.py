@@ -284,13 +284,6 @@ def test_a_destination_that_would_double_rows_is_refused(
     assert list((tmp_path / "lake").glob("**/*.parquet")) == written == []
 
 
-def test_rows_can_be_looked_at_without_a_load(results: Results) -> None:
-    from vantage_orchestration.dlt import documents
-
-    (first, *_) = documents(manifest_of(results)).resources.values()
-    assert [row["document_index"] for table in first for row in table.to_pylist()] == [1, 1]
-
-
 def test_skills_of_one_name_for_dlt_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     results = Results(tmp_path, PROCESS, INVOICE)
     results.add(Json=json_of(has("X", "1"), concept="Delivery note"))
