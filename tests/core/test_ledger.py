@@ -298,9 +298,14 @@ def test_names_tell_tasks_apart(client, configure, tmp_path):
     assert found(key=replace(key, scope="other"), **given) == []
     assert found(skill="Receipt", **given) == []
     assert found(note="y", **given) == []
-    config = configure(username="somebody.else@example.com")
-    with type(client)(config) as other:
-        assert found(client=other, **given) == []
+    for change in (
+        {"username": "somebody.else@example.com"},
+        {"client_id": "another"},
+        {"tenant_id": "another"},
+        {"base_url": "https://another.example.com"},
+    ):
+        with type(client)(configure(**change)) as other:
+            assert found(client=other, **given) == [], change
     assert {path.name for path in (tmp_path / "out").iterdir()} == {FOLDER}
 
 

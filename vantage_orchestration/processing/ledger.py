@@ -240,10 +240,9 @@ def open_ledger(
     other inputs or another position, but hardly both. The output folder gets notes too, for
     whatever task writes into it.
     """
-    account = client.config.credentials
     base: list[Any] = [
         key.scope,
-        [account.base_url, account.tenant_id, account.username, account.client_id],
+        client.config.credentials.account,
         skill_id,
         dict(skill_parameters or {}),
     ]
