@@ -23,7 +23,10 @@ HALVED = ("tests/test_airflow", "tests/test_prefect")
 FIRST = (
     "tests/test_airflow/live/test_crash_matrix.py",
     "tests/test_prefect/live",
-    *(f"{folder} {half}" for half in (0, 1) for folder in HALVED),
+    "tests/test_airflow 1",
+    "tests/test_prefect 0",
+    "tests/test_airflow 0",
+    "tests/test_prefect 1",
     "tests/test_airflow/live/test_inbox.py",
 )
 

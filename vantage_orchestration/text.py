@@ -43,9 +43,9 @@ _FIRST = 3
 _QUERY = re.compile(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _USERINFO = re.compile(r"(https?://)[^\s/@\"'<>]+@", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+#: The end of a name is enough: what precedes it would be searched anew from each of its letters.
 _PAIR = re.compile(
-    r"(?P<name>[A-Za-z_]*(?:token|password|secret|assertion))(?P<sep>[\"']?\s*[=:]\s*[\"']?)"
-    r"[^\s\"'&,;]+",
+    r"(?P<name>token|password|secret|assertion)(?P<sep>[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;]+",
     re.IGNORECASE,
 )
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_.-]{8,}|\b[\w-]{8,}\.[\w-]{8,}\.[\w-]{4,}", re.ASCII)
