@@ -39,7 +39,13 @@ class Inbox:
         self.control = self.sandbox.control
         columns = columns_of(self.sandbox)
         connection = json.dumps({**columns, "extra": json.loads(columns["extra"])})
-        environment = {"INBOX_OUT": str(self.out), "AIRFLOW_CONN_INBOX": connection}
+        environment = {
+            "INBOX_OUT": str(self.out),
+            "AIRFLOW_CONN_INBOX": connection,
+            # Airflow's default. Two runs of a Dag with ``max_active_runs=1`` that the scheduler ends
+            # in one go count as active until its file is parsed again.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+        }
         (folder / "home").mkdir()
         self.airflow = Running(folder / "home", DAGS, postgres, environment, template)
         self.ids: list[str] = []
