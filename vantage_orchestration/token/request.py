@@ -124,7 +124,6 @@ class Grant:
 def log_in(config: VantageConfig) -> Grant | VantageError:
     """Request a token once (contract, section 2.1); return the grant or the error."""
     import requests
-    from urllib3.exceptions import HTTPError
 
     from vantage_orchestration.http import network_error
     from vantage_orchestration.reply import Broken, Damaged, Packed, TooLong, TooSlow
@@ -152,7 +151,7 @@ def log_in(config: VantageConfig) -> Grant | VantageError:
         return AuthProtocolError("The token endpoint's reply can't be unpacked", hint=hint, **where)
     except TooSlow:
         return AuthUnavailable("The token endpoint's reply did not arrive in time", **where)
-    except (Broken, HTTPError, OSError, ValueError):
+    except Broken:
         return AuthUnavailable("The connection broke before the reply was complete", **where)
 
 
