@@ -605,6 +605,28 @@ def test_rollback_deletes_where_it_was_asked_for(case: Case) -> None:
     assert submit_documents.on_rollback_hooks == []
 
 
+@pytest.mark.parametrize("shape", ["alone", "in a transaction"])
+def test_a_result_that_cannot_be_stored_deletes_nothing(case: Case, shape: str) -> None:
+    """Prefect then calls the hooks for a rollback, too, and continues."""
+    storage = PREFECT_LOCAL_STORAGE_PATH.value()
+    storage.mkdir()
+    (storage / "file").write_text("in the way")
+    submit = undo.undoable(submit_documents.with_options(result_storage_key="file/below"))
+    tries: list[Any] = []
+
+    @flow(retries=1)
+    def above() -> Any:
+        with transaction() if shape == "in a transaction" else contextlib.nullcontext():
+            tries.append(submit(case.block, case.glob, "Invoice"))
+        if len(tries) == 1:
+            raise RuntimeError("what comes next has failed")
+
+    above()
+    assert tries[0] == tries[1]
+    assert case.starts() == case.once_each()
+    assert not any(each["deleted"] for each in case.sandbox.control.transactions())
+
+
 def test_inputs_that_can_be_read_only_once_are_refused(case: Case) -> None:
     """A cache key reads them before the task does, and a retry after it."""
     for send in (submit_documents, process_documents):

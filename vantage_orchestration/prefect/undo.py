@@ -55,13 +55,15 @@ def delete_on_rollback(transaction: Transaction) -> None:
     """Delete what a task has started: a rollback hook for tasks that send documents.
 
     Prefect calls it if the task succeeded and the ``transaction()`` around it fails. A failed task
-    is not rolled back: its retry continues with what it has started.
+    is not rolled back: its retry continues with what it has started. Nothing is deleted if only the
+    task's result can't be stored.
 
     Args:
         transaction: Prefect's transaction of the task.
     """
-    undo = transaction.get(_UNDO, None)
-    if undo is not None:
+    cause, undo = get_transaction(), transaction.get(_UNDO, None)
+    # Prefect also calls it if it can't store the task's result, and continues with the result.
+    if undo is not None and cause is not None and cause.is_rolled_back():
         undo(transaction.logger)
 
 
@@ -79,7 +81,8 @@ def undoable(task: Task[P, R]) -> Task[P, R]:
     """Return a copy of a task of this package that a rollback undoes.
 
     Args:
-        task: ``submit_documents``, ``process_document`` or ``process_documents``.
+        task: ``submit_documents``, ``process_document`` or ``process_documents``, with all its
+            options: a copy that ``with_options`` makes has no hooks.
     """
     copy = task.with_options()
     copy.on_rollback(delete_on_rollback)
