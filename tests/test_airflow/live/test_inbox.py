@@ -42,8 +42,8 @@ class Inbox:
         environment = {
             "INBOX_OUT": str(self.out),
             "AIRFLOW_CONN_INBOX": connection,
-            # Airflow's default. Two runs of a Dag with ``max_active_runs=1`` that the scheduler ends
-            # in one go count as active until its file is parsed again.
+            # Airflow's default. Two runs of a Dag with ``max_active_runs=1`` that the scheduler
+            # ends in one go count as active until its file is parsed again.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         }
         (folder / "home").mkdir()
