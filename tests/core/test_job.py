@@ -613,11 +613,14 @@ def test_a_service_that_writes_names_in_another_way_holds_the_same_files(
         assert [each.fields["Invoice Number"] for each in found.documents] == [number]
 
 
+@pytest.mark.parametrize("deleted", [True, False])
 def test_what_is_being_deleted_is_not_gone_on_with(
-    client, sandbox, skill, folder, output, tmp_path, monkeypatch
+    client, sandbox, skill, folder, output, tmp_path, monkeypatch, deleted
 ):
-    """The service takes minutes to delete, and the file may be again what it was."""
+    """The service takes minutes to delete, if it does, and the file may be again what it was."""
     sandbox.control.set(delete_polls=10**6)
+    if not deleted:
+        sandbox.control.add_fault(operation="deleteTransaction", status=403)
     target = folder / "invoice 1.pdf"
     content = target.read_bytes()
     spoil = _after(client.create_transaction, lambda: target.write_bytes(content[:-1] + b"x"))
@@ -625,7 +628,7 @@ def test_what_is_being_deleted_is_not_gone_on_with(
     settings = (skill, Options())
     given = [Location.of(target)]
     ledger = notes(tmp_path / "ledger")
-    with pytest.raises(errors.FileChanged):
+    with pytest.raises(errors.FileChanged if deleted else errors.Forbidden):
         begin(
             client,
             given,
@@ -638,9 +641,10 @@ def test_what_is_being_deleted_is_not_gone_on_with(
         )
     monkeypatch.undo()
     target.write_bytes(content)
-    begin(client, given, output, again(), *settings, token=TOKEN, origin="o", ledger=ledger)
+    key = again() if deleted else TaskKey("task")
+    begin(client, given, output, key, *settings, token=TOKEN, origin="o", ledger=ledger)
     assert [(t["deleted"], t["started"]) for t in sandbox.control.transactions()] == [
-        (True, 0),
+        (deleted, 0),
         (False, 1),
     ]
 
@@ -728,6 +732,25 @@ def test_several_files_are_looked_at_before_the_start(client, sandbox, folder, t
     assert sandbox.control.count(path_regex="/start$") == 0
 
 
+def test_what_comes_late_is_seen_before_the_start(client, sandbox, folder, tmp_path, monkeypatch):
+    """An upload of the killed try arrives after the look of the next one, under another name."""
+    ledger, (ours, other, *_) = notes(tmp_path / "ledger"), files_of(folder)
+    settings = (PROCESS, Options())
+    sandbox.control.add_fault(operation="addFiles", status=403)
+    with pytest.raises(errors.Forbidden):
+        submit_files(client, [ours], TaskKey("task"), *settings, ledger=ledger)
+    add = client.add_files
+
+    def after_a_late_one(transaction_id, files, **options):
+        add(transaction_id, [other.path], first_index=1)
+        return add(transaction_id, files, **options)
+
+    monkeypatch.setattr(client, "add_files", after_a_late_one)
+    with pytest.raises(errors.DocumentMismatch, match=f"nobody sent '{other.name}'"):
+        submit_files(client, [ours], again(), *settings, ledger=ledger)
+    assert set(started(sandbox).values()) == {0}
+
+
 def test_an_id_that_is_given_twice_mixes_nothing(client, sandbox, skill, folder, tmp_path):
     ledger = notes(tmp_path / "ledger")
     settings = (skill, Options(parallel=1))
@@ -748,9 +771,50 @@ def test_a_new_transaction_that_is_not_known_everywhere_is_not_made_again(
     settings = (skill, Options())
     given, ledger = files_of(folder)[:1], notes(tmp_path / "ledger")
     begin(client, given, output, TaskKey("task"), *settings, token=TOKEN, origin="o", ledger=ledger)
-    sandbox.control.add_fault(operation="getTransaction", status=404, times=2)
+    sandbox.control.add_fault(operation="getTransaction", status=404, times=4)
     begin(client, given, output, again(), *settings, token=TOKEN, origin="o", ledger=ledger)
     assert list(started(sandbox).values()) == [1]
+
+
+def test_what_is_noted_and_gone_is_searched_and_what_is_found_is_noted(
+    sandbox, configure, skill, folder, tmp_path
+):
+    sandbox.control.set(delete_polls=0)
+
+    def noted() -> list[set[str]]:
+        return [set(each.transaction_ids) for each in notes(tmp_path / "ledger").load().values()]
+
+    policy = RetryPolicy(attempts=1, first_wait=1, max_wait=1, budget=60, sleep=lambda _: None)
+    with VantageClient(configure(), retries=policy) as client:
+
+        def send(key: TaskKey, ledger: Ledger | None) -> str:
+            given = files_of(folder)[:1]
+            (part,) = submit_files(client, given, key, skill, Options(), ledger=ledger)
+            assert client.get_transaction(part.transaction_id).ended
+            return part.transaction_id
+
+        gone = send(TaskKey("task"), notes(tmp_path / "ledger"))
+        client.delete_transaction(gone)
+        unnoted = send(again(), None)  # This try has lost the notes.
+        assert send(again(), notes(tmp_path / "ledger")) == unnoted
+        assert noted() == [{unnoted, gone}]
+        # What is gone for good is not asked for by each later try.
+        client.delete_transaction(unnoted)
+        newest = send(again(), notes(tmp_path / "ledger"))
+        assert noted() == [{newest}]
+
+
+def test_a_folder_is_taken_before_anything_is_sent(
+    client, sandbox, skill, folder, output, monkeypatch
+):
+    """The job that had it may still be at work, and must not collect into it."""
+    settings = (skill, Options(parallel=1))
+    begin(client, files_of(folder), output, TaskKey("other"), *settings, token=job_token("other"))
+    owners: list[str | None] = []
+    note = lambda: owners.append(job.Job.load(output).token)  # noqa: E731
+    monkeypatch.setattr(client, "create_transaction", _after(client.create_transaction, note))
+    begin(client, files_of(folder), output, TaskKey("task"), *settings, token=TOKEN)
+    assert owners == [TOKEN] * 4
 
 
 def _after(function, action):

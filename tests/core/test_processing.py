@@ -355,6 +355,18 @@ def test_a_transaction_with_other_files_is_not_started(client, sandbox, skill, i
     assert starts(sandbox) == []
 
 
+def test_a_file_of_somebody_else_is_not_taken_for_ours(client, sandbox, skill, invoice, tmp_path):
+    """A proxy repeats a reply, and the server lists no files before the start."""
+    other = client.create_transaction(skill).id
+    (tmp_path / "other").mkdir()
+    client.add_files(other, [make_invoice(tmp_path / "other" / invoice.name, "INV-18")])
+    sandbox.control.add_fault(operation="createTransaction", merge_json={"transactionId": other})
+    sandbox.control.add_fault(operation="getTransaction", times=0, merge_json={"sourceFiles": []})
+    with pytest.raises(errors.Conflict):
+        send(client, invoice, skill, TaskKey("task"))
+    assert starts(sandbox) == []
+
+
 def test_what_was_clearly_answered_is_not_looked_at_before_the_start(
     client, sandbox, skill, invoice
 ):

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from vantage_orchestration.errors import (
     BadRequest,
-    ConfigurationError,
     Conflict,
     DocumentMismatch,
     FileChanged,
@@ -43,7 +42,7 @@ from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.stored import Member, Stored
 from vantage_orchestration.text import identifier, named
-from vantage_orchestration.upload import SourceFile, parameters
+from vantage_orchestration.upload import SourceFile
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -156,18 +155,17 @@ def open_work(
 
 def keyed_units(work: Work, units: Iterable[Unit], scope: str | None = None) -> dict[str, Unit]:
     """Return new units by their keys, see :func:`.keys.unit_key`, by default in the newest scope of
-    the task; refuse two with the same files."""
+    the task."""
     scope = scope or work.ledger.scopes(work.key)[0]
-    by_key: dict[str, Unit] = {}
-    for unit in units:
-        files = [(each.stored_name, str(each.sha256)) for each in unit.sources]
-        key = unit_key(scope, work.skill_id, files, work.options.skill_parameters)
-        if by_key.setdefault(key, unit) is not unit:
-            raise ConfigurationError(
-                "Two transactions would have the same files",
-                hint="Leave out files that were given twice",
-            )
-    return by_key
+    return {
+        unit_key(
+            scope,
+            work.skill_id,
+            [(each.stored_name, str(each.sha256)) for each in unit.sources],
+            work.options.skill_parameters,
+        ): unit
+        for unit in units
+    }
 
 
 def submit(work: Work, units: Mapping[str, Unit]) -> tuple[Part, ...]:
@@ -177,8 +175,6 @@ def submit(work: Work, units: Mapping[str, Unit]) -> tuple[Part, ...]:
     A file that changed since the plan, or a server that does not hold what was sent, is an error,
     and its transaction is not started. After another error the next try finds the started ones.
     """
-    parameters(work.options.skill_parameters or {}, limited=False)
-    keyed(work.options.registration_parameters, "0" * 64)
     known = _known(work, units)
     line = _Line(work, units, known)
     line.run()
@@ -524,7 +520,7 @@ class _Line:
                 self._ids.add(name)
                 self._unnoted[key] = self._work.entry(name, self._units[key])
         except BaseException as error:
-            self._failure = self._failure or error
+            self._failure = error
             self._over = True
         finally:
             with self._turn:
