@@ -817,6 +817,108 @@ def test_a_folder_is_taken_before_anything_is_sent(
     assert owners == [TOKEN] * 4
 
 
+def test_a_file_that_was_replaced_is_sent_although_its_name_has_landed(
+    client, sandbox, skill, folder, output
+):
+    run(client, folder, output, skill, TaskKey("task"))
+    make_invoice(folder / "invoice 1.pdf", "INV-9")
+    run(client, folder, output, skill, again(), tables="jsonl")
+    numbers = {row["Invoice Number"] for row in Manifest.open(output).rows()}
+    assert numbers == {"INV-9", "INV-2", "INV-3", "INV-4"}
+
+
+def test_a_folder_that_belongs_to_another_file_now_is_not_shared(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    ledger = notes(tmp_path / "ledger")
+    run(client, folder, output, skill, TaskKey("task"), ledger=ledger)
+    (folder / "invoice 1.pdf").rename(folder / "renamed.pdf")
+    make_invoice(folder / "invoice 1.pdf", "INV-9")
+    run(client, folder, output, skill, again(), ledger=ledger, tables="jsonl")
+    rows = Manifest.open(output).rows()
+    assert {row["source_name"]: row["Invoice Number"] for row in rows} == {
+        "invoice 1.pdf": "INV-9",
+        "renamed.pdf": "INV-1",
+        **{f"invoice {number}.pdf": f"INV-{number}" for number in (2, 3, 4)},
+    }
+    assert set(started(sandbox).values()) == {1}
+
+
+def test_nothing_is_deleted_whose_results_have_vanished_since(
+    client, sandbox, skill, folder, output, monkeypatch
+):
+    complete = job.complete
+
+    def spoil(client, manifest, output, options):
+        entry = manifest.transactions[0]
+        output.child(entry.folder, entry.files[0].path).remove()
+        return complete(client, manifest, output, options)
+
+    monkeypatch.setattr(job, "complete", spoil)
+    run(client, folder, output, skill, TaskKey("task"), delete_after=True)
+    assert sandbox.control.count("DELETE", "/transactions") == 3
+
+
+def test_one_404_does_not_make_a_transaction_gone(client, sandbox, skill, folder, output):
+    settings = (skill, Options())
+    begin(client, files_of(folder)[:1], output, TaskKey("task"), *settings, token=TOKEN)
+    sandbox.control.add_fault(operation="getTransaction", status=404, times=2)
+    manifest = finish(client, output, *settings, token=TOKEN)
+    assert (len(manifest.transactions), manifest.failed) == (1, ())
+
+
+def test_a_review_that_the_wait_has_seen_is_kept(client, sandbox, skill, folder, output):
+    settings = (skill, Options())
+    sandbox.control.set(processing_polls=10**6)
+    job = begin(client, files_of(folder)[:1], output, TaskKey("task"), *settings, token=TOKEN)
+    seen = tuple(each.upper() for each in job.transaction_ids)
+    manifest = finish(client, output, *settings, token=TOKEN, in_review=seen)
+    assert [each.in_review for each in manifest.pending] == [True]
+
+
+def test_results_land_without_rights_to_the_skill_and_without_numbers_of_pages(
+    client, sandbox, skill, folder, output
+):
+    sandbox.control.add_fault(path_regex="/skills/|/completed", status=403, times=0)
+    manifest = run(client, folder, output, skill, TaskKey("task"))
+    assert [each.pages for each in manifest.transactions] == [None] * 4
+
+
+def test_a_missing_file_whose_transaction_is_gone_holds_nothing_up(
+    sandbox, configure, skill, folder, output, tmp_path
+):
+    sandbox.control.set(delete_polls=0)
+    ledger = notes(tmp_path / "ledger")
+    policy = RetryPolicy(attempts=1, first_wait=1, max_wait=1, budget=60, sleep=lambda _: None)
+    with VantageClient(configure(), retries=policy) as client:
+        first, *_ = begin(
+            client,
+            files_of(folder),
+            output,
+            TaskKey("task"),
+            skill,
+            Options(),
+            token=TOKEN,
+            origin="o",
+            ledger=ledger,
+        ).transaction_ids
+        assert client.get_transaction(first).ended
+        client.delete_transaction(first)
+        (folder / "invoice 1.pdf").unlink()
+        manifest = run(client, folder, output, skill, again(), ledger=ledger)
+    assert (len(manifest.transactions), manifest.failed) == (3, ())
+
+
+def test_what_has_landed_before_work_was_undone_is_not_sent_again(
+    client, sandbox, skill, folder, output, tmp_path
+):
+    ledger = notes(tmp_path / "ledger")
+    first = run(client, folder, output, skill, TaskKey("task"), ledger=ledger)
+    ledger.undo([first.transactions[0].transaction_id])
+    run(client, folder, output, skill, again(), ledger=notes(tmp_path / "ledger"))
+    assert set(started(sandbox).values()) == {1}
+
+
 def _after(function, action):
     def wrapper(*args, **kwargs):
         result = function(*args, **kwargs)

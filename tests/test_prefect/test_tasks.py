@@ -20,9 +20,7 @@ from pdfs import make_invoice
 from prefect import Task, flow, task, unmapped
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
-from prefect.flow_runs import resume_flow_run, suspend_flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -624,29 +622,6 @@ def test_a_result_that_cannot_be_stored_deletes_nothing(case: Case, shape: str) 
             raise RuntimeError("what comes next has failed")
 
     above()
-    assert tries[0] == tries[1]
-    assert case.starts() == case.once_each()
-    assert not any(each["deleted"] for each in case.sandbox.control.transactions())
-
-
-def test_a_suspension_in_a_transaction_deletes_nothing(case: Case) -> None:
-    """Prefect rolls back then, too, and the resumed run continues."""
-    tries: list[Any] = []
-
-    @flow
-    def above() -> None:
-        with transaction():
-            tries.append(undo.undoable(submit_documents)(case.block, case.glob, "Invoice"))
-            if len(tries) == 1:
-                suspend_flow_run(timeout=600)
-
-    with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(above), "of-a-test")
-        run = client.create_flow_run_from_deployment(deployment)
-        with pytest.raises(Pause):
-            run_flow(above, flow_run=run)
-        resume_flow_run(run.id)
-        run_flow(above, flow_run=client.read_flow_run(run.id))
     assert tries[0] == tries[1]
     assert case.starts() == case.once_each()
     assert not any(each["deleted"] for each in case.sandbox.control.transactions())

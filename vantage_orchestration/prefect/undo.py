@@ -16,7 +16,6 @@ Two ways::
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -27,7 +26,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentTaskRunId,
 )
-from prefect.exceptions import Pause
 from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
 from prefect.transactions import get_transaction
@@ -58,16 +56,14 @@ def delete_on_rollback(transaction: Transaction) -> None:
 
     Prefect calls it if the task succeeded and the ``transaction()`` around it fails. A failed task
     is not rolled back: its retry continues with what it has started. Nothing is deleted if only the
-    task's result can't be stored, or if the run is suspended.
+    task's result can't be stored.
 
     Args:
         transaction: Prefect's transaction of the task.
     """
     cause, undo = get_transaction(), transaction.get(_UNDO, None)
     # Prefect also calls it if it can't store the task's result, and continues with the result.
-    failed = cause is not None and cause.is_rolled_back()
-    # A suspension leaves the transaction, too, by an error of its own.
-    if undo is not None and failed and not isinstance(sys.exc_info()[1], Pause):
+    if undo is not None and cause is not None and cause.is_rolled_back():
         undo(transaction.logger)
 
 
