@@ -99,6 +99,16 @@ def test_of_two_with_one_key_the_one_that_was_charged_is_taken(client, sandbox, 
     assert find(client, skill, "mine") == {"mine": running}
 
 
+@pytest.mark.parametrize("since", [{"merge_json": {"status": "Failed"}}, {"status": 404}])
+def test_of_two_the_one_that_has_failed_or_gone_since_it_was_listed_is_not_taken(
+    client, sandbox, skill, invoice, since
+):
+    sandbox.control.set(processing_polls=10**6)
+    first, second = (made(client, skill, "mine", invoice) for _ in range(2))
+    sandbox.control.add_fault(path_regex=f"/transactions/{first}$", times=0, **since)
+    assert find(client, skill, "mine") == {"mine": second}
+
+
 def test_new_ones_are_found_where_the_service_lists_them(client, sandbox, skill):
     mine = made(client, skill, "mine")
     assert find(client, skill, "mine") == {}
