@@ -8,13 +8,13 @@ hang as long as a server does not answer. The threads here are daemons.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -102,27 +102,27 @@ def starts(thread: threading.Thread) -> bool:
     return True
 
 
-def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+def in_background(work: Callable[[], T], name: str) -> concurrent.futures.Future[T]:
     """Call ``work`` in a new thread, in an empty context without the caller's logging; return a
-    future for its result.
+    future for its result. If the system allows no further thread, its error says so."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # From now on nobody can cancel it.
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    if not starts(threading.Thread(target=run, name=name, daemon=True)):
+        future.set_exception(RuntimeError("The system allows no further thread"))
+    return future
+
+
+def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Call ``work`` as :func:`in_background` does, and return a future for an event loop.
 
     Cancelling the future does not stop the thread, but drops its result. The same applies if the
     event loop ends earlier.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(outcome: Callable[[], None]) -> None:
-        if not future.done():
-            outcome()
-
-    def run() -> None:
-        try:
-            outcome: Callable[[], None] = partial(future.set_result, work())
-        except BaseException as error:
-            outcome = partial(future.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # The loop is closed.
-            loop.call_soon_threadsafe(settle, outcome)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
+    return asyncio.wrap_future(in_background(work, name))

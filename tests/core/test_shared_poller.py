@@ -451,6 +451,19 @@ def test_thread_that_outlives_its_loop() -> None:
     assert done.wait(20)
 
 
+def test_the_future_tells_that_no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        future = in_thread(list, "test")
+        with pytest.raises(RuntimeError, match="no further thread"):
+            await future
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    asyncio.run(main())
+
+
 def test_rounds_that_are_cancelled_are_told(place: Place) -> None:
     (name,) = place.running(1)
 

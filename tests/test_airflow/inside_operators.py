@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -335,8 +336,18 @@ def construct() -> dict[str, Any]:
     }
 
 
+def no_thread(thread: threading.Thread) -> None:
+    """Stands in for the start of a thread in a container that has no more of them."""
+    raise RuntimeError("can't start new thread")
+
+
 def killed(
-    conn_id: str, inputs: str, output: str, durable: bool = True, resumed: bool = False
+    conn_id: str,
+    inputs: str,
+    output: str,
+    durable: bool = True,
+    resumed: bool = False,
+    threads: bool = True,
 ) -> list[list[str]]:
     """End a task that deletes what it has started; return what both of its tries work on.
 
@@ -346,6 +357,7 @@ def killed(
         output: Folder for results.
         durable: As for the operator.
         resumed: The task was deferred, and is ended by the time it goes on.
+        threads: Whether the system allows another thread when it is ended.
     """
     import pendulum
 
@@ -406,7 +418,12 @@ def killed(
         wait.next(time.time())
         with contextlib.suppress(WaitTimeout):
             first.execute_complete(context, {"status": "over", "wait": wait.to_json()})
+    start = threading.Thread.start
+    if not threads:
+        limited: Any = threading.Thread
+        limited.start = no_thread
     first.on_kill()
+    threading.Thread.start = start  # type: ignore[method-assign]
     second, context = made(2)
     return [ids, deferred(second.execute, context)]
 

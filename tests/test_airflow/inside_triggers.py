@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import inside
@@ -253,9 +254,24 @@ def kill(
         return process.outcome()
 
 
+def kill_before_run(kwargs: dict[str, Any]) -> None:
+    """End the task of triggers that have not begun, or could not read their state."""
+
+    async def main() -> None:
+        for wait, begins in ((kwargs["wait"], False), ("of another version", True)):
+            trigger = VantageTransactionsTrigger(**{**kwargs, "wait": wait})
+            trigger.task_instance = SimpleNamespace(task_id="t")
+            if begins:
+                async for _ in trigger.run():
+                    pass
+            await trigger.on_kill()
+
+    transactions.state_of_task = lambda task: "failed"
+    asyncio.run(main())
+
+
 def run_inline(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Run a trigger as ``dag.test()`` does: in this process, without a triggerer."""
-    from types import SimpleNamespace
     from uuid import uuid4
 
     from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor

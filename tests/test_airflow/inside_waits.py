@@ -12,7 +12,11 @@ from typing import Any
 import pendulum
 import waits
 from airflow.sdk.bases import sensor as base
-from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    TaskDeferred,
+)
 from airflow.sdk.serde import deserialize, serialize
 
 from vantage_orchestration import reads
@@ -139,6 +143,28 @@ def review_clocks(
     )
     run.restarts = restarts
     return {"outcome": run.run(), "told": run.told, "seconds": clock.elapsed}
+
+
+def moved(conn_id: str, sandbox: str, ids: list[str], then: str) -> list[Any]:
+    """Change the connection of a sensor in the mode ``reschedule`` between two polls; return the
+    seconds of its wait and its error.
+
+    Args:
+        conn_id: Connection, in the environment.
+        sandbox: Address of the sandbox with the transactions.
+        ids: Transactions.
+        then: The connection from then on.
+    """
+    clock = waits.Clock()
+    _fake_time(clock)
+    clock.passed = SandboxControl(sandbox).advance
+    clock.at[2 * 3600] = lambda: os.environ.update({f"AIRFLOW_CONN_{conn_id.upper()}": then})
+    run = Run("reschedule", clock, ids, abbyy_vantage_conn_id=conn_id, poke_interval=3600)
+    try:
+        run.run()
+    except AirflowFailException as error:
+        return [clock.elapsed, str(error)]
+    return [clock.elapsed, None]
 
 
 def downloads_in_pauses(conn_id: str, sandbox: str, inputs: str, output: str) -> dict[str, Any]:

@@ -212,6 +212,28 @@ def test_a_task_does_not_go_on_at_another_server(
     assert sandbox.control.count() == 0
 
 
+def test_a_rescheduled_sensor_does_not_go_on_at_another_server(
+    airflow: Airflow, sandbox_factory: Callable[..., SandboxServer]
+) -> None:
+    """Each poll is another process, which reads the connection again."""
+    old, new = sandbox_factory(seed=1), sandbox_factory(seed=2)
+    old.control.set(processing_polls=0, processing_seconds=800_000)
+    before, after = (
+        json.dumps({**columns, "extra": json.loads(columns["extra"])})
+        for columns in map(columns_of, (old, new))
+    )
+    seconds, error = airflow(
+        "inside_waits.moved",
+        {"AIRFLOW_CONN_LEAVES": before},
+        conn_id="leaves",
+        sandbox=old.url,
+        ids=old.control.receive_many(1, "Invoice"),
+        then=after,
+    )
+    assert (seconds, "was changed to another server" in error) == (2 * 3600, True)
+    assert new.control.count() == 0
+
+
 def test_constructors(airflow: Airflow) -> None:
     found = airflow("inside_operators.construct")
     assert found["touched"] == []
@@ -504,3 +526,15 @@ def test_a_later_try_does_not_continue_with_what_somebody_had_deleted(
     deleted = {each["id"]: each["deleted"] for each in sandbox.control.transactions()}
     assert first != second
     assert deleted == {first[0]: True, second[0]: False}
+
+
+def test_a_task_that_is_ended_where_no_thread_starts_keeps_its_transactions(
+    airflow: Airflow, sandbox: SandboxServer, connect: Callable[..., str], tmp_path: Path
+) -> None:
+    """Airflow calls on_kill in a signal handler: an error would be that of the task."""
+    sandbox.control.set(processing_polls=1000)
+    file = make_invoice(tmp_path / "a.pdf", "INV-killed")
+    given = {"conn_id": connect(sandbox), "inputs": str(file), "output": str(tmp_path / "out")}
+    first, second = airflow("inside_operators.killed", **given, threads=False)
+    assert first == second
+    assert not sandbox.control.transaction(first[0])["deleted"]

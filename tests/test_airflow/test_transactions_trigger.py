@@ -438,6 +438,16 @@ def test_ended_by_a_person(
     assert kill(airflow, waiting, connect(waiting), ids, state) == ids
 
 
+def test_ended_before_the_state_of_the_wait_was_read(
+    airflow: Airflow, waiting: SandboxServer, connect: Connect
+) -> None:
+    """It does not know yet what it may delete."""
+    (name,) = waiting.control.receive_many(1, "Invoice")
+    kwargs = {"wait": begun([name]), "abbyy_vantage_conn_id": connect(waiting)}
+    airflow("inside_triggers.kill_before_run", kwargs={**kwargs, "delete_on_kill": True})
+    assert not waiting.control.transaction(name)["deleted"]
+
+
 @pytest.mark.slow
 def test_what_has_ended_is_not_deleted(
     airflow: Airflow, waiting: SandboxServer, connect: Connect

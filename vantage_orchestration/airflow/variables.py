@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar
 from vantage_orchestration.airflow.compat import AIRFLOW
 from vantage_orchestration.airflow.supervisor import supervisor
 from vantage_orchestration.errors import StateUnavailable
+from vantage_orchestration.parallel import in_background
 
 T = TypeVar("T")
 
@@ -90,15 +90,7 @@ class AirflowVariables:
         """
         if time.monotonic() < self._pause_until:
             raise StateUnavailable("Airflow gave no answer a while ago")
-        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def ask() -> None:
-            try:
-                answer.set_result(function(KEY_PREFIX + name))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        threading.Thread(target=ask, name="abbyy-vantage-variable", daemon=True).start()
+        answer = in_background(lambda: function(KEY_PREFIX + name), "abbyy-vantage-variable")
         # Not by a TimeoutError, which the function itself may raise as well.
         concurrent.futures.wait([answer], PATIENCE)
         if not answer.done():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from vantage_orchestration.errors import ConnectionFailed, VantageError
 from vantage_orchestration.forks import ModuleLock
-from vantage_orchestration.parallel import in_thread
+from vantage_orchestration.parallel import in_thread, starts
 from vantage_orchestration.reads import LEAST_PAUSE
 from vantage_orchestration.waiting.machine import (
     LookAgain,
@@ -207,10 +207,8 @@ class SharedPoller:
             watch.fail(failure)
         client, self.client, self._watcher = self.client, None, None
         if client is not None:
-            with contextlib.suppress(RuntimeError):  # The interpreter is ending.
-                threading.Thread(
-                    target=client.close, name="abbyy-vantage-close", daemon=True
-                ).start()
+            # Not while the interpreter is ending.
+            starts(threading.Thread(target=client.close, name="abbyy-vantage-close", daemon=True))
 
     async def _until_due(self) -> bool:
         """Wait for the time of the next round; return whether anybody still waits."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -34,6 +33,7 @@ from vantage_orchestration.options import (
     takes,
     template_fields_of,
 )
+from vantage_orchestration.parallel import in_background
 from vantage_orchestration.processing.names import MANIFEST
 from vantage_orchestration.processing.outcome import check_quality, outcome_of, result_of
 from vantage_orchestration.processing.summary import (
@@ -302,28 +302,25 @@ class VantageProcessDocumentsOperator(WaitingMixin, _SendingOperator):
         if not self.delete_on_kill or self._running is None:
             return
         task, work = self._running
-        failures: list[Exception] = []
 
-        def delete() -> None:
-            try:
-                if state_of_task(task) in KILLED:
-                    from vantage_orchestration.processing.deleting import undo_transactions
+        def delete() -> list[Exception]:
+            if state_of_task(task) not in KILLED:
+                return []
+            from vantage_orchestration.processing.deleting import undo_transactions
 
-                    noted = work.ledger.load().values()
-                    own = [entry for entry in noted if entry.origin == work.origin]
-                    ids = {each for entry in own for each in entry.transaction_ids}
-                    kept = undo_transactions(self.hook.client, ids, [work.ledger])
-                    failures.extend(kept.values())
-            except Exception as error:
-                failures.append(error)
+            noted = work.ledger.load().values()
+            own = [entry for entry in noted if entry.origin == work.origin]
+            ids = {each for entry in own for each in entry.transaction_ids}
+            return list(undo_transactions(self.hook.client, ids, [work.ledger]).values())
 
         # Airflow calls this in a signal handler, which may have interrupted the very code that
         # calls the supervisor. A separate thread can be abandoned.
-        thread = threading.Thread(target=delete, name="abbyy-vantage-delete", daemon=True)
-        thread.start()
-        thread.join(_DELETE_SECONDS)
-        for error in failures:
-            self.log.warning("A transaction was not deleted: %s", type(error).__name__)
+        try:
+            failures = in_background(delete, "abbyy-vantage-delete").result(_DELETE_SECONDS)
+        except Exception as error:
+            failures = [error]
+        for each in failures:
+            self.log.warning("A transaction was not deleted: %s", type(each).__name__)
 
     def _token(self, context: Context) -> str:
         from vantage_orchestration.processing.job import job_token
