@@ -368,7 +368,7 @@ def test_what_is_learned_later_is_added(client, sandbox, process, local):
 
 
 def test_another_transaction_in_the_same_folder(client, sandbox, process, target):
-    first = collect(client, process(3), target)
+    first = collect(client, process(3), target, page_count=3, key="first", skill_id="first")
     mine = ["notes.txt", "own/1/kept.json", "1x/kept.json", ".3.part"]
     for name in mine:
         target.child(name).write_text("mine")
@@ -377,6 +377,8 @@ def test_another_transaction_in_the_same_folder(client, sandbox, process, target
     transaction = client.get_transaction(transaction.id)
     second = collect(client, transaction, target)
     assert second.transaction_id != first.transaction_id
+    assert (second.pages, second.key, second.skill_id) == (None, None, None)
+    assert [each.name for each in second.sources] == [f.name for f in transaction.source_files]
     assert {*content(target)} == {
         "manifest.json",
         "1/New.json",
