@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ from pdfs import make_invoice
 from prefect import Task, flow, task, unmapped
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import Pause, TerminationSignal
 from prefect.flow_engine import run_flow
+from prefect.flow_runs import resume_flow_run, suspend_flow_run
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -622,6 +626,37 @@ def test_a_result_that_cannot_be_stored_deletes_nothing(case: Case, shape: str) 
             raise RuntimeError("what comes next has failed")
 
     above()
+    assert tries[0] == tries[1]
+    assert case.starts() == case.once_each()
+    assert not any(each["deleted"] for each in case.sandbox.control.transactions())
+
+
+@pytest.mark.parametrize("end", ["suspended", "terminated"])
+def test_a_run_that_may_continue_is_not_undone(case: Case, end: str) -> None:
+    """Prefect rolls back its transaction then, too."""
+    tries: list[Any] = []
+
+    @flow
+    def above() -> None:
+        with transaction():
+            tries.append(undo.undoable(submit_documents)(case.block, case.glob, "Invoice"))
+            if len(tries) == 1 and end == "suspended":
+                suspend_flow_run(timeout=600)
+            elif len(tries) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with contextlib.ExitStack() as stack:
+        # Prefect passes the signal on to the handler that was there before, which ends the process.
+        handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        stack.callback(signal.signal, signal.SIGTERM, handler)
+        client = stack.enter_context(get_client(sync_client=True))
+        deployment = client.create_deployment(client.create_flow(above), "of-a-test")
+        run = client.create_flow_run_from_deployment(deployment)
+        with pytest.raises((Pause, TerminationSignal)):
+            run_flow(above, flow_run=run)
+        if end == "suspended":
+            resume_flow_run(run.id)
+        run_flow(above, flow_run=client.read_flow_run(run.id))
     assert tries[0] == tries[1]
     assert case.starts() == case.once_each()
     assert not any(each["deleted"] for each in case.sandbox.control.transactions())

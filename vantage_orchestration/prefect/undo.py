@@ -16,6 +16,7 @@ Two ways::
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -26,6 +27,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentTaskRunId,
 )
+from prefect.exceptions import Pause, TerminationSignal
 from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
 from prefect.transactions import get_transaction
@@ -56,14 +58,18 @@ def delete_on_rollback(transaction: Transaction) -> None:
 
     Prefect calls it if the task succeeded and the ``transaction()`` around it fails. A failed task
     is not rolled back: its retry continues with what it has started. Nothing is deleted if only the
-    task's result can't be stored.
+    task's result can't be stored, or if the run is suspended or its process is ended from outside:
+    it may continue. For a cancelled run see :func:`delete_on_cancellation`.
 
     Args:
         transaction: Prefect's transaction of the task.
     """
     cause, undo = get_transaction(), transaction.get(_UNDO, None)
     # Prefect also calls it if it can't store the task's result, and continues with the result.
-    if undo is not None and cause is not None and cause.is_rolled_back():
+    failed = cause is not None and cause.is_rolled_back()
+    # Prefect raises errors of its own for a run that may continue.
+    may_continue = isinstance(sys.exc_info()[1], (Pause, TerminationSignal))
+    if undo is not None and failed and not may_continue:
         undo(transaction.logger)
 
 
