@@ -20,7 +20,7 @@ BENCH_VENV := .venv-benchmark
 CLUSTER_VENV := .venv-cluster
 EXTRAS := airflow,prefect,sandbox,tables,dlt
 # Processes that run tests at the same time. Those of the orchestrators wait most of their time.
-WORKERS := 4
+WORKERS := 6
 
 # The first Python that this package and both orchestrators run on. Set PYTHON to choose another.
 CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 python3.10
