@@ -253,9 +253,11 @@ class Credentials(Confidential):
         """The values to mask."""
         return (self.password, self.client_secret)
 
-    def check_place(self, place: Sequence[str]) -> None:
-        """Refuse another server or tenant than the one where work has begun: its transactions would
-        look deleted here, and be sent and charged again."""
+    def check_place(self, place: Sequence[str] | None) -> None:
+        """Refuse another server or tenant than the one where work has begun, if that is known: its
+        transactions would look deleted here, and be sent and charged again."""
+        if place is None:
+            return
         url, tenant = place
         moved = tenant and self.tenant_id and tenant.lower() != self.tenant_id.lower()
         if moved or url != self.api_url:

@@ -154,8 +154,7 @@ class WaitingMixin(ArgumentsMixin):
             if event.get("status") == "error":
                 kind = ServiceUnavailable if event.get("retryable") else ProcessingError
                 raise kind(str(event.get("message") or "The trigger could not query ABBYY Vantage"))
-            if wait.place is not None:
-                self.hook.client.config.credentials.check_place(wait.place)
+            self.hook.client.config.credentials.check_place(wait.place)
         return self._go_on(context, wait)
 
     def _needs_person(self, context: Context, wait: Wait, needed: PeopleNeeded) -> None:

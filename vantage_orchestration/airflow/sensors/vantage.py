@@ -162,9 +162,8 @@ class VantageTransactionsSensor(WaitingMixin, BaseSensorOperator):
             ids, now = self._argument("transaction_ids"), time.time()
             state = self._read(context, ids, now) if self.reschedule else None
             credentials = self.hook.client.config.credentials
-            if state is not None and state.get("place") is not None:
-                with translating(translate):
-                    credentials.check_place(state["place"])
+            with translating(translate):
+                credentials.check_place((state or {}).get("place"))
             skill_id, place = self.skill_if_known(), credentials.place
             self._wait_here = Wait(
                 ids, self._rules(), now, skill_id=skill_id, place=place, state=state

@@ -130,7 +130,7 @@ class VantageTransactionsTrigger(BaseTrigger):
     def connect(self) -> VantageClient:
         # In a thread: loading the connection calls Airflow and blocks.
         client = VantageHook(self.abbyy_vantage_conn_id).client
-        if self._wait is not None and self._wait.place is not None:
+        if self._wait is not None:
             client.config.credentials.check_place(self._wait.place)
         return client
 
