@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
-from zlib import crc32
 
 import pytest
 
@@ -16,20 +15,19 @@ pytest.register_assert_rewrite("scenes", "test_airflow.live.scene", "test_prefec
 
 
 #: Folders whose files share an orchestrator that starts slowly. Each half of the files has one, and
-#: is run by one process.
+#: is run by one process. The later half begins with this name: they take about the same time.
 HALVED = ("tests/test_airflow", "tests/test_prefect")
+LATER = "test_l"
 #: What is run by one process at a time, and begins first, in this order: what takes longest. All
-#: other files are run by whoever is free. Two files that wait most of their time begin beside four
-#: that keep two cores busy.
+#: other files are run by whoever is free. The file of the core waits most of its time.
 FIRST = (
-    "tests/test_airflow/live/test_crash_matrix.py",
+    "tests/test_airflow later",
+    "tests/test_airflow first",
+    "tests/test_prefect first",
+    "tests/test_prefect later",
     "tests/test_prefect/live",
-    "tests/test_airflow 0",
-    "tests/test_prefect 1",
     "tests/core/test_job.py",
-    "tests/core/test_token_network.py",
-    "tests/test_airflow 1",
-    "tests/test_prefect 0",
+    "tests/test_airflow/live/test_crash_matrix.py",
     "tests/test_airflow/live/test_inbox.py",
 )
 
@@ -37,9 +35,9 @@ FIRST = (
 def _scope(nodeid: str) -> str:
     """Return the half of a folder, the folder or the file that a test is run with."""
     file = nodeid.partition("::")[0]
-    folder = file.rpartition("/")[0]
+    folder, _, name = file.rpartition("/")
     if folder in HALVED:
-        return f"{folder} {crc32(file.encode()) % 2}"
+        return f"{folder} {'first' if name < LATER else 'later'}"
     return folder if folder in FIRST else file
 
 
