@@ -268,7 +268,7 @@ def test_what_is_listed_late_is_seen_although_another_one_was_deleted(
     sandbox.control.clear_faults()
     sandbox.control.set(delete_polls=0)
     client.delete_transaction(old)
-    assert find(client, skill, "late") == {"late": late}
+    assert find(client, skill, "late", "old") == {"late": late}
 
 
 def test_a_filter_is_tried_together_with_that_of_the_skill(
