@@ -271,6 +271,17 @@ def test_what_is_listed_late_is_seen_although_another_one_was_deleted(
     assert find(client, skill, "late", "old") == {"late": late}
 
 
+def test_what_was_read_of_a_shorter_time_does_not_answer_for_a_longer_one(client, sandbox, skill):
+    sandbox.control.set(parameter_filter="misread")
+    key = {KEY_PARAMETER: "key"}
+    sandbox.control.add_others(8, "Invoice", parameters=key, seconds=4 * 86_400.0)
+    now = pendulum.now("UTC")
+    # The oldest of those with one key is taken.
+    found = [find(client, skill, "key", since=now.subtract(days=n)) for n in (0, 2)]
+    forget_all()
+    assert found[1] == find(client, skill, "key", since=now.subtract(days=2)) != found[0]
+
+
 def test_a_filter_is_tried_together_with_that_of_the_skill(
     client, sandbox, skill, invoice, monkeypatch
 ):
