@@ -307,7 +307,8 @@ def main(folder: Path, *, short: bool) -> int:
         "deferred": trial.deferred,
         "submit": trial.submit,
         "crashes": trial.crashes,
-        **({} if short else {"watcher": trial.watcher, "pages": trial.pages}),
+        "watcher": trial.watcher,
+        **({} if short else {"pages": trial.pages}),
     }
     return fill(trial, before, running)
 

@@ -254,7 +254,7 @@ class Running(Processes):
         """
         # Many threads ask for one task each, all the time: one request serves them all.
         with self._reading:
-            if self._taken < max(since, time.monotonic() - 0.5):
+            if self._taken < max(since, time.monotonic() - 1.0):
                 taken = time.monotonic()
                 shown = self.api("GET", "dags/~/dagRuns/~/taskInstances", limit=100)
                 if shown["total_entries"] > len(shown["task_instances"]):

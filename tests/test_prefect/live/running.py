@@ -176,7 +176,7 @@ class Running(Processes):
         """
         # Many threads ask for one run each, all the time: one request serves them all.
         with self._reading:
-            if self._taken < max(since, time.monotonic() - 0.5):
+            if self._taken < max(since, time.monotonic() - 1.0):
                 taken = time.monotonic()
                 self._runs = {each["id"]: each for each in self.all("flow_runs/filter")}
                 self._taken = taken
