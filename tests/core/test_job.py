@@ -493,19 +493,22 @@ def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, fo
         run(client, folder, output, skill, TaskKey("task"))
     (folder / "empty.pdf").unlink()
     with pytest.raises(errors.ConfigurationError):
-        run(client, folder, output, skill, TaskKey("t"), registration_parameters={"k": "x" * 257})
+        run(client, folder, output, skill, again("t"), registration_parameters={"k": "x" * 257})
     with pytest.raises(errors.ConfigurationError):
         run(
             client,
             folder,
             output,
             skill,
-            TaskKey("t"),
+            again("t"),
             registration_parameters={KEY_PARAMETER: "x"},
         )
     nine = {f"k{n}": "v" for n in range(10)}
     with pytest.raises(errors.ConfigurationError):
-        run(client, folder, output, skill, TaskKey("t"), registration_parameters=nine)
+        run(client, folder, output, skill, again("t"), registration_parameters=nine)
+    eleven = {**nine, "k10": "v"}
+    with pytest.raises(errors.ConfigurationError, match="11 parameters were given"):
+        run(client, folder, output, skill, again("t"), skill_parameters=eleven)
     if os.geteuid():
         (Path(output.path).parent / "locked").mkdir(mode=0o500)
         locked = Location.of(Path(output.path).parent / "locked" / "out")
@@ -516,7 +519,23 @@ def test_bad_input_is_refused_before_anything_is_sent(client, sandbox, skill, fo
         run(client, folder, blocked, skill, TaskKey("task"))
     with pytest.raises(errors.ConfigurationError, match=r"files where results .* 'invoice 1\.pdf'"):
         run(client, folder, Location.of(folder), skill, TaskKey("task"))
-    assert sandbox.control.count("POST", "/transactions") == 0
+    assert sandbox.control.count(path_regex="/transactions") == 0
+
+
+def test_the_first_of_several_errors_is_raised(client, sandbox, skill, folder, tmp_path):
+    given = files_of(folder)
+    sandbox.control.add_fault(operation="createTransaction", status=403, times=1)
+    sandbox.control.add_fault(operation="createTransaction", status=400, delay=1.0, times=3)
+    with pytest.raises(errors.Forbidden):
+        submit_files(
+            client,
+            given,
+            TaskKey("task"),
+            skill,
+            Options(parallel=4),
+            ledger=notes(tmp_path / "ledger"),
+        )
+    assert sandbox.control.count("POST", "/transactions/?$") > 1
 
 
 def test_a_path_that_leads_up_again_is_the_same_for_all(client, skill, folder, output, tmp_path):

@@ -42,7 +42,7 @@ from vantage_orchestration.retrying import LOOKS
 from vantage_orchestration.status import Status
 from vantage_orchestration.stored import Member, Stored
 from vantage_orchestration.text import identifier, named
-from vantage_orchestration.upload import SourceFile
+from vantage_orchestration.upload import SourceFile, parameters
 
 if TYPE_CHECKING:
     from vantage_orchestration.client import VantageClient
@@ -175,6 +175,9 @@ def submit(work: Work, units: Mapping[str, Unit]) -> tuple[Part, ...]:
     A file that changed since the plan, or a server that does not hold what was sent, is an error,
     and its transaction is not started. After another error the next try finds the started ones.
     """
+    # Before anything is sent; the creation checks the same, after a login and a search.
+    parameters(work.options.skill_parameters or {}, limited=False)
+    keyed(work.options.registration_parameters, "0" * 64)
     known = _known(work, units)
     line = _Line(work, units, known)
     line.run()
@@ -520,7 +523,7 @@ class _Line:
                 self._ids.add(name)
                 self._unnoted[key] = self._work.entry(name, self._units[key])
         except BaseException as error:
-            self._failure = error
+            self._failure = self._failure or error
             self._over = True
         finally:
             with self._turn:
